@@ -1,0 +1,48 @@
+# make test   everything that runs in minutes: lint, Python tests, web tests, host tests where a ComfyUI is found
+# make demo   the whole chain on small models, without ComfyUI
+# A machine with Python >= 3.10 and a package registry is enough: the environment is made in .venv on first use.
+# VENV=/some/venv uses another place, COMFYUI_PATH=/a:/b names the hosts to test against.
+
+VENV ?= .venv
+BASE_PYTHON ?= python3
+PYTHON := $(VENV)/bin/python
+STAMP := $(VENV)/.p3s-requirements
+
+.PHONY: test test-python test-slow test-web lint format demo clean
+
+test: lint test-python test-web
+
+$(STAMP): requirements-dev.txt
+	@$(BASE_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "P3S needs Python 3.10 or newer, this is " + sys.version.split()[0])'
+	@test -x $(PYTHON) || $(BASE_PYTHON) -m venv $(VENV)
+	@echo "installing the test environment into $(VENV) (once, some minutes)"
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+lint: $(STAMP)
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy -p p3s
+
+format: $(STAMP)
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+
+test-python: $(STAMP)
+	$(PYTHON) -m pytest
+
+test-slow: $(STAMP)
+	$(PYTHON) -m pytest -m slow
+
+# The editor's geometry, state and history are plain JavaScript and run in node, without npm packages.
+test-web:
+	@files=$$(find tests/web -name '*test*.mjs' -o -name '*test*.js' 2>/dev/null | sort); \
+	if [ -z "$$files" ]; then echo "web tests: SKIPPED, no files in tests/web"; \
+	elif ! command -v node >/dev/null; then echo "web tests: SKIPPED, node is not installed (Node 18 or newer runs them)"; \
+	else node --test $$files; fi
+
+demo: $(STAMP)
+	$(PYTHON) -m p3s demo
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache demo-output
