@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p3s.errors import PointError
+from p3s.points import MAX_POINTS, MAX_TEXT, PointSet
+
+coordinate = st.floats(0, 1)
+point_lists = st.lists(st.tuples(coordinate, coordinate), max_size=MAX_POINTS)
+point_sets = st.builds(PointSet, point_lists, point_lists)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["v", "positive", "negative", "x", "y", "z"]), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@given(point_sets)
+def test_json_round_trip_is_exact(points: PointSet) -> None:
+    text = points.to_json()
+    assert PointSet.parse(text) == points
+    assert PointSet.parse(text).to_json() == text
+    assert json.loads(text)["v"] == 1
+
+
+@given(st.integers(1, 8000), st.integers(1, 8000), st.data())
+def test_whole_pixels_round_trip(width: int, height: int, data: st.DataObject) -> None:
+    pixel = st.builds(lambda x, y: {"x": x, "y": y}, st.integers(0, width - 1), st.integers(0, height - 1))
+    positive = data.draw(st.lists(pixel, max_size=5))
+    negative = data.draw(st.lists(pixel, max_size=5))
+    points = PointSet.parse(json.dumps(positive), (width, height), json.dumps(negative))
+    assert [json.loads(text) for text in points.to_pixels(width, height)] == [positive, negative]
+    assert PointSet.parse({"positive": positive, "negative": negative}, (width, height)) == points
+
+
+@given(point_sets, st.integers(1, 8000), st.integers(1, 8000))
+def test_pixels_lie_inside_and_within_one_pixel(points: PointSet, width: int, height: int) -> None:
+    for text, originals in zip(points.to_pixels(width, height), (points.positive, points.negative), strict=True):
+        for pixel, (x, y) in zip(json.loads(text), originals, strict=True):
+            assert 0 <= pixel["x"] < width and abs(pixel["x"] - x * width) <= 1
+            assert 0 <= pixel["y"] < height and abs(pixel["y"] - y * height) <= 1
+
+
+@given(json_values, json_values, st.none() | st.tuples(st.integers(-2, 9), st.integers(-2, 9)) | json_values)
+def test_only_point_errors_escape_from_decoded_values(value: object, negative: object, size: object) -> None:
+    for second in (None, negative):
+        for first in (value, json.dumps(value)):
+            try:
+                points = PointSet.parse(first, size, second)
+            except PointError:
+                continue
+            assert all(0 <= number <= 1 for point in points.positive + points.negative for number in point)
+
+
+@given(st.text() | st.text(alphabet='[]{}":,0123456789.eE-+ vxynaNIpositve'))
+def test_only_point_errors_escape_from_text(text: str) -> None:
+    try:
+        PointSet.parse(text, (10, 10))
+    except PointError:
+        pass
+    else:
+        assert not text.strip() or isinstance(json.loads(text), (list, dict))
+
+
+def test_accepted_forms_agree() -> None:
+    expected = PointSet(((0.25, 0.5),), ((1.0, 0.0), (0.5, 0.5)))
+    ours = '{"v": 1, "positive": [[0.25, 0.5]], "negative": [[1, 0], [0.5, 0.5]]}'
+    positive, negative = '[{"x": 50, "y": 50}]', '[{"x": 200, "y": 0.0}, {"x": 100, "y": 50}]'
+    assert PointSet.parse(ours) == expected
+    assert PointSet.parse(json.loads(ours)) == expected
+    assert PointSet.parse(positive, (200, 100), negative) == expected
+    assert PointSet.parse(f'{{"positive": {positive}, "negative": {negative}}}', size=(200, 100)) == expected
+    assert PointSet.parse(expected) is expected
+    assert PointSet([[0.25, 0.5]], [[1, 0], [np.float32(0.5), 0.5]]) == expected
+
+
+@pytest.mark.parametrize("empty", ["", "  \n", "[]", "{}", None, '{"v":1}', '{"v":1,"positive":[],"negative":[]}'])
+def test_an_empty_editor_is_valid_but_has_no_positive_point(empty: str | None) -> None:
+    points = PointSet.parse(empty)
+    assert points == PointSet()
+    with pytest.raises(PointError, match="Click once on the subject"):
+        points.require_positive()
+
+
+def test_require_positive_returns_the_set() -> None:
+    points = PointSet(((0.5, 0.5),))
+    assert points.require_positive() is points
+
+
+def test_points_are_immutable_and_hashable() -> None:
+    points = PointSet([[0.5, 0.5]])
+    assert hash(points) == hash(PointSet(((0.5, 0.5),)))
+    assert isinstance(points.positive, tuple) and isinstance(points.positive[0], tuple)
+    with pytest.raises(AttributeError):
+        points.positive = ()
+
+
+@pytest.mark.parametrize(
+    ("negative", "message"),
+    [
+        ([[0.1, 0.1], [1.3, 0.5]], r"negative point 2: x = 1\.3 lies outside the image, which spans 0\.\.1\."),
+        ([[0.1, -0.01]], r"negative point 1: y = -0\.01 lies outside"),
+        ([[0.1, float("nan")]], r"negative point 1: y = nan is not a finite number"),
+        ([[float("inf"), 0]], r"negative point 1: x = inf is not a finite"),
+        ([[10**400, 0]], r"negative point 1: x = .* is not a finite"),
+        ([[True, 0]], r"negative point 1: x = True is not a number"),
+        ([["0.5", 0]], r"negative point 1: x = '0\.5' is not a number"),
+        ([[0.5, None]], r"negative point 1: y = None is not a number"),
+        ([[0.5, [0.5]]], r"negative point 1: y = \[0\.5\] is not a number"),
+        ([[0.5]], r"negative point 1: expected a pair"),
+        ([[0.5, 0.5, 0.5]], r"negative point 1: expected a pair"),
+        ([{"x": 0.5, "y": 0.5}], r"negative point 1: expected a pair"),
+        (["ab"], r"negative point 1: expected a pair"),
+        ("ab", r"negative points must be a list, got 'ab'"),
+        (None, r"negative points must be a list, got None"),
+        ([[0.5, 0.5]] * (MAX_POINTS + 1), rf"{MAX_POINTS + 1} negative points; at most {MAX_POINTS}"),
+    ],
+)
+def test_errors_name_the_point(negative: object, message: str) -> None:
+    with pytest.raises(PointError, match=message):
+        PointSet.parse({"v": 1, "positive": [[0.5, 0.5]], "negative": negative})
+    with pytest.raises(PointError, match=message):
+        PointSet(((0.5, 0.5),), negative)
+
+
+@pytest.mark.parametrize(
+    ("value", "size", "negative", "message"),
+    [
+        ('[{"x": 5, "y": 5}, {"x": 5, "y": 101}]', (200, 100), None, r"positive point 2: y = 101 .* 0\.\.100 pixels"),
+        ('[{"x": 5, "y": 5}]', (200, 100), '[{"x": 201, "y": 5}]', r"negative point 1: x = 201 .* 0\.\.200 pixels"),
+        ('[{"x": 5, "y": NaN}]', (200, 100), None, "positive point 1: y = nan is not a finite"),
+        ('[{"x": 5, "y": "5"}]', (200, 100), None, "positive point 1: y = '5' is not a number"),
+        ('[{"x": 5}]', (200, 100), None, "positive point 1: expected an object"),
+        ("[[0.5, 0.5]]", (200, 100), None, "positive point 1: expected an object"),
+        ('[{"x": 5, "y": 5}]', None, None, "need the size of the image"),
+        ('[{"x": 5, "y": 5}]', (0, 100), None, "width and height must be whole numbers"),
+        ('[{"x": 5, "y": 5}]', (True, 100), None, "width and height must be whole numbers"),
+        ('[{"x": 5, "y": 5}]', (200, 100, 3), None, r"must be \(width, height\)"),
+        ('[{"x": 5, "y": 5}]', "200x100", None, r"must be \(width, height\)"),
+        ('[{"x": 5, "y": 5}]', (200, 100), '{"x": 5}', "Negative points: expected a JSON list"),
+        ('{"v": 1}', None, '[{"x": 5, "y": 5}]', "already names both signs"),
+        ('{"v": 2, "positive": []}', None, None, "version 2 is newer than version 1"),
+        ('{"v": "1"}', None, None, '"v" must be the whole number 1'),
+        ('{"v": true}', None, None, '"v" must be the whole number 1'),
+        ('{"v": 0}', None, None, '"v" must be the whole number 1'),
+        ('{"v": 1, "positiv": []}', None, None, "unknown key 'positiv'"),
+        ("{'v': 1}", None, None, "points is not valid JSON"),
+        ("[" * 90_000, None, None, "not valid JSON"),
+        ("[" + "1" * 5000 + "]", None, None, "not valid JSON"),
+        (" " * MAX_TEXT + "[]", None, None, "characters; at most"),
+        ("7", None, None, "expected a JSON object or list, got 7"),
+        (b"[]", None, None, "expected a JSON object or list"),
+        ({"positive": np.zeros((2, 2))}, (9, 9), None, "positive points must be a list"),
+    ],
+)
+def test_errors_of_texts(value: object, size: object, negative: object, message: str) -> None:
+    with pytest.raises(PointError, match=message):
+        PointSet.parse(value, size, negative)
