@@ -1,0 +1,79 @@
+"""Noise: how it is added, what a model predicts, and DDIM with classifier-free guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .errors import P3SError
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """Cumulative products of alpha, [T] float32, falling from near 1 to near 0, and what the model predicts:
+    "eps", the noise, or "v" = sqrt(abar) eps - sqrt(1 - abar) x_0."""
+
+    alphas_cumprod: Tensor
+    prediction: str = "eps"
+
+    def __post_init__(self) -> None:
+        if self.prediction not in ("eps", "v"):
+            raise P3SError(f"a model must predict eps or v to be trained; this one predicts {self.prediction!r}")
+
+    @classmethod
+    def stable_diffusion(cls, prediction: str = "eps", steps: int = 1000) -> NoiseSchedule:
+        """The schedule that Stable Diffusion was trained with: beta from 0.00085 to 0.012, linear in its root."""
+        betas = torch.linspace(0.00085**0.5, 0.012**0.5, steps, dtype=torch.float64) ** 2
+        return cls((1 - betas).cumprod(0).float(), prediction)
+
+    def __len__(self) -> int:
+        return len(self.alphas_cumprod)
+
+    def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """sqrt(abar) and sqrt(1 - abar) at integer timesteps ``t`` [batch], each [batch, 1, 1, 1]."""
+        abar = self.alphas_cumprod.to(t.device)[t][:, None, None, None]
+        return abar.sqrt(), (1 - abar).sqrt()
+
+    def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps."""
+        signal, sigma = self.scales(t)
+        return signal * x0 + sigma * noise
+
+    def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """What the model is to predict for x_t."""
+        if self.prediction == "eps":
+            return noise
+        signal, sigma = self.scales(t)
+        return signal * noise - sigma * x0
+
+    def split(self, x: Tensor, output: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(x_0, eps) that a model's ``output`` for x_t stands for."""
+        signal, sigma = self.scales(t)
+        if self.prediction == "eps":
+            return (x - sigma * output) / signal, output
+        return signal * x - sigma * output, signal * output + sigma * x
+
+
+def ddim_timesteps(schedule: NoiseSchedule, steps: int) -> list[int]:
+    """The timesteps of a DDIM run, from noise to image: evenly spaced, shifted by one, as in the original sampler."""
+    if not 1 <= steps <= len(schedule):
+        raise P3SError(f"steps must lie in 1..{len(schedule)}; got {steps}")
+    stride = len(schedule) // steps
+    return [min(i * stride + 1, len(schedule) - 1) for i in reversed(range(steps))]
+
+
+def ddim(
+    predict: Callable[[Tensor, int], Tensor], schedule: NoiseSchedule, noise: Tensor, steps: int = 50
+) -> Iterator[Tensor]:
+    """Deterministic DDIM (eta = 0) from ``noise`` [batch, channels, h, w]; yields the estimate of x_0 after every
+    step, the last of which is the result. ``predict(x, t)`` returns the model's (guided) output."""
+    x = noise
+    times = ddim_timesteps(schedule, steps)
+    for t, following in zip(times, [*times[1:], 0], strict=True):
+        batch = torch.full((len(x),), t, device=x.device)
+        x0, eps = schedule.split(x, predict(x, t), batch)
+        x = schedule.add_noise(x0, eps, torch.full_like(batch, following))
+        yield x0

@@ -1,0 +1,526 @@
+"""The U-Net of Stable Diffusion 1.x / 2.x, with the original checkpoint's key names.
+
+One class serves as the frozen base and as the trainable copy. Its configuration is read from a state dict, and its
+attention layers let :class:`AttentionHooks` read and change what they attend to: the only two things P3S needs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .errors import FamilyError
+
+#: Prefixes under which a U-Net's tensors are found: in a full checkpoint, in ComfyUI's model, alone.
+PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
+
+
+class Layer(NamedTuple):
+    """Address of one transformer block: ``side`` is "input", "middle" or "output", ``block`` the number in the
+    checkpoint's key (always 0 in the middle), ``depth`` the position inside its spatial transformer (0 in SD 1.x)."""
+
+    side: str
+    block: int
+    depth: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.side}_{self.block}_{self.depth}"
+
+
+class Stage(Enum):
+    """Places inside a transformer block where a pass may end early (see :meth:`UNet.forward`)."""
+
+    NORM1 = "norm1"
+    ATTN1 = "attn1"
+    NORM2 = "norm2"
+
+
+@dataclass(frozen=True)
+class BlockConfig:
+    """One entry of ``input_blocks`` or ``output_blocks``: its kind ("conv", "res" or "down"), channels in and out,
+    number of transformer blocks, whether it ends with an upsampling, and its resolution level (0 = finest)."""
+
+    kind: str
+    in_channels: int
+    out_channels: int
+    depth: int
+    level: int
+    upsample: bool = False
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Everything that fixes the shapes of a U-Net."""
+
+    in_channels: int
+    out_channels: int
+    model_channels: int
+    context_dim: int
+    input_blocks: tuple[BlockConfig, ...]
+    middle_channels: int
+    middle_depth: int
+    output_blocks: tuple[BlockConfig, ...]
+    linear_projection: bool
+
+    @classmethod
+    def build(
+        cls,
+        model_channels: int = 320,
+        channel_mult: tuple[int, ...] = (1, 2, 4, 4),
+        res_blocks: int = 2,
+        transformer_depth: tuple[int, ...] = (1, 1, 1, 0),
+        context_dim: int = 768,
+        in_channels: int = 4,
+        out_channels: int = 4,
+        linear_projection: bool = False,
+    ) -> UNetConfig:
+        """Lay out a U-Net from the usual few numbers; the defaults are SD 1.5. ``transformer_depth`` is per level,
+        finest first; the middle has as many transformer blocks as the deepest level that has any."""
+        widths = [model_channels * m for m in channel_mult]
+        inputs, ch = [BlockConfig("conv", in_channels, model_channels, 0, 0)], model_channels
+        for level, width in enumerate(widths):
+            if level:
+                inputs.append(BlockConfig("down", ch, ch, 0, level))
+            for _ in range(res_blocks):
+                inputs.append(BlockConfig("res", ch, width, transformer_depth[level], level))
+                ch = width
+        middle, outputs, skips = ch, [], [b.out_channels for b in inputs]
+        for level, width in reversed(list(enumerate(widths))):
+            for i in range(res_blocks + 1):
+                upsample = level > 0 and i == res_blocks
+                outputs.append(BlockConfig("res", ch + skips.pop(), width, transformer_depth[level], level, upsample))
+                ch = width
+        depth = next(d for d in reversed(transformer_depth) if d)
+        return cls(
+            in_channels,
+            out_channels,
+            model_channels,
+            context_dim,
+            tuple(inputs),
+            middle,
+            depth,
+            tuple(outputs),
+            linear_projection,
+        )
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> UNetConfig:
+        """Read the configuration from the shapes of ``state`` (keys as in the original checkpoint, no prefix).
+
+        Raises :class:`FamilyError` when the tensors are not those of an SD 1.x / 2.x U-Net.
+        """
+        if "input_blocks.0.0.weight" not in state or "out.2.weight" not in state:
+            found = ", ".join(list(state)[:3]) or "nothing"
+            raise FamilyError(f"expected the U-Net of an SD 1.x model (input_blocks...), but found {found}")
+        if any(k.startswith("label_emb.") for k in state):
+            raise FamilyError("this is an SDXL-type U-Net (label_emb); expected an SD 1.x model")
+        if any("time_stack" in k for k in state):
+            raise FamilyError("this is a video U-Net (time_stack); expected an SD 1.x model")
+        try:
+            return cls._read({k: tuple(v.shape) for k, v in state.items()})
+        except (KeyError, IndexError) as missing:
+            raise FamilyError(f"not a complete SD 1.x U-Net: {missing} is missing") from missing
+
+    @classmethod
+    def _read(cls, shape: Mapping[str, tuple[int, ...]]) -> UNetConfig:
+        def depth(block: str) -> int:
+            return _count(shape, f"{block}.1.transformer_blocks.")
+
+        def res(block: str, level: int, upsample: bool = False) -> BlockConfig:
+            out, inp = shape[f"{block}.0.in_layers.2.weight"][:2]
+            return BlockConfig("res", inp, out, depth(block), level, upsample)
+
+        first = shape["input_blocks.0.0.weight"]
+        inputs, level = [BlockConfig("conv", first[1], first[0], 0, 0)], 0
+        for i in range(1, _count(shape, "input_blocks.")):
+            block = f"input_blocks.{i}"
+            if f"{block}.0.op.weight" in shape:
+                level += 1
+                out, inp = shape[f"{block}.0.op.weight"][:2]
+                inputs.append(BlockConfig("down", inp, out, 0, level))
+            else:
+                inputs.append(res(block, level))
+        outputs = []
+        for i in range(_count(shape, "output_blocks.")):
+            block = f"output_blocks.{i}"
+            upsample = any(f"{block}.{j}.conv.weight" in shape for j in (1, 2))
+            outputs.append(res(block, level, upsample))
+            level -= upsample
+        keys = [k for k in shape if k.endswith(".proj_in.weight")]
+        context = [shape[k][1] for k in shape if k.endswith("attn2.to_k.weight")]
+        if not keys or not context:
+            raise KeyError("a spatial transformer")
+        return cls(
+            in_channels=first[1],
+            out_channels=shape["out.2.weight"][0],
+            model_channels=first[0],
+            context_dim=context[0],
+            input_blocks=tuple(inputs),
+            middle_channels=shape["middle_block.0.in_layers.2.weight"][0],
+            middle_depth=depth("middle_block"),
+            output_blocks=tuple(outputs),
+            linear_projection=len(shape[keys[0]]) == 2,
+        )
+
+    @property
+    def family(self) -> str:
+        """Short name of the model family, for messages and metadata."""
+        if self.model_channels == 320 and self.context_dim == 768 and not self.linear_projection:
+            return "SD1.x"
+        if self.model_channels == 320 and self.context_dim == 1024 and self.linear_projection:
+            return "SD2.x"
+        return f"U-Net {self.model_channels}x{self.context_dim}"
+
+    def heads(self, channels: int) -> int:
+        """Number of attention heads; not stored in any weight. SD 1.x (convolutional projections) has 8 heads
+        everywhere, SD 2.x (linear projections) heads of width 64."""
+        return channels // 64 if self.linear_projection else 8
+
+    def layers(self) -> tuple[Layer, ...]:
+        """All transformer blocks, in the order in which a pass meets them."""
+        found = [Layer("input", i, d) for i, b in enumerate(self.input_blocks) for d in range(b.depth)]
+        found += [Layer("middle", 0, d) for d in range(self.middle_depth)]
+        found += [Layer("output", i, d) for i, b in enumerate(self.output_blocks) for d in range(b.depth)]
+        return tuple(found)
+
+    def channels(self, layer: Layer) -> int:
+        """Width of a layer's tokens."""
+        if layer.side == "middle":
+            return self.middle_channels
+        blocks = self.input_blocks if layer.side == "input" else self.output_blocks
+        return blocks[layer.block].out_channels
+
+
+def _count(keys: Mapping[str, Any], prefix: str) -> int:
+    """How many consecutive numbers, from 0, follow ``prefix`` in ``keys``."""
+    numbers = {k[len(prefix) :].split(".", 1)[0] for k in keys if k.startswith(prefix)}
+    n = 0
+    while str(n) in numbers:
+        n += 1
+    return n
+
+
+def unet_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The U-Net's part of a checkpoint's state dict, with the prefix removed (empty when there is none)."""
+    for prefix in PREFIXES:
+        if f"{prefix}input_blocks.0.0.weight" in state:
+            return {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+    return {}
+
+
+class AttentionHooks:
+    """What the attention layers of a U-Net read. This base class is the plain model; P3S overrides it.
+
+    ``z`` is always the normalised hidden state, [batch, tokens, channels].
+    """
+
+    def self_attention(self, layer: Layer, z: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Inputs of W_Q, W_K and W_V of a self-attention; ``grid`` is (height, width) of the tokens."""
+        return z, z, z
+
+    def self_attention_output(self, layer: Layer, out: Tensor) -> None:
+        """Told what a self-attention (with its output projection) gave."""
+
+    def cross_attention(self, layer: Layer, z: Tensor, context: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Input of W_Q of a cross-attention; ``context`` [batch, text tokens, context_dim] feeds W_K and W_V."""
+        return z
+
+
+PLAIN = AttentionHooks()
+
+
+class Attention(nn.Module):
+    """Multi-head attention: softmax(Q K^T / sqrt(d)) V, then the output projection."""
+
+    def __init__(self, dim: int, context_dim: int, heads: int, operations: Any, **factory: Any) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = operations.Linear(dim, dim, bias=False, **factory)
+        self.to_k = operations.Linear(context_dim, dim, bias=False, **factory)
+        self.to_v = operations.Linear(context_dim, dim, bias=False, **factory)
+        self.to_out = nn.Sequential(operations.Linear(dim, dim, **factory), nn.Identity())
+
+    def forward(self, q_in: Tensor, k_in: Tensor, v_in: Tensor) -> Tensor:
+        q, k, v = (self.split(t) for t in (self.to_q(q_in), self.to_k(k_in), self.to_v(v_in)))
+        return self.to_out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+    def map(self, q_in: Tensor, k_in: Tensor) -> Tensor:
+        """The attention map softmax(Q K^T / sqrt(d)) in float32, [batch, heads, queries, keys] (Eq. 13)."""
+        q, k = self.split(self.to_q(q_in)).float(), self.split(self.to_k(k_in)).float()
+        return (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1)
+
+    def split(self, x: Tensor) -> Tensor:
+        """[batch, tokens, channels] -> [batch, heads, tokens, channels / heads]."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class GEGLU(nn.Module):
+    def __init__(self, dim: int, operations: Any, **factory: Any) -> None:
+        super().__init__()
+        self.proj = operations.Linear(dim, 8 * dim, **factory)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, gate = self.proj(x).chunk(2, dim=-1)
+        return x * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    def __init__(self, dim: int, operations: Any, **factory: Any) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            GEGLU(dim, operations, **factory), nn.Identity(), operations.Linear(4 * dim, dim, **factory)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, cross-attention, feed-forward, each on the normalised input and added to it."""
+
+    def __init__(self, layer: Layer, dim: int, context_dim: int, heads: int, operations: Any, **factory: Any) -> None:
+        super().__init__()
+        self.layer = layer
+        self.attn1 = Attention(dim, dim, heads, operations, **factory)
+        self.attn2 = Attention(dim, context_dim, heads, operations, **factory)
+        self.ff = FeedForward(dim, operations, **factory)
+        self.norm1 = operations.LayerNorm(dim, **factory)
+        self.norm2 = operations.LayerNorm(dim, **factory)
+        self.norm3 = operations.LayerNorm(dim, **factory)
+
+    def forward(
+        self, x: Tensor, context: Tensor, hooks: AttentionHooks, grid: tuple[int, int], until: Stage | None
+    ) -> Tensor | None:
+        q, k, v = hooks.self_attention(self.layer, self.norm1(x), grid)
+        if until is Stage.NORM1:
+            return None
+        out = self.attn1(q, k, v)
+        hooks.self_attention_output(self.layer, out)
+        if until is Stage.ATTN1:
+            return None
+        x = x + out
+        q = hooks.cross_attention(self.layer, self.norm2(x), context, grid)
+        if until is Stage.NORM2:
+            return None
+        x = x + self.attn2(q, context, context)
+        return x + self.ff(self.norm3(x))
+
+
+class SpatialTransformer(nn.Module):
+    """Transformer blocks over the pixels of a feature map, between two projections."""
+
+    def __init__(self, config: UNetConfig, layer: Layer, depth: int, operations: Any, **factory: Any) -> None:
+        super().__init__()
+        dim = config.channels(layer)
+        self.linear = config.linear_projection
+        self.norm = operations.GroupNorm(32, dim, eps=1e-6, **factory)
+        project = operations.Linear if self.linear else _conv1x1(operations)
+        self.proj_in = project(dim, dim, **factory)
+        self.transformer_blocks = nn.ModuleList(
+            TransformerBlock(layer._replace(depth=d), dim, config.context_dim, config.heads(dim), operations, **factory)
+            for d in range(depth)
+        )
+        self.proj_out = project(dim, dim, **factory)
+
+    def forward(
+        self, x: Tensor, context: Tensor, hooks: AttentionHooks, until: tuple[Layer, Stage] | None
+    ) -> Tensor | None:
+        height, width = x.shape[2:]
+        h = self.norm(x)
+        h = h if self.linear else self.proj_in(h)
+        h = h.flatten(2).transpose(1, 2)
+        h = self.proj_in(h) if self.linear else h
+        for block in self.transformer_blocks:
+            stage = until[1] if until is not None and until[0] == block.layer else None
+            h = block(h, context, hooks, (height, width), stage)
+            if h is None:
+                return None
+        h = self.proj_out(h) if self.linear else h
+        h = h.transpose(1, 2).unflatten(2, (height, width))
+        h = h if self.linear else self.proj_out(h)
+        return x + h
+
+
+def _conv1x1(operations: Any) -> Any:
+    return lambda inp, out, **factory: operations.Conv2d(inp, out, 1, **factory)
+
+
+class ResBlock(nn.Module):
+    def __init__(self, inp: int, out: int, embedding: int, operations: Any, **factory: Any) -> None:
+        super().__init__()
+        self.in_layers = nn.Sequential(
+            operations.GroupNorm(32, inp, **factory), nn.SiLU(), operations.Conv2d(inp, out, 3, padding=1, **factory)
+        )
+        self.emb_layers = nn.Sequential(nn.SiLU(), operations.Linear(embedding, out, **factory))
+        self.out_layers = nn.Sequential(
+            operations.GroupNorm(32, out, **factory),
+            nn.SiLU(),
+            nn.Identity(),  # the checkpoint's dropout: keeps the numbering of the keys
+            operations.Conv2d(out, out, 3, padding=1, **factory),
+        )
+        self.skip_connection = nn.Identity() if inp == out else operations.Conv2d(inp, out, 1, **factory)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        h = self.in_layers(x) + self.emb_layers(embedding)[:, :, None, None]
+        return self.skip_connection(x) + self.out_layers(h)
+
+
+class Downsample(nn.Module):
+    def __init__(self, inp: int, out: int, operations: Any, **factory: Any) -> None:
+        super().__init__()
+        self.op = operations.Conv2d(inp, out, 3, stride=2, padding=1, **factory)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.op(x)
+
+
+class Upsample(nn.Module):
+    def __init__(self, channels: int, operations: Any, **factory: Any) -> None:
+        super().__init__()
+        self.conv = operations.Conv2d(channels, channels, 3, padding=1, **factory)
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        return self.conv(F.interpolate(x, size=size, mode="nearest"))
+
+
+class UNet(nn.Module):
+    """The noise prediction network.
+
+    ``operations`` supplies Linear, Conv2d, GroupNorm and LayerNorm (``torch.nn``, or a host's own layers that stream
+    or cast their weights); ``factory`` takes ``dtype`` and ``device``.
+    """
+
+    def __init__(self, config: UNetConfig, operations: Any = nn, **factory: Any) -> None:
+        super().__init__()
+        self.config = config
+        width = 4 * config.model_channels
+        self.time_embed = nn.Sequential(
+            operations.Linear(config.model_channels, width, **factory),
+            nn.SiLU(),
+            operations.Linear(width, width, **factory),
+        )
+
+        def transformer(side: str, index: int, depth: int) -> list[nn.Module]:
+            return [SpatialTransformer(config, Layer(side, index), depth, operations, **factory)] if depth else []
+
+        self.input_blocks = nn.ModuleList()
+        for i, b in enumerate(config.input_blocks):
+            if b.kind == "conv":
+                parts: list[nn.Module] = [operations.Conv2d(b.in_channels, b.out_channels, 3, padding=1, **factory)]
+            elif b.kind == "down":
+                parts = [Downsample(b.in_channels, b.out_channels, operations, **factory)]
+            else:
+                parts = [ResBlock(b.in_channels, b.out_channels, width, operations, **factory)]
+            self.input_blocks.append(nn.ModuleList(parts + transformer("input", i, b.depth)))
+        mid = config.middle_channels
+        self.middle_block = nn.ModuleList(
+            [
+                ResBlock(mid, mid, width, operations, **factory),
+                *transformer("middle", 0, config.middle_depth),
+                ResBlock(mid, mid, width, operations, **factory),
+            ]
+        )
+        self.output_blocks = nn.ModuleList()
+        for i, b in enumerate(config.output_blocks):
+            parts = [ResBlock(b.in_channels, b.out_channels, width, operations, **factory)]
+            parts += transformer("output", i, b.depth)
+            if b.upsample:
+                parts.append(Upsample(b.out_channels, operations, **factory))
+            self.output_blocks.append(nn.ModuleList(parts))
+        last = config.output_blocks[-1].out_channels
+        self.out = nn.Sequential(
+            operations.GroupNorm(32, last, **factory),
+            nn.SiLU(),
+            operations.Conv2d(last, config.out_channels, 3, padding=1, **factory),
+        )
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Tensor], operations: Any = nn, dtype: Any = None) -> UNet:
+        """A U-Net that holds the tensors of ``state`` (a U-Net's or a whole checkpoint's), cast to ``dtype``.
+
+        Tensors that need no cast are shared, not copied. Raises :class:`FamilyError` for another family.
+        """
+        state = unet_state(state)
+        net = cls(UNetConfig.from_state_dict(state), operations, device="meta")
+        load(net, state, dtype)
+        return net
+
+    def forward(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        hooks: AttentionHooks = PLAIN,
+        until: tuple[Layer, Stage] | None = None,
+    ) -> Tensor | None:
+        """Predict the noise of ``x`` [batch, in_channels, h, w] at ``timesteps`` [batch] (0..999, may be fractional)
+        under ``context`` [batch, text tokens, context_dim].
+
+        With ``until`` the pass ends at that stage of that layer, after its hook was called, and returns None.
+        """
+        embedding = self.time_embed(timestep_embedding(timesteps, self.config.model_channels).to(x.dtype))
+
+        def run(parts: nn.ModuleList, h: Tensor, size: tuple[int, int] | None = None) -> Tensor | None:
+            for part in parts:
+                if isinstance(part, ResBlock):
+                    h = part(h, embedding)
+                elif isinstance(part, SpatialTransformer):
+                    h = part(h, context, hooks, until)
+                    if h is None:
+                        return None
+                elif isinstance(part, Upsample):
+                    h = part(h, size)
+                else:
+                    h = part(h)
+            return h
+
+        h: Tensor | None = x
+        skips = []
+        for parts in self.input_blocks:
+            h = run(parts, h)
+            if h is None:
+                return None
+            skips.append(h)
+        h = run(self.middle_block, h)
+        for parts in self.output_blocks:
+            if h is None:
+                return None
+            h = torch.cat([h, skips.pop()], dim=1)
+            # The size to upsample to is the next skip's, so that odd latent sizes come out right.
+            h = run(parts, h, tuple(skips[-1].shape[2:]) if skips else None)
+        return None if h is None else self.out(h)
+
+    def block(self, layer: Layer) -> TransformerBlock:
+        """The transformer block at an address."""
+        parts = self.middle_block if layer.side == "middle" else getattr(self, f"{layer.side}_blocks")[layer.block]
+        return next(p for p in parts if isinstance(p, SpatialTransformer)).transformer_blocks[layer.depth]
+
+
+def timestep_embedding(timesteps: Tensor, dim: int) -> Tensor:
+    """Sinusoidal embedding [batch, dim] in float32, cosines first, wavelengths up to 10000 (as in the original)."""
+    half = dim // 2
+    frequencies = torch.exp(-math.log(10000) * torch.arange(half, device=timesteps.device, dtype=torch.float32) / half)
+    angles = timesteps.float()[:, None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def load(module: nn.Module, state: Mapping[str, Tensor], dtype: Any = None) -> None:
+    """Give a module built on the meta device its tensors, cast to ``dtype``, without a second copy in memory.
+
+    Keys that the module lacks are ignored; a missing or misshapen one raises :class:`FamilyError`.
+    """
+    wanted = module.state_dict()
+    missing = [k for k in wanted if k not in state]
+    if missing:
+        raise FamilyError(f"{len(missing)} tensors are missing, the first is {missing[0]}")
+    for k, v in wanted.items():
+        if v.shape != state[k].shape:
+            raise FamilyError(f"{k} has the shape {tuple(state[k].shape)}, expected {tuple(v.shape)}")
+    module.load_state_dict({k: state[k].to(dtype or state[k].dtype) for k in wanted}, assign=True)

@@ -1,0 +1,45 @@
+"""Small random models for the tests of the core."""
+
+from __future__ import annotations
+
+import torch
+
+from p3s.subject_copy import CopySettings, SubjectCopy
+from p3s.training import Example
+from p3s.unet import UNet, UNetConfig
+
+#: The topology of SD 1.5 (every block number is the same), with few channels.
+SMALL = UNetConfig.build(model_channels=32, channel_mult=(1, 2, 2, 2), context_dim=24)
+TOKEN_DIM = 20
+
+
+def random_unet(config: UNetConfig = SMALL, seed: int = 0) -> UNet:
+    """A frozen U-Net with seeded weights; normalisations get weights of their own, so that none is a no-op."""
+    torch.manual_seed(seed)
+    net = UNet(config)
+    with torch.no_grad():
+        for p in net.parameters():
+            if p.ndim == 1:
+                p.add_(0.1 * torch.randn_like(p))
+    return net.requires_grad_(False).eval()
+
+
+def random_copy(base: UNet, settings: CopySettings | None = None, seed: int = 1, spread: float = 0.3) -> SubjectCopy:
+    """A copy whose zero convolutions are no longer zero, as after some training."""
+    copy = SubjectCopy.from_base(base.state_dict(), settings or CopySettings(), TOKEN_DIM, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for part in (copy.zero_self, copy.zero_cross, copy.image_latent):
+            for p in part.parameters():
+                p.add_(torch.randn(p.shape, generator=generator) * spread * p.shape[-1] ** -0.5)
+    return copy.requires_grad_(False).eval()
+
+
+def random_examples(count: int = 1, size: int = 16, seed: int = 0, config: UNetConfig = SMALL) -> list[Example]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    prompt = draw(7, config.context_dim)
+    return [Example(draw(config.out_channels, size, size), draw(17, TOKEN_DIM), prompt) for _ in range(count)]

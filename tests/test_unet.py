@@ -1,0 +1,146 @@
+"""The U-Net against diffusers, and its configuration read from weights."""
+
+import pytest
+import torch
+
+from p3s.errors import FamilyError
+from p3s.unet import PREFIXES, Layer, Stage, UNet, UNetConfig, unet_state
+from tests.small import SMALL, random_unet
+
+
+def meta_state(config):
+    return UNet(config, device="meta").state_dict()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        UNetConfig.build(),
+        UNetConfig.build(res_blocks=1),
+        UNetConfig.build(context_dim=1024, linear_projection=True),
+        UNetConfig.build(in_channels=9),
+        UNetConfig.build(model_channels=64, channel_mult=(1, 2), transformer_depth=(0, 2), context_dim=32),
+        SMALL,
+    ],
+)
+def test_configuration_is_read_back_from_the_weights(config):
+    assert UNetConfig.from_state_dict(meta_state(config)) == config
+
+
+def test_sd15_has_the_known_size():
+    state = meta_state(UNetConfig.build())
+    assert len(state) == 686
+    assert sum(v.numel() for v in state.values()) == 859_520_964
+    assert UNetConfig.build().family == "SD1.x"
+    assert UNetConfig.build(context_dim=1024, linear_projection=True).family == "SD2.x"
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_the_prefix_of_a_checkpoint_is_found(prefix):
+    state = {prefix + k: v for k, v in meta_state(SMALL).items()} | {"first_stage_model.x": torch.zeros(1)}
+    assert set(meta_state(SMALL)) <= set(unet_state(state))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: {}, "found nothing"),
+        (lambda s: {"double_blocks.0.img_attn.qkv.weight": torch.zeros(1)}, "found double_blocks"),
+        (lambda s: s | {"label_emb.0.0.weight": torch.zeros(1)}, "SDXL"),
+        (lambda s: s | {"input_blocks.1.1.time_stack.0.x": torch.zeros(1)}, "video"),
+        (lambda s: {k: v for k, v in s.items() if not k.startswith("middle_block")}, "middle_block"),
+        (lambda s: {k: v for k, v in s.items() if "attn" not in k and "proj_in" not in k}, "spatial transformer"),
+    ],
+)
+def test_other_families_are_refused_by_name(change, message):
+    with pytest.raises(FamilyError, match=message):
+        UNetConfig.from_state_dict(change(meta_state(SMALL)))
+
+
+def diffusers_twin(net):
+    """diffusers' U-Net with the same weights, converted by diffusers' own converter."""
+    diffusers = pytest.importorskip("diffusers")
+    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+
+    config = net.config
+    levels = [b.level for b in config.output_blocks]
+    count = max(levels) + 1
+    widths = [next(b.out_channels for b in config.output_blocks if b.level == i) for i in range(count)]
+    depth = [next(b.depth for b in config.output_blocks if b.level == i) for i in range(count)]
+    twin = diffusers.UNet2DConditionModel(
+        in_channels=config.in_channels,
+        out_channels=config.out_channels,
+        block_out_channels=widths,
+        layers_per_block=levels.count(0) - 1,
+        down_block_types=["CrossAttnDownBlock2D" if d else "DownBlock2D" for d in depth],
+        up_block_types=["CrossAttnUpBlock2D" if d else "UpBlock2D" for d in reversed(depth)],
+        cross_attention_dim=config.context_dim,
+        attention_head_dim=[config.heads(w) for w in widths],
+        use_linear_projection=config.linear_projection,
+    )
+    state = convert_ldm_unet_checkpoint(
+        {f"model.diffusion_model.{k}": v for k, v in net.state_dict().items()}, dict(twin.config)
+    )
+    twin.load_state_dict(state)
+    return twin.eval()
+
+
+@pytest.mark.parametrize("size", [(16, 16), (24, 16)])
+@pytest.mark.parametrize(
+    "config",
+    [
+        SMALL,
+        UNetConfig.build(model_channels=32, channel_mult=(1, 2, 2, 2), context_dim=24, res_blocks=1),
+        UNetConfig.build(model_channels=64, channel_mult=(1, 2, 2, 2), context_dim=24, linear_projection=True),
+    ],
+    ids=["full", "one ResBlock", "linear projections"],
+)
+def test_equals_diffusers(config, size):
+    net = random_unet(config)
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(2, 4, *size, generator=generator)
+    t = torch.tensor([981.0, 13.0])
+    context = torch.randn(2, 7, config.context_dim, generator=generator)
+    with torch.no_grad():
+        ours = net(x, t, context)
+        theirs = diffusers_twin(net)(x, t, context).sample
+    assert ours.std() > 0.1
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_odd_latent_sizes_keep_their_size():
+    with torch.no_grad():
+        out = random_unet()(torch.randn(1, 4, 13, 18), torch.tensor([5.0]), torch.randn(1, 3, SMALL.context_dim))
+    assert out.shape == (1, 4, 13, 18)
+
+
+@pytest.mark.parametrize("stage", list(Stage))
+def test_a_pass_ends_where_it_is_told(stage):
+    """Nothing behind the stage is computed: weights behind it may be NaN, those before it may not."""
+    from p3s.subject_copy import CopyReader
+
+    net, layer = random_unet(), Layer("output", 11)
+    block = net.block(layer)
+    behind = {
+        Stage.NORM1: [block.attn1, block.attn2, block.norm2],
+        Stage.ATTN1: [block.attn2, block.norm2],
+        Stage.NORM2: [block.attn2],
+    }[stage]
+    with torch.no_grad():
+        for part in [*behind, block.ff, block.norm3, net.out]:
+            for p in part.parameters():
+                p.fill_(float("nan"))
+        reader = CopyReader()
+        args = torch.randn(1, 4, 16, 16), torch.tensor([5.0]), torch.randn(1, 3, SMALL.context_dim)
+        assert net(*args, reader, until=(layer, stage)) is None
+    seen = {Stage.NORM1: reader.norm1, Stage.ATTN1: reader.attn1, Stage.NORM2: reader.norm2}[stage]
+    assert torch.isfinite(seen[layer]).all()
+    assert (layer in reader.norm2) == (stage is Stage.NORM2)
+
+
+def test_loading_shares_tensors_that_need_no_cast():
+    state = random_unet().state_dict()
+    net = UNet.from_state_dict({f"model.diffusion_model.{k}": v for k, v in state.items()})
+    key = "out.2.weight"
+    assert net.state_dict()[key].data_ptr() == state[key].data_ptr()
+    assert UNet.from_state_dict(state, dtype=torch.float16).out[2].weight.dtype == torch.float16
