@@ -1,0 +1,265 @@
+"""Files on disk: names that are free and safe, writing that leaves all or nothing, reading that trusts no header.
+
+The safetensors layout is 8 bytes of header length, the header as JSON, then the tensors' bytes. It is written here
+rather than by the library because the library orders metadata at random, and equal subjects shall give equal files; its
+header is checked here before the library opens a file, because versions of the library differ in what they let through.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import math
+import os
+import secrets
+import time
+import unicodedata
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .errors import SubjectFileError
+
+MAX_HEADER = 16 * 2**20  # bytes; a subject's header has less than 1 MB
+MAX_DIMENSIONS = 8
+MAX_NAME = 120  # bytes of UTF-8, well below every file system's limit
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{i}" for port in ("COM", "LPT") for i in range(1, 10))}
+SUFFIX = ".safetensors"
+
+
+class TensorEntry(NamedTuple):
+    """What a header declares of one tensor: "F32", "F16" or "BF16", and the shape."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def safe_name(name: str) -> str:
+    """A file name without suffix, made from what a user typed: legal on every system, never a path, never empty.
+
+    Separators, control and reserved characters become "_"; leading and trailing dots and spaces go.
+    """
+    name = unicodedata.normalize("NFC", name.strip())
+    if name.lower().endswith(SUFFIX):
+        name = name[: -len(SUFFIX)]
+    name = "".join("_" if c in '<>:"/\\|?*' or unicodedata.category(c)[0] == "C" else c for c in name).strip(". ")
+    name = name.encode()[:MAX_NAME].decode(errors="ignore").rstrip(". ") or "subject"
+    return f"_{name}" if name.split(".")[0].rstrip().upper() in RESERVED else name
+
+
+def free_path(folder: str | os.PathLike[str], name: str) -> Path:
+    """The first path not yet taken of <name>.safetensors, <name>_00002.safetensors, ... in ``folder``."""
+    stem = safe_name(name)
+    path, number = Path(folder) / f"{stem}{SUFFIX}", 1
+    while os.path.lexists(path):
+        number += 1
+        path = path.with_name(f"{stem}_{number:05}{SUFFIX}")
+    return path
+
+
+def write_atomic(path: Path, write: Callable[[BinaryIO], object], overwrite: bool = False) -> Path:
+    """Make ``path`` hold all that ``write`` puts out, or leave everything as it was.
+
+    A temporary file in the same folder is written, flushed to the disk and renamed. Folders are made as needed. Raises
+    SubjectFileError when ``path`` exists and ``overwrite`` is not set, and when the disk does not take it.
+    """
+
+    def place(temporary: Path) -> Path:
+        if overwrite:
+            os.replace(temporary, path)
+            return path
+        try:
+            _rename_to_new(temporary, path)
+        except FileExistsError:
+            raise taken from None
+        return path
+
+    taken = SubjectFileError(f"{path} exists already and was not overwritten. Choose another name.")
+    if not overwrite and os.path.lexists(path):
+        raise taken
+    return _write(path.parent, write, place)
+
+
+def write_new(folder: Path, name: str, write: Callable[[BinaryIO], object]) -> Path:
+    """Like ``write_atomic``, to the first free name: never overwrites, also when several processes save at once."""
+
+    def place(temporary: Path) -> Path:
+        while True:
+            path = free_path(folder, name)
+            with contextlib.suppress(FileExistsError):
+                _rename_to_new(temporary, path)
+                return path
+
+    return _write(folder, write, place)
+
+
+def _write(folder: Path, write: Callable[[BinaryIO], object], place: Callable[[Path], Path]) -> Path:
+    temporary = folder / f".p3s-{secrets.token_hex(8)}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(folder)
+        with open(temporary, "xb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        path = place(temporary)
+    except OSError as error:
+        raise SubjectFileError(
+            f"Could not save in {folder}: {_reason(error)}. Files that were there are unchanged, "
+            "and no half-written file is left."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+    _sync_folder(folder)
+    return path
+
+
+def _rename_to_new(temporary: Path, path: Path) -> None:
+    """Rename, but raise FileExistsError rather than replace. (``os.rename`` may replace, a hard link never does.)"""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, "exists", str(path)) from None
+        os.replace(temporary, path)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove temporary files of a process that was killed more than a day ago."""
+    for old in folder.glob(".p3s-*.tmp"):
+        with contextlib.suppress(OSError):
+            if time.time() - old.stat().st_mtime > 24 * 3600:
+                old.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # Windows opens no folders
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _reason(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
+        return "the disk is full"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "it is read-only, or writing there is not permitted"
+    return error.strerror or str(error)
+
+
+def as_bytes(tensor: Tensor) -> memoryview:
+    """The bytes of a contiguous CPU tensor, without a copy."""
+    return memoryview(tensor.detach().reshape(-1).view(torch.uint8).numpy())
+
+
+def write_safetensors(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write contiguous CPU tensors (float32, float16, bfloat16). Equal input gives equal bytes.
+
+    Raises SubjectFileError when the metadata would make a header that ``read_header`` refuses.
+    """
+    # Widest types first keeps every tensor aligned; the header is padded for the same reason.
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
+    end = 0
+    for name in names:
+        tensor = tensors[name]
+        begin, end = end, end + tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": DTYPE_NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    if len(text) > MAX_HEADER:
+        raise SubjectFileError(f"The subject's settings and notes take {len(text)} bytes; {MAX_HEADER} are allowed.")
+    file.write(len(text).to_bytes(8, "little"))
+    file.write(text)
+    for name in names:
+        file.write(as_bytes(tensors[name]))
+
+
+def read_header(path: Path) -> tuple[dict[str, str], dict[str, Any], int]:
+    """Metadata, undecoded tensor entries and size of the data in bytes. Reads only the header.
+
+    Raises SubjectFileError when the file does not start with a header that fits into it; OSError as it comes.
+    """
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        if len(start) < 8 or length > MAX_HEADER or length > size - 8:
+            raise SubjectFileError(_what_it_is(start, size, length))
+        text = file.read(length)
+    try:
+        header = json.loads(text.decode(), object_pairs_hook=_without_duplicates, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        raise SubjectFileError("the header is damaged, or this is not a safetensors file") from None
+    metadata = header.pop("__metadata__", {}) if isinstance(header, dict) else None
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise SubjectFileError("the header is damaged: it is not the header of a safetensors file")
+    return metadata, header, size - 8 - length
+
+
+def _what_it_is(start: bytes, size: int, length: int) -> str:
+    if start[:2] == b"PK" or start[:1] == b"\x80":
+        return "this is a PyTorch (pickle) file, which can run code when opened; P3S reads safetensors files only"
+    if start[:1] == b"<" or start[:8] == b"version ":
+        return "this is a text, not a model: the download went wrong (a web page, or a Git LFS pointer)"
+    if size < 8:
+        return f"the file has only {size} bytes: it is cut off"
+    return (
+        f"the header should have {length} bytes, but the file has {size} and at most {MAX_HEADER} are read: "
+        "it is cut off, or not a safetensors file"
+    )
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a name occurs twice")
+    return result
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def check_entries(entries: Mapping[str, Any], data_size: int) -> dict[str, TensorEntry]:
+    """Decode a header's tensor entries; SubjectFileError unless they tile exactly ``data_size`` bytes."""
+    result: dict[str, TensorEntry] = {}
+    spans = []
+    for name, entry in entries.items():
+        shown = repr(name[:80])
+        if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+            raise SubjectFileError(f"the entry of tensor {shown} is damaged")
+        dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+        if not isinstance(dtype, str) or dtype not in DTYPES:
+            raise SubjectFileError(f"tensor {shown} has type {str(dtype)[:20]}; allowed are {', '.join(DTYPES)}")
+        if not _whole_numbers(shape) or not 1 <= len(shape) <= MAX_DIMENSIONS or 0 in shape:
+            raise SubjectFileError(f"tensor {shown} has a bad shape")
+        # Python's integers do not overflow, so a shape cannot claim less than it means.
+        needed = math.prod(shape) * DTYPES[dtype].itemsize
+        if not _whole_numbers(offsets) or len(offsets) != 2 or offsets[1] - offsets[0] != needed:
+            raise SubjectFileError(f"tensor {shown}: its place in the file does not fit its shape")
+        result[name] = TensorEntry(dtype, tuple(shape))
+        spans.append((offsets[0], offsets[1], shown))
+    position = 0
+    for begin, end, shown in sorted(spans):
+        if begin != position:
+            raise SubjectFileError(f"tensor {shown}: its place in the file overlaps another, or leaves a gap")
+        position = end
+    if position != data_size:
+        raise SubjectFileError(f"the file should hold {position} bytes of tensors and has {data_size}: it is cut off")
+    return result
+
+
+def _whole_numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
