@@ -1,0 +1,60 @@
+"""Finding ComfyUI installations to test against."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parents[2]
+NO_HOST = (
+    "no ComfyUI found; name one or several folders (with their own .venv where they have one) in COMFYUI_PATH, "
+    "separated by '" + os.pathsep + "'"
+)
+
+
+@dataclass(frozen=True)
+class Host:
+    """One ComfyUI installation: its folder, its version and the Python that runs it."""
+
+    path: Path
+    version: str
+    python: Path
+
+    def __str__(self) -> str:
+        return f"ComfyUI {self.version} ({self.path})"
+
+
+def host_at(path: Path) -> Host | None:
+    """The host in a folder, or None when the folder holds none."""
+    version_file = path / "comfyui_version.py"
+    if not version_file.is_file() or not (path / "main.py").is_file():
+        return None
+    version = re.search(r'__version__\s*=\s*"([^"]+)"', version_file.read_text(encoding="utf-8"))
+    own = (path / ".venv/bin/python", path / "venv/bin/python", path / ".venv/Scripts/python.exe")
+    python = next((file for file in own if file.is_file()), Path(sys.executable))
+    return Host(path, version.group(1) if version else "unknown", python)
+
+
+def find_hosts() -> list[Host]:
+    """The hosts of COMFYUI_PATH; without it the one that this repository is installed in, and ~/comfy/ComfyUI*.
+
+    An empty COMFYUI_PATH means none. A folder named there that holds no ComfyUI raises FileNotFoundError.
+    """
+    named = os.environ.get("COMFYUI_PATH")
+    if named is not None:
+        hosts = []
+        for text in filter(None, named.split(os.pathsep)):
+            host = host_at(Path(text).expanduser().absolute())
+            if host is None:
+                raise FileNotFoundError(
+                    f"COMFYUI_PATH names {text}, which holds no ComfyUI (main.py, comfyui_version.py)"
+                )
+            hosts.append(host)
+        return hosts
+    folders = [REPO.parent.parent] if REPO.parent.name == "custom_nodes" else []
+    folders += sorted((Path.home() / "comfy").glob("ComfyUI*"))
+    found = [host_at(folder) for folder in folders]
+    return list({host.path: host for host in found if host}.values())
