@@ -1,0 +1,31 @@
+"""The pack's nodes. Add a node by adding its module and class to NODES."""
+
+from __future__ import annotations
+
+import logging
+from importlib import import_module
+
+from comfy_api.latest import ComfyExtension, io
+
+log = logging.getLogger("p3s")
+
+# (module, class), in the order in which they are registered.
+NODES: tuple[tuple[str, str], ...] = (
+    ("point_picker", "PointPicker"),
+    ("weight_schedule", "WeightSchedule"),
+    ("subject_files", "LoadSubject"),
+    ("subject_files", "SaveSubject"),
+)
+
+
+class P3SExtension(ComfyExtension):
+    """What ComfyUI loads. A node whose module cannot be imported is reported and left out; the others still work."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        found = []
+        for module, name in NODES:
+            try:
+                found.append(getattr(import_module(f".{module}", __name__), name))
+            except Exception:
+                log.exception("P3S: the node %s could not be loaded", name)
+        return found

@@ -1,0 +1,149 @@
+"""Point Picker: a photo, and the points that say which subject of it is meant."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import Any
+
+import folder_paths
+import node_helpers
+import numpy as np
+import torch
+from comfy_api.latest import io
+from PIL import Image, ImageOps
+
+from ..p3s.errors import PointError
+from ..p3s.points import PointSet
+from .types import PointEditor, Points, build
+
+PREVIEW_SIDE = 2048  # pixels; the widget's picture of a linked image, whose points are normalised anyway
+
+_UNLINKED: Any = object()  # stands for "not in the prompt"; a linked input is passed as None before the run
+
+
+class PointPicker(io.ComfyNode):
+    """Picture in, picture and points out."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        folder = folder_paths.get_input_directory()
+        files = [name for name in os.listdir(folder) if os.path.isfile(os.path.join(folder, name))]
+        return build(
+            io.Schema,
+            node_id="P3S_PointPicker",
+            display_name="Point Picker",
+            category="P3S",
+            description="Click the subject that you want, and whatever near it shall be left out.",
+            search_aliases=["points", "point editor", "click", "positive negative points", "p3s"],
+            has_intermediate_output=True,
+            # The order of the inputs is the order of the values in saved workflows: append only.
+            inputs=[
+                io.Combo.Input(
+                    "image",
+                    options=sorted(folder_paths.filter_files_content_types(files, ["image"])),
+                    upload=io.UploadType.image,
+                    image_folder=io.FolderType.input,
+                    tooltip="The photo with the subject, from ComfyUI's input folder. Not used while an image is linked.",
+                ),
+                PointEditor.Input(
+                    "points",
+                    default=PointSet().to_json(),
+                    socketless=True,
+                    tooltip="Click the subject (+); click what shall be removed with the right button (-).",
+                ),
+                io.Image.Input(
+                    "linked_image",
+                    optional=True,
+                    tooltip="Used instead of the file when connected. Of a batch, the first image is used.",
+                ),
+            ],
+            # The outputs have no ids: those must differ from the inputs' ids.
+            outputs=[
+                io.Image.Output(display_name="image", tooltip="The picture that the points belong to, as one image."),
+                Points.Output(display_name="points", tooltip="Points for RNGR Mask."),
+                io.String.Output(
+                    display_name="positive_coords",
+                    tooltip='The positive points in pixels, [{"x": .., "y": ..}], as KJNodes and SAM nodes read them.',
+                ),
+                io.String.Output(display_name="negative_coords", tooltip="The negative points in the same form."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, image=None, points=None, linked_image=_UNLINKED) -> bool | str:
+        if isinstance(points, str):  # None: comes from another node
+            try:
+                PointSet.parse(points, size=(2**24, 2**24))  # the real size is known in execute only
+            except PointError as error:
+                return str(error)
+        elif points is not None:
+            return f"Points: expected JSON text, got {type(points).__name__}."
+        if linked_image is _UNLINKED and image is not None and _find(image) is None:
+            if not image:
+                return "Choose or upload an image, or connect one to linked_image."
+            return f"The image file {image!r} is not in ComfyUI's input folder. Choose or upload another."
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, image=None, points=None, linked_image=_UNLINKED) -> str:
+        # Only the file's content: a linked image is in the cache key already, and is not known here.
+        path = _find(image)
+        if linked_image is not _UNLINKED or path is None:
+            return ""
+        with open(path, "rb") as file:
+            return hashlib.sha256(file.read()).hexdigest()
+
+    @classmethod
+    def execute(cls, image: str, points: str, linked_image: torch.Tensor | None = None) -> io.NodeOutput:
+        if linked_image is None:
+            path = _find(image)
+            if path is None:
+                raise FileNotFoundError(f"The image file {image!r} is not in ComfyUI's input folder.")
+            picture, ui = _load(path), None
+        else:
+            picture = linked_image[:1, ..., :3]
+            ui = {"p3s_image": [_save_preview(picture[0], batch=linked_image.shape[0])]}
+        height, width = picture.shape[1:3]
+        chosen = PointSet.parse(points, size=(width, height))
+        return io.NodeOutput(picture, chosen, *chosen.to_pixels(width, height), ui=ui)
+
+
+def _find(image: Any) -> str | None:
+    """The path of an existing file of ComfyUI's input, output or temp folder; None for anything else, such as ../."""
+    if not isinstance(image, str) or not image or "\0" in image:
+        return None
+    name, folder = folder_paths.annotated_filepath(image)
+    folder = os.path.abspath(folder or folder_paths.get_input_directory())
+    path = os.path.abspath(os.path.join(folder, name))
+    return path if path.startswith(folder + os.sep) and os.path.isfile(path) else None
+
+
+def _load(path: str) -> torch.Tensor:
+    """A picture file's first frame, upright, as [1, H, W, 3] in 0..1."""
+    with node_helpers.pillow(Image.open, path) as file:
+        frame = node_helpers.pillow(ImageOps.exif_transpose, file)
+        if frame.mode.startswith("I"):  # 16 bits a pixel; convert("RGB") would cut them off at 255
+            grey = np.asarray(frame, dtype=np.float32) / 65535.0
+            pixels = np.repeat(grey.clip(0.0, 1.0)[..., None], 3, axis=2)
+        else:
+            pixels = np.asarray(frame.convert("RGB"), dtype=np.float32) / 255.0
+    return torch.from_numpy(pixels)[None]
+
+
+def _save_preview(picture: torch.Tensor, batch: int) -> dict[str, Any]:
+    """Write the linked picture [H, W, 3] for the widget into the temp folder; return where, and its true size.
+
+    Named by content, so that runs with the same picture neither fill the folder nor change the workflow.
+    """
+    pixels = (picture.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    small = Image.fromarray(pixels)
+    small.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
+    name = f"p3s_{hashlib.sha256(small.tobytes()).hexdigest()[:20]}_{small.width}x{small.height}.jpg"
+    folder = folder_paths.get_temp_directory()
+    os.makedirs(folder, exist_ok=True)
+    path = os.path.join(folder, name)
+    if not os.path.exists(path):
+        small.save(path, quality=92)
+    height, width = pixels.shape[:2]
+    return {"filename": name, "subfolder": "", "type": "temp", "width": width, "height": height, "batch": batch}

@@ -1,0 +1,41 @@
+"""The pack's own wire and widget types, and one helper for schemas that must load on older and newer hosts."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from comfy_api.latest import io
+
+T = TypeVar("T")
+
+Points = io.Custom("P3S_POINTS")  # p3s.points.PointSet
+Reference = io.Custom("P3S_REFERENCE")  # tuple of p3s.rngr.Reference
+Subject = io.Custom("P3S_SUBJECT")  # p3s.subject.Subject
+Schedule = io.Custom("P3S_SCHEDULE")  # p3s.schedule.Schedule
+
+# Not the wire type's name: every input of that type would else get the editor.
+POINT_EDITOR = "P3S_POINT_EDITOR"
+
+
+@io.comfytype(io_type=POINT_EDITOR)
+class PointEditor(io.ComfyTypeIO):
+    """The widget in which points are clicked; its value is the versioned JSON text of PointSet."""
+
+    Type = str
+
+    class Input(io.WidgetInput):
+        """Give ``socketless=True``: the value is clicked, not wired."""
+
+
+def build(constructor: Callable[..., T], *args: Any, **keywords: Any) -> T:
+    """Call a schema constructor without the keywords that the running host does not know yet.
+
+    One unknown keyword would keep the whole pack from loading. Use it for keywords newer than ComfyUI 0.3.64, such as
+    ``search_aliases``, ``advanced`` or ``has_intermediate_output``, none of which a node may need to work.
+    """
+    parameters = inspect.signature(constructor).parameters
+    if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        keywords = {name: value for name, value in keywords.items() if name in parameters}
+    return constructor(*args, **keywords)

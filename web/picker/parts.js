@@ -1,0 +1,86 @@
+// Builds the widget's elements. No events, no state.
+
+import { COLOURS } from './draw.js'
+import { CSS, ICONS } from './style.js'
+
+const HELP =
+  'Click the picture to place a point. Tab selects a point, arrow keys move it by one pixel, with Shift by ten. ' +
+  'Enter places a point in the middle, X gives a point the other sign, Delete removes it, Escape deselects. ' +
+  'G shows the patch grid, F fits the picture, Control Z undoes.'
+
+/** {root, bar, buttons: {name: button}, stage, canvas, hint, warning, left, right, live} */
+export function buildParts() {
+  const root = document.createElement('div')
+  root.className = 'p3s-picker'
+  root.title = '' // else the input's tooltip would pop up over the picture
+  root.dataset.captureWheel = 'true' // Nodes 2.0: the wheel is ours while the editor has the focus
+  root.style.setProperty('--p3s-positive', COLOURS.positive)
+  root.style.setProperty('--p3s-negative', COLOURS.negative)
+  add(root, 'style', '', CSS)
+  const bar = add(root, 'div', 'p3s-bar')
+  bar.setAttribute('role', 'toolbar')
+  bar.setAttribute('aria-label', 'Points')
+  const stage = add(root, 'div', 'p3s-stage')
+  const canvas = add(stage, 'canvas', '')
+  const hint = add(stage, 'div', 'p3s-hint')
+  const warning = add(root, 'p', 'p3s-warning')
+  warning.setAttribute('role', 'alert')
+  const status = add(root, 'div', 'p3s-status')
+  const live = add(root, 'div', 'p3s-unseen')
+  live.setAttribute('aria-live', 'polite')
+  canvas.tabIndex = 0
+  canvas.setAttribute('role', 'application')
+  canvas.setAttribute('aria-label', 'Point editor')
+  canvas.setAttribute('aria-description', HELP)
+  // ComfyUI's graph undo leaves Ctrl+Z to a focused element that calls itself a textarea; there is no other way to ask.
+  canvas.type = 'textarea'
+  return {
+    root,
+    bar,
+    buttons: buildButtons(bar),
+    stage,
+    canvas,
+    hint,
+    warning,
+    left: add(status, 'span', ''),
+    right: add(status, 'span', ''),
+    live
+  }
+}
+
+function buildButtons(bar) {
+  const buttons = {}
+  const group = (className = '') => add(bar, 'div', `p3s-group ${className}`)
+  const button = (parent, name, label, text = '') => {
+    const element = add(parent, 'button', `p3s-${name}`)
+    element.type = 'button'
+    element.dataset.command = name
+    element.title = label
+    element.setAttribute('aria-label', label)
+    element.innerHTML = ICONS[name]
+    if (text) add(element, 'span', '', text)
+    buttons[name] = element
+  }
+  const signs = group('p3s-signs')
+  button(signs, 'positive', 'Click marks the subject (+)', 'Keep')
+  button(signs, 'negative', 'Click marks what to leave out (−). A right-click always does the other', 'Leave out')
+  const edit = group()
+  button(edit, 'undo', 'Undo (Ctrl+Z)')
+  button(edit, 'redo', 'Redo (Ctrl+Shift+Z)')
+  button(edit, 'remove', 'Remove the selected point (Delete)')
+  const look = group()
+  button(look, 'grid', 'Show the patches that CLIP sees (G)')
+  button(look, 'fit', 'Fit the picture (F, double-click)')
+  const clear = group()
+  button(clear, 'clearPositive', 'Remove all + points')
+  button(clear, 'clearNegative', 'Remove all − points')
+  return buttons
+}
+
+function add(parent, tag, className, text = '') {
+  const element = document.createElement(tag)
+  if (className) element.className = className
+  element.textContent = text
+  parent.append(element)
+  return element
+}

@@ -1,0 +1,124 @@
+// The points as a value: read, write, and change them. States are never altered in place. No DOM in here.
+
+export const VERSION = 1
+export const MAX_POINTS = 64 // of each sign; as in p3s/points.py
+export const EMPTY = Object.freeze({ positive: Object.freeze([]), negative: Object.freeze([]) })
+
+const SIGNS = ['positive', 'negative']
+const DIGITS = 6 // a hundredth of a pixel of a picture 10000 pixels wide
+
+export const opposite = (sign) => (sign === 'positive' ? 'negative' : 'positive')
+
+const round = (value) => Number(value.toFixed(DIGITS)) + 0
+
+/** The text that is saved and sent to the node. */
+export function toJson(points) {
+  const list = (sign) => points[sign].map(([x, y]) => [round(x), round(y)])
+  return JSON.stringify({ v: VERSION, positive: list('positive'), negative: list('negative') })
+}
+
+/** Read the saved text. Throws an Error with a message for the user; nothing is repaired by guessing. */
+export function fromJson(text) {
+  if (text === undefined || text === null || text === '') return EMPTY
+  const value = typeof text === 'string' ? parse(text) : text
+  if (!isObject(value) || !('v' in value)) throw new Error('This is not a point list of this node.')
+  if (!(value.v === VERSION)) throw new Error(`The points have version ${value.v}; this editor reads version ${VERSION}.`)
+  return checked(value.positive ?? [], value.negative ?? [])
+}
+
+/**
+ * Read a pasted text: our own form, or KJNodes' pixel forms [{x, y}] and {positive: [{x, y}], negative: [...]}.
+ * Returns {points, sign}: `sign` is null if the text names both signs, else all points are of the sign given.
+ * Returns null for a text that is no point list at all; throws an Error for one that is, but is wrong.
+ */
+export function fromPasted(text, sign, picture) {
+  let value
+  try {
+    value = JSON.parse(text)
+  } catch {
+    return null
+  }
+  if (isObject(value) && 'v' in value && ('positive' in value || 'negative' in value)) {
+    return { points: fromJson(value), sign: null }
+  }
+  const isList = Array.isArray(value) && value.length > 0 && value.every(isPixel)
+  const isBoth =
+    isObject(value) && SIGNS.some((s) => s in value) && SIGNS.every((s) => Array.isArray(value[s] ?? []))
+  if (!isList && !isBoth) return null
+  if (!picture) throw new Error('Points in pixels need a picture: load one first, then paste again.')
+  const normalise = (list, name) =>
+    list.map((point, i) => {
+      if (!isPixel(point)) throw new Error(`${name} point ${i + 1}: expected {"x": .., "y": ..} in pixels.`)
+      if (point.x < 0 || point.y < 0 || point.x > picture.width || point.y > picture.height) {
+        throw new Error(
+          `${name} point ${i + 1} (${point.x}, ${point.y}) lies outside the picture of ${picture.width} x ${picture.height}.`
+        )
+      }
+      return [point.x / picture.width, point.y / picture.height]
+    })
+  if (isList) return { points: checked(...placed(normalise(value, sign), sign)), sign }
+  return {
+    points: checked(normalise(value.positive ?? [], 'positive'), normalise(value.negative ?? [], 'negative')),
+    sign: null
+  }
+}
+
+export const count = (points) => points.positive.length + points.negative.length
+
+export const get = (points, at) => (at ? points[at.sign][at.index] : undefined)
+
+export const isFull = (points, sign) => points[sign].length >= MAX_POINTS
+
+export function add(points, sign, point) {
+  return { ...points, [sign]: [...points[sign], point] }
+}
+
+export function move(points, at, point) {
+  return { ...points, [at.sign]: points[at.sign].map((old, i) => (i === at.index ? point : old)) }
+}
+
+export function remove(points, at) {
+  return { ...points, [at.sign]: points[at.sign].filter((_, i) => i !== at.index) }
+}
+
+/** Give a point the other sign; it becomes the last of its new list. */
+export function flip(points, at) {
+  return add(remove(points, at), opposite(at.sign), points[at.sign][at.index])
+}
+
+export function clear(points, sign) {
+  return { ...points, [sign]: [] }
+}
+
+/** The selection that follows (step 1) or precedes (-1) `at`, positive points first; null past either end. */
+export function neighbour(points, at, step) {
+  const all = SIGNS.flatMap((sign) => points[sign].map((_, index) => ({ sign, index })))
+  if (!at) return (step > 0 ? all[0] : all[all.length - 1]) ?? null
+  const here = all.findIndex((other) => other.sign === at.sign && other.index === at.index)
+  return all[here + step] ?? null
+}
+
+function parse(text) {
+  try {
+    return JSON.parse(text)
+  } catch {
+    throw new Error('The saved points are not valid JSON.')
+  }
+}
+
+const isObject = (value) => typeof value === 'object' && value !== null && !Array.isArray(value)
+const isPixel = (point) => isObject(point) && Number.isFinite(point.x) && Number.isFinite(point.y)
+const placed = (list, sign) => (sign === 'positive' ? [list, []] : [[], list])
+
+function checked(positive, negative) {
+  const check = (list, sign) => {
+    if (!Array.isArray(list)) throw new Error(`The ${sign} points are not a list.`)
+    if (list.length > MAX_POINTS) throw new Error(`There are ${list.length} ${sign} points; at most ${MAX_POINTS} are allowed.`)
+    return list.map((point, i) => {
+      const ok = Array.isArray(point) && point.length === 2 && point.every((c) => Number.isFinite(c) && c >= 0 && c <= 1)
+      if (!ok) throw new Error(`${sign} point ${i + 1}: expected [x, y] in 0..1, got ${JSON.stringify(point)}.`)
+      return [point[0], point[1]]
+    })
+  }
+  return { positive: check(positive, 'positive'), negative: check(negative, 'negative') }
+}

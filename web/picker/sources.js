@@ -1,0 +1,103 @@
+// Which picture does the node work on? Found by reading the graph; nothing is changed, and no DOM is needed.
+
+const MUTED = 2
+const BYPASSED = 4
+const SUBGRAPH_INPUT = -10 // litegraph's id of a subgraph's own input side
+const MAX_STEPS = 100 // a graph may be circular while it is edited
+
+/** 'sub/name.png [output]' to {filename, subfolder, type}, as core writes picked files. */
+export function parseAnnotated(text) {
+  if (typeof text !== 'string' || !text) return null
+  const match = /^(.*?)(?: \[(input|output|temp)\])?$/s.exec(text)
+  const path = match[1].replaceAll('\\', '/')
+  const slash = path.lastIndexOf('/')
+  if (!path.slice(slash + 1)) return null
+  return { filename: path.slice(slash + 1), subfolder: slash < 0 ? '' : path.slice(0, slash), type: match[2] ?? 'input' }
+}
+
+/** The route of ComfyUI's server that shows a file. */
+export function viewRoute({ filename, subfolder = '', type = 'input' }) {
+  return `/view?${new URLSearchParams({ filename, subfolder, type })}`
+}
+
+/**
+ * The picture of a node with a file widget `fileName` and an optional linked input `linkName`.
+ * {kind: 'file', file}: known now. {kind: 'linked'}: comes over a link whose picture only a run can tell.
+ * {kind: 'none'}: nothing chosen.
+ */
+export function findPicture(node, fileName, linkName, rootGraph) {
+  const slot = node.inputs?.findIndex((input) => input.name === linkName) ?? -1
+  if (slot >= 0 && node.inputs[slot].link != null) {
+    const file = upstreamFile(node, slot, rootGraph, MAX_STEPS)
+    return file ? { kind: 'file', file, linked: true } : { kind: 'linked' }
+  }
+  const file = parseAnnotated(widgetValue(node, fileName))
+  return file ? { kind: 'file', file, linked: false } : { kind: 'none' }
+}
+
+/** The file that a link carries unchanged from a loader node, through reroutes, bypassed nodes and subgraphs. */
+function upstreamFile(node, slot, rootGraph, steps) {
+  return followLink(node.graph, node.inputs?.[slot]?.link, rootGraph, steps)
+}
+
+function followLink(graph, id, rootGraph, steps) {
+  const link = graph && id != null && steps > 0 ? findLink(graph, id) : null
+  if (!link) return null
+  if (link.origin_id === SUBGRAPH_INPUT) {
+    const outer = findSubgraphNode(rootGraph, graph, steps)
+    return outer ? upstreamFile(outer, link.origin_slot, rootGraph, steps - 1) : null
+  }
+  const origin = graph.getNodeById(link.origin_id)
+  return origin ? fileOf(origin, link.origin_slot, rootGraph, steps - 1) : null
+}
+
+function fileOf(node, slot, rootGraph, steps) {
+  if (node.mode === MUTED) return null
+  if (node.mode === BYPASSED) {
+    const type = node.outputs?.[slot]?.type
+    const through = node.inputs?.findIndex((input) => input.type === type && input.link != null) ?? -1
+    return through < 0 ? null : upstreamFile(node, through, rootGraph, steps)
+  }
+  if (node.subgraph) {
+    const links = node.subgraph.outputs?.[slot]?.linkIds
+    return followLink(node.subgraph, links?.[0], rootGraph, steps)
+  }
+  if (node.isVirtualNode) {
+    // A Get node says by getInputLink which link it stands for; a reroute just passes on what comes in.
+    const meant = node.getInputLink?.(slot)
+    return followLink(node.graph, meant?.id ?? node.inputs?.[0]?.link, rootGraph, steps)
+  }
+  return loaderFile(node, slot, rootGraph, steps)
+}
+
+/** The file behind the first output of a node that loads a picture (Load Image, another picker). */
+function loaderFile(node, slot, rootGraph, steps) {
+  if (slot !== 0) return null
+  const linked = node.inputs?.findIndex((input) => input.name === 'linked_image') ?? -1
+  if (node.comfyClass === 'P3S_PointPicker' && linked >= 0 && node.inputs[linked].link != null) {
+    return upstreamFile(node, linked, rootGraph, steps)
+  }
+  const inputs = { ...node.constructor?.nodeData?.input?.required }
+  const uploads = Object.keys(inputs).filter((name) => inputs[name]?.[1]?.image_upload && name !== 'upload')
+  return uploads.length && node.outputs?.[0]?.type === 'IMAGE' ? parseAnnotated(widgetValue(node, uploads[0])) : null
+}
+
+function findLink(graph, id) {
+  return graph.getLink?.(id) ?? graph.links?.get?.(id) ?? graph.links?.[id] ?? null
+}
+
+/** A node that shows this subgraph from outside (the first, if it is used several times). */
+function findSubgraphNode(graph, subgraph, steps) {
+  if (!graph || steps <= 0) return null
+  for (const node of graph.nodes ?? graph._nodes ?? []) {
+    if (!node.subgraph) continue
+    if (node.subgraph === subgraph) return node
+    const found = findSubgraphNode(node.subgraph, subgraph, steps - 1)
+    if (found) return found
+  }
+  return null
+}
+
+function widgetValue(node, name) {
+  return node.widgets?.find((widget) => widget.name === name)?.value
+}

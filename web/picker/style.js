@@ -1,0 +1,61 @@
+// The widget's own look, kept beside it; the colours follow ComfyUI's theme.
+
+const icon = (path) =>
+  `<svg viewBox="0 0 16 16" aria-hidden="true" fill="none" stroke="currentColor" stroke-width="1.6" ` +
+  `stroke-linecap="round" stroke-linejoin="round">${path}</svg>`
+
+const BIN = '<path d="M1.5 4h8M4 4V2.8h3V4M2.5 4l.5 9.2h5L8.5 4"/>'
+
+export const ICONS = {
+  positive: icon('<circle cx="8" cy="8" r="6.2"/><path d="M5 8h6M8 5v6"/>'),
+  negative: icon('<rect x="2.2" y="2.2" width="11.6" height="11.6" rx="2"/><path d="M5 8h6"/>'),
+  undo: icon('<path d="M3 6.5h6.5a3.5 3.5 0 0 1 0 7H6M3 6.5l3-3M3 6.5l3 3"/>'),
+  redo: icon('<path d="M13 6.5H6.5a3.5 3.5 0 0 0 0 7H10M13 6.5l-3-3M13 6.5l-3 3"/>'),
+  remove: icon('<path d="M5.5 3.5H14v9H5.5L2 8zM7.8 6.2l3.6 3.6M11.4 6.2L7.8 9.8"/>'),
+  grid: icon('<path d="M2.5 2.5h11v11h-11zM6.2 2.5v11M9.8 2.5v11M2.5 6.2h11M2.5 9.8h11"/>'),
+  fit: icon('<path d="M2.5 6V2.5H6M10 2.5h3.5V6M13.5 10v3.5H10M6 13.5H2.5V10"/>'),
+  clearPositive: icon(`${BIN}<path d="M11 9h4M13 7v4"/>`),
+  clearNegative: icon(`${BIN}<path d="M11 9h4"/>`)
+}
+
+export const CSS = `
+.p3s-picker { container-type: inline-size; display: flex; flex-direction: column; gap: 4px; box-sizing: border-box;
+  width: 100%; height: 100%; min-height: 220px; font: 12px/1.3 system-ui, sans-serif; color: var(--input-text, #ddd);
+  user-select: none; -webkit-user-select: none; }
+.p3s-picker *, .p3s-picker *::before { box-sizing: border-box; }
+.p3s-bar { display: flex; flex-wrap: wrap; align-items: center; gap: 3px; }
+.p3s-group { display: flex; gap: 2px; }
+.p3s-group.p3s-signs { margin-right: auto; }
+.p3s-picker button { display: flex; align-items: center; gap: 5px; height: 26px; min-width: 26px; margin: 0; padding: 0 5px;
+  border: 1px solid transparent; border-radius: 6px; background: transparent; color: inherit; font: inherit;
+  cursor: pointer; }
+.p3s-picker button svg { width: 15px; height: 15px; flex: none; }
+.p3s-picker button:hover:not(:disabled) { background: var(--comfy-input-bg, #333); }
+.p3s-picker button:disabled { opacity: 0.3; cursor: default; }
+.p3s-picker button:focus-visible { outline: 2px solid #6aa8ff; outline-offset: -1px; }
+.p3s-picker button[aria-pressed="true"] { background: var(--comfy-input-bg, #333); border-color: currentColor; }
+.p3s-picker button[aria-pressed="true"].p3s-positive { color: var(--p3s-positive); }
+.p3s-picker button[aria-pressed="true"].p3s-negative { color: var(--p3s-negative); }
+.p3s-stage { position: relative; flex: 1 1 0; min-height: 140px; overflow: hidden; border-radius: 6px;
+  background: #16181c; outline: 1px solid var(--border-color, #444); outline-offset: -1px; }
+.p3s-stage:focus-within { outline: 2px solid #6aa8ff; outline-offset: -2px; }
+.p3s-stage canvas { position: absolute; inset: 0; width: 100%; height: 100%; outline: none; touch-action: none;
+  cursor: crosshair; }
+.p3s-stage canvas[data-cursor="grab"] { cursor: grab; }
+.p3s-stage canvas[data-cursor="grabbing"] { cursor: grabbing; }
+.p3s-stage canvas[data-cursor="move"] { cursor: move; }
+.p3s-stage canvas[data-cursor="default"] { cursor: default; }
+.p3s-hint { position: absolute; left: 50%; bottom: 10px; transform: translateX(-50%); max-width: calc(100% - 16px);
+  width: max-content; padding: 3px 9px; border-radius: 10px; background: rgba(0, 0, 0, 0.72); color: #fff;
+  text-align: center; pointer-events: none; }
+.p3s-hint.p3s-alone { bottom: auto; top: 50%; transform: translate(-50%, -50%); background: none; color: #aab; }
+.p3s-hint:empty { display: none; }
+.p3s-status { display: flex; gap: 8px; min-height: 16px; color: var(--descrip-text, #999); font-size: 11px;
+  font-variant-numeric: tabular-nums; }
+.p3s-status span { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.p3s-status span:first-child { flex: 1; }
+.p3s-warning { margin: 0; padding: 3px 8px; border-radius: 6px; background: #5c4208; color: #ffe7ae; font-size: 11px; }
+.p3s-warning:empty { display: none; }
+.p3s-unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
+@container (max-width: 330px) { .p3s-signs button span { display: none; } }
+`
