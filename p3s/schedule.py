@@ -106,8 +106,7 @@ class Schedule:
 
     def is_zero(self, t: float | Tensor) -> bool:
         """True if the weight is exactly 0 at ``t`` (at every entry of a tensor): the condition can be skipped."""
-        weight = self.weight(t)
-        return not bool(weight.any()) if isinstance(weight, Tensor) else weight == 0.0
+        return not bool(self.weight(t).any()) if isinstance(t, Tensor) else self.weight(t) == 0.0
 
     def within(self, start: float, end: float) -> Schedule:
         """The same schedule, restricted further to the window start..end (percents in 0..1)."""

@@ -12,13 +12,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load, load_file, save_file
+from subjects import make_subject, same
 
 from p3s.errors import FamilyError, SubjectFileError
 from p3s.files import MAX_HEADER, safe_name
-from p3s.points import PointSet
 from p3s.subject import (
-    Subject,
-    SubjectInfo,
     SubjectReference,
     check_family,
     check_weights,
@@ -28,49 +26,6 @@ from p3s.subject import (
     save_new_subject,
     save_subject,
 )
-
-
-def make_subject(references=1, **changes):
-    generator = torch.Generator().manual_seed(1)
-
-    def random_tensor(*shape, dtype=torch.float32):
-        return torch.randn(*shape, generator=generator).to(dtype)
-
-    info = SubjectInfo(
-        family="SD1.x",
-        base_fingerprint="ab" * 32,
-        copy_settings={"feature": "norm1", "lam": 0.2, "cross_attention": True},
-        train_settings={"steps": 300, "lr": 1e-5, "betas": [0.9, 0.999], "resume": None},
-        points=(PointSet(((0.25, 0.5),), ((0.75, 0.5),)).to_json(),) * references,
-        image_hashes=("cd" * 32,) * references,
-        steps=300,
-        completed=True,
-        identifier="sks",
-        prompt="a photo of a sks dog, Größe ½",
-        licence="CC BY 4.0",
-    )
-    return Subject(
-        weights={
-            "unet.input_blocks.0.0.weight": random_tensor(3, 2, dtype=torch.float16),
-            "zero.1.bias": random_tensor(5, dtype=torch.bfloat16),
-            "image_latent.to_q.weight": random_tensor(2, 3),
-        },
-        references=tuple(SubjectReference(random_tensor(4, 2, 3), random_tensor(5, 6)) for _ in range(references)),
-        info=dataclasses.replace(info, **changes),
-    )
-
-
-def same(a, b):
-    return (
-        a.info == b.info
-        and a.weights.keys() == b.weights.keys()
-        and all(a.weights[k].dtype == b.weights[k].dtype and torch.equal(a.weights[k], b.weights[k]) for k in a.weights)
-        and len(a.references) == len(b.references)
-        and all(
-            torch.equal(x.latent, y.latent) and torch.equal(x.tokens, y.tokens)
-            for x, y in zip(a.references, b.references, strict=True)
-        )
-    )
 
 
 @pytest.fixture

@@ -1,0 +1,117 @@
+"""Load P3S Subject and Save P3S Subject: trained subjects from and to ComfyUI's folder models/p3s."""
+
+from __future__ import annotations
+
+import os
+
+from comfy_api.latest import io
+from server import PromptServer
+
+from ..p3s.errors import SubjectFileError
+from ..p3s.subject import Subject as TrainedSubject
+from ..p3s.subject import SubjectInfo, load_subject, save_new_subject
+from . import folders
+from .types import Subject, build
+
+
+class LoadSubject(io.ComfyNode):
+    """A file of the folder in, the trained subject out."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return build(
+            io.Schema,
+            node_id="P3S_LoadSubject",
+            display_name="Load P3S Subject",
+            category="P3S",
+            description="Load a trained subject from models/p3s.",
+            search_aliases=["p3s", "subject", "load"],
+            inputs=[
+                io.Combo.Input(
+                    "subject_file",
+                    options=folders.list_subjects(),
+                    tooltip="A subject file (.safetensors) of the folder models/p3s, where Train P3S writes them.",
+                ),
+            ],
+            # The outputs have no ids: those must differ from the inputs' ids.
+            outputs=[
+                Subject.Output(display_name="subject", tooltip="For Apply P3S."),
+                io.String.Output(
+                    display_name="description",
+                    tooltip="Model family, identifier, training prompt, steps and licence of the subject.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, subject_file=None) -> bool | str:
+        if subject_file is None or folders.find_subject(subject_file):  # None: comes from another node
+            return True
+        return _not_found(subject_file)
+
+    @classmethod
+    def fingerprint_inputs(cls, subject_file=None) -> str:
+        path = folders.find_subject(subject_file)
+        if path is None:
+            return ""
+        state = os.stat(path)
+        return f"{state.st_mtime_ns} {state.st_size}"
+
+    @classmethod
+    def execute(cls, subject_file: str) -> io.NodeOutput:
+        path = folders.find_subject(subject_file)
+        if path is None:
+            raise SubjectFileError(_not_found(subject_file))
+        subject = load_subject(path)
+        return io.NodeOutput(subject, describe(subject.info))
+
+
+class SaveSubject(io.ComfyNode):
+    """A trained subject in, a new file in the folder out."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return build(
+            io.Schema,
+            node_id="P3S_SaveSubject",
+            display_name="Save P3S Subject",
+            category="P3S",
+            description="Save a trained subject to models/p3s. An existing file is never overwritten.",
+            search_aliases=["p3s", "subject", "save"],
+            is_output_node=True,
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                Subject.Input("subject", tooltip="From Train P3S or Load P3S Subject."),
+                io.String.Input(
+                    "filename",
+                    default="subject",
+                    tooltip="Name of the file in models/p3s. If it is taken, a number is added: subject_00002.",
+                ),
+            ],
+            outputs=[io.String.Output(display_name="path", tooltip="Where the file was written.")],
+        )
+
+    @classmethod
+    def execute(cls, subject: TrainedSubject, filename: str) -> io.NodeOutput:
+        path = str(save_new_subject(subject, folders.save_folder(), filename))
+        server = PromptServer.instance
+        server.send_progress_text(f"Saved {path}", cls.hidden.unique_id, server.client_id)
+        return io.NodeOutput(path, ui={"text": [path]})
+
+
+def describe(info: SubjectInfo) -> str:
+    """A few lines about a subject, for people."""
+    lines = [
+        f"Family: {info.family} ({info.prediction} prediction)",
+        f"Identifier: {info.identifier or 'none'}",
+        f"Prompt: {info.prompt or 'none'}",
+        f"Steps: {info.steps}{'' if info.completed else ' (training was not finished)'}",
+        f"References: {len(info.points)}",
+        f"Licence: {info.licence or 'not stated'}",
+        f"Made by: {info.created_by}",
+    ]
+    return "\n".join(lines)
+
+
+def _not_found(name: object) -> str:
+    return f"The subject file {name!r} is not in models/p3s. Choose another; new files are listed after a refresh (R)."
