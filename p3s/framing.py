@@ -1,7 +1,7 @@
 """The one mapping between a photo, its padded square, CLIP's input and CLIP's grid of patches.
 
 The photo is centred in a square whose side is its longer side; nothing is cropped (method, section 8, row j). The
-square is scaled to S x S pixels for CLIP, which divides it into g x g patches. Patches that hold nothing but padding
+square is scaled to S x S pixels for CLIP, which divides it into g x g patches. Patches of padding
 are not valid: no map is read there.
 """
 
@@ -56,20 +56,28 @@ class Frame:
         return self.side / grid
 
     def valid_patches(self, grid: int) -> tuple[slice, slice]:
-        """Rows and columns of the patches that overlap the photo: a rectangle of the grid x grid division."""
+        """Rows and columns of the patches that show the photo: a rectangle of the grid x grid division.
+
+        Along the padded axis these are the patches that lie in the photo at least by half, since a patch that is
+        mostly padding says little about its pixels. A photo too thin for that has all patches that it touches.
+        """
 
         def span(start: int, length: int) -> slice:
-            # Whole numbers, so that a photo ending exactly at a patch's border does not claim the next patch.
-            return slice(start * grid // self.side, -(-(start + length) * grid // self.side))
+            # In whole numbers: patch k's middle lies at (2k + 1) * side / (2 * grid), and rounding must not move it.
+            end, side = start + length, self.side
+            first, last = -((side - 2 * grid * start) // (2 * side)), (2 * grid * end - side) // (2 * side)
+            if first <= last:
+                return slice(first, last + 1)
+            return slice(start * grid // side, -(-end * grid // side))
 
         return span(self.top, self.height), span(self.left, self.width)
 
     def patch_at(self, x: float, y: float, grid: int) -> tuple[int, int]:
-        """Row and column of the (always valid) patch that holds the point x, y in 0..1 of the photo."""
+        """Row and column of the valid patch that holds, or is nearest to, the point x, y in 0..1 of the photo."""
 
         def index(start: int, length: int, position: float, valid: slice) -> int:
             patch = int((start + position * length) / self.side * grid)
-            return min(max(patch, valid.start), valid.stop - 1)  # x = 1 lies on the photo's last border
+            return min(max(patch, valid.start), valid.stop - 1)
 
         rows, columns = self.valid_patches(grid)
         return index(self.top, self.height, y, rows), index(self.left, self.width, x, columns)
@@ -120,15 +128,14 @@ class Frame:
         grid = grid_map.shape[0]
         height, width = size or (self.height, self.width)
         rows, columns = self.valid_patches(grid)
-        kind = {"dtype": grid_map.dtype, "device": grid_map.device}
+        device, dtype = grid_map.device, grid_map.dtype
 
         def neighbours(start: int, length: int, count: int, valid: slice) -> tuple[Tensor, Tensor, Tensor]:
             centres = (torch.arange(count, dtype=torch.float64) + 0.5) * (length / count)
             position = ((start + centres) / self.side * grid - 0.5).clamp(valid.start, valid.stop - 1)
             low = position.floor()
             high = (low + 1).clamp(max=valid.stop - 1)
-            device = grid_map.device
-            return low.long().to(device), high.long().to(device), (position - low).to(**kind)
+            return low.long().to(device), high.long().to(device), (position - low).to(device, dtype)
 
         low, high, weight = neighbours(self.top, self.height, height, rows)
         spread = torch.lerp(grid_map[low], grid_map[high], weight[:, None])

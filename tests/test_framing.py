@@ -30,15 +30,24 @@ def padding_before(frame: Frame) -> tuple[int, int]:
     return math.floor(Fraction(rows, 2)), math.floor(Fraction(columns, 2))
 
 
-def pixels_of_patches(start: int, length: int, side: int, grid: int) -> dict[int, set[int]]:
-    """Along one axis: for each patch, the photo's pixels that it overlaps, by comparing all intervals exactly."""
-    found: dict[int, set[int]] = {}
+def overlaps(start: int, length: int, side: int, grid: int) -> dict[int, dict[int, Fraction]]:
+    """Along one axis: patch -> pixel of the photo -> length of their overlap, by comparing all intervals exactly."""
+    found: dict[int, dict[int, Fraction]] = {}
     for patch in range(grid):
         low, high = Fraction(patch * side, grid), Fraction((patch + 1) * side, grid)
-        pixels = {i for i in range(length) if max(low, start + i) < min(high, start + i + 1)}
-        if pixels:
-            found[patch] = pixels
+        pixels = {i: min(high, start + i + 1) - max(low, start + i) for i in range(length)}
+        found[patch] = {pixel: overlap for pixel, overlap in pixels.items() if overlap > 0}
     return found
+
+
+def valid_by_hand(start: int, length: int, side: int, grid: int) -> list[int]:
+    """The patches that lie in the photo by half or more; all that touch it, if there are none of these."""
+    found = overlaps(start, length, side, grid)
+    middles = {patch: Fraction((2 * patch + 1) * side, 2 * grid) for patch in found}
+    chosen = [patch for patch in found if start <= middles[patch] <= start + length]
+    if length * grid >= side:  # a photo thicker than a patch: then the middle decides exactly over the half
+        assert chosen == [patch for patch in found if sum(found[patch].values()) >= Fraction(side, 2 * grid)]
+    return chosen or [patch for patch in found if found[patch]]
 
 
 @pytest.mark.parametrize(("width", "height"), SIZES)
@@ -47,8 +56,8 @@ def test_valid_patches_against_brute_force(width: int, height: int, grid: int) -
     frame = Frame(width, height)
     top, left = padding_before(frame)
     rows, columns = frame.valid_patches(grid)
-    assert list(range(rows.start, rows.stop)) == sorted(pixels_of_patches(top, height, frame.side, grid))
-    assert list(range(columns.start, columns.stop)) == sorted(pixels_of_patches(left, width, frame.side, grid))
+    assert list(range(rows.start, rows.stop)) == valid_by_hand(top, height, frame.side, grid)
+    assert list(range(columns.start, columns.stop)) == valid_by_hand(left, width, frame.side, grid)
 
 
 @pytest.mark.parametrize(("width", "height"), SIZES)
@@ -56,14 +65,20 @@ def test_valid_patches_against_brute_force(width: int, height: int, grid: int) -
 def test_points_fall_into_the_patch_that_holds_their_pixel(width: int, height: int, grid: int) -> None:
     frame = Frame(width, height)
     top, left = padding_before(frame)
-    rows = pixels_of_patches(top, height, frame.side, grid)
-    columns = pixels_of_patches(left, width, frame.side, grid)
+    rows, valid_rows = overlaps(top, height, frame.side, grid), valid_by_hand(top, height, frame.side, grid)
+    columns, valid_columns = overlaps(left, width, frame.side, grid), valid_by_hand(left, width, frame.side, grid)
+
+    def holds(patch: int, pixel: int, patches: dict[int, dict[int, Fraction]], valid: list[int]) -> bool:
+        holders = [number for number, pixels in patches.items() if pixel in pixels]
+        nearest = {min(valid, key=lambda number: abs(number - holder)) for holder in holders}
+        return patch in nearest
+
     for pixel_y in {0, height // 3, height // 2, height - 1}:
         for pixel_x in {0, width // 3, width // 2, width - 1}:
             x, y = (pixel_x + 0.5) / width, (pixel_y + 0.5) / height
             assert frame.pixel_at(x, y) == (pixel_y, pixel_x)
             row, column = frame.patch_at(x, y, grid)
-            assert pixel_y in rows[row] and pixel_x in columns[column]
+            assert holds(row, pixel_y, rows, valid_rows) and holds(column, pixel_x, columns, valid_columns)
 
 
 @pytest.mark.parametrize(("width", "height"), [*SIZES, (6000, 4000), (4000, 400), (10000, 7)])
@@ -83,6 +98,9 @@ def test_every_point_has_a_valid_patch_and_a_pixel_also_on_the_borders(width: in
 def test_known_geometry() -> None:
     assert Frame(200, 100).valid_patches(16) == (slice(4, 12), slice(0, 16))
     assert Frame(100, 200).valid_patches(16) == (slice(0, 16), slice(4, 12))
+    assert Frame(300, 200).valid_patches(16) == (slice(3, 13), slice(0, 16))  # rows 2 and 13 are padding by two thirds
+    assert Frame(160, 90).valid_patches(16) == (slice(3, 13), slice(0, 16))  # rows 3 and 12 lie in it by exactly half
+    assert Frame(1000, 10).valid_patches(16) == (slice(7, 9), slice(0, 16))  # thinner than a patch
     assert Frame(1000, 100).valid_patches(16) == (slice(7, 9), slice(0, 16))
     assert Frame(200, 100).patch_at(0.5, 0, 16) == (4, 8)
     assert Frame(200, 100).patch_at(1, 1, 16) == (11, 15)

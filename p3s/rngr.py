@@ -1,0 +1,216 @@
+"""RNGR: from a photo and points to a clean reference without the negative subject (Eq. 1-3).
+
+photo, points -> CLIP patches -> cosine maps (Eq. 1) -> rough masks (Eq. 2) -> fill (Eq. 3) -> Reference
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .errors import MaskError
+from .framing import Frame
+from .masks import ALMOST_ALL, MaskSettings, Patches, RoughMasks, check_apart, grow
+from .points import PointSet
+
+Encode = Callable[[Tensor], Tensor]
+
+FILL_RADIUS = 5  # pixels of the working resolution that OpenCV looks around
+SAME_ASPECT = 0.02  # relative tolerance: many nodes round sizes to multiples of 8
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A clean reference: what training needs of one photo. All tensors are float32 on the CPU, free of autograd.
+
+    Attributes:
+        image: I' (Eq. 3), [H, W, 3], 0..1.
+        tokens: c_s, CLIP's last hidden state of I', [1 + g*g, D], the class token first.
+        subject_mask: [H, W], 0 or 1 (Eq. 2).
+        negative_mask: [H, W], 0 or 1, the region that was removed; all 0 when nothing was.
+        similarity: the blurred map of Eq. 2 around the positive points, [H, W], 0..1.
+        points: the points it was made from.
+        image_hash: see ``image_hash``, of the original photo.
+        warnings: things that the user should know, each a sentence or two.
+    """
+
+    image: Tensor
+    tokens: Tensor
+    subject_mask: Tensor
+    negative_mask: Tensor
+    similarity: Tensor
+    points: PointSet
+    image_hash: str
+    warnings: tuple[str, ...] = ()
+
+
+def make_reference(
+    image: Tensor,
+    points: PointSet,
+    encode: Encode,
+    settings: MaskSettings | None = None,
+    inpainted: Tensor | None = None,
+    image_size: int = 224,
+) -> Reference:
+    """Make a clean reference from a photo and the points on it (Eq. 1-3).
+
+    Args:
+        image: the photo I, [H, W, 3], floating point, values 0..1.
+        points: at least one positive point; without a negative one nothing is removed (section 8, row i).
+        encode: CLIP's vision tower, [1, S, S, 3] in 0..1 -> last hidden state [1, 1 + g*g, D], class token first.
+        settings: MaskSettings() by default.
+        inpainted: the photo with the negative subject already removed by other means, used as I'; [H, W, 3] or
+            the same aspect ratio, then resized.
+        image_size: S, side of the picture that ``encode`` takes.
+
+    Raises:
+        PointError: no positive point, or points of opposite sign in the same patch.
+        MaskError: pictures or tokens of a wrong shape or with non-finite values; points from which no sensible
+            mask follows.
+    """
+    settings = settings or MaskSettings()
+    points.require_positive()
+    image = _check_image(image, "picture")
+    frame = Frame(image.shape[1], image.shape[0])
+    if inpainted is not None:
+        inpainted = _fit_inpainted(_check_image(inpainted, "inpainted picture"), frame)
+
+    tokens = _encode(image, frame, encode, image_size)
+    patches = Patches(tokens, frame)
+    check_apart(points, patches)
+    masks = RoughMasks(patches, points, settings)
+    subject, patch_similarity = masks.subject()
+    removed = masks.removed(subject, required=inpainted is None)
+
+    if inpainted is not None:
+        clean = inpainted
+    elif removed.any():
+        clean = _fill(image, removed, subject, settings.fill)
+    else:
+        clean = image
+    if clean is not image:
+        tokens = _encode(clean, frame, encode, image_size)
+
+    subject_mask = _to_full_size(subject, frame)
+    negative_mask = _to_full_size(removed, frame) & ~subject_mask
+    similarity = frame.to_image(torch.from_numpy(patch_similarity).float())
+    return Reference(
+        image=_own(clean),
+        tokens=_own(tokens[0]),
+        subject_mask=_own(torch.from_numpy(subject_mask)),
+        negative_mask=_own(torch.from_numpy(negative_mask)),
+        similarity=_own(similarity.clamp(0, 1)),
+        points=points,
+        image_hash=image_hash(image),
+        warnings=tuple(masks.warnings),
+    )
+
+
+def image_hash(image: Tensor) -> str:
+    """SHA-256, as 64 hex digits, of a picture's size and 8-bit pixels. ``image``: [H, W, 3], values 0..1."""
+    height, width = image.shape[:2]
+    digest = hashlib.sha256(f"{width}x{height}:".encode())
+    digest.update(_to_8_bit(image.detach().float().cpu().clamp(0, 1)))
+    return digest.hexdigest()
+
+
+def _fill(image: Tensor, removed: np.ndarray, subject: np.ndarray, method: str) -> Tensor:
+    """Eq. 3: ``image`` [H, W, 3] with the removed region filled; every pixel outside it is left exactly as it is.
+
+    Both masks are at the working resolution, where the fill is made.
+    """
+    import cv2
+
+    frame = Frame(image.shape[1], image.shape[0])
+    height, width = removed.shape
+    pixels = _to_8_bit(image)
+    holes = removed
+    if pixels.shape[:2] != removed.shape:
+        pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+        holes = grow(removed, 1.5)  # pixels on the outline mix both sides
+    # The fill must not look like the target (Eq. 3), so no colour is taken from the subject, if anything else is left.
+    if (holes | subject).mean() < ALMOST_ALL:
+        holes = holes | subject
+    flag = cv2.INPAINT_TELEA if method == "telea" else cv2.INPAINT_NS
+    pixels = cv2.inpaint(pixels, holes.astype(np.uint8), FILL_RADIUS, flag)
+    if pixels.shape[:2] != image.shape[:2]:
+        pixels = cv2.resize(pixels, (frame.width, frame.height), interpolation=cv2.INTER_LINEAR)
+    where = torch.from_numpy(_to_full_size(removed, frame) & ~_to_full_size(subject, frame))
+    return torch.where(where.unsqueeze(-1), torch.from_numpy(pixels).to(image.dtype) / 255, image)
+
+
+def _to_8_bit(image: Tensor) -> np.ndarray:
+    return image.mul(255).round_().to(torch.uint8).contiguous().numpy()
+
+
+def _to_full_size(mask: np.ndarray, frame: Frame) -> np.ndarray:
+    import cv2
+
+    if mask.shape == (frame.height, frame.width):
+        return mask
+    levels = cv2.resize(mask.astype(np.uint8) * 255, (frame.width, frame.height), interpolation=cv2.INTER_LINEAR)
+    return levels > 127
+
+
+def _check_image(image: Any, name: str) -> Tensor:
+    """The picture on the CPU, float32, clamped to 0..1."""
+    if not isinstance(image, Tensor) or image.ndim != 3 or image.shape[-1] != 3 or not image.is_floating_point():
+        came = f"{list(image.shape)} of {image.dtype}" if isinstance(image, Tensor) else type(image).__name__
+        raise MaskError(f"The {name} must be a floating point tensor [height, width, 3], got {came}.")
+    image = image.detach().to("cpu", torch.float32)
+    if not image.numel():
+        raise MaskError(f"The {name} is empty: {list(image.shape)}.")
+    low, high = (bound.item() for bound in image.aminmax())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise MaskError(f"The {name} holds values that are not finite (NaN or infinity). Check what made it.")
+    if low < -1 or high > 2:  # more than resampling's overshoot
+        raise MaskError(f"The {name} must hold values in 0..1, but they span {low:g} to {high:g}.")
+    return image.clamp(0, 1) if low < 0 or high > 1 else image
+
+
+def _fit_inpainted(inpainted: Tensor, frame: Frame) -> Tensor:
+    height, width = inpainted.shape[:2]
+    if (width, height) == (frame.width, frame.height):
+        return inpainted
+    if abs(width * frame.height / (height * frame.width) - 1) > SAME_ASPECT:
+        raise MaskError(
+            f"The inpainted picture is {width} x {height} pixels, the photo {frame.width} x {frame.height}: "
+            "their shapes differ. Give an inpainted picture of the photo's size, or of the same aspect ratio."
+        )
+    batch = inpainted.permute(2, 0, 1).unsqueeze(0)
+    size = (frame.height, frame.width)
+    return functional.interpolate(batch, size, mode="bicubic", antialias=True)[0].permute(1, 2, 0).clamp(0, 1)
+
+
+def _encode(image: Tensor, frame: Frame, encode: Encode, image_size: int) -> Tensor:
+    """CLIP's last hidden state of a picture in its frame, [1, 1 + g*g, D], float32 on the CPU."""
+    with torch.no_grad():
+        tokens = encode(frame.clip_input(image, image_size))
+    count = tokens.shape[1] if isinstance(tokens, Tensor) and tokens.ndim == 3 and tokens.shape[0] == 1 else 0
+    if count < 5 or math.isqrt(count - 1) ** 2 != count - 1:
+        came = list(tokens.shape) if isinstance(tokens, Tensor) else type(tokens).__name__
+        raise MaskError(
+            "A CLIP vision model with a class token and a square grid of patches is expected, such as ViT-L/14, whose "
+            f"last hidden state is [1, 257, 1024] (1 + 16 x 16 tokens), but this one gave {came}."
+        )
+    tokens = tokens.detach().to("cpu", torch.float32)
+    if not tokens.isfinite().all():
+        raise MaskError(
+            "The CLIP vision model gave values that are not finite (NaN or infinity). Load it in float32 or check "
+            "its file."
+        )
+    return tokens
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """A float32 copy on the CPU that training may use, even when made under the host's inference mode."""
+    with torch.inference_mode(False):
+        return tensor.detach().to("cpu", torch.float32).clone(memory_format=torch.contiguous_format)
