@@ -7,6 +7,8 @@ VENV ?= .venv
 BASE_PYTHON ?= python3
 PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.p3s-requirements
+# Threads that sleep while they wait: small models run much faster beside anything else.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: test test-python test-slow test-web lint format demo clean
 

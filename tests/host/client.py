@@ -185,7 +185,7 @@ class Client:
     def free(self) -> None:
         """Unload all models and forget all cached outputs (done by the server before its next prompt)."""
         self.post("/free", {"unload_models": True, "free_memory": True})
-        time.sleep(1.1)  # the queue thread reads the flag when it wakes
+        time.sleep(0.5)  # the queue's thread does it when it wakes
 
     # running graphs
 

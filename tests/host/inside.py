@@ -1,21 +1,20 @@
 """Runs a Python file inside a host's own environment, with ComfyUI's modules and this pack importable, no server.
 
 The file defines ``main(arguments: dict) -> object``; arguments and result travel as JSON, tensors through files. It
-runs under torch.inference_mode(), as every node does. The pack is importable as ``comfyui_p3s`` (``comfyui_p3s.p3s...``,
-``comfyui_p3s.nodes...``), so its ``nodes`` never stands in the way of ComfyUI's own module of that name.
+runs under torch.inference_mode(), as every node does. The pack is importable as ``comfyui_p3s``, with all below it
+(``comfyui_p3s.nodes``), so its ``nodes`` never stands in the way of ComfyUI's own module of that name.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from host.hosts import REPO, Host
-from host.server import link_model, prepare_base
+from host.server import child_environment, link_model, prepare_base
 
 
 class Inside:
@@ -45,7 +44,7 @@ class Inside:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             timeout=timeout,
-            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+            env=child_environment(),
             check=False,
         )
         text = done.stdout.decode(errors="replace")
