@@ -64,24 +64,25 @@ function drawGrid(context, { editor, rect }) {
   context.lineWidth = 1
   context.strokeStyle = 'rgba(255, 255, 255, 0.55)'
   context.stroke()
-  for (const sign of ['positive', 'negative']) {
-    context.fillStyle = COLOURS[sign]
-    context.globalAlpha = 0.35
-    for (const point of editor.points[sign]) fillPatch(context, point, editor.picture, rect)
-  }
-}
-
-function fillPatch(context, point, picture, rect) {
-  const [column, row] = geometry.patchOf(point, picture, GRID)
-  const cell = Math.max(picture.width, picture.height) / GRID
-  const left = column * cell - (Math.max(picture.height - picture.width, 0)) / 2
-  const top = row * cell - (Math.max(picture.width - picture.height, 0)) / 2
-  context.save()
   context.beginPath()
   context.rect(rect.x, rect.y, rect.width, rect.height)
   context.clip()
-  context.fillRect(rect.x + left * rect.scale, rect.y + top * rect.scale, cell * rect.scale, cell * rect.scale)
-  context.restore()
+  for (const sign of ['positive', 'negative']) {
+    for (const point of editor.points[sign]) drawPatch(context, geometry.patchRect(point, editor.picture, GRID), sign, rect)
+  }
+}
+
+function drawPatch(context, patch, sign, rect) {
+  const from = geometry.fromImage([patch.left, patch.top], rect)
+  const to = geometry.fromImage([patch.right, patch.bottom], rect)
+  context.globalAlpha = 0.35
+  context.fillStyle = COLOURS[sign]
+  context.fillRect(from.x, from.y, to.x - from.x, to.y - from.y)
+  context.globalAlpha = 1
+  context.lineWidth = 2
+  context.strokeStyle = COLOURS[sign]
+  context.setLineDash(sign === 'positive' ? [] : [4, 3])
+  context.strokeRect(from.x, from.y, to.x - from.x, to.y - from.y)
 }
 
 function drawPoints(context, { editor, rect }) {
@@ -93,7 +94,7 @@ function drawPoints(context, { editor, rect }) {
   }
 }
 
-/** A disc with a plus, or a square with a minus: told apart without colour. The very spot stays free to see. */
+/** A disc with a plus, or a square with a minus: told apart without colour. */
 function drawMark(context, { x, y }, sign, selected, hovered) {
   const half = POINT + (hovered && !selected ? 1.5 : 0)
   context.translate(x, y)

@@ -228,6 +228,14 @@ export class Editor {
     this.#listener.render()
   }
 
+  /** The view that shows under `to` what `view` shows under `from`, zoomed by a factor: two fingers. */
+  setView(view, factor, from, to) {
+    const { stage, picture } = this
+    const zoomed = geometry.zoomAt(view, factor, from, stage, picture)
+    this.view = geometry.panBy(zoomed, to.x - from.x, to.y - from.y, stage, picture)
+    this.#listener.render()
+  }
+
   pan(dx, dy) {
     if (!this.picture) return
     this.view = geometry.panBy(this.view, dx, dy, this.stage, this.picture)

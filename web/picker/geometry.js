@@ -118,26 +118,56 @@ export function toPixel([x, y], picture) {
   ]
 }
 
-/** Where the lines of CLIP's patch grid run, in image units. The picture is padded, centred, to a square first. */
-export function patchLines(picture, count) {
+// CLIP sees the picture centred in a square and divided into count x count patches; the same rules as p3s/framing.py.
+function frame(picture) {
   const side = Math.max(picture.width, picture.height)
-  const axis = (length) => {
+  return { side, left: Math.floor((side - picture.width) / 2), top: Math.floor((side - picture.height) / 2) }
+}
+
+/** Where the lines of the patch grid run, in image units. */
+export function patchLines(picture, count) {
+  const { side, left, top } = frame(picture)
+  const axis = (start, length) => {
     const lines = []
     for (let i = 0; i <= count; i++) {
-      const position = ((i / count) * side - (side - length) / 2) / length
-      if (position >= -1e-9 && position <= 1 + 1e-9) lines.push(clamp(position, 0, 1))
+      const position = ((i / count) * side - start) / length
+      if (position >= 0 && position <= 1) lines.push(position)
     }
     return lines
   }
-  return { x: axis(picture.width), y: axis(picture.height) }
+  return { x: axis(left, picture.width), y: axis(top, picture.height) }
 }
 
-/** The patch (column, row) of that grid in which a point lies. */
+/** The patch [column, row] that is read for a point: its own, or the nearest that lies in the picture by half. */
 export function patchOf([x, y], picture, count) {
-  const side = Math.max(picture.width, picture.height)
-  const cell = (value, length) =>
-    clamp(Math.floor(((value * length + (side - length) / 2) / side) * count), 0, count - 1)
-  return [cell(x, picture.width), cell(y, picture.height)]
+  const { side, left, top } = frame(picture)
+  const index = (start, length, position) => {
+    const [first, last] = validPatches(start, length, side, count)
+    return clamp(Math.floor(((start + position * length) / side) * count), first, last)
+  }
+  return [index(left, picture.width, x), index(top, picture.height, y)]
+}
+
+/** First and last patch along one axis of which at least half is picture; for a very thin one, all that it touches. */
+function validPatches(start, length, side, count) {
+  const end = start + length
+  const first = Math.ceil((2 * count * start - side) / (2 * side))
+  const last = Math.floor((2 * count * end - side) / (2 * side))
+  if (first <= last) return [first, last]
+  return [Math.floor((start * count) / side), Math.ceil((end * count) / side) - 1]
+}
+
+/** The rectangle {left, top, right, bottom} of that patch in image units; it may reach over the picture's edge. */
+export function patchRect(point, picture, count) {
+  const [column, row] = patchOf(point, picture, count)
+  const { side, left, top } = frame(picture)
+  const edge = (index, start, length) => ((index / count) * side - start) / length
+  return {
+    left: edge(column, left, picture.width),
+    top: edge(row, top, picture.height),
+    right: edge(column + 1, left, picture.width),
+    bottom: edge(row + 1, top, picture.height)
+  }
 }
 
 /** Whether two sizes have visibly different shapes. */

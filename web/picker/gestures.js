@@ -140,15 +140,14 @@ export class Gestures {
 
   #startPinch() {
     this.abandon()
-    this.#gesture = { kind: 'pinch', ...this.#spread() }
+    this.#gesture = { kind: 'pinch', from: this.#spread(), view: this.#editor.view }
   }
 
   #pinch() {
-    const before = this.#gesture
+    const { from, view } = this.#gesture
     const now = this.#spread()
-    this.#gesture = { kind: 'pinch', ...now }
-    this.#editor.pan(now.x - before.x, now.y - before.y)
-    if (before.distance > 0 && now.distance > 0) this.#editor.zoom(now.distance / before.distance, now)
+    const factor = from.distance > 0 && now.distance > 0 ? now.distance / from.distance : 1
+    this.#editor.setView(view, factor, from, now)
   }
 
   #spread() {

@@ -24,9 +24,10 @@ export const CSS = `
   user-select: none; -webkit-user-select: none; }
 .p3s-picker *, .p3s-picker *::before { box-sizing: border-box; }
 .p3s-bar { display: flex; flex-wrap: wrap; align-items: center; gap: 3px; }
-.p3s-group { display: flex; gap: 2px; }
+.p3s-group { display: flex; gap: 1px; }
 .p3s-group.p3s-signs { margin-right: auto; }
-.p3s-picker button { display: flex; align-items: center; gap: 5px; height: 26px; min-width: 26px; margin: 0; padding: 0 5px;
+.p3s-picker button { display: flex; align-items: center; gap: 4px; height: 25px; min-width: 24px; margin: 0; padding: 0 4px;
+  justify-content: center; white-space: nowrap;
   border: 1px solid transparent; border-radius: 6px; background: transparent; color: inherit; font: inherit;
   cursor: pointer; }
 .p3s-picker button svg { width: 15px; height: 15px; flex: none; }
@@ -57,5 +58,5 @@ export const CSS = `
 .p3s-warning { margin: 0; padding: 3px 8px; border-radius: 6px; background: #5c4208; color: #ffe7ae; font-size: 11px; }
 .p3s-warning:empty { display: none; }
 .p3s-unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
-@container (max-width: 330px) { .p3s-signs button span { display: none; } }
+@container (max-width: 340px) { .p3s-signs button span { display: none; } }
 `
