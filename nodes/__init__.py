@@ -12,6 +12,9 @@ log = logging.getLogger("p3s")
 # (module, class), in the order in which they are registered.
 NODES: tuple[tuple[str, str], ...] = (
     ("point_picker", "PointPicker"),
+    ("rngr_mask", "RNGRMask"),
+    ("train", "Train"),
+    ("apply", "Apply"),
     ("weight_schedule", "WeightSchedule"),
     ("subject_files", "LoadSubject"),
     ("subject_files", "SaveSubject"),

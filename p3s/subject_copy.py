@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +36,7 @@ class CopySettings:
     #: (k) inner size d of Eq. 4.
     image_dim: int = 64
 
-    CHOICES = {  # noqa: RUF012  (a plain class attribute, not a field: it has no annotation)
+    CHOICES: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "feature": ("norm1", "attn1"),
         "pairing": ("level", "one_to_one"),
         "copy_input": ("noisy", "reference"),

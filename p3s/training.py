@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -45,7 +46,7 @@ class TrainSettings:
     #: (n) the condition of an example: "other", a random other reference of the subject, or "self".
     pairs: str = "other"
 
-    CHOICES = {  # noqa: RUF012  (a plain class attribute, not a field: it has no annotation)
+    CHOICES: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "precision": ("fp32", "bf16"),
         "attention_layers": ("last", "all", "none"),
         "attention_norm": ("mean", "sum"),
@@ -98,6 +99,14 @@ class TrainResult:
 
 #: Called after every step; a training stops early when it returns False.
 Callback = Callable[[StepReport], bool | None]
+
+
+def training_size(height: int, width: int, resolution: int, multiple: int = 64) -> tuple[int, int]:
+    """The (height, width) in pixels at which a photo is trained: about ``resolution`` squared in area, with the
+    photo's proportions as near as whole multiples of ``multiple`` allow. Nothing is cropped."""
+    scale = resolution / (height * width) ** 0.5
+    rounded = [max(1, round(side * scale / multiple)) * multiple for side in (height, width)]
+    return rounded[0], rounded[1]
 
 
 def train(

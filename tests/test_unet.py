@@ -5,7 +5,7 @@ import torch
 
 from p3s.errors import FamilyError
 from p3s.unet import PREFIXES, Layer, Stage, UNet, UNetConfig, unet_state
-from tests.small import SMALL, random_unet
+from small import SMALL, random_unet
 
 
 def meta_state(config):

@@ -1,0 +1,1 @@
+"""Everything that touches ComfyUI's internals. Differences between its versions are handled here and nowhere else."""

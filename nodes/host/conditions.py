@@ -1,0 +1,69 @@
+"""Turning what comes over the wires (CLIP_VISION, VAE, CONDITIONING) into the tensors that the core works with."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...p3s.errors import TrainingError
+from ...p3s.rngr import Encode
+from ...p3s.training import training_size
+
+
+def clip_encoder(clip_vision: Any) -> Encode:
+    """The encoder of RNGR on the host's CLIP vision model: [1, S, S, 3] in 0..1 to [1, 1 + patches, width]."""
+
+    def encode(image: Tensor) -> Tensor:
+        # The picture has the model's size already, so that the host's own resizing has nothing to do.
+        return clip_vision.encode_image(image, crop=False)["last_hidden_state"]
+
+    return encode
+
+
+def clip_image_size(clip_vision: Any) -> int:
+    """Side of the square picture that a CLIP vision model reads, in pixels."""
+    return int(getattr(clip_vision, "image_size", 224))
+
+
+def encode_latent(vae: Any, model: Any, image: Tensor, resolution: int) -> Tensor:
+    """A photo [H, W, 3] in 0..1 as a scaled VAE latent [channels, h, w], float32 on the CPU.
+
+    The photo is resized to about ``resolution`` squared in area, with its proportions and never cropped.
+    """
+    height, width = training_size(image.shape[0], image.shape[1], resolution)
+    pixels = F.interpolate(image.movedim(-1, 0)[None], size=(height, width), mode="bicubic", antialias=True)
+    latent = vae.encode(pixels.clamp(0, 1).movedim(1, -1))
+    latent = model.get_model_object("latent_format").process_in(latent)
+    if latent.ndim != 4:
+        raise TrainingError(f"this VAE gives latents of the shape {tuple(latent.shape)}; expected the VAE of SD 1.x")
+    return _normal(latent[0])
+
+
+def prompts(conditioning: Any, count: int, name: str) -> list[Tensor]:
+    """The text conditioning [text tokens, width] of ``count`` references, from one CONDITIONING.
+
+    One entry serves all references; as many entries as references are taken in their order.
+    """
+    if len(conditioning) not in (1, count):
+        raise TrainingError(
+            f"{name} holds {len(conditioning)} entries for {count} reference(s): give one prompt for "
+            "all of them, or one for each"
+        )
+    texts = [_normal(entry[0][0]) for entry in conditioning]
+    return texts * count if len(texts) == 1 else texts
+
+
+def equally_long(texts: list[Tensor]) -> list[Tensor]:
+    """Make prompts equally long by repeating each, as the host does: attention is unchanged by that."""
+    length = math.lcm(*(len(t) for t in texts))
+    return [t.repeat(length // len(t), 1) for t in texts]
+
+
+def _normal(tensor: Tensor) -> Tensor:
+    """A float32 copy on the CPU that autograd may use: what nodes are given was made in inference mode."""
+    with torch.inference_mode(False):
+        return tensor.detach().to("cpu", torch.float32, copy=True).clone()

@@ -1,0 +1,81 @@
+"""Reading a MODEL: its family, its weights with LoRA applied, its noise schedule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.lora
+import torch
+from comfy.model_base import ModelType
+from torch import Tensor
+
+from ...p3s.diffusion import NoiseSchedule
+from ...p3s.errors import FamilyError
+from ...p3s.subject import fingerprint
+from ...p3s.unet import UNetConfig
+
+PREFIX = "diffusion_model."
+
+
+def unet_config(model: Any) -> UNetConfig:
+    """The configuration of a MODEL's U-Net. Raises FamilyError, naming what came, for other families."""
+    _refuse_packed(model)
+    shapes = {k[len(PREFIX) :]: v[0][0] for k, v in model.get_key_patches(PREFIX).items()}
+    try:
+        return UNetConfig.from_state_dict(shapes)
+    except FamilyError as error:
+        came = type(model.model.model_config).__name__
+        raise FamilyError(f"P3S works with SD 1.x models (SD 1.5 and its fine-tunes); got {came}: {error}") from None
+
+
+def base_weights(model: Any) -> dict[str, Tensor]:
+    """The U-Net's weights by their original keys, float32 on the CPU, with the LoRAs of this MODEL applied.
+
+    They are normal tensors also inside the host's inference mode, and never those of another clone of the model that
+    happens to be loaded. Weights stored in 8 bits are widened.
+    """
+    _refuse_packed(model)
+    weights = {}
+    with torch.inference_mode(False):
+        for key, entry in model.get_key_patches(PREFIX).items():
+            stored, convert = entry[0]
+            weight = convert(_dequantize(stored).to("cpu", torch.float32, copy=True), inplace=True)
+            if len(entry) > 1:
+                weight = comfy.lora.calculate_weight(entry[1:], weight, key)
+            weights[key[len(PREFIX) :]] = weight
+    return weights
+
+
+def base_fingerprint(model: Any) -> str:
+    """Fingerprint of the U-Net as its checkpoint holds it, without LoRAs."""
+    patches = model.get_key_patches(PREFIX)
+    return fingerprint({k[len(PREFIX) :]: _dequantize(v[0][0]) for k, v in patches.items()})
+
+
+def noise_schedule(model: Any) -> NoiseSchedule:
+    """The discrete noise schedule that a MODEL samples with. Raises FamilyError for other kinds of model."""
+    predictions = {ModelType.EPS: "eps", ModelType.V_PREDICTION: "v"}
+    kind = model.model.model_type
+    sampling = model.get_model_object("model_sampling")
+    if kind not in predictions or not hasattr(sampling, "num_timesteps"):
+        raise FamilyError(f"P3S trains on models that predict noise or v; this one is of the type {kind.name}")
+    with torch.inference_mode(False):
+        sigmas = sampling.sigmas.detach().float().cpu().clone()
+        return NoiseSchedule(1 / (1 + sigmas.square()), predictions[kind])
+
+
+def _dequantize(weight: Tensor) -> Tensor:
+    """Newer hosts keep quantised weights in a tensor type of their own; torch's own types are left as they are."""
+    plain = type(weight) in (torch.Tensor, torch.nn.Parameter)
+    return weight if plain or not hasattr(weight, "dequantize") else weight.dequantize()
+
+
+def _refuse_packed(model: Any) -> None:
+    """GGUF keeps its weights packed in its own tensor type, which cannot be read through the host's interface."""
+    for weight in model.model.diffusion_model.parameters():
+        if getattr(weight, "tensor_type", None) is not None:
+            raise FamilyError(
+                "this MODEL holds GGUF weights, which P3S cannot read: load the model's .safetensors checkpoint "
+                "(fp16, fp32 or fp8) with Load Checkpoint instead"
+            )
+        return

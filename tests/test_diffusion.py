@@ -1,0 +1,82 @@
+"""Noise and DDIM against diffusers and against a case with a known answer."""
+
+import numpy as np
+import pytest
+import torch
+
+from p3s.diffusion import NoiseSchedule, ddim, ddim_timesteps
+from p3s.errors import P3SError
+
+
+def scheduler(prediction):
+    diffusers = pytest.importorskip("diffusers")
+    return diffusers.DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type={"eps": "epsilon", "v": "v_prediction"}[prediction],
+    )
+
+
+@pytest.mark.parametrize("prediction", ["eps", "v"])
+def test_noise_and_targets_equal_diffusers(prediction):
+    ours, theirs = NoiseSchedule.stable_diffusion(prediction), scheduler(prediction)
+    torch.testing.assert_close(ours.alphas_cumprod, theirs.alphas_cumprod, rtol=1e-5, atol=1e-7)
+    x0, noise, t = torch.randn(3, 4, 2, 2), torch.randn(3, 4, 2, 2), torch.tensor([0, 500, 999])
+    torch.testing.assert_close(ours.add_noise(x0, noise, t), theirs.add_noise(x0, noise, t), rtol=1e-4, atol=1e-5)
+    expected = noise if prediction == "eps" else theirs.get_velocity(x0, noise, t)
+    torch.testing.assert_close(ours.target(x0, noise, t), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("prediction", ["eps", "v"])
+def test_ddim_equals_diffusers(prediction):
+    ours, theirs = NoiseSchedule.stable_diffusion(prediction), scheduler(prediction)
+    theirs.set_timesteps(10)
+    assert ddim_timesteps(ours, 10) == theirs.timesteps.tolist()
+
+    seen = {"ours": [], "theirs": []}
+
+    def model(who, x, t):
+        seen[who].append(x)
+        return torch.tanh(x) * (0.5 + t / 2000)
+
+    x = start = torch.randn(2, 4, 3, 3)
+    for t in theirs.timesteps:
+        step = theirs.step(model("theirs", x, int(t)), t, x, eta=0.0)
+        x = step.prev_sample
+    *_, image = ddim(lambda x, t: model("ours", x, t), ours, start, 10)
+    for a, b in zip(seen["ours"], seen["theirs"], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(image, step.pred_original_sample, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("prediction", ["eps", "v"])
+def test_a_perfect_model_gives_back_the_image(prediction):
+    schedule = NoiseSchedule.stable_diffusion(prediction)
+    image, noise = torch.randn(1, 4, 5, 5), torch.randn(1, 4, 5, 5)
+
+    def perfect(x, t):
+        return schedule.target(image, noise, torch.tensor([t]))
+
+    start = schedule.add_noise(image, noise, torch.tensor([ddim_timesteps(schedule, 7)[0]]))
+    for x0 in ddim(perfect, schedule, start, 7):
+        torch.testing.assert_close(x0, image, atol=1e-3, rtol=1e-3)
+
+
+def test_signal_and_noise_keep_unit_power():
+    signal, sigma = NoiseSchedule.stable_diffusion().scales(torch.arange(1000))
+    np.testing.assert_allclose((signal**2 + sigma**2).numpy(), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [0, 1001])
+def test_impossible_step_counts_are_refused(steps):
+    with pytest.raises(P3SError, match="steps"):
+        ddim_timesteps(NoiseSchedule.stable_diffusion(), steps)
+
+
+def test_other_predictions_are_refused():
+    with pytest.raises(P3SError, match="flow"):
+        NoiseSchedule(torch.ones(3), "flow")
