@@ -28,7 +28,7 @@ class Event:
 
     type: str
     data: dict[str, Any]
-    image: bytes = b""
+    image: bytes = field(default=b"", repr=False)
 
     def picture(self) -> np.ndarray:
         """The preview as uint8 [H, W, 3]."""

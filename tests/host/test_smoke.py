@@ -55,16 +55,23 @@ def test_small_checkpoint_samples_and_repeats(server: Server, client: Client) ->
     np.testing.assert_array_equal(fresh.images(save)[0], image)
 
 
-def test_restart_keeps_files_and_gives_the_same_picture(server: Server) -> None:
+def test_restart_keeps_files_and_gives_the_same_picture(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     g = small_picture(server)
     save = list(g.graph)[-1]
+    (sampler,) = [node_id for node_id, node in g.graph.items() if node["class_type"] == "KSampler"]
     before = server.client.run_ok(g.graph).images(save)[0]
     (server.base / "input" / "kept.txt").write_text("kept")
+    monkeypatch.setattr(server, "arguments", ("--preview-method", "latent2rgb"))
     client = server.restart()
     result = client.run_ok(g.graph)
     assert set(result.executed) == set(g.graph)
     np.testing.assert_array_equal(result.images(save)[0], before)
     assert (server.base / "input" / "kept.txt").exists()
+    assert server.peak_memory() > 2**28
+    assert result.progress(sampler) == [(1, 2), (2, 2)]
+    previews = result.previews(sampler)
+    assert previews and previews[0].picture().shape == (512, 512, 3)  # the server enlarges them too
+    assert result.previews(save) == []
 
 
 def test_controlnet_and_lora_change_the_picture(server: Server, client: Client) -> None:

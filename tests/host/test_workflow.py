@@ -67,6 +67,14 @@ def test_upload_button_and_own_widget() -> None:
     assert inputs == {"image": "a.png", "points": '{"v":1}', "text": "t"}
 
 
+@pytest.mark.parametrize(
+    ("option", "extra"), [({}, 1), ({"control_after_generate": True}, 1), ({"control_after_generate": False}, 0)]
+)
+def test_seed_control_as_the_editor_decides_it(option: dict[str, bool], extra: int) -> None:
+    info = {"input": {"required": {"seed": ["INT", option], "steps": ["INT", {}]}}}
+    assert widget_names(info) == ["seed", *[None] * extra, "steps"]
+
+
 def test_reroutes_notes_and_muted_nodes() -> None:
     reroute = {"id": 5, "type": "Reroute", "inputs": [{"name": "", "link": 1}]}
     note = {"id": 6, "type": "MarkdownNote", "widgets_values": ["read me"]}

@@ -35,7 +35,8 @@ def widget_names(info: dict[str, Any]) -> list[str | None]:
             if not _is_widget(kind, options):
                 continue
             names.append(name)
-            if options.get("control_after_generate") or (kind == "INT" and name in SEED_NAMES):
+            control = options.get("control_after_generate")
+            if control or (control is None and kind == "INT" and name in SEED_NAMES):
                 names.append(None)
             uploads += group == "required" and any(options.get(flag) for flag in UPLOADS)
         names += [None] * min(uploads, 1)  # the editor adds one upload button, after the required inputs
