@@ -9,6 +9,7 @@ import { count, get } from './points.js'
 
 const REDUCED_SIDE = 2048 // pixels; larger pictures are drawn from a copy of this size while zoomed out
 const MAX_BACKING = 4096 // pixels of the canvas's store, however far the graph is zoomed in
+const CLAIMED = ['wheel', 'pointerdown', 'pointermove', 'pointerup', 'touchstart', 'touchmove', 'touchend', 'touchcancel']
 
 export class PickerView {
   #hooks
@@ -71,7 +72,7 @@ export class PickerView {
     }
     on(this.#canvas, 'pointerdown pointermove pointerup pointercancel lostpointercapture', (e) => this.#onPointer(e))
     on(this.#canvas, 'pointerenter', () => this.#watchWindow())
-    on(this.#canvas, 'pointerleave', () => this.#onLeave())
+    on(this.#canvas, 'pointerleave', (e) => this.#onLeave(e))
     on(this.#canvas, 'dblclick', (e) => this.#onDoubleClick(e))
     on(this.#canvas, 'mousedown', (e) => e.button === 1 && e.preventDefault()) // no autoscroll
     on(this.#canvas, 'contextmenu', swallow)
@@ -194,8 +195,8 @@ export class PickerView {
     this.#showCursor()
   }
 
-  #onLeave() {
-    if (!this.#editor.gestures.isBusy) this.#unwatchWindow()
+  #onLeave(event) {
+    if (event.pointerType !== 'touch') this.#unwatchWindow() // a touch ends after its pointer has left
     this.#editor.gestures.leave()
   }
 
@@ -205,14 +206,14 @@ export class PickerView {
   }
 
   /**
-   * Nodes 2.0 takes middle drags and Ctrl+wheel for the graph before they reach a widget. While the pointer is over
-   * the picture they mean the picture, so they are caught at the window.
+   * The graph takes touches, and in Nodes 2.0 middle drags and Ctrl+wheel, before they reach a widget. While the
+   * pointer is over the picture they mean the picture, so they are caught at the window.
    */
   #watchWindow() {
     if (this.#overAbort) return
     this.#overAbort = new AbortController()
     const options = { capture: true, passive: false, signal: this.#overAbort.signal }
-    for (const name of ['wheel', 'pointerdown', 'pointermove', 'pointerup']) {
+    for (const name of CLAIMED) {
       window.addEventListener(name, (event) => this.#claim(event), options)
     }
   }
@@ -224,8 +225,15 @@ export class PickerView {
 
   #claim(event) {
     if (event.target !== this.#canvas) return
+    if (event.type.startsWith('touch')) return this.#claimTouch(event)
     if (event.type === 'wheel') return this.#isOwnWheel(event) && this.#onWheel(event)
     if (event.button === 1 || event.buttons & 4) this.#onPointer(event)
+  }
+
+  /** All of a touch or nothing, else the graph miscounts fingers. It comes as pointer events too. */
+  #claimTouch(event) {
+    event.stopPropagation()
+    if (event.touches.length === 0) this.#unwatchWindow()
   }
 
   #isOwnWheel(event) {
