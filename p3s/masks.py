@@ -226,11 +226,13 @@ def _join(names: list[str]) -> str:
 
 
 def working_size(frame: Frame) -> tuple[int, int]:
+    """(height, width) at which the masks of a photo are made."""
     scale = min(1.0, WORKING_SIDE / frame.side)
     return max(1, round(frame.height * scale)), max(1, round(frame.width * scale))
 
 
 def grow(mask: np.ndarray, radius: float) -> np.ndarray:
+    """A bool mask widened by ``radius`` pixels."""
     import cv2
 
     return cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) <= radius

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from .errors import MaskError
 from .framing import Frame
-from .masks import ALMOST_ALL, MaskSettings, Patches, RoughMasks, check_apart, grow
+from .masks import ALMOST_ALL, MaskSettings, Patches, RoughMasks, check_apart
 from .points import PointSet
 
 Encode = Callable[[Tensor], Tensor]
@@ -90,17 +90,19 @@ def make_reference(
     subject, patch_similarity = masks.subject()
     removed = masks.removed(subject, required=inpainted is None)
 
+    subject_mask = _to_full_size(subject, frame)
+    negative_mask = _to_full_size(removed, frame) & ~subject_mask  # rounding could make both claim a pixel
+
     if inpainted is not None:
         clean = inpainted
-    elif removed.any():
-        clean = _fill(image, removed, subject, settings.fill)
+    elif negative_mask.any():
+        filled = _fill(image, removed, subject, settings.fill)
+        clean = torch.where(torch.from_numpy(negative_mask).unsqueeze(-1), filled, image)
     else:
         clean = image
     if clean is not image:
         tokens = _encode(clean, frame, encode, image_size)
 
-    subject_mask = _to_full_size(subject, frame)
-    negative_mask = _to_full_size(removed, frame) & ~subject_mask
     similarity = frame.to_image(torch.from_numpy(patch_similarity).float())
     return Reference(
         image=_own(clean),
@@ -123,28 +125,23 @@ def image_hash(image: Tensor) -> str:
 
 
 def _fill(image: Tensor, removed: np.ndarray, subject: np.ndarray, method: str) -> Tensor:
-    """Eq. 3: ``image`` [H, W, 3] with the removed region filled; every pixel outside it is left exactly as it is.
-
-    Both masks are at the working resolution, where the fill is made.
-    """
+    """Eq. 3: ``image`` [H, W, 3] with the removed region painted over, at the resolution of the two masks [h, w]."""
     import cv2
 
-    frame = Frame(image.shape[1], image.shape[0])
-    height, width = removed.shape
     pixels = _to_8_bit(image)
-    holes = removed
-    if pixels.shape[:2] != removed.shape:
+    height, width = removed.shape
+    smaller = pixels.shape[:2] != removed.shape
+    if smaller:
         pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
-        holes = grow(removed, 1.5)  # pixels on the outline mix both sides
     # The fill must not look like the target (Eq. 3), so no colour is taken from the subject, if anything else is left.
-    if (holes | subject).mean() < ALMOST_ALL:
-        holes = holes | subject
+    holes = removed | subject
+    if holes.mean() > ALMOST_ALL:
+        holes = removed
     flag = cv2.INPAINT_TELEA if method == "telea" else cv2.INPAINT_NS
     pixels = cv2.inpaint(pixels, holes.astype(np.uint8), FILL_RADIUS, flag)
-    if pixels.shape[:2] != image.shape[:2]:
-        pixels = cv2.resize(pixels, (frame.width, frame.height), interpolation=cv2.INTER_LINEAR)
-    where = torch.from_numpy(_to_full_size(removed, frame) & ~_to_full_size(subject, frame))
-    return torch.where(where.unsqueeze(-1), torch.from_numpy(pixels).to(image.dtype) / 255, image)
+    if smaller:
+        pixels = cv2.resize(pixels, (image.shape[1], image.shape[0]), interpolation=cv2.INTER_LINEAR)
+    return torch.from_numpy(pixels).to(image.dtype) / 255
 
 
 def _to_8_bit(image: Tensor) -> np.ndarray:

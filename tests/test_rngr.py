@@ -146,6 +146,19 @@ def test_several_points_mean_of_positive_and_maximum_of_negative_maps() -> None:
     np.testing.assert_allclose(masks.m_n, np.maximum(maps[14, 14], maps[14, 11]).clip(0, 1), atol=1e-12)
 
 
+@pytest.mark.parametrize(("grow", "size"), [(0, (320, 320)), (3, (320, 200)), (1.3, (1500, 1001))])
+def test_the_removed_region_never_reaches_into_the_subject(grow: float, size: tuple[int, int]) -> None:
+    points = PointSet([(0.23, 0.31)], [(0.77, 0.68)])
+    overlapped = 0
+    for seed in range(8):
+        masks = RoughMasks(Patches(noise_tokens(seed), Frame(*size)), points, MaskSettings(grow=grow))
+        subject, _ = masks.subject()
+        removed = masks.removed(subject, required=True)
+        assert removed.any() and not (removed & subject).any()
+        overlapped += (masks.removed(np.zeros_like(subject), required=True) & subject).any()
+    assert overlapped  # or this test would show nothing
+
+
 def test_minmax_stretches_the_valid_patches_only() -> None:
     tokens = noise_tokens(2)
     patches = Patches(tokens, Frame(320, 160))
