@@ -34,10 +34,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.host)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    # Here and not in the fixture, so that all of them are one line of the summary.
+    callspec = getattr(item, "callspec", None)
+    if callspec is not None and callspec.params.get("host", item) is None:
+        pytest.skip(NO_HOST)
+
+
 @pytest.fixture(scope="session")
 def host(request: pytest.FixtureRequest) -> Host:
-    if request.param is None:
-        pytest.skip(NO_HOST)
     return request.param
 
 
