@@ -61,7 +61,7 @@ class Apply(io.ComfyNode):
                     "guidance",
                     options=list(GUIDANCE),
                     default=GUIDANCE[0],
-                    tooltip="Which half of the guidance sees the subject: both, or the prompt's alone, which is cheaper.",
+                    tooltip="Which half of the guidance sees the subject: both, or only the prompt (cheaper).",
                 ),
                 Schedule.Input(
                     "schedule",

@@ -36,9 +36,7 @@ class RNGRMask(io.ComfyNode):
             # The order of the inputs is the order of the values in saved workflows: append only.
             inputs=[
                 io.ClipVision.Input("clip_vision", tooltip="CLIP ViT-L/14, from Load CLIP Vision."),
-                io.Image.Input(
-                    "image", tooltip="The photo, as Point Picker gives it. Of a batch, the first image is used."
-                ),
+                io.Image.Input("image", tooltip="The photo, from Point Picker. Of a batch, the first image is used."),
                 io.MultiType.Input(
                     "points",
                     [Points, io.String],
@@ -68,7 +66,7 @@ class RNGRMask(io.ComfyNode):
                     min=0.0,
                     max=8.0,
                     step=0.1,
-                    tooltip="Width of the blur of the similarity map, in CLIP patches (a sixteenth of the longer side).",
+                    tooltip="Blur of the similarity map, in CLIP patches (a sixteenth of the longer side).",
                 ),
                 io.Float.Input(
                     "grow",
@@ -92,7 +90,7 @@ class RNGRMask(io.ComfyNode):
                 Reference.Input(
                     "references",
                     optional=True,
-                    tooltip="More photos of the same subject: the reference of another RNGR Mask. They are trained together.",
+                    tooltip="More photos of the subject, from another RNGR Mask: they are trained together.",
                 ),
             ],
             # The outputs have no ids: those must differ from the inputs' ids.
@@ -101,9 +99,7 @@ class RNGRMask(io.ComfyNode):
                 io.Image.Output(display_name="inpainted", tooltip="The photo without the negative subject."),
                 io.Mask.Output(display_name="subject_mask", tooltip="The rough mask of the wanted subject."),
                 io.Mask.Output(display_name="negative_mask", tooltip="The region that was removed."),
-                io.Image.Output(
-                    display_name="similarity", tooltip="Heat map of the similarity to the clicked subject."
-                ),
+                io.Image.Output(display_name="similarity", tooltip="Heat map of the likeness to the clicked subject."),
             ],
         )
 

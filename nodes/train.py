@@ -52,9 +52,7 @@ class Train(io.ComfyNode):
             is_output_node=True,  # so that a subject can be trained without sampling
             # The order of the inputs is the order of the values in saved workflows: append only.
             inputs=[
-                io.Model.Input(
-                    "model", tooltip="An SD 1.x model. LoRAs before this node are part of what is trained on."
-                ),
+                io.Model.Input("model", tooltip="An SD 1.x model. LoRAs before this node become part of the base."),
                 io.Vae.Input("vae", tooltip="The VAE of that model."),
                 Reference.Input("reference", tooltip="From RNGR Mask: one photo, or several chained ones."),
                 io.Conditioning.Input(
@@ -85,7 +83,7 @@ class Train(io.ComfyNode):
                     max=1.0,
                     step=1e-6,
                     round=False,
-                    tooltip="Size of a step. Lower it when the loss becomes NaN, raise it when the subject does not show.",
+                    tooltip="Size of a step: lower it if the loss becomes NaN, raise it if the subject does not show.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -108,7 +106,7 @@ class Train(io.ComfyNode):
                     min=128,
                     max=2048,
                     step=64,
-                    tooltip="Photos are trained at about this many pixels squared, uncropped, in their own proportions.",
+                    tooltip="Photos are trained at about this many pixels squared, uncropped, in their proportions.",
                 ),
                 io.Float.Input(
                     "gamma",
@@ -152,7 +150,7 @@ class Train(io.ComfyNode):
                 _choice(
                     TRAIN,
                     "zero_init",
-                    "Start of the zero convolutions: zero (the paper), or identity, which starts from the copy's features.",
+                    "Start of the zero convolutions: zero (the paper), or identity (the copy's own features).",
                 ),
                 _choice(
                     TRAIN,
@@ -170,17 +168,19 @@ class Train(io.ComfyNode):
                     "With several photos: the condition is a random other one, or the photo itself.",
                 ),
                 _choice(
-                    COPY, "feature", "What the copy hands over: its self-attention's input (norm1) or output (attn1)."
+                    COPY,
+                    "feature",
+                    "What the copy hands over: the input (norm1) or output (attn1) of its self-attention.",
                 ),
                 _choice(
                     COPY,
                     "pairing",
-                    "level: all 16 attention layers of the model read the subject. one_to_one: 10 of them, which is cheaper.",
+                    "level: all 16 attention layers of the model read the subject. one_to_one: 10 of them, cheaper.",
                 ),
                 _choice(
                     COPY,
                     "copy_input",
-                    "What the copy sees: the noisy image plus the reference, or the reference alone.",
+                    "What the copy sees: the noisy image plus the reference, or only that.",
                 ),
                 build(
                     io.Boolean.Input,

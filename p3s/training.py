@@ -101,7 +101,7 @@ class TrainResult:
 Callback = Callable[[StepReport], bool | None]
 
 
-def training_size(height: int, width: int, resolution: int, multiple: int = 64) -> tuple[int, int]:
+def training_size(height: int, width: int, resolution: int, multiple: int = 16) -> tuple[int, int]:
     """The (height, width) in pixels at which a photo is trained: about ``resolution`` squared in area, with the
     photo's proportions as near as whole multiples of ``multiple`` allow. Nothing is cropped."""
     scale = resolution / (height * width) ** 0.5

@@ -8,7 +8,7 @@ import torch
 from p3s.diffusion import NoiseSchedule
 from p3s.errors import TrainingError
 from p3s.subject_copy import CopySettings, SubjectCopy
-from p3s.training import TrainSettings, compared_layers, draw, epoch, losses, train
+from p3s.training import TrainSettings, compared_layers, draw, epoch, losses, train, training_size
 from p3s.unet import Layer, UNetConfig
 from small import SMALL, TOKEN_DIM, random_copy, random_examples, random_unet
 
@@ -103,6 +103,15 @@ def test_a_tiny_model_overfits_one_image(noise, share, zero_init):
     before = error()
     train(base, copy, examples, EMPTY, noise, settings)
     assert error() < share * before
+
+
+@pytest.mark.parametrize("size", [(512, 512), (1000, 500), (333, 1999), (32, 32), (4000, 6000)])
+@pytest.mark.parametrize("resolution", [128, 512])
+def test_training_keeps_area_and_proportions(size, resolution):
+    height, width = training_size(*size, resolution)
+    assert height % 16 == 0 and width % 16 == 0
+    assert height * width == pytest.approx(resolution**2, rel=0.2)
+    assert height / width == pytest.approx(size[0] / size[1], rel=0.2)
 
 
 def test_equal_seeds_give_equal_weights_and_other_seeds_do_not(base):

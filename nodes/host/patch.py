@@ -8,7 +8,7 @@ stored on the patched one are closures over objects that do not change.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management
@@ -18,7 +18,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ...p3s.errors import FamilyError, P3SError
+from ...p3s.errors import P3SError
 from ...p3s.injection import Features, add_to_query, extend_keys, extend_values, fit_tokens
 from ...p3s.schedule import Schedule
 from ...p3s.subject import Subject, SubjectReference, check_family, check_weights
@@ -31,7 +31,7 @@ KEY = "p3s"  # under which the host keeps our wrappers and additional models
 
 @dataclass(frozen=True)
 class Application:
-    """How a subject is applied: its schedule with the strength multiplied in by ``weight``, and its sort of guidance."""
+    """How a subject is applied: when, how strongly, and to which half of the guidance."""
 
     schedule: Schedule
     strength: float

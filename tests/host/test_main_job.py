@@ -1,0 +1,78 @@
+"""The main job on a real server: two clicks to a trained subject to a generated image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from host.client import Client
+from host.job import POINTS, Job, two_subjects
+from host.server import Server
+
+from p3s.subject import load_subject
+
+
+@pytest.fixture
+def folder(server: Server) -> Path:
+    folder = server.base / "models" / "p3s"
+    for file in folder.glob("*.safetensors"):
+        file.unlink()
+    server.client.free()
+    return folder
+
+
+def test_two_clicks_to_a_subject_to_an_image(server: Server, client: Client, folder: Path) -> None:
+    """Also: strength 0 and a window without steps give the plain model's image, bit for bit."""
+    job = Job(server, "sd15-topo")
+    reference = job.reference()
+    masks = {slot: job.g.add("MaskToImage", mask=reference[slot]) for slot in (2, 3)}
+    shown = {slot: job.g.add("SaveImage", images=node, filename_prefix="mask").id for slot, node in masks.items()}
+    clean = job.g.add("SaveImage", images=reference[1], filename_prefix="clean").id
+    trained = job.train(reference)
+    job.g.add("LossGraphNode", loss=trained[1], filename_prefix="loss")
+    images = {
+        "plain": job.image(job.model),
+        "subject": job.image(job.apply(trained)),
+        "conditional": job.image(job.apply(trained, guidance="conditional")),
+        "off": job.image(job.apply(trained, strength=0.0)),
+        "never": job.image(job.apply(trained, start_percent=0.4, end_percent=0.4)),
+        "late": job.image(job.apply(trained, start_percent=0.3)),
+    }
+    result = client.run_ok(job.g.graph)
+
+    photo = two_subjects()
+    subject_mask, negative_mask = (result.images(shown[slot])[0][..., 0] > 127 for slot in (2, 3))
+    assert subject_mask.shape == negative_mask.shape == photo.shape[:2]
+    assert subject_mask[140, 128], "the clicked point is in its mask"
+    assert negative_mask[140, 384]
+    assert not (subject_mask & negative_mask).any()
+    (inpainted,) = result.images(clean)
+    np.testing.assert_array_equal(inpainted[~negative_mask], photo[~negative_mask])
+    assert np.abs(inpainted[negative_mask].astype(int) - photo[negative_mask]).mean() > 5
+    assert result.images(reference.id)[0].shape == photo.shape, "the preview on the node"
+
+    assert result.progress(trained.id)[-1] == (3, 3)
+    (path,) = folder.glob("*.safetensors")
+    assert path.name == "dog.safetensors"
+    subject = load_subject(path)
+    assert (subject.info.steps, subject.info.completed, subject.info.family) == (3, True, "SD1.x")
+    assert subject.info.points == (POINTS.replace(" ", ""),)
+    assert subject.references[0].latent.shape == (4, 12, 22), "a photo of 2:1 at about 128 x 128 pixels in area"
+
+    picture = {name: result.images(node)[0] for name, node in images.items()}
+    np.testing.assert_array_equal(picture["off"], picture["plain"])
+    np.testing.assert_array_equal(picture["never"], picture["plain"])
+    for one, other in (("subject", "plain"), ("conditional", "subject"), ("late", "subject")):
+        assert np.abs(picture[one].astype(int) - picture[other]).mean() > 0.5, f"{one} equals {other}"
+    assert not np.array_equal(picture["late"], picture["plain"])
+
+
+def test_a_loaded_subject_gives_the_same_image_after_a_restart(server: Server, folder: Path) -> None:
+    job = Job(server)
+    trained = job.image(job.apply(job.train(job.reference())))
+    before = server.client.run_ok(job.g.graph).images(trained)[0]
+    client = server.restart()
+    job = Job(server)
+    loaded = job.image(job.apply(job.g.add("P3S_LoadSubject", subject_file="dog.safetensors")))
+    np.testing.assert_array_equal(client.run_ok(job.g.graph).images(loaded)[0], before)
