@@ -217,11 +217,11 @@ def clip_vision(seed: int = 0) -> TensorDict:
     """
     width, patch, layers = 1024, 14, 24
     m, p = Maker(seed), "vision_model."
-    opponent = torch.tensor([[0.3, 0.3, 0.3], [1.5, -1.5, 0.0], [0.7, 0.7, -1.4]])
+    opponent = torch.tensor([[0.2, 0.2, 0.2], [1.0, -1.0, 0.0], [1.0, 1.0, -2.0]])
     wave = torch.cos(math.pi * (torch.arange(patch) + 0.5) / patch)
     flat = torch.ones(patch)
     kernel = torch.zeros(width, 3, patch, patch)
-    for amount, rows, columns in ((1.0, flat, flat), (0.4, wave, flat), (0.4, flat, wave)):
+    for amount, rows, columns in ((1.0, flat, flat), (0.3, wave, flat), (0.3, flat, wave)):
         mixed = m.normal(width, 3) @ opponent
         kernel += amount * mixed[:, :, None, None] * torch.outer(rows, columns) / patch**2
     m.put(p + "embeddings.patch_embedding.weight", kernel)
