@@ -29,7 +29,7 @@ def clip_encoder(model: Any) -> Encode:
         MaskError: (the returned function) a picture of another size.
     """
     if isinstance(model, (str, Path)):
-        model = _load(model)
+        model = load_clip_vision(model)
     model.eval()
     size = model.config.image_size
 
@@ -48,7 +48,8 @@ def clip_encoder(model: Any) -> Encode:
     return encode
 
 
-def _load(name: str | Path) -> Any:
+def load_clip_vision(name: str | Path) -> Any:
+    """The ``transformers.CLIPVisionModel`` of a folder or name. Raises ImportError without transformers."""
     try:
         from transformers import CLIPVisionModel
     except ImportError as error:
