@@ -7,9 +7,10 @@ import os
 from comfy_api.latest import io
 from server import PromptServer
 
+from ..p3s.describe import describe
 from ..p3s.errors import SubjectFileError
 from ..p3s.subject import Subject as TrainedSubject
-from ..p3s.subject import SubjectInfo, load_subject, save_new_subject
+from ..p3s.subject import load_subject, save_new_subject
 from . import folders
 from .types import Subject, build
 
@@ -97,20 +98,6 @@ class SaveSubject(io.ComfyNode):
         server = PromptServer.instance
         server.send_progress_text(f"Saved {path}", cls.hidden.unique_id, server.client_id)
         return io.NodeOutput(path, ui={"text": [path]})
-
-
-def describe(info: SubjectInfo) -> str:
-    """A few lines about a subject, for people."""
-    lines = [
-        f"Family: {info.family} ({info.prediction} prediction)",
-        f"Identifier: {info.identifier or 'none'}",
-        f"Prompt: {info.prompt or 'none'}",
-        f"Steps: {info.steps}{'' if info.completed else ' (training was not finished)'}",
-        f"References: {len(info.points)}",
-        f"Licence: {info.licence or 'not stated'}",
-        f"Made by: {info.created_by}",
-    ]
-    return "\n".join(lines)
 
 
 def _not_found(name: object) -> str:
