@@ -3,7 +3,8 @@
 Nothing is downloaded: the browser is the system's (CHROMIUM names another). What is missing is skipped by name.
 
 renderer     "classic" or "nodes2", for each host
-editor_page  an EditorPage: the frontend with one Point Picker on an empty graph
+frontend     an EditorPage, open for all tests of one renderer
+editor_page  the same, with one Point Picker on an empty graph
 """
 
 from __future__ import annotations
@@ -53,9 +54,20 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture(scope="session", params=["classic", "nodes2"])
 def renderer(request: pytest.FixtureRequest, host: Host) -> str:
-    if request.param == "nodes2" and host.version in FRONTENDS_WITHOUT_NODES2:
+    own_frontend = "P3S_FRONTEND" not in os.environ
+    if request.param == "nodes2" and own_frontend and host.version in FRONTENDS_WITHOUT_NODES2:
         pytest.skip(f"ComfyUI {host.version} has no Nodes 2.0 that draws custom widgets")
     return request.param
+
+
+@pytest.fixture(scope="session")
+def server(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """As in tests/conftest.py; P3S_FRONTEND names a folder of another frontend (comfyui_frontend_package/static)."""
+    frontend = os.environ.get("P3S_FRONTEND")
+    arguments = ("--front-end-root", frontend) if frontend else ()
+    server = Server(host, tmp_path_factory.mktemp(f"browser-{host.version}-"), arguments)
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -78,6 +78,7 @@ class EditorPage:
         self.page.wait_for_timeout(1000)  # the frontend restores its last workflow late
         if self.renderer == "nodes2":
             assert self.page.evaluate("() => LiteGraph.vueNodesMode")
+        self.errors.clear()  # what the frontend stumbles over by itself while it starts
 
     def fresh(self, picture: str = "square.png") -> None:
         """An empty graph, and one picker that shows a picture."""

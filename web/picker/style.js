@@ -38,8 +38,10 @@ export const CSS = `
 .p3s-picker button[aria-pressed="true"].p3s-positive { color: var(--p3s-positive); }
 .p3s-picker button[aria-pressed="true"].p3s-negative { color: var(--p3s-negative); }
 .p3s-stage { position: relative; flex: 1 1 0; min-height: 140px; overflow: hidden; border-radius: 6px;
-  background: #16181c; outline: 1px solid var(--border-color, #444); outline-offset: -1px; }
-.p3s-stage:focus-within { outline: 2px solid #6aa8ff; outline-offset: -2px; }
+  background: #16181c; }
+.p3s-stage::after { content: ''; position: absolute; inset: 0; border: 1px solid var(--border-color, #444);
+  border-radius: inherit; pointer-events: none; }
+.p3s-stage:focus-within::after { border: 2px solid #6aa8ff; }
 .p3s-stage canvas { position: absolute; inset: 0; width: 100%; height: 100%; outline: none; touch-action: none;
   cursor: crosshair; }
 .p3s-stage canvas[data-cursor="grab"] { cursor: grab; }

@@ -341,7 +341,7 @@ export class PickerView {
     const mark = sign === 'positive' ? '+' : '−'
     const counts = `+ ${editor.points.positive.length}   − ${editor.points.negative.length}`
     write('left', at ? `${mark}${index + 1} at ${at[0]}, ${at[1]}` : this.#message || this.#notice || counts)
-    const zoom = editor.isZoomed ? `${Math.round(editor.view.zoom * 100)} %   ` : ''
+    const zoom = editor.isZoomed ? `${Math.round(editor.view.zoom * 100)} % · ` : ''
     write('right', picture ? `${zoom}${picture.width} × ${picture.height}` : '')
   }
 

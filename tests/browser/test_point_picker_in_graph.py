@@ -1,0 +1,241 @@
+"""The editor as a part of a workflow: where its picture comes from, how its points are kept, how it ends."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from browser.editor_page import EMPTY_GRAPH, EditorPage
+
+TWO_POINTS = '{"v":1,"positive":[[0.25,0.5]],"negative":[[0.75,0.125]]}'
+
+
+def with_points(workflow: dict, value: str, node: int) -> dict:
+    found = next(entry for entry in workflow["nodes"] if entry["id"] == node)
+    found["widgets_values"][1] = value
+    return workflow
+
+
+def shown(editor_page: EditorPage) -> list[str]:
+    """The points that the editor shows, as Tab visits them."""
+    seen = []
+    editor_page.page.locator(".p3s-stage canvas").focus()
+    editor_page.press("Escape")
+    for _ in range(10):
+        editor_page.press("Tab")
+        status = editor_page.status()
+        if " at " not in status or not editor_page.page.evaluate("() => document.activeElement.tagName === 'CANVAS'"):
+            return seen
+        seen.append(status.split("%")[0].split(" at ")[0])
+    return seen
+
+
+def test_points_survive_saving_and_loading(editor_page: EditorPage) -> None:
+    editor_page.click(0.25, 0.5)
+    editor_page.click(0.75, 0.125, button="right")
+    value, workflow = editor_page.value, editor_page.workflow()
+    assert workflow["nodes"][0]["widgets_values"][:2] == ["square.png", value]
+    editor_page.load(EMPTY_GRAPH)
+    editor_page.load(json.loads(json.dumps(workflow)))
+    editor_page.wait_for_picture("square.png")
+    assert editor_page.value == value
+    assert shown(editor_page) == ["+1", "−1"]
+    assert "base64" not in json.dumps(editor_page.workflow())
+
+
+def test_points_survive_a_reload_of_the_page(editor_page: EditorPage) -> None:
+    editor_page.click(0.25, 0.5)
+    value = editor_page.value
+    editor_page.page.wait_for_timeout(1500)  # the frontend keeps its draft a moment after a change
+    editor_page.open()
+    editor_page.wait_for_picture("square.png")
+    assert editor_page.value == value
+
+
+def test_a_copied_node_has_its_own_points(editor_page: EditorPage) -> None:
+    editor_page.click(0.25, 0.5)
+    value = editor_page.value
+    copy = editor_page.page.evaluate(
+        """(id) => {
+            const node = app.graph.getNodeById(id);
+            app.canvas.selectNode(node);
+            app.canvas.copyToClipboard();
+            app.canvas.pasteFromClipboard();
+            return Number(app.graph.nodes.find((other) => other !== node).id);
+        }""",
+        editor_page.id,
+    )
+    editor_page.page.evaluate("(id) => { app.graph.getNodeById(id).pos = [850, 130] }", copy)
+    editor_page.page.wait_for_timeout(800)
+    assert editor_page.node(copy)["widgets_values"][1] == value
+    editor_page.page.evaluate("(id) => app.graph.remove(app.graph.getNodeById(id))", copy)
+    editor_page.page.wait_for_timeout(200)
+    editor_page.click(0.6, 0.6)
+    assert len(editor_page.points["positive"]) == 2
+
+
+def test_a_text_that_cannot_be_read_is_kept_and_named(editor_page: EditorPage) -> None:
+    newer = '{"v":9,"positive":[[0.5,0.5]],"negative":[],"more":1}'
+    editor_page.load(with_points(editor_page.workflow(), newer, editor_page.id))
+    editor_page.wait_for_picture("square.png")
+    assert "version 9" in editor_page.warning()
+    assert editor_page.value == newer
+    editor_page.click(0.5, 0.5)
+    editor_page.settle()
+    assert editor_page.warning() == ""
+    assert editor_page.points == {"positive": [pytest.approx([0.5, 0.5], abs=0.01)], "negative": []}
+
+
+def test_points_survive_in_a_subgraph(editor_page: EditorPage) -> None:
+    editor_page.click(0.25, 0.5)
+    value = editor_page.value
+    shown_by = editor_page.add("PreviewImage", (900, 200))
+    editor_page.connect(editor_page.id, shown_by, "images")
+    sent = editor_page.page.evaluate(
+        """async (id) => {
+            const node = app.graph.getNodeById(id);
+            app.graph.convertToSubgraph(new Set([node]));
+            return (await app.graphToPrompt()).output;
+        }""",
+        editor_page.id,
+    )
+    pickers = [entry for entry in sent.values() if entry["class_type"] == "P3S_PointPicker"]
+    assert [entry["inputs"]["points"] for entry in pickers] == [value]
+    assert [entry["inputs"]["image"] for entry in pickers] == ["square.png"]
+
+
+def test_another_file_shows_at_once_and_a_changed_shape_is_said(editor_page: EditorPage) -> None:
+    page = editor_page.page
+    editor_page.click(0.25, 0.5)
+    value = editor_page.value
+    choose = """([id, name]) => {
+        const widget = app.graph.getNodeById(id).widgets.find((widget) => widget.name === 'image');
+        widget.value = name;
+        widget.callback?.(name);
+    }"""
+    page.evaluate(choose, [editor_page.id, "wide.png"])
+    editor_page.wait_for_picture("wide.png")
+    assert "640 × 640 to 900 × 300" in editor_page.warning()
+    assert editor_page.value == value
+    page.evaluate(choose, [editor_page.id, "tiny.png"])  # the old shape again
+    editor_page.wait_for_picture("tiny.png")
+    assert editor_page.warning() == ""
+
+
+def test_the_picture_is_drawn_once_and_only_in_the_editor(editor_page: EditorPage) -> None:
+    names = editor_page.page.evaluate("(id) => app.graph.getNodeById(id).widgets.map((w) => w.name)", editor_page.id)
+    editor_page.page.wait_for_timeout(600)
+    assert names == ["image", "points", "upload"]
+    assert editor_page.page.locator(".image-preview img, .p3s-picker ~ img").count() == 0
+
+
+def test_a_missing_file_is_said(editor_page: EditorPage) -> None:
+    workflow = editor_page.workflow()
+    workflow["nodes"][0]["widgets_values"][0] = "gone.png"
+    editor_page.load(workflow)
+    editor_page.page.wait_for_timeout(1200)
+    assert "cannot be loaded" in editor_page.hint()
+    editor_page.page.mouse.click(editor_page.box()["x"] + 50, editor_page.box()["y"] + 50)
+    assert editor_page.points == {"positive": [], "negative": []}
+    editor_page.errors.clear()  # some frontends complain about the file themselves
+
+
+def test_a_linked_load_image_shows_before_any_run(editor_page: EditorPage) -> None:
+    loader = editor_page.add("LoadImage", (60, 130), {"image": "tall.png"})
+    reroute = editor_page.add("Reroute", (300, 60))
+    editor_page.connect(loader, reroute, "")
+    editor_page.connect(reroute, editor_page.id, "linked_image")
+    editor_page.wait_for_picture("tall.png")
+    editor_page.page.evaluate(
+        "(id) => { app.graph.getNodeById(id).widgets[0].value = 'wide.png' }", loader
+    )
+    editor_page.wait_for_picture("wide.png")
+    editor_page.page.evaluate("(id) => app.graph.getNodeById(id).disconnectInput(0)", editor_page.id)
+    editor_page.wait_for_picture("square.png")
+
+
+def test_a_computed_picture_shows_after_the_run_and_after_a_reload(editor_page: EditorPage) -> None:
+    page = editor_page.page
+    source = editor_page.add("EmptyImage", (60, 130), {"width": 320, "height": 160, "batch_size": 3, "color": 0x3366AA})
+    editor_page.connect(source, editor_page.id, "linked_image")
+    page.wait_for_timeout(700)
+    assert editor_page.hint() == "The linked picture shows here after a run."
+    preview = editor_page.add("PreviewImage", (900, 200))
+    editor_page.connect(editor_page.id, preview, "images")
+    sent = editor_page.queue()
+    assert sent["history"]["status"]["status_str"] == "success"
+    assert len(sent["history"]["outputs"][str(preview)]["images"]) == 1  # the first of the batch
+    editor_page.wait_for_picture((320, 160))
+    assert editor_page.status().startswith("First of 3 pictures.")
+    editor_page.click(0.5, 0.5)
+    assert editor_page.points["positive"][0] == pytest.approx([0.5, 0.5], abs=0.01)
+
+    workflow = editor_page.workflow()
+    assert "base64" not in json.dumps([workflow, sent["history"]])
+    editor_page.load(workflow)
+    editor_page.wait_for_picture((320, 160))
+    same = editor_page.queue()  # nothing changed: the picture's reference must not make the workflow differ
+    assert same["history"]["status"]["status_str"] == "success"
+    assert editor_page.workflow()["nodes"][1]["properties"] == workflow["nodes"][1]["properties"]
+
+
+def test_dropped_and_pasted_pictures_are_uploaded(editor_page: EditorPage) -> None:
+    page = editor_page.page
+    transfer = """async ([event, name]) => {
+        const canvas = document.createElement('canvas');
+        canvas.width = 200; canvas.height = 100;
+        canvas.getContext('2d').fillRect(0, 0, 100, 100);
+        const blob = await new Promise((done) => canvas.toBlob(done));
+        const data = new DataTransfer();
+        data.items.add(new File([blob], name, { type: 'image/png' }));
+        const target = document.querySelector('.p3s-stage canvas');
+        target.focus();
+        const options = { bubbles: true, cancelable: true, clientX: 500, clientY: 400 };
+        if (event === 'drop') {
+            target.dispatchEvent(new DragEvent('dragover', { ...options, dataTransfer: data }));
+            target.dispatchEvent(new DragEvent('drop', { ...options, dataTransfer: data }));
+        } else target.dispatchEvent(new ClipboardEvent('paste', { ...options, clipboardData: data }));
+    }"""
+    for event in ("drop", "paste"):
+        editor_page.fresh("square.png")
+        page.evaluate(transfer, [event, f"by_{event}.png"])
+        editor_page.wait_for_picture((200, 100))
+        assert f"by_{event}" in editor_page.node()["widgets_values"][0]
+        assert len(editor_page.workflow()["nodes"]) == 1
+
+
+def test_a_removed_node_lets_go_of_everything(editor_page: EditorPage) -> None:
+    page = editor_page.page
+    editor_page.load(EMPTY_GRAPH)
+    page.wait_for_timeout(500)
+    before = page.evaluate("() => window.countHolds()")
+    for _ in range(3):
+        editor_page.add_picker("square.png")
+        editor_page.click(0.5, 0.5)
+        page.mouse.move(*editor_page.at(0.4, 0.4))
+        during = page.evaluate("() => window.countHolds()")
+        assert during["intervals"] > before["intervals"]
+        assert during["listeners"] > before["listeners"]
+        page.evaluate("(id) => app.graph.remove(app.graph.getNodeById(id))", editor_page.id)
+        page.wait_for_timeout(300)
+    after = page.evaluate("() => window.countHolds()")
+    assert after["intervals"] <= before["intervals"]
+    assert after["listeners"] <= before["listeners"]
+    assert page.locator(".p3s-picker").count() == 0
+
+
+def test_two_pickers_do_not_disturb_each_other(editor_page: EditorPage) -> None:
+    page = editor_page.page
+    first = editor_page.id
+    editor_page.click(0.25, 0.5)
+    second = editor_page.add("P3S_PointPicker", (830, 130), {"image": "wide.png"})
+    page.wait_for_timeout(800)
+    box = page.locator(".p3s-stage canvas").nth(1).bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    values = [json.loads(editor_page.node(id)["widgets_values"][1]) for id in (first, second)]
+    assert values[0]["positive"] == [pytest.approx([0.25, 0.5], abs=0.006)]
+    assert values[1]["positive"] == [pytest.approx([0.5, 0.5], abs=0.006)]
+    page.keyboard.press("Delete")
+    editor_page.settle()
+    assert json.loads(editor_page.node(first)["widgets_values"][1])["positive"] == values[0]["positive"]
+    assert json.loads(editor_page.node(second)["widgets_values"][1])["positive"] == []
