@@ -1,0 +1,363 @@
+"""Procedural scenes: animals of four classes with random appearance on named backgrounds, drawn by seeded code.
+
+A caption names the class, the number and the background, never the appearance, so that, as with real photos, text alone
+cannot say which of two dogs is meant. Individuals repeat within a picture (twins) as they do in nature: a base
+trained on such pictures learns to share an appearance between places, which injection through self-attention needs.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+SIDE = 48  # pixels
+SCALE = 4  # drawn larger, then averaged
+CLASSES = ("dog", "cat", "bird", "fish")
+PLURALS = {"dog": "dogs", "cat": "cats", "bird": "birds", "fish": "fishes"}
+PALETTE = {
+    "red": (216, 44, 40),
+    "orange": (245, 140, 28),
+    "yellow": (248, 222, 66),
+    "green": (52, 160, 66),
+    "blue": (44, 96, 214),
+    "purple": (146, 66, 186),
+    "white": (242, 240, 234),
+    "black": (46, 44, 50),
+}
+COLOURS = tuple(PALETTE)
+PATTERNS = ("plain", "stripes", "spots", "belly")
+BACKGROUNDS = {
+    "beach": "on the beach",
+    "grass": "on the grass",
+    "snow": "in the snow",
+    "night": "at night",
+    "room": "in a room",
+    "water": "under water",
+    "forest": "in the forest",
+    "road": "on the road",
+}
+IDENTIFIER = "sks"
+#: Kinds of scenes in the training streams and their shares.
+KINDS = {"single": 0.5, "different": 0.18, "twins": 0.32}
+STREAMS = ("train", "test", "heldout", "judge")
+TOO_CLOSE = 90.0  # a pattern colour nearer than this to the body colour (in RGB) would not be seen
+OUTLINE = (28, 26, 32)
+
+
+@dataclass(frozen=True)
+class Appearance:
+    """What the caption does not say: names of the body colour, the pattern and the pattern's colour (the body's own
+    for "plain"), and the exact shades, RGB 0..255."""
+
+    body: str
+    pattern: str
+    mark: str
+    body_rgb: tuple[int, int, int]
+    mark_rgb: tuple[int, int, int]
+
+    @property
+    def names(self) -> tuple[str, str, str]:
+        return self.body, self.pattern, self.mark
+
+
+@dataclass(frozen=True)
+class Placed:
+    """An individual in a scene: centre and half width in pixels, mirrored or not."""
+
+    look: Appearance
+    x: float
+    y: float
+    size: float
+    mirrored: bool
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture before it is drawn. ``subjects`` are drawn in order, all of one class."""
+
+    kind: str
+    animal: str
+    background: str
+    subjects: tuple[Placed, ...]
+    seed: str
+
+    def caption(self, identifier: str = "", looks: bool = False) -> str:
+        """ "a photo of a dog on the beach"; with the identifier before the class if given. With ``looks`` the
+        appearance is named if all subjects share it (only the toy CLIP reads such captions)."""
+        number = "a" if len(self.subjects) == 1 else "two"
+        words = ["a photo of", number, identifier]
+        first = self.subjects[0].look
+        same = all(s.look.names == first.names for s in self.subjects)
+        if looks and same:
+            words.append(first.body)
+        words.append(self.animal if len(self.subjects) == 1 else PLURALS[self.animal])
+        if looks and same and first.pattern != "plain":
+            words.append(f"with {first.mark} {first.pattern}")
+        return " ".join(w for w in [*words, BACKGROUNDS[self.background]] if w)
+
+
+def vocabulary() -> tuple[str, ...]:
+    """All words of all captions, in a fixed order."""
+    words = ["a", "photo", "of", "two", "with", IDENTIFIER, *CLASSES, *PLURALS.values()]
+    words += [word for phrase in BACKGROUNDS.values() for word in phrase.split()]
+    return tuple(dict.fromkeys([*words, *COLOURS, *PATTERNS[1:]]))
+
+
+def prompt(animal: str, background: str | None = None, identifier: str = "") -> str:
+    """The prompt of one animal, on a background or without naming one."""
+    return " ".join(w for w in ("a photo of a", identifier, animal, BACKGROUNDS.get(background or "", "")) if w)
+
+
+def all_looks() -> tuple[tuple[str, str, str], ...]:
+    """Every (body, pattern, mark) that exists."""
+    looks = [(body, "plain", body) for body in COLOURS]
+    for body in COLOURS:
+        for mark in COLOURS:
+            apart = np.linalg.norm(np.subtract(PALETTE[body], PALETTE[mark]))
+            looks += [(body, pattern, mark) for pattern in PATTERNS[1:] if apart > TOO_CLOSE]
+    return tuple(looks)
+
+
+def looks_of(stream: str) -> tuple[tuple[str, str, str], ...]:
+    """The combinations that a stream draws from. Every fifth patterned one is kept for "heldout", so that the models
+    never saw those individuals; only the judge, which measures, knows all combinations (from scenes of its own)."""
+    looks = all_looks()
+    if stream == "judge":
+        return looks
+    kept = {look for i, look in enumerate(sorted(looks)) if look[1] != "plain" and i % 5 == 0}
+    return tuple(look for look in looks if (look in kept) == (stream == "heldout"))
+
+
+def scene(stream: str, index: int, kind: str | None = None, animal: str | None = None) -> Scene:
+    """Scene number ``index`` of a stream; equal arguments give equal scenes, and no two
+    streams share one. ``kind``: "single", "different", "twins", or by chance."""
+    if stream not in STREAMS:
+        raise ValueError(f"stream must be one of {', '.join(STREAMS)}; got {stream!r}")
+    seed = f"{stream}:{index}:{kind}:{animal}"
+    rng = random.Random(seed)
+    kind = kind or rng.choices(list(KINDS), list(KINDS.values()))[0]
+    animal = animal or rng.choice(CLASSES)
+    background = rng.choice(list(BACKGROUNDS))
+    if kind == "single":
+        places = [_place(rng, SIDE / 2 + rng.uniform(-4, 4), SIDE * 0.58, rng.uniform(13.5, 17))]
+    else:
+        places = [_place(rng, SIDE * f, SIDE * 0.6, rng.uniform(10, 11.5)) for f in (0.26, 0.74)]
+    first = _look(rng, stream)
+    looks = [first] * len(places)
+    if kind == "different":
+        looks[1] = _look(rng, stream, unlike=first)
+        rng.shuffle(looks)
+    subjects = tuple(Placed(look, *place) for look, place in zip(looks, places, strict=True))
+    return Scene(kind, animal, background, subjects, seed)
+
+
+def scenes(stream: str, count: int, kind: str | None = None) -> Iterator[Scene]:
+    """The first ``count`` scenes of a stream."""
+    return (scene(stream, index, kind) for index in range(count))
+
+
+def _look(rng: random.Random, stream: str, unlike: Appearance | None = None) -> Appearance:
+    def shade(name: str) -> tuple[int, int, int]:
+        r, g, b = (min(255, max(0, c + rng.randint(-12, 12))) for c in PALETTE[name])
+        return r, g, b
+
+    while True:
+        body, pattern, mark = rng.choice(looks_of(stream))
+        # Two individuals that are to be told apart share no colour.
+        if unlike is None or not {body, mark} & {unlike.body, unlike.mark}:
+            body_rgb = shade(body)
+            return Appearance(body, pattern, mark, body_rgb, body_rgb if pattern == "plain" else shade(mark))
+
+
+def _place(rng: random.Random, x: float, y: float, size: float) -> tuple[float, float, float, bool]:
+    return x + rng.uniform(-1, 1), y + rng.uniform(-2, 2), size, rng.random() < 0.5
+
+
+def render(a_scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+    """Draw a scene: the picture [48, 48, 3] uint8, and the owner of every pixel [48, 48] uint8 (0 = background,
+    n = the n-th subject, counted from 1)."""
+    import cv2
+
+    rng = np.random.default_rng(list(a_scene.seed.encode()))
+    canvas = _background(a_scene.background, rng)
+    owner = np.zeros((SIDE, SIDE), np.uint8)
+    for number, subject in enumerate(a_scene.subjects, 1):
+        _draw(canvas, a_scene.animal, subject)
+        inside = cv2.resize(_silhouette(a_scene.animal, subject), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+        owner[inside > 127] = number
+    return cv2.resize(canvas, (SIDE, SIDE), interpolation=cv2.INTER_AREA), owner
+
+
+# Shapes in a square of -1..1, x to the right, y down, facing right. An ellipse is (x, y, half width, half height);
+# anything longer is a polygon's corners.
+BODIES: dict[str, tuple] = {
+    "dog": (
+        (-0.1, 0.05, 0.62, 0.34),
+        (0.62, -0.32, 0.3, 0.28),
+        (0.86, -0.24, 0.2, 0.14),
+        (0.3, -0.2, 0.7, -0.2, 0.5, 0.3, 0.2, 0.3),
+        (-0.62, 0.1, -0.62, 0.8, -0.4, 0.8, -0.36, 0.1),
+        (-0.3, 0.2, -0.34, 0.8, -0.12, 0.8, -0.06, 0.2),
+        (0.12, 0.2, 0.1, 0.8, 0.32, 0.8, 0.34, 0.2),
+        (0.38, 0.1, 0.42, 0.8, 0.64, 0.8, 0.56, 0.05),
+        (-0.6, 0.0, -1.0, -0.52, -0.88, -0.62, -0.5, -0.16),
+        (0.42, -0.5, 0.36, 0.02, 0.58, -0.02, 0.62, -0.5),
+    ),
+    "cat": (
+        (-0.05, 0.38, 0.5, 0.46),
+        (0.1, -0.3, 0.46, 0.38),
+        (-0.34, -0.4, -0.32, -0.98, 0.06, -0.6),
+        (0.16, -0.6, 0.52, -0.98, 0.54, -0.4),
+        (-0.4, 0.78, -0.9, 0.6, -0.98, 0.0, -0.8, -0.1, -0.7, 0.36, -0.3, 0.5),
+    ),
+    "bird": (
+        (-0.1, 0.1, 0.6, 0.42),
+        (0.46, -0.36, 0.32, 0.3),
+        (0.1, -0.2, 0.7, -0.2, 0.4, 0.3),
+        (-0.5, 0.0, -1.0, -0.42, -1.0, 0.12, -0.5, 0.32),
+    ),
+    "fish": (
+        (0.14, 0.0, 0.74, 0.46),
+        (-0.4, 0.0, -0.98, -0.5, -0.84, 0.0, -0.98, 0.5),
+        (-0.1, -0.36, 0.16, -0.76, 0.46, -0.34),
+    ),
+}
+EXTRAS: dict[str, tuple[tuple[tuple[int, int, int], tuple[float, ...]], ...]] = {
+    "dog": ((OUTLINE, (1.0, -0.3, 0.08, 0.08)),),
+    "cat": ((OUTLINE, (0.12, -0.16, 0.08, 0.05)), (OUTLINE, (0.1, 0.5, 0.05, 0.32))),
+    "bird": (
+        ((240, 150, 20), (0.72, -0.46, 1.05, -0.3, 0.72, -0.2)),
+        ((200, 120, 20), (-0.12, 0.46, -0.16, 0.84, -0.04, 0.84, 0.0, 0.46)),
+        ((200, 120, 20), (0.14, 0.46, 0.1, 0.84, 0.22, 0.84, 0.26, 0.46)),
+    ),
+    "fish": ((OUTLINE, (0.42, 0.06, 0.03, 0.22)),),
+}
+EYES = {
+    "dog": ((0.62, -0.38),),
+    "cat": ((-0.08, -0.34), (0.32, -0.34)),
+    "bird": ((0.5, -0.42),),
+    "fish": ((0.62, -0.1),),
+}
+
+
+def _to_canvas(points: np.ndarray, subject: Placed) -> np.ndarray:
+    direction = -1 if subject.mirrored else 1
+    x = subject.x + points[:, 0] * direction * subject.size
+    y = subject.y + points[:, 1] * subject.size
+    return np.round(np.stack([x, y], 1) * SCALE * 16).astype(np.int32)  # with 4 binary digits for OpenCV's shift
+
+
+def _fill(target: np.ndarray, part: tuple[float, ...], subject: Placed, colour: tuple[int, ...]) -> None:
+    import cv2
+
+    if len(part) == 4:
+        angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+        outline = np.stack([part[0] + part[2] * np.cos(angle), part[1] + part[3] * np.sin(angle)], 1)
+    else:
+        outline = np.array(part).reshape(-1, 2)
+    cv2.fillPoly(target, [_to_canvas(outline, subject)], colour, cv2.LINE_8, 4)
+
+
+def _silhouette(animal: str, subject: Placed) -> np.ndarray:
+    mask = np.zeros((SIDE * SCALE, SIDE * SCALE), np.uint8)
+    for part in BODIES[animal]:
+        _fill(mask, part, subject, (255,))
+    return mask
+
+
+def _draw(canvas: np.ndarray, animal: str, subject: Placed) -> None:
+    import cv2
+
+    look = subject.look
+    mask = _silhouette(animal, subject)
+    outline = cv2.dilate(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7)))
+    for colour, part in EXTRAS[animal]:
+        if colour != OUTLINE:  # beak and legs stand out of the body
+            _fill(canvas, part, subject, colour)
+    canvas[outline > 0] = OUTLINE
+    canvas[mask > 0] = look.body_rgb
+    if look.pattern != "plain":
+        canvas[(mask > 0) & _marks(look.pattern, subject)] = look.mark_rgb
+    for colour, part in EXTRAS[animal]:
+        if colour == OUTLINE:
+            _fill(canvas, part, subject, colour)
+    for x, y in EYES[animal]:
+        _fill(canvas, (x, y, 0.13, 0.13), subject, (250, 250, 250))
+        _fill(canvas, (x + 0.03, y, 0.075, 0.075), subject, OUTLINE)
+
+
+def _marks(pattern: str, subject: Placed) -> np.ndarray:
+    """Where the pattern's colour goes, in the individual's own coordinates."""
+    centre = (np.arange(SIDE * SCALE) + 0.5) / SCALE
+    x = (centre[None, :] - subject.x) / subject.size * (-1 if subject.mirrored else 1)
+    y = (centre[:, None] - subject.y) / subject.size
+    if pattern == "stripes":
+        return np.broadcast_to((x / 0.42) % 1 < 0.5, (len(centre), len(centre)))
+    if pattern == "belly":
+        return np.broadcast_to(y > 0.08, (len(centre), len(centre)))
+    column = np.floor(x / 0.44)
+    return ((x / 0.44 - column - 0.5) ** 2 + ((y / 0.44 + 0.5 * (column % 2)) % 1 - 0.5) ** 2) < 0.3**2
+
+
+def _background(name: str, rng: np.random.Generator) -> np.ndarray:
+    """The background, drawn large. Each has marks of its own, in fixed places; its colours vary a little."""
+    import cv2
+
+    side = SIDE * SCALE
+    tint = rng.integers(-8, 9, 3)
+    rng = np.random.default_rng(list(name.encode()))
+    horizon = side // 2
+
+    def shade(*rgb: int) -> tuple[int, ...]:
+        return tuple(int(c) for c in np.clip(np.array(rgb) + tint, 0, 255))
+
+    def two(above: tuple[int, ...], below: tuple[int, ...]) -> np.ndarray:
+        picture = np.empty((side, side, 3), np.uint8)
+        picture[:horizon], picture[horizon:] = above, below
+        return picture
+
+    def spots(picture: np.ndarray, count: int, radius: int, colour: tuple[int, ...], below: int, width: int) -> None:
+        for _ in range(count):
+            at = (int(rng.integers(0, side)), int(rng.integers(0, below)))
+            cv2.circle(picture, at, radius, colour, width, cv2.LINE_AA)
+
+    if name == "beach":
+        picture = two(shade(128, 206, 238), shade(240, 214, 150))
+        cv2.rectangle(picture, (0, horizon - 18), (side, horizon), shade(40, 130, 190), -1)
+        cv2.circle(picture, (side // 5, 24), 16, (255, 240, 120), -1, cv2.LINE_AA)
+    elif name == "grass":
+        picture = two(shade(180, 226, 244), shade(126, 196, 92))
+        for x, y in rng.integers((0, horizon + 8), (side, side), (14, 2)).tolist():
+            cv2.line(picture, (x, y), (x + 3, y - 10), shade(84, 156, 60), 3)
+    elif name == "snow":
+        picture = two(shade(176, 192, 212), shade(236, 242, 248))
+        spots(picture, 26, 3, (252, 252, 255), side, -1)
+    elif name == "night":
+        picture = two(shade(24, 26, 66), shade(44, 52, 72))
+        spots(picture, 16, 2, (250, 246, 190), horizon, -1)
+        cv2.circle(picture, (side // 5, 24), 13, (236, 234, 214), -1, cv2.LINE_AA)
+    elif name == "room":
+        picture = two(shade(232, 206, 186), shade(160, 112, 76))
+        x = 20
+        cv2.rectangle(picture, (x, 14), (x + 60, 62), (250, 250, 250), -1)
+        cv2.rectangle(picture, (x + 5, 19), (x + 55, 57), shade(140, 200, 235), -1)
+        cv2.line(picture, (x + 30, 14), (x + 30, 62), (250, 250, 250), 5)
+    elif name == "water":
+        depth = np.linspace(0, 1, side)[:, None, None]
+        picture = np.broadcast_to(
+            (1 - depth) * shade(70, 190, 210) + depth * np.array(shade(16, 84, 140)), (side,) * 2 + (3,)
+        )
+        picture = np.ascontiguousarray(picture.astype(np.uint8))
+        spots(picture, 9, 6, (190, 236, 244), side, 3)
+    elif name == "forest":
+        picture = two(shade(66, 104, 70), shade(92, 80, 48))
+        for x in (8, 60, 104, 158):
+            cv2.rectangle(picture, (x, 0), (x + 14, horizon + 10), shade(64, 44, 30), -1)
+    else:
+        picture = two(shade(206, 222, 230), shade(112, 112, 118))
+        for x in range(-20, side, 60):
+            cv2.rectangle(picture, (x, side - 26), (x + 32, side - 18), (245, 245, 245), -1)
+    return picture

@@ -1,0 +1,121 @@
+"""The trained toy world in one object: sampling, encoding, and what training a subject needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..diffusion import NoiseSchedule
+from ..generate import generate
+from ..points import PointSet
+from ..rngr import Reference, make_reference
+from ..schedule import Schedule
+from ..subject_copy import SubjectCopy
+from ..training import Example
+from ..unet import UNet
+from .models import LATENT_CHANNELS, PATCH, Clip, Codec, Judge, TextEncoder, noise_schedule, tokenize, unet_config
+from .scenes import SIDE, Scene, render
+
+WEIGHTS = Path(__file__).parent / "weights"
+STEPS = 25
+GUIDANCE = 3.0
+
+
+@dataclass(frozen=True, eq=False)
+class ToyWorld:
+    """Frozen models, float32 on the CPU. Pictures are [48, 48, 3] (or batches of them), values 0..1."""
+
+    unet: UNet
+    text: TextEncoder
+    codec: Codec
+    clip: Clip
+    judge: Judge
+    noise: NoiseSchedule
+    #: How each part was trained, as JSON text.
+    made: dict[str, str]
+
+    @torch.no_grad()
+    def encode_text(self, text: str) -> Tensor:
+        """The U-Net's context of a prompt, [14, 64]. Raises ValueError for a word that the world does not know."""
+        return self.text(tokenize([text]))[0]
+
+    @torch.no_grad()
+    def encode_clip(self, pictures: Tensor) -> Tensor:
+        """CLIP's last hidden state [batch, 145, 96] of pictures [batch, 48, 48, 3], as ``make_reference`` needs it."""
+        return self.clip.hidden(pictures)
+
+    def reference(self, picture: Tensor, points: PointSet, **settings) -> Reference:
+        """``make_reference`` with this world's CLIP."""
+        return make_reference(picture, points, self.encode_clip, image_size=SIDE, **settings)
+
+    @torch.no_grad()
+    def example(self, picture: Tensor, tokens: Tensor, prompt: str) -> Example:
+        """A training example from a (clean) picture [48, 48, 3], its CLIP tokens and a prompt."""
+        return Example(self.codec.encode(picture[None])[0], tokens, self.encode_text(prompt))
+
+    def sample(
+        self,
+        prompt: str,
+        seeds: Sequence[int],
+        copy: SubjectCopy | None = None,
+        condition: Tensor | None = None,
+        weight: Schedule | None = None,
+        steps: int = STEPS,
+        guidance: float = GUIDANCE,
+    ) -> Tensor:
+        """Pictures [len(seeds), 48, 48, 3] for a prompt; each depends on its own seed alone."""
+        texts = self.encode_text(prompt), self.encode_text("")
+        run = generate(
+            self.unet, *texts, self.noise, start(seeds), copy, condition, weight, steps=steps, guidance=guidance
+        )
+        for latents in run:
+            last = latents
+        return self.codec.decode(last)
+
+
+def start(seeds: Sequence[int]) -> Tensor:
+    """Starting noise [len(seeds), 24, 12, 12]."""
+    shape = (LATENT_CHANNELS, SIDE // PATCH, SIDE // PATCH)
+    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+
+def load_world(folder: Path = WEIGHTS) -> ToyWorld:
+    """Load the stored weights."""
+    from safetensors import safe_open
+
+    parts = {"text": TextEncoder(), "codec": Codec(), "unet": UNet(unet_config()), "clip": Clip(), "judge": Judge()}
+    made = {}
+    modules = torch.nn.ModuleDict(parts)
+    state = {}
+    for name in ("base", "clip", "judge"):
+        with safe_open(folder / f"{name}.safetensors", framework="pt") as file:
+            made[name] = file.metadata()["made"]
+            state |= {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
+    modules.load_state_dict(state)
+    modules.requires_grad_(False).eval()
+    return ToyWorld(**parts, noise=noise_schedule(), made=made)
+
+
+def picture_of(scene: Scene) -> Tensor:
+    """A drawn scene as a picture [48, 48, 3], values 0..1."""
+    return torch.from_numpy(render(scene)[0]).float() / 255
+
+
+def click(scene: Scene, wanted: int) -> PointSet:
+    """What a careful person clicks on a scene of two: one point in the thick of each, the wanted one (0 or 1) first."""
+    owner = render(scene)[1]
+    points = [_thickest(owner == number) for number in range(1, len(scene.subjects) + 1)]
+    return PointSet((points[wanted],), tuple(p for i, p in enumerate(points) if i != wanted))
+
+
+def _thickest(mask: np.ndarray) -> tuple[float, float]:
+    import cv2
+
+    depth = cv2.distanceTransform(np.pad(mask.astype(np.uint8), 1), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+    row, column = np.unravel_index(depth.argmax(), depth.shape)
+    return (column + 0.5) / mask.shape[1], (row + 0.5) / mask.shape[0]
