@@ -210,9 +210,23 @@ class Train(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, precision=None) -> bool | str:
-        if precision is not None and precision not in TRAIN.CHOICES["precision"]:
-            return f"precision must be one of {', '.join(TRAIN.CHOICES['precision'])}; got {precision!r}."
+    def validate_inputs(
+        cls,
+        precision=None,
+        zero_init=None,
+        attention_layers=None,
+        attention_norm=None,
+        pairs=None,
+        feature=None,
+        pairing=None,
+        copy_input=None,
+    ) -> bool | str:
+        given = {name: value for name, value in locals().items() if name != "cls" and value is not None}
+        try:
+            _settings(TrainSettings, given)
+            _settings(CopySettings, given)
+        except P3SError as error:
+            return str(error)
         return True
 
     @classmethod

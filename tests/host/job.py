@@ -12,8 +12,8 @@ from host.server import Server
 from PIL import Image
 
 DATA = Path(__file__).parents[1] / "data"
-#: Left subject wanted, right one not.
-POINTS = json.dumps({"v": 1, "positive": [[0.25, 0.55]], "negative": [[0.75, 0.55]]})
+#: The left half's dog (its cheek) is wanted, the right half's subject is not.
+POINTS = json.dumps({"v": 1, "positive": [[0.39, 0.5]], "negative": [[0.75, 0.55]]})
 
 
 def two_subjects(left: str = "dog", right: str = "backpack", side: int = 256) -> np.ndarray:

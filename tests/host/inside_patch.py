@@ -1,0 +1,260 @@
+"""Run by test_patch.py inside a host: the U-Net, the weights and the patches against the host's own code."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import comfy.sample
+import comfy.sd
+import comfy.utils
+import torch
+from comfy.patcher_extension import WrappersMP
+from comfyui_p3s.nodes.host import patch, weights
+from comfyui_p3s.p3s.errors import P3SError
+from comfyui_p3s.p3s.injection import InjectionHooks
+from comfyui_p3s.p3s.schedule import Schedule
+from comfyui_p3s.p3s.subject import Subject, SubjectInfo, SubjectReference
+from comfyui_p3s.p3s.subject_copy import CopySettings, SubjectCopy
+from comfyui_p3s.p3s.unet import UNet
+
+FIXED = Schedule("fixed")
+GENERATOR = torch.Generator()
+
+
+def draw(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=GENERATOR.manual_seed(seed))
+
+
+def subject_for(model: Any, seed: int = 1, **settings: Any) -> Subject:
+    """A subject whose zero convolutions are no longer zero, as after some training."""
+    chosen = CopySettings(**settings)
+    with torch.inference_mode(False):
+        copy = SubjectCopy.from_base(weights.base_weights(model), chosen, 20)
+        for i, zero in enumerate([*copy.zero_self.values(), *copy.zero_cross.values()]):
+            zero.weight.data = draw(*zero.weight.shape, seed=seed * 100 + i) * zero.weight.shape[1] ** -0.5
+        reference = SubjectReference(draw(4, 16, 16, seed=seed), draw(17, 20, seed=seed))
+    config = weights.unet_config(model)
+    info = SubjectInfo(
+        config.family, weights.base_fingerprint(model), asdict(chosen), {}, ("",), ("",), 1, True, "", ""
+    )
+    return Subject({k: v.detach() for k, v in copy.state_dict().items()}, (reference,), info)
+
+
+def inputs(rows: int = 2, size: int = 16) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return draw(rows, 4, size, size), torch.full((rows,), 500.0), draw(rows, 77, 768, seed=1)
+
+
+def call(model: Any, x: torch.Tensor, t: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+    """One U-Net call with a model's wrappers and patches, as the sampler makes it."""
+    options = dict(model.model_options["transformer_options"])
+    options["wrappers"] = model.wrappers
+    options["cond_or_uncond"] = [1, 0][: len(x)]
+    options["uuids"] = ["a", "b"][: len(x)]
+    return model.model.diffusion_model(x, t, context, transformer_options=options)
+
+
+def sample(model: Any, cfg: float = 7.0, steps: int = 2, **options: Any) -> torch.Tensor:
+    positive, negative = ([[draw(1, 77, 768, seed=s), {}]] for s in (1, 2))
+    arguments = {"denoise": 1.0, "seed": 3, **options}
+    return comfy.sample.sample(
+        model,
+        draw(1, 4, 16, 16, seed=5),
+        steps,
+        cfg,
+        "euler",
+        "normal",
+        positive,
+        negative,
+        torch.zeros(1, 4, 16, 16),
+        **arguments,
+    )
+
+
+def apply(model: Any, subject: Subject, strength: float = 1.0, schedule: Schedule = FIXED, conditional: bool = False):
+    return patch.apply_subject(model, subject, 0, patch.Application(schedule, strength, conditional))[0]
+
+
+def same_unet(model: Any) -> float:
+    """Largest difference between the host's U-Net and ours, relative to the output's size."""
+    x, t, context = inputs()
+    with torch.inference_mode(False):
+        ours = UNet.from_state_dict(weights.base_weights(model))
+    comfy.model_management.load_models_gpu([model])
+    theirs = call(model, x, t, context)
+    return ((ours(x, t, context) - theirs).abs().max() / theirs.std()).item()
+
+
+def lora_facts(model: Any, lora: Any) -> dict[str, Any]:
+    patched, _ = comfy.sd.load_lora_for_models(model, None, lora, 0.7, 0.0)
+    plain = weights.base_weights(model)
+    changed = weights.base_weights(patched)
+    comfy.model_management.load_models_gpu([patched])  # the shared module now holds the LoRA's weights
+    while_loaded = weights.base_weights(patched)
+    plain_while_loaded = weights.base_weights(model)
+    truth = {k: v.float() for k, v in patched.model.diffusion_model.state_dict().items()}
+    facts = {
+        "changes": sum(not torch.equal(plain[k], changed[k]) for k in plain),
+        "equals what the sampler uses": max((truth[k] - changed[k]).abs().max().item() for k in truth),
+        "same while loaded": all(torch.equal(changed[k], while_loaded[k]) for k in changed),
+        "plain is plain": all(torch.equal(plain[k], plain_while_loaded[k]) for k in plain),
+        "normal tensors": not any(v.is_inference() for v in while_loaded.values()),
+        "fingerprint ignores it": weights.base_fingerprint(patched) == weights.base_fingerprint(model),
+    }
+    comfy.model_management.unload_all_models()
+    return facts
+
+
+def injection_facts(model: Any) -> dict[str, Any]:
+    """The host's attention under our patches against our own U-Net under the same injection."""
+    facts = {}
+    x, t, context = inputs()
+    for name, settings in {
+        "default": {},
+        "no cross-attention": {"cross_attention": False},
+        "attn1": {"feature": "attn1"},
+        "one to one": {"pairing": "one_to_one"},
+        "reference alone": {"copy_input": "reference"},
+    }.items():
+        subject = subject_for(model, **settings)
+        with torch.inference_mode(False):
+            base = UNet.from_state_dict(weights.base_weights(model))
+        copy = patch.build_copy(base.config, subject, torch.float32)
+        condition = copy.condition(subject.references[0].latent[None], subject.references[0].tokens[None])
+        features = copy(x, t, context, condition).weighted(0.8)
+        expected = base(x, t, context, InjectionHooks(features, copy.settings.lam))
+        plain = base(x, t, context)
+        patched = apply(model, subject, strength=0.8)
+        found = call(patched, x, t, context)
+        half = call(apply(model, subject, strength=0.8, conditional=True), x, t, context)
+        facts[name] = {
+            "error": ((found - expected).abs().max() / expected.std()).item(),
+            "effect": ((found - plain).abs().mean() / plain.std()).item(),
+            "unconditional half is plain": ((half[:1] - plain[:1]).abs().max() / plain.std()).item(),
+            "conditional half is injected": ((half[1:] - expected[1:]).abs().max() / expected.std()).item(),
+        }
+    return facts
+
+
+def identity_facts(model: Any) -> dict[str, bool]:
+    """Everything that must be equal bit for bit."""
+    one, two = subject_for(model, 1), subject_for(model, 2)
+    plain = sample(model)
+    applied = apply(model, one)
+    image = sample(applied)
+    lora_like = applied.clone()  # what every later node does to a MODEL
+    lora_like.set_model_output_block_patch(lambda h, skip, options: (h, skip))
+    chained = apply(apply(model, one), two)
+    both = sample(chained)
+    copies = [p.model for p in lora_like.get_additional_models_with_key(patch.KEY)]
+    between = Schedule("fixed").within(0.4, 0.6)  # two steps: the first at 0, the second at 1
+    return {
+        "a subject changes the image": not torch.equal(image, plain),
+        "the given model stays plain": torch.equal(sample(model), plain) and not model.wrappers,
+        "strength 0 is plain": torch.equal(sample(apply(model, one, 0.0)), plain),
+        "weight 0 is plain": torch.equal(sample(apply(model, one, 1.0, Schedule("fixed", value=0.0))), plain),
+        "outside the window is plain": torch.equal(sample(apply(model, one, 1.0, between)), plain),
+        "a second run is the same": torch.equal(sample(applied), image),
+        "another strength is another image": not torch.equal(sample(apply(model, one, 0.5)), image),
+        "applied again is the same as fresh": torch.equal(sample(apply(model, one)), image),
+        "a later clone is the same": torch.equal(sample(lora_like), image),
+        "a clone does not copy the copy": copies
+        == [p.model for p in applied.get_additional_models_with_key(patch.KEY)],
+        "two subjects chain": not torch.equal(both, image) and torch.equal(sample(apply(apply(model, one), two)), both),
+        "the first of a chain stays as it was": torch.equal(sample(applied), image),
+        "two subjects, two copies": len(chained.get_additional_models_with_key(patch.KEY)) == 2,
+        "without guidance": not torch.equal(sample(applied, cfg=1.0), sample(model, cfg=1.0)),
+        "other sizes": bool(torch.isfinite(call(applied, *inputs(size=24))).all()),
+        "odd sizes": bool(torch.isfinite(call(applied, draw(2, 4, 13, 18), *inputs()[1:])).all()),
+    }
+
+
+def message(run: Any) -> str:
+    try:
+        run()
+    except P3SError as error:
+        return f"{type(error).__name__}: {error}"
+    return "no error"
+
+
+class Foreign:
+    """Stands for a MODEL of an architecture that needs no small checkpoint to be recognised by its keys."""
+
+    def __init__(self, **keys: torch.Tensor) -> None:
+        self.model = type("Flux", (), {"model_config": type("Flux", (), {})()})()
+        self.model.diffusion_model = torch.nn.Module()
+        self.keys = keys
+
+    def get_key_patches(self, prefix: str) -> dict[str, Any]:
+        return {prefix + k: [(v, None)] for k, v in self.keys.items()}
+
+
+def refusals(model: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    subject = subject_for(model)
+    packed = model.clone()
+    parameter = next(packed.model.diffusion_model.parameters())
+    parameter.tensor_type = 2  # as GGUF marks its tensors
+    gguf = message(lambda: weights.base_weights(packed))
+    del parameter.tensor_type
+    sd2, *_ = comfy.sd.load_checkpoint_guess_config(arguments["sd2"], output_vae=False, output_clip=False)
+    micro, *_ = comfy.sd.load_checkpoint_guess_config(arguments["micro"], output_vae=False, output_clip=False)
+    other, *_ = comfy.sd.load_checkpoint_guess_config(arguments["other"], output_vae=False, output_clip=False)
+    return {
+        "gguf": gguf,
+        "flux": message(
+            lambda: weights.unet_config(Foreign(**{"double_blocks.0.img_attn.qkv.weight": torch.zeros(1)}))
+        ),
+        "sd2": message(lambda: apply(sd2, subject)),
+        "other shapes": message(lambda: apply(micro, subject)),
+        "no such photo": message(lambda: patch.apply_subject(model, subject, 3, patch.Application(FIXED, 1.0, False))),
+        "other weights": list(patch.apply_subject(other, subject, 0, patch.Application(FIXED, 1.0, False))[1]),
+        "same weights": list(patch.apply_subject(model, subject, 0, patch.Application(FIXED, 1.0, False))[1]),
+        "several gpus": message(
+            lambda: apply(model, subject).wrappers[WrappersMP.DIFFUSION_MODEL][patch.KEY][0](
+                None, *inputs(), transformer_options={"multigpu_thread_device": "cuda:1"}
+            )
+        ),
+    }
+
+
+def fp8_facts(path: str) -> dict[str, Any]:
+    state = {k: v for k, v in comfy.utils.load_torch_file(path).items() if k.startswith("model.diffusion_model.")}
+    model = comfy.sd.load_diffusion_model_state_dict(dict(state), model_options={"dtype": torch.float8_e4m3fn})
+    key = "input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight"
+    stored = state["model.diffusion_model." + key].to(torch.float8_e4m3fn).float()
+    subject = subject_for(model)
+    return {
+        "stored in 8 bits": next(model.model.diffusion_model.parameters()).dtype == torch.float8_e4m3fn,
+        "weights are widened": torch.equal(weights.base_weights(model)[key], stored),
+        "applies": bool(torch.isfinite(sample(apply(model, subject))).all()),
+        "works in": str(patch.compute_dtype(model)),
+    }
+
+
+def inpaint_facts(path: str, plain_path: str) -> dict[str, Any]:
+    """A subject of the ordinary model on an inpainting U-Net of nine channels."""
+    plain, *_ = comfy.sd.load_checkpoint_guess_config(plain_path, output_vae=False, output_clip=False)
+    inpaint, *_ = comfy.sd.load_checkpoint_guess_config(path, output_vae=False, output_clip=False)
+    subject = subject_for(plain)
+    before, after = sample(inpaint), sample(apply(inpaint, subject))
+    return {
+        "channels": weights.unet_config(inpaint).in_channels,
+        "changes the image": not torch.equal(before, after) and bool(torch.isfinite(after).all()),
+    }
+
+
+def main(arguments: dict[str, Any]) -> dict[str, Any]:
+    model, *_ = comfy.sd.load_checkpoint_guess_config(arguments["topo"], output_vae=False, output_clip=False)
+    slim, *_ = comfy.sd.load_checkpoint_guess_config(arguments["slim"], output_vae=False, output_clip=False)
+    lora = comfy.utils.load_torch_file(arguments["lora"])
+    noise = weights.noise_schedule(model)
+    return {
+        "unet": {"full": same_unet(model), "one ResBlock": same_unet(slim)},
+        "lora": lora_facts(model, lora),
+        "noise": [noise.prediction, len(noise), noise.alphas_cumprod[0].item(), noise.alphas_cumprod[-1].item()],
+        "injection": injection_facts(model),
+        "identity": identity_facts(slim),
+        "refusals": refusals(slim, arguments),
+        "fp8": fp8_facts(arguments["slim"]),
+        "inpaint": inpaint_facts(arguments["inpaint"], arguments["micro"]),
+    }

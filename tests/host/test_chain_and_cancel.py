@@ -1,0 +1,176 @@
+"""Neighbours in the chain, cancelling a training, and inputs that do not fit, on a real server."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from host.client import Client
+from host.job import Job, two_subjects
+from host.server import Server
+
+from p3s.subject import load_subject
+
+
+@pytest.fixture
+def folder(server: Server) -> Path:
+    folder = server.base / "models" / "p3s"
+    for file in folder.glob("*.safetensors"):
+        file.unlink()
+    return folder
+
+
+def test_controlnet_and_lora_in_the_chain(server: Server, client: Client, folder: Path) -> None:
+    """Both neighbours still act, in both orders of LoRA and subject, and training takes the LoRA into its base."""
+    job = Job(server)
+    lora = job.g.add("LoraLoaderModelOnly", model=job.model, lora_name=server.model("lora-slim"), strength_model=1.0)
+    trained = job.train(job.reference(), model=lora)
+    control = job.g.add("ControlNetLoader", control_net_name=server.model("controlnet-slim"))
+    hint = job.g.add("LoadImage", image=client.upload_image(two_subjects(side=128), "hint.png"))
+    prompt = job.g.add("CLIPTextEncode", clip=job.clip, text="a photo of a sks dog")
+    controlled = job.g.add("ControlNetApply", conditioning=prompt, control_net=control, image=hint, strength=1.0)
+    applied = job.apply(trained, model=lora)
+    after = job.g.add(
+        "LoraLoaderModelOnly",
+        model=job.apply(trained),
+        lora_name=server.model("lora-slim"),
+        strength_model=1.0,
+    )
+    images = {
+        "subject": job.image(applied, positive=prompt),
+        "lora after": job.image(after, positive=prompt),
+        "no lora": job.image(job.apply(trained), positive=prompt),
+        "controlnet": job.image(applied, positive=controlled),
+        "controlnet alone": job.image(lora, positive=controlled),
+        "controlnet, conditional half": job.image(
+            job.apply(trained, model=lora, guidance="conditional"), positive=controlled
+        ),
+    }
+    result = client.run_ok(job.g.graph)
+    picture = {name: result.images(node)[0].astype(int) for name, node in images.items()}
+    np.testing.assert_array_equal(picture["lora after"], picture["subject"])
+    names = [name for name in images if name != "lora after"]
+    for i, one in enumerate(names):
+        for other in names[:i]:
+            assert np.abs(picture[one] - picture[other]).mean() > 0.1, f"{one} equals {other}"
+
+
+def test_cancel_keeps_what_is_trained(server: Server, client: Client, folder: Path) -> None:
+    job = Job(server)
+    trained = job.train(job.reference(), steps=500, name="cancelled dog")
+    prompt_id = client.queue(job.g.graph)
+    assert isinstance(prompt_id, str)
+    client.wait_event(lambda event: event.type == "progress" and event.data.get("node") == trained.id, timeout=240)
+    client.interrupt()
+    result = client.wait(prompt_id)
+    assert result.status == "interrupted"
+    (path,) = folder.glob("*.safetensors")
+    assert path.name == "cancelled dog_cancelled.safetensors"
+    subject = load_subject(path)
+    assert 1 <= subject.info.steps < 500
+    assert not subject.info.completed
+
+    # It can be used, and the next run is not disturbed.
+    job = Job(server)
+    shown = job.image(job.apply(job.g.add("P3S_LoadSubject", subject_file=path.name)))
+    assert client.run_ok(job.g.graph).images(shown)[0].std() > 1
+
+
+def test_an_unchanged_graph_runs_nothing_again(server: Server, client: Client, folder: Path) -> None:
+    job = Job(server)
+    trained = job.train(job.reference(), steps=1)
+    job.image(job.apply(trained))
+    client.run_ok(job.g.graph)
+    assert client.run_ok(job.g.graph).executed == []
+    assert len(list(folder.glob("*.safetensors"))) == 1
+
+
+def test_several_photos_train_one_subject(server: Server, client: Client, folder: Path) -> None:
+    job = Job(server)
+    first = job.reference()
+    second = job.reference(two_subjects("puppy", "cat"), references=first)
+    trained = job.train(second, epochs=2, steps=0)
+    job.image(job.apply(trained, reference_index=1))
+    result = client.run_ok(job.g.graph)
+    assert result.progress(trained.id)[-1] == (4, 4)
+    (path,) = folder.glob("*.safetensors")
+    assert len(load_subject(path).references) == 2
+
+
+def test_points_from_other_packs_and_an_own_inpainting(server: Server, client: Client) -> None:
+    job = Job(server)
+    photo = two_subjects()
+    own = np.full_like(photo, 90)
+    image = job.g.add("LoadImage", image=client.upload_image(photo, "kj.png"))
+    reference = job.g.add(
+        "P3S_RNGRMask",
+        clip_vision=job.g.add("CLIPVisionLoader", clip_name=server.model("clip-vision")),
+        image=image,
+        points=job.g.add("PrimitiveString", value=json.dumps([{"x": 200, "y": 128}])),
+        negative_points=job.g.add("PrimitiveString", value=json.dumps([{"x": 384, "y": 140}])),
+        inpainted=job.g.add("LoadImage", image=client.upload_image(own, "own.png")),
+        fill="navier-stokes",
+        fill_region="background",
+        value_range="minmax",
+        blur=0.5,
+        grow=0.5,
+    )
+    saved = job.g.add("SaveImage", images=reference[1], filename_prefix="own")
+    np.testing.assert_array_equal(client.run_ok(job.g.graph).images(saved.id)[0], own)
+
+
+SAME_PATCH = json.dumps({"v": 1, "positive": [[0.39, 0.5]], "negative": [[0.4, 0.5]]})
+NO_POSITIVE = json.dumps({"v": 1, "positive": [], "negative": [[0.75, 0.55]]})
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [(SAME_PATCH, "patch"), (NO_POSITIVE, "positive"), ('{"v":9,"positive":[]}', "9"), ("not json", "JSON")],
+)
+def test_bad_points_say_what_to_do(server: Server, client: Client, points: str, message: str) -> None:
+    job = Job(server)
+    job.reference(points=points)
+    result = client.run(job.g.graph)
+    assert result.status in ("error", "refused")
+    assert result.error is not None
+    assert message in result.error.message
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"precision": "fp4"}, "precision"),
+        ({"zero_init": "ones"}, "zero_init"),
+        ({"learning_rate": 2.0}, "learning_rate"),
+        ({"steps": -1}, "steps"),
+    ],
+)
+def test_bad_settings_of_training_are_refused(
+    server: Server, client: Client, change: dict[str, Any], message: str
+) -> None:
+    """The masks, an output of their own, may still be made; the training is refused before it starts."""
+    job = Job(server)
+    trained = job.train(job.reference(), **change)
+    _, answer = client.post("/prompt", {"prompt": job.g.graph, "client_id": client.id})
+    assert message in json.dumps(answer["node_errors"][trained.id])
+    client.wait(answer["prompt_id"])
+
+
+def test_training_on_an_inpainting_model_is_refused_by_name(server: Server, client: Client) -> None:
+    job = Job(server, "sd15-inpaint-micro")
+    job.train(job.reference())
+    result = client.run(job.g.graph)
+    assert result.error is not None
+    assert "inpainting model" in result.error.message
+
+
+def test_a_loss_that_explodes_says_which_setting_to_lower(server: Server, client: Client, folder: Path) -> None:
+    job = Job(server)
+    job.train(job.reference(), learning_rate=1.0, steps=30)
+    result = client.run(job.g.graph)
+    assert result.error is not None
+    assert "learning_rate" in result.error.message
+    assert not list(folder.glob("*.safetensors"))

@@ -1,0 +1,93 @@
+"""Our U-Net, the weights we read and the patches we set, against the host's own code, in its process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from host.inside import Inside
+
+from p3s.diffusion import NoiseSchedule
+
+
+@pytest.fixture(scope="module")
+def facts(inside: Inside) -> Any:
+    models = {
+        "topo": "sd15-topo",
+        "slim": "sd15-slim",
+        "other": "sd15-slim-other",
+        "micro": "sd15-micro",
+        "inpaint": "sd15-inpaint-micro",
+        "sd2": "sd2-micro",
+        "lora": "lora-topo",
+    }
+    arguments = {name: inside.model(model) for name, model in models.items()}
+    return inside.run(Path(__file__).with_name("inside_patch.py"), arguments, timeout=900)
+
+
+def test_our_unet_equals_the_hosts(facts: Any) -> None:
+    assert facts["unet"]["full"] < 1e-4
+    assert facts["unet"]["one ResBlock"] < 1e-4
+
+
+def test_weights_are_those_of_this_model_with_its_loras(facts: Any) -> None:
+    lora = facts["lora"]
+    assert lora.pop("changes") > 10
+    assert lora.pop("equals what the sampler uses") < 1e-3  # the sampler's are rounded to its own type
+    assert all(lora.values()), lora
+
+
+def test_the_noise_schedule_is_stable_diffusions(facts: Any) -> None:
+    ours = NoiseSchedule.stable_diffusion()
+    prediction, length, first, last = facts["noise"]
+    assert (prediction, length) == ("eps", 1000)
+    assert [first, last] == pytest.approx([ours.alphas_cumprod[0].item(), ours.alphas_cumprod[-1].item()], rel=1e-4)
+
+
+@pytest.mark.parametrize("settings", ["default", "no cross-attention", "attn1", "one to one", "reference alone"])
+def test_the_hosts_attention_under_our_patches_is_the_methods(facts: Any, settings: str) -> None:
+    """Eq. 7-9 through attn1_patch and attn2_patch equal the injection into our own U-Net."""
+    found = facts["injection"][settings]
+    assert found["effect"] > 0.01
+    assert found["error"] < 1e-4
+    assert found["unconditional half is plain"] < 1e-4
+    assert found["conditional half is injected"] < 1e-4
+
+
+def test_identities(facts: Any) -> None:
+    broken = [name for name, holds in facts["identity"].items() if not holds]
+    assert len(facts["identity"]) == 16
+    assert not broken
+
+
+@pytest.mark.parametrize(
+    ("case", "parts"),
+    [
+        ("gguf", ("FamilyError", "GGUF", ".safetensors")),
+        ("flux", ("FamilyError", "SD 1.x", "Flux", "double_blocks")),
+        ("sd2", ("FamilyError", "SD1.x", "SD2.x")),
+        ("other shapes", ("SubjectFileError", "do not fit this model")),
+        ("no such photo", ("0..0", "got 3")),
+        ("several gpus", ("several GPUs",)),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(facts: Any, case: str, parts: tuple[str, ...]) -> None:
+    for part in parts:
+        assert part in facts["refusals"][case]
+
+
+def test_other_weights_of_the_family_are_a_warning(facts: Any) -> None:
+    (warning,) = facts["refusals"]["other weights"]
+    assert "trained on other weights" in warning
+    assert facts["refusals"]["same weights"] == []
+
+
+def test_weights_in_8_bits_are_served(facts: Any) -> None:
+    fp8 = facts["fp8"]
+    assert fp8.pop("works in") in ("torch.float32", "torch.float16", "torch.bfloat16")
+    assert all(fp8.values()), fp8
+
+
+def test_an_inpainting_model_is_served(facts: Any) -> None:
+    assert facts["inpaint"] == {"channels": 9, "changes the image": True}
