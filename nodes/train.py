@@ -6,10 +6,11 @@ import logging
 from dataclasses import asdict, fields
 from typing import Any
 
+import folder_paths
 import torch
 from comfy_api.latest import io
 
-from ..p3s.errors import P3SError
+from ..p3s.errors import P3SError, SubjectFileError
 from ..p3s.rngr import Reference as CleanReference
 from ..p3s.subject import Subject as TrainedSubject
 from ..p3s.subject import SubjectInfo, SubjectReference, save_new_subject
@@ -254,7 +255,7 @@ class Train(io.ComfyNode):
             tokens = [r.tokens.clone() for r in reference]
         examples = [Example(*parts) for parts in zip(latents, tokens, texts[:-1], strict=True)]
 
-        copy, result, cancelled = _train(model, examples, texts[-1], noise, train_settings, copy_settings)
+        copy, result, progress = _train(model, examples, texts[-1], noise, train_settings, copy_settings)
         info = SubjectInfo(
             family=config.family,
             base_fingerprint=weights.base_fingerprint(model),
@@ -270,11 +271,26 @@ class Train(io.ComfyNode):
             prediction=noise.prediction,
         )
         subject = _subject(copy, latents, tokens, info)
-        path = str(save_new_subject(subject, folders.save_folder(), name if result.completed else f"{name}_cancelled"))
-        log.info("P3S: %d steps trained, saved to %s", len(result.reports), path)
-        cancelled.reraise()
+        path, told = _save(subject, name if result.completed else f"{name}_cancelled")
+        log.info("Train P3S: %s", told)
+        progress.reraise()
         losses = {"loss": [report.loss for report in result.reports]}
-        return io.NodeOutput(subject, losses, path, ui={"text": [f"{len(result.reports)} steps, saved to {path}"]})
+        return io.NodeOutput(subject, losses, path, ui={"text": [told]})
+
+
+def _save(subject: TrainedSubject, name: str) -> tuple[str, str]:
+    """The path of the new file, and what to tell the user. A disk that does not take it must not cost the training:
+    the output folder is tried next, and without any file the subject still leaves the node."""
+    steps = f"{subject.info.steps} steps trained"
+    problems = []
+    for folder in (folders.save_folder(), folder_paths.get_output_directory()):
+        try:
+            path = str(save_new_subject(subject, folder, name))
+        except SubjectFileError as error:
+            problems.append(f"{folder}: {error}")
+        else:
+            return path, "; ".join([f"{steps}, saved to {path}", *problems])
+    return "", f"{steps}, but NOT SAVED: {'; '.join(problems)}. Free some space, then queue a Save P3S Subject node."
 
 
 def _settings(kind: type, values: dict[str, Any]) -> Any:
