@@ -78,7 +78,9 @@ def pictures(server: Server) -> dict[str, tuple[int, int]]:
 
 @pytest.fixture(scope="session")
 def frontend(chromium: Any, server: Server, renderer: str, pictures: dict[str, tuple[int, int]]) -> Iterator[EditorPage]:
-    context = chromium.new_context(viewport={"width": 1280, "height": 900}, has_touch=True)
+    context = chromium.new_context(
+        viewport={"width": 1280, "height": 900}, has_touch=True, permissions=["clipboard-read", "clipboard-write"]
+    )
     page = EditorPage(context, server, renderer, pictures)
     page.open()
     yield page

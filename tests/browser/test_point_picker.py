@@ -93,7 +93,7 @@ def test_keys_act_on_points_and_not_on_the_graph(editor_page: EditorPage) -> Non
 def test_keyboard_alone_is_enough(editor_page: EditorPage) -> None:
     editor_page.button("clearNegative").focus()
     editor_page.button("positive").focus()
-    editor_page.page.locator(".p3s-stage canvas").focus()
+    editor_page.page.locator(".p3s-keys").focus()
     editor_page.press("Enter", "Shift+ArrowLeft", "-", "Enter")
     near(editor_page.points["positive"], [(0.5 - 10 / 640, 0.5)])
     near(editor_page.points["negative"], [(0.5, 0.5)])
@@ -287,7 +287,7 @@ def test_pasted_strings_of_kjnodes_and_our_own(editor_page: EditorPage) -> None:
     page = editor_page.page
 
     def paste(text: str) -> None:
-        page.locator(".p3s-stage canvas").focus()
+        page.locator(".p3s-keys").focus()
         page.evaluate(
             """(text) => {
                 const data = new DataTransfer();
@@ -309,6 +309,12 @@ def test_pasted_strings_of_kjnodes_and_our_own(editor_page: EditorPage) -> None:
     assert editor_page.points["positive"] == [[0.5, 0.5]]
     paste('{"v":1,"positive":[[0.2,0.3]],"negative":[]}')
     assert editor_page.points == {"positive": [[0.2, 0.3]], "negative": []}
+    page.evaluate("() => navigator.clipboard.writeText('[{\"x\": 320, \"y\": 64}]')")
+    editor_page.press("Control+v")
+    page.wait_for_timeout(200)
+    assert editor_page.points["positive"] == [[0.5, 0.1]]
+    editor_page.press("a", "Control+a")  # nothing is typed, selected or added
+    assert page.locator(".p3s-keys").input_value() == ""
     assert len(editor_page.workflow()["nodes"]) == nodes
 
 
@@ -325,9 +331,10 @@ def test_the_grid_is_shown_on_demand_and_changes_no_value(editor_page: EditorPag
 
 def test_labels_for_screen_readers(editor_page: EditorPage) -> None:
     page = editor_page.page
-    canvas = page.locator(".p3s-stage canvas")
-    assert canvas.get_attribute("role") == "application"
-    assert canvas.get_attribute("aria-label")
+    keys = page.locator(".p3s-keys")
+    assert keys.get_attribute("role") == "application"
+    assert keys.get_attribute("aria-label")
+    assert "Tab" in keys.get_attribute("aria-description")
     for button in page.locator(".p3s-picker button").all():
         assert button.get_attribute("aria-label")
     editor_page.click(0.5, 0.25)

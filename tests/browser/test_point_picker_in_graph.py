@@ -19,12 +19,12 @@ def with_points(workflow: dict, value: str, node: int) -> dict:
 def shown(editor_page: EditorPage) -> list[str]:
     """The points that the editor shows, as Tab visits them."""
     seen = []
-    editor_page.page.locator(".p3s-stage canvas").focus()
+    editor_page.page.locator(".p3s-keys").focus()
     editor_page.press("Escape")
     for _ in range(10):
         editor_page.press("Tab")
         status = editor_page.status()
-        if " at " not in status or not editor_page.page.evaluate("() => document.activeElement.tagName === 'CANVAS'"):
+        if " at " not in status or not editor_page.page.evaluate("() => document.activeElement.className === 'p3s-keys'"):
             return seen
         seen.append(status.split("%")[0].split(" at ")[0])
     return seen
@@ -188,8 +188,8 @@ def test_dropped_and_pasted_pictures_are_uploaded(editor_page: EditorPage) -> No
         const blob = await new Promise((done) => canvas.toBlob(done));
         const data = new DataTransfer();
         data.items.add(new File([blob], name, { type: 'image/png' }));
-        const target = document.querySelector('.p3s-stage canvas');
-        target.focus();
+        document.querySelector('.p3s-keys').focus();
+        const target = document.querySelector(event === 'drop' ? '.p3s-stage canvas' : '.p3s-keys');
         const options = { bubbles: true, cancelable: true, clientX: 500, clientY: 400 };
         if (event === 'drop') {
             target.dispatchEvent(new DragEvent('dragover', { ...options, dataTransfer: data }));

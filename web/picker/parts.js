@@ -8,7 +8,7 @@ const HELP =
   'Enter places a point in the middle, X gives a point the other sign, Delete removes it, Escape deselects. ' +
   'G shows the patch grid, F fits the picture, Control Z undoes.'
 
-/** {root, bar, buttons: {name: button}, stage, canvas, hint, warning, left, right, live} */
+/** {root, bar, buttons: {name: button}, stage, canvas, keys, hint, warning, left, right, live} */
 export function buildParts() {
   const root = document.createElement('div')
   root.className = 'p3s-picker'
@@ -28,24 +28,35 @@ export function buildParts() {
   const status = add(root, 'div', 'p3s-status')
   const live = add(root, 'div', 'p3s-unseen')
   live.setAttribute('aria-live', 'polite')
-  canvas.tabIndex = 0
-  canvas.setAttribute('role', 'application')
-  canvas.setAttribute('aria-label', 'Point editor')
-  canvas.setAttribute('aria-description', HELP)
-  // ComfyUI's graph undo leaves Ctrl+Z to a focused element that calls itself a textarea; there is no other way to ask.
-  canvas.type = 'textarea'
+  const keys = buildKeys(stage)
   return {
     root,
     bar,
     buttons: buildButtons(bar),
     stage,
     canvas,
+    keys,
     hint,
     warning,
     left: add(status, 'span', ''),
     right: add(status, 'span', ''),
     live
   }
+}
+
+/**
+ * Takes the keys of the stage. A text field, though nothing is ever typed into it: ComfyUI leaves Ctrl+Z and single keys
+ * to text fields, and to nothing else.
+ */
+function buildKeys(stage) {
+  const keys = add(stage, 'textarea', 'p3s-keys')
+  keys.inputMode = 'none' // no keyboard on the screen of a phone
+  keys.autocomplete = 'off'
+  keys.spellcheck = false
+  keys.setAttribute('role', 'application')
+  keys.setAttribute('aria-label', 'Point editor')
+  keys.setAttribute('aria-description', HELP)
+  return keys
 }
 
 function buildButtons(bar) {

@@ -42,12 +42,14 @@ export const CSS = `
 .p3s-stage::after { content: ''; position: absolute; inset: 0; border: 1px solid var(--border-color, #444);
   border-radius: inherit; pointer-events: none; }
 .p3s-stage:focus-within::after { border: 2px solid #6aa8ff; }
-.p3s-stage canvas { position: absolute; inset: 0; width: 100%; height: 100%; outline: none; touch-action: none;
+.p3s-stage canvas { position: absolute; inset: 0; width: 100%; height: 100%; touch-action: none;
   cursor: crosshair; }
 .p3s-stage canvas[data-cursor="grab"] { cursor: grab; }
 .p3s-stage canvas[data-cursor="grabbing"] { cursor: grabbing; }
 .p3s-stage canvas[data-cursor="move"] { cursor: move; }
 .p3s-stage canvas[data-cursor="default"] { cursor: default; }
+.p3s-keys { position: absolute; left: 0; top: 0; width: 1px; height: 1px; padding: 0; border: 0; opacity: 0; resize: none;
+  pointer-events: none; }
 .p3s-hint { position: absolute; left: 50%; bottom: 10px; transform: translateX(-50%); max-width: calc(100% - 16px);
   width: max-content; padding: 3px 9px; border-radius: 10px; background: rgba(0, 0, 0, 0.72); color: #fff;
   text-align: center; pointer-events: none; }

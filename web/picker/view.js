@@ -44,6 +44,10 @@ export class PickerView {
     return this.#parts.canvas
   }
 
+  get #keys() {
+    return this.#parts.keys
+  }
+
   get value() {
     return this.#editor.value
   }
@@ -74,9 +78,10 @@ export class PickerView {
     on(this.#canvas, 'pointerenter', () => this.#watchWindow())
     on(this.#canvas, 'pointerleave', (e) => this.#onLeave(e))
     on(this.#canvas, 'dblclick', (e) => this.#onDoubleClick(e))
-    on(this.#canvas, 'mousedown', (e) => e.button === 1 && e.preventDefault()) // no autoscroll
+    on(this.#canvas, 'mousedown', (e) => e.preventDefault()) // the focus stays; no autoscroll
     on(this.#canvas, 'contextmenu', swallow)
-    on(this.#canvas, 'blur', () => this.#setSpace(false))
+    on(this.#keys, 'blur', () => this.#setSpace(false))
+    on(this.#keys, 'beforeinput', (e) => e.preventDefault())
     on(this.element, 'wheel', (e) => this.#onWheel(e), { passive: false })
     on(this.element, 'keydown keyup', (e) => this.#onKey(e))
     on(this.element, 'paste', (e) => this.#onPaste(e))
@@ -161,7 +166,7 @@ export class PickerView {
       clearNegative: () => editor.clear('negative')
     }
     commands[command]?.()
-    if (event.detail > 0) this.#canvas.focus({ preventScroll: true }) // pressed by pointer: keys go to the stage
+    if (event.detail > 0) this.#keys.focus({ preventScroll: true }) // pressed by pointer: keys go to the stage
   }
 
   #onBarPress(event) {
@@ -185,7 +190,7 @@ export class PickerView {
     event.stopPropagation()
     if (event.type === 'pointerdown') {
       if (event.button > 2) return
-      this.#canvas.focus({ preventScroll: true })
+      this.#keys.focus({ preventScroll: true })
       this.#canvas.setPointerCapture(event.pointerId)
       this.#message = ''
       gestures.down(plain)
@@ -237,7 +242,7 @@ export class PickerView {
   }
 
   #isOwnWheel(event) {
-    const focused = document.activeElement === this.#canvas
+    const focused = document.activeElement === this.#keys
     return event.target === this.#canvas && this.#editor.picture && (focused || event.ctrlKey || event.metaKey)
   }
 
@@ -248,14 +253,14 @@ export class PickerView {
   }
 
   #onKey(event) {
-    if (event.key === ' ' && event.target === this.#canvas) {
+    if (event.key === ' ' && event.target === this.#keys) {
       this.#setSpace(event.type === 'keydown')
       return swallow(event)
     }
     if (event.type === 'keyup') return
     const plain = { key: event.key, ctrl: event.ctrlKey || event.metaKey, shift: event.shiftKey, alt: event.altKey }
     // On a button, only the keys that would else delete the node are the editor's.
-    if (event.target !== this.#canvas && !['Delete', 'Backspace'].includes(event.key)) return
+    if (event.target !== this.#keys && !['Delete', 'Backspace'].includes(event.key)) return
     if (this.#editor.key(plain)) swallow(event)
   }
 
