@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from p3s.injection import InjectionHooks
 from p3s.subject_copy import CopySettings, SubjectCopy
 from p3s.training import Batch, TrainSettings, losses
-from p3s.unet import UNet, UNetConfig
+from p3s.unet import UNet
+from p3s.unet_config import UNetConfig
 
 TOKENS, TEXT = 257, 77
 

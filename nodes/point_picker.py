@@ -44,7 +44,7 @@ class PointPicker(io.ComfyNode):
                     options=sorted(folder_paths.filter_files_content_types(files, ["image"])),
                     upload=io.UploadType.image,
                     image_folder=io.FolderType.input,
-                    tooltip="The photo with the subject, from ComfyUI's input folder. Not used while an image is linked.",
+                    tooltip="The photo with the subject, from the input folder. Not used while an image is linked.",
                 ),
                 PointEditor.Input(
                     "points",

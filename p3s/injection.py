@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .unet import AttentionHooks, Layer
+from .unet import AttentionHooks
+from .unet_config import Layer
 
 
 def extend_keys(k: Tensor, f: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from .errors import P3SError
 from .image_latent import ImageLatent, fit_condition
 from .injection import Features
-from .unet import AttentionHooks, BlockConfig, Layer, Stage, UNet, UNetConfig, load
+from .unet import AttentionHooks, Stage, UNet, load
+from .unet_config import BlockConfig, Layer, UNetConfig
 
 
 @dataclass(frozen=True)
@@ -211,8 +212,9 @@ class SubjectCopy(nn.Module):
             for projection in (copy.image_latent.to_q, copy.image_latent.to_k):
                 projection.weight.normal_(std=projection.in_features**-0.5, generator=generator)
             if zero_init == "identity":
-                for zero in copy.zero_self.values():
-                    nn.init.eye_(zero.weight)
+                for name, zero in copy.zero_self.named_parameters():
+                    if name.endswith("weight"):
+                        nn.init.eye_(zero)
         return copy
 
     def condition(self, latent: Tensor, tokens: Tensor) -> Tensor:

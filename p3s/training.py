@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,7 +17,8 @@ from .image_latent import fit_condition
 from .injection import Features, InjectionHooks
 from .losses import attention_consistency, denoising_loss, total_loss
 from .subject_copy import SubjectCopy
-from .unet import Layer, Stage, UNet
+from .unet import Stage, UNet
+from .unet_config import Layer
 
 
 @dataclass(frozen=True)
@@ -243,7 +244,9 @@ def draw(
     prompts = [empty_prompt if gone else examples[i].prompt for i, gone in zip(rows, dropped.tolist(), strict=True)]
     conditions = [_condition_of(i, len(examples), settings.pairs, generator) for i in rows]
     # Rows of a batch share the target's size, but a condition may come from a photo of another shape.
-    sources = [fit_condition(examples[i].latent[None].float(), tuple(latents.shape[2:]))[0] for i in conditions]
+    sources = [
+        fit_condition(examples[i].latent[None].float(), (latents.shape[2], latents.shape[3]))[0] for i in conditions
+    ]
     return Batch(
         x=noise.add_noise(latents, eps, t).to(device),
         timesteps=t.to(device),
@@ -299,7 +302,8 @@ def _autocast(precision: str, device: torch.device) -> AbstractContextManager[No
 @contextmanager
 def deterministic() -> Iterator[None]:
     """Within, torch uses deterministic algorithms where it has them; the former state is restored afterwards."""
-    cudnn, memory = torch.backends.cudnn, torch.utils.deterministic
+    cudnn: Any = torch.backends.cudnn
+    memory: Any = torch.utils.deterministic
     before = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),

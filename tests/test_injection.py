@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from small import SMALL, random_copy, random_unet
 
 from p3s.image_latent import ImageLatent, fit_condition
 from p3s.injection import Features, InjectionHooks, add_to_query, extend_keys, extend_values, fit_tokens
-from p3s.unet import Attention, Layer
-from small import SMALL, random_copy, random_unet
+from p3s.unet import Attention
+from p3s.unet_config import Layer
 
 
 def softmax(x):

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from small import SMALL, TOKEN_DIM, random_copy, random_unet
 
 from p3s.errors import P3SError
 from p3s.subject_copy import CopyReader, CopySettings, LayerMap, SubjectCopy
-from p3s.unet import Layer, Stage, UNet, UNetConfig
-from small import SMALL, TOKEN_DIM, random_copy, random_unet
+from p3s.unet import Stage, UNet
+from p3s.unet_config import Layer, UNetConfig
 
 SD15 = UNetConfig.build()
 

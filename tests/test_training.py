@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from small import SMALL, TOKEN_DIM, random_copy, random_examples, random_unet
 
 from p3s.diffusion import NoiseSchedule
 from p3s.errors import TrainingError
 from p3s.subject_copy import CopySettings, SubjectCopy
 from p3s.training import TrainSettings, compared_layers, draw, epoch, losses, train, training_size
-from p3s.unet import Layer, UNetConfig
-from small import SMALL, TOKEN_DIM, random_copy, random_examples, random_unet
+from p3s.unet_config import Layer, UNetConfig
 
 NOISE = NoiseSchedule.stable_diffusion()
 EMPTY = torch.randn(7, SMALL.context_dim, generator=torch.Generator().manual_seed(99))

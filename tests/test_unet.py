@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from small import SMALL, random_unet
 
 from p3s.errors import FamilyError
-from p3s.unet import PREFIXES, Layer, Stage, UNet, UNetConfig, unet_state
-from small import SMALL, random_unet
+from p3s.unet import Stage, UNet
+from p3s.unet_config import PREFIXES, Layer, UNetConfig, unet_state
 
 
 def meta_state(config):

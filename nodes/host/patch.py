@@ -23,7 +23,7 @@ from ...p3s.injection import Features, add_to_query, extend_keys, extend_values,
 from ...p3s.schedule import Schedule
 from ...p3s.subject import Subject, SubjectReference, check_family, check_weights
 from ...p3s.subject_copy import CopySettings, SubjectCopy
-from ...p3s.unet import Layer, UNetConfig
+from ...p3s.unet_config import Layer, UNetConfig
 from .weights import base_fingerprint, unet_config
 
 KEY = "p3s"  # under which the host keeps our wrappers and additional models

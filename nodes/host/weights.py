@@ -12,7 +12,7 @@ from torch import Tensor
 from ...p3s.diffusion import NoiseSchedule
 from ...p3s.errors import FamilyError
 from ...p3s.subject import fingerprint
-from ...p3s.unet import UNetConfig
+from ...p3s.unet_config import UNetConfig
 
 PREFIX = "diffusion_model."
 
