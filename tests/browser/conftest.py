@@ -77,7 +77,9 @@ def pictures(server: Server) -> dict[str, tuple[int, int]]:
 
 
 @pytest.fixture(scope="session")
-def frontend(chromium: Any, server: Server, renderer: str, pictures: dict[str, tuple[int, int]]) -> Iterator[EditorPage]:
+def frontend(
+    chromium: Any, server: Server, renderer: str, pictures: dict[str, tuple[int, int]]
+) -> Iterator[EditorPage]:
     context = chromium.new_context(
         viewport={"width": 1280, "height": 900}, has_touch=True, permissions=["clipboard-read", "clipboard-write"]
     )

@@ -98,7 +98,9 @@ class EditorPage:
                 node.pos = position;
                 app.graph.add(node);
                 for (const widget of node.widgets ?? []) {
-                    if (widget.name in widgets) { widget.value = widgets[widget.name]; widget.callback?.(widget.value); }
+                    if (!(widget.name in widgets)) continue;
+                    widget.value = widgets[widget.name];
+                    widget.callback?.(widget.value);
                 }
                 app.graph.setDirtyCanvas(true, true);
                 return Number(node.id);

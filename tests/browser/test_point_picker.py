@@ -309,7 +309,7 @@ def test_pasted_strings_of_kjnodes_and_our_own(editor_page: EditorPage) -> None:
     assert editor_page.points["positive"] == [[0.5, 0.5]]
     paste('{"v":1,"positive":[[0.2,0.3]],"negative":[]}')
     assert editor_page.points == {"positive": [[0.2, 0.3]], "negative": []}
-    page.evaluate("() => navigator.clipboard.writeText('[{\"x\": 320, \"y\": 64}]')")
+    page.evaluate('() => navigator.clipboard.writeText(\'[{"x": 320, "y": 64}]\')')
     editor_page.press("Control+v")
     page.wait_for_timeout(200)
     assert editor_page.points["positive"] == [[0.5, 0.1]]

@@ -24,7 +24,9 @@ def shown(editor_page: EditorPage) -> list[str]:
     for _ in range(10):
         editor_page.press("Tab")
         status = editor_page.status()
-        if " at " not in status or not editor_page.page.evaluate("() => document.activeElement.className === 'p3s-keys'"):
+        if " at " not in status or not editor_page.page.evaluate(
+            "() => document.activeElement.className === 'p3s-keys'"
+        ):
             return seen
         seen.append(status.split("%")[0].split(" at ")[0])
     return seen
@@ -146,9 +148,7 @@ def test_a_linked_load_image_shows_before_any_run(editor_page: EditorPage) -> No
     editor_page.connect(loader, reroute, "")
     editor_page.connect(reroute, editor_page.id, "linked_image")
     editor_page.wait_for_picture("tall.png")
-    editor_page.page.evaluate(
-        "(id) => { app.graph.getNodeById(id).widgets[0].value = 'wide.png' }", loader
-    )
+    editor_page.page.evaluate("(id) => { app.graph.getNodeById(id).widgets[0].value = 'wide.png' }", loader)
     editor_page.wait_for_picture("wide.png")
     editor_page.page.evaluate("(id) => app.graph.getNodeById(id).disconnectInput(0)", editor_page.id)
     editor_page.wait_for_picture("square.png")

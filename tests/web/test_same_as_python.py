@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from p3s.framing import Frame
 from p3s.points import PointSet
 

@@ -39,6 +39,7 @@ export function bindPicker(node, inputName, { app, api }) {
     },
     getMinHeight: () => 260,
     hideOnZoom: false,
+    hideInPanel: true, // there is one element; in the side panel it would be missing in the node
     onDraw: () => view.refresh()
   })
 
