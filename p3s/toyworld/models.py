@@ -52,6 +52,10 @@ def noise_schedule() -> NoiseSchedule:
 class Codec(nn.Module):
     """Latents [batch, 24, 12, 12]: the first principal components of 4 x 4 pixel blocks, the larger ones damped."""
 
+    mean: Tensor
+    basis: Tensor
+    scale: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         size = 3 * PATCH * PATCH

@@ -14,6 +14,7 @@ import random
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,30 +30,31 @@ EMA = 0.999
 LIKENESS = 0.3  # cosine between patches of different individuals of a class: CLIP sees the class first
 PATCH_SHARE = 10.0  # of the patches' errors in CLIP's loss
 
+#: The loss of a batch: its random choices' source and its size to a scalar.
+LossOf = Callable[[random.Random, int], Tensor]
+
 
 class Pool:
-    """``count`` drawn training scenes in memory; drawn once and kept in ``cache``."""
+    """``count`` drawn training scenes in the memory of ``device``; drawn once and kept in ``cache``."""
 
-    def __init__(self, stream: str, count: int, cache: Path) -> None:
+    def __init__(self, stream: str, count: int, cache: Path, device: str = "cpu") -> None:
+        self.device = device
         self.scenes = list(scenes(stream, count))
         file = cache / f"{stream}-{count}.npz"
         if not file.exists():
             drawn = [render(s) for s in self.scenes]
             np.savez(file, pictures=np.stack([d[0] for d in drawn]), owners=np.stack([d[1] for d in drawn]))
         with np.load(file) as stored:
-            self.pictures = torch.from_numpy(stored["pictures"])
-            self.owners = torch.from_numpy(stored["owners"])
+            self.pictures = torch.from_numpy(stored["pictures"]).to(device)
+            self.owners = torch.from_numpy(stored["owners"]).to(device)
 
     def batch(self, rng: random.Random, size: int) -> tuple[list[Scene], Tensor, Tensor]:
-        """Random scenes with pictures [size, 48, 48, 3] in 0..1 and owners [size, 48, 48], half of them mirrored."""
+        """Random scenes with pictures [size, 48, 48, 3] in 0..1 and owners [size, 48, 48]."""
         rows = [rng.randrange(len(self.scenes)) for _ in range(size)]
-        flip = torch.tensor([rng.random() < 0.5 for _ in rows])
-        pictures, owners = self.pictures[rows].float() / 255, self.owners[rows].long()
-        pictures = torch.where(flip[:, None, None, None], pictures.flip(2), pictures)
-        return [self.scenes[i] for i in rows], pictures, torch.where(flip[:, None, None], owners.flip(2), owners)
+        return [self.scenes[i] for i in rows], self.pictures[rows].float() / 255, self.owners[rows].long()
 
 
-def base_loss(modules: nn.ModuleDict, pool: Pool) -> Callable[[random.Random, int], Tensor]:
+def base_loss(modules: Any, pool: Pool) -> LossOf:
     """The denoising loss (Eq. 14) of U-Net and text encoder together; one caption in ten is empty."""
     codec, noise = modules["codec"], noise_schedule()
     codec.fit(pool.pictures[:1500].float() / 255)
@@ -63,15 +65,15 @@ def base_loss(modules: nn.ModuleDict, pool: Pool) -> Callable[[random.Random, in
         texts = ["" if rng.random() < 0.1 else text for text in texts]
         x0 = codec.encode(pictures)
         # One timestep in each of ``size`` equal parts: less noise in the gradient than independent draws.
-        t = ((torch.arange(size) + torch.rand(size)) / size * len(noise)).long()
+        t = ((torch.arange(size) + torch.rand(size)) / size * len(noise)).long().to(pool.device)
         eps = torch.randn_like(x0)
-        predicted = modules["unet"](noise.add_noise(x0, eps, t), t, modules["text"](tokenize(texts)))
+        predicted = modules["unet"](noise.add_noise(x0, eps, t), t, modules["text"](tokenize(texts).to(pool.device)))
         return F.mse_loss(predicted, noise.target(x0, eps, t))
 
     return loss
 
 
-def clip_loss(modules: nn.ModuleDict, pool: Pool) -> Callable[[random.Random, int], Tensor]:
+def clip_loss(modules: Any, pool: Pool) -> LossOf:
     """Contrast of pictures and captions, and the errors of the patches' cosines."""
     clip = modules["clip"]
 
@@ -81,7 +83,7 @@ def clip_loss(modules: nn.ModuleDict, pool: Pool) -> Callable[[random.Random, in
         hidden = clip.hidden(pictures)
         scores = clip.image_embedding(hidden) @ clip.text_embedding(texts).T * clip.temperature.exp().clamp(max=50)
         # Pictures whose captions agree are equally right answers.
-        same = torch.tensor([[a == b for b in texts] for a in texts]).float()
+        same = torch.tensor([[a == b for b in texts] for a in texts]).float().to(pool.device)
         target = same / same.sum(1, keepdim=True)
         contrast = -((target * scores.log_softmax(1)).sum(1) + (target * scores.log_softmax(0).T).sum(1)).mean() / 2
         return contrast + PATCH_SHARE * patch_errors(hidden[:, 1:], individuals(batch, owners))
@@ -97,7 +99,7 @@ def individuals(batch: list[Scene], owners: Tensor) -> Tensor:
         looks = [subject.look for subject in s.subjects]
         for i, look in enumerate(looks):
             tables[row, i + 1] = looks.index(look) + 1
-    named = torch.gather(tables, 1, owners.flatten(1)).view_as(owners)
+    named = torch.gather(tables.to(owners.device), 1, owners.flatten(1)).view_as(owners)
     share, who = F.avg_pool2d(F.one_hot(named, 3).permute(0, 3, 1, 2).float(), CLIP_PATCH).flatten(2).max(1)
     return torch.where(share > 2 / 3, who, -1)
 
@@ -119,7 +121,7 @@ def patch_errors(hidden: Tensor, who: Tensor) -> Tensor:
     return torch.stack(errors).mean()
 
 
-def judge_loss(modules: nn.ModuleDict, pool: Pool) -> Callable[[random.Random, int], Tensor]:
+def judge_loss(modules: Any, pool: Pool) -> LossOf:
     """Cross-entropy of every answer; the pictures are tinted, blurred and noisy at random."""
     judge = modules["judge"]
 
@@ -133,11 +135,15 @@ def judge_loss(modules: nn.ModuleDict, pool: Pool) -> Callable[[random.Random, i
 def spoil(pictures: Tensor) -> Tensor:
     """Pictures with a random tint, contrast, softness and noise each, as samples of a diffusion model may have."""
     count = len(pictures)
-    gain, tint = 1 + 0.12 * torch.randn(count, 1, 1, 3), 0.06 * torch.randn(count, 1, 1, 3)
+    device = pictures.device
+    gain, tint = (
+        1 + 0.12 * torch.randn(count, 1, 1, 3, device=device),
+        0.06 * torch.randn(count, 1, 1, 3, device=device),
+    )
     soft = F.avg_pool2d(pictures.permute(0, 3, 1, 2), 3, 1, 1, count_include_pad=False).permute(0, 2, 3, 1)
-    share = torch.rand(count, 1, 1, 1) * 0.7
-    pictures = pictures * (1 - share) + soft * share
-    return (pictures * gain + tint + 0.04 * torch.rand(count, 1, 1, 1) * torch.randn_like(pictures)).clamp(0, 1)
+    share, noise = (torch.rand(count, 1, 1, 1, device=device) for _ in range(2))
+    pictures = pictures * (1 - 0.7 * share) + soft * 0.7 * share
+    return (pictures * gain + tint + 0.04 * noise * torch.randn_like(pictures)).clamp(0, 1)
 
 
 def truth(s: Scene) -> dict[str, int]:
@@ -151,34 +157,44 @@ def truth(s: Scene) -> dict[str, int]:
 
 def judge_errors(answers: dict[str, Tensor], batch: list[Scene]) -> Tensor:
     facts = [truth(s) for s in batch]
-    total = torch.zeros(())
+    total = next(iter(answers.values())).new_zeros(())
     for name, given in answers.items():
         rows = [i for i, fact in enumerate(facts) if name in fact]
-        total = total + F.nll_loss(given[rows], torch.tensor([facts[i][name] for i in rows]))
+        total = total + F.nll_loss(given[rows], torch.tensor([facts[i][name] for i in rows], device=given.device))
     return total
 
 
-PARTS = {
+PARTS: dict[str, tuple[Callable[[], dict[str, nn.Module]], Callable[[Any, Pool], LossOf]]] = {
     "base": (lambda: {"codec": Codec(), "text": TextEncoder(), "unet": UNet(unet_config())}, base_loss),
     "clip": (lambda: {"clip": Clip()}, clip_loss),
     "judge": (lambda: {"judge": Judge()}, judge_loss),
 }
 
 
-def run(part: str, steps: int, batch: int, rate: float, seed: int, pool_size: int, out: Path, stop: int = 0) -> None:
+def run(
+    part: str,
+    steps: int,
+    batch: int,
+    rate: float,
+    seed: int,
+    pool_size: int,
+    out: Path,
+    stop: int = 0,
+    device: str = "cpu",
+) -> None:
     """Train a part for ``steps`` steps and leave its averaged weights in ``out``/``part``.pt. ``stop``: end early
     after so many steps, with the state kept."""
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     build, make_loss = PARTS[part]
-    modules = nn.ModuleDict(build())
-    pool = Pool("judge" if part == "judge" else "train", pool_size, out)
+    modules = nn.ModuleDict(build()).to(device)
+    pool = Pool("judge" if part == "judge" else "train", pool_size, out, device)
     loss_of = make_loss(modules, pool)
     optimizer = torch.optim.AdamW(modules.parameters(), lr=rate, weight_decay=0.01, betas=(0.9, 0.98))
     average = {k: v.clone() for k, v in modules.state_dict().items()}
     file, first, seconds = out / f"{part}.pt", 0, 0.0
     if file.exists():
-        state = torch.load(file, weights_only=True)
+        state = torch.load(file, weights_only=True, map_location=device)
         modules.load_state_dict(state["modules"])
         optimizer.load_state_dict(state["optimizer"])
         average, first, seconds = state["average"], state["step"], state["seconds"]
@@ -191,7 +207,14 @@ def run(part: str, steps: int, batch: int, rate: float, seed: int, pool_size: in
                 "average": average,
                 "step": step,
                 "seconds": seconds + time.time() - started,
-                "settings": {"steps": steps, "batch": batch, "rate": rate, "seed": seed, "pool": pool_size},
+                "settings": {
+                    "steps": steps,
+                    "batch": batch,
+                    "rate": rate,
+                    "seed": seed,
+                    "pool": pool_size,
+                    "device": device,
+                },
             },
             file,
         )
@@ -225,7 +248,7 @@ def pack(out: Path, weights: Path) -> None:
     from safetensors.torch import save_file
 
     for part in PARTS:
-        state = torch.load(out / f"{part}.pt", weights_only=True)
+        state = torch.load(out / f"{part}.pt", weights_only=True, map_location="cpu")
         made = {
             **state["settings"],
             "trained_steps": state["step"],
@@ -238,7 +261,7 @@ def pack(out: Path, weights: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m p3s.toyworld.train", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m p3s.toyworld.train", description=str(__doc__).splitlines()[0])
     parser.add_argument("part", choices=(*PARTS, "pack"))
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=16)
@@ -246,6 +269,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pool", type=int, default=8000, help="how many scenes are drawn")
     parser.add_argument("--stop", type=int, default=0, help="end after so many steps; a later run goes on")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and drawn scenes")
     parser.add_argument("--weights", type=Path, default=Path(__file__).parent / "weights", help="for pack")
@@ -256,7 +280,7 @@ def main(arguments: list[str] | None = None) -> None:
         args.weights.mkdir(exist_ok=True)
         pack(args.out, args.weights)
     else:
-        run(args.part, args.steps, args.batch, args.rate, args.seed, args.pool, args.out, args.stop)
+        run(args.part, args.steps, args.batch, args.rate, args.seed, args.pool, args.out, args.stop, args.device)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,7 +50,7 @@ class ToyWorld:
         """CLIP's last hidden state [batch, 145, 96] of pictures [batch, 48, 48, 3], as ``make_reference`` needs it."""
         return self.clip.hidden(pictures)
 
-    def reference(self, picture: Tensor, points: PointSet, **settings) -> Reference:
+    def reference(self, picture: Tensor, points: PointSet, **settings: Any) -> Reference:
         """``make_reference`` with this world's CLIP."""
         return make_reference(picture, points, self.encode_clip, image_size=SIDE, **settings)
 
@@ -88,17 +89,16 @@ def load_world(folder: Path = WEIGHTS) -> ToyWorld:
     """Load the stored weights."""
     from safetensors import safe_open
 
-    parts = {"text": TextEncoder(), "codec": Codec(), "unet": UNet(unet_config()), "clip": Clip(), "judge": Judge()}
-    made = {}
-    modules = torch.nn.ModuleDict(parts)
-    state = {}
+    unet, text, codec, clip, judge = UNet(unet_config()), TextEncoder(), Codec(), Clip(), Judge()
+    modules = torch.nn.ModuleDict({"unet": unet, "text": text, "codec": codec, "clip": clip, "judge": judge})
+    made, state = {}, dict[str, Tensor]()
     for name in ("base", "clip", "judge"):
         with safe_open(folder / f"{name}.safetensors", framework="pt") as file:
             made[name] = file.metadata()["made"]
             state |= {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
     modules.load_state_dict(state)
     modules.requires_grad_(False).eval()
-    return ToyWorld(**parts, noise=noise_schedule(), made=made)
+    return ToyWorld(unet, text, codec, clip, judge, noise_schedule(), made)
 
 
 def picture_of(scene: Scene) -> Tensor:
