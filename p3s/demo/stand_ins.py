@@ -34,7 +34,7 @@ def encode_patches(picture: Tensor) -> Tensor:
     contrast = (F.avg_pool2d(pixels.square(), side) - mean.square()).clamp(min=0).sqrt()
     statistics = torch.cat([mean, 0.5 * contrast], 1).flatten(2).transpose(1, 2)
     generator = torch.Generator().manual_seed(0)
-    frequencies = torch.randn(statistics.shape[-1], TOKEN_DIM // 2, generator=generator) * 5.5
+    frequencies = torch.randn(statistics.shape[-1], TOKEN_DIM // 2, generator=generator) * 7
     angles = statistics @ frequencies
     tokens = torch.cat([angles.cos(), angles.sin()], -1)
     return torch.cat([tokens.mean(1, keepdim=True), tokens], 1)
