@@ -1,4 +1,4 @@
-"""Every node has a help page, and its table of inputs says what the schema says: names, order, defaults, ranges."""
+"""Every node has a help page, and its list of inputs says what the schema says: names, order, defaults, ranges."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from host.server import PACK
 
 FOLDER = REPO / "web" / "docs"
 NODES = sorted(file.stem for file in FOLDER.glob("P3S_*.md"))
-SOCKET_DEFAULTS = ("", "not connected")  # what a page may say where there is no value
 
 
 def page(node: str) -> str:
     return (FOLDER / f"{node}.md").read_text(encoding="utf-8")
 
 
-def table(text: str, heading: str) -> list[list[str]]:
-    """The rows of the table under a heading, without its own head."""
+def entries(text: str, heading: str) -> list[tuple[str, str, str]]:
+    """The list under a heading, "- `name` (in brackets): meaning", as (names, brackets, meaning). No tables: the panel
+    in which ComfyUI shows a page is too narrow for them."""
     section = text.split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
-    return rows[2:]
+    lines = [line for line in section.splitlines() if line.startswith("- ")]
+    found = [re.fullmatch(r"- (`\w+`(?:, `\w+`)*)(?: \((.*?)\))?: (.*)", line) for line in lines]
+    assert all(found), lines
+    return [(match[1], match[2] or "", match[3]) for match in found if match]
 
 
 def inputs_of(info: dict[str, Any]) -> dict[str, tuple[Any, dict[str, Any]]]:
@@ -36,21 +38,19 @@ def inputs_of(info: dict[str, Any]) -> dict[str, tuple[Any, dict[str, Any]]]:
     return found
 
 
-def expected(kind: Any, options: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What a page may give as default and as range."""
+def expected(kind: Any, options: dict[str, Any]) -> tuple[str, ...]:
+    """What a page may give in brackets."""
     choices = kind if isinstance(kind, list) else options.get("options")
     if kind in ("INT", "FLOAT"):
-        return (str(options["default"]),), (
-            f"{options['min']:g}..{options['max']:g}",
-            f"{options['min']}..{options['max']}",
-        )
+        low, high = options["min"], options["max"]
+        return tuple(f"{options['default']}; {bounds}" for bounds in (f"{low:g}..{high:g}", f"{low}..{high}"))
     if kind == "BOOLEAN":
-        return (str(options["default"]).lower(),), ("",)
+        return (str(options["default"]).lower(),)
     if choices is not None and "default" in options:
-        return (options["default"],), (", ".join(choices),)
+        return (f"{options['default']}; {', '.join(choices)}",)
     if kind == "STRING" and "default" in options and not options.get("forceInput"):
-        return (options["default"] or "empty",), ("",)
-    return SOCKET_DEFAULTS, ("",)
+        return (options["default"] or "empty",)
+    return ("", "not connected")
 
 
 def test_every_node_has_a_page_and_every_page_a_node(client: Client) -> None:
@@ -66,15 +66,13 @@ def test_the_host_serves_the_page(client: Client, node: str) -> None:
 def test_the_page_agrees_with_the_schema(client: Client, node: str) -> None:
     info, text = client.object_info(node), page(node)
     assert text.startswith(f"# {info['display_name']}\n")
-    rows, inputs = table(text, "Inputs"), inputs_of(info)
-    assert sorted(row[0] for row in rows) == sorted(f"`{name}`" for name in inputs)
-    for name, default, values, meaning in rows:
+    listed, inputs = entries(text, "Inputs"), inputs_of(info)
+    assert sorted(name for name, _, _ in listed) == sorted(f"`{name}`" for name in inputs)
+    for name, brackets, meaning in listed:
         kind, options = inputs[name.strip("`")]
         assert len(meaning) > 15
-        if values.startswith("files of") or options.get("socketless"):
+        if brackets.startswith("files of") or options.get("socketless"):
             continue  # depends on the folder; the editor's value is no text for people
-        defaults, ranges = expected(kind, options)
-        assert default in defaults, name
-        assert values in ranges, name
-    named = [output for row in table(text, "Outputs") for output in re.findall(r"`(\w+)`", row[0])]
+        assert brackets in expected(kind, options), name
+    named = [output for names, _, _ in entries(text, "Outputs") for output in re.findall(r"`(\w+)`", names)]
     assert named == info["output_name"]
