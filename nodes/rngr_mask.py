@@ -8,7 +8,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..p3s.drawing import heat_map, overlay
-from ..p3s.errors import MaskError
+from ..p3s.errors import MaskError, PointError
 from ..p3s.masks import FILL_REGIONS, FILLS, VALUE_RANGES, MaskSettings
 from ..p3s.points import PointSet
 from ..p3s.rngr import Reference as CleanReference
@@ -128,6 +128,11 @@ class RNGRMask(io.ComfyNode):
         references: tuple[CleanReference, ...] = (),
     ) -> io.NodeOutput:
         photo = image[0, ..., :3]
+        if not isinstance(points, str) and negative_points:
+            raise PointError(
+                "negative_points goes with positive points given as text; the points of Point Picker hold both signs. "
+                "Disconnect one of them."
+            )
         if isinstance(points, str):
             points = PointSet.parse(points, size=(photo.shape[1], photo.shape[0]), negative=negative_points)
         reference = make_reference(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 
 from comfy_api.latest import io
-from server import PromptServer
 
 from ..p3s.describe import describe
 from ..p3s.errors import SubjectFileError
 from ..p3s.subject import Subject as TrainedSubject
 from ..p3s.subject import load_subject, save_new_subject
 from . import folders
+from .host import run
 from .types import Subject, build
 
 
@@ -95,8 +95,7 @@ class SaveSubject(io.ComfyNode):
     @classmethod
     def execute(cls, subject: TrainedSubject, filename: str) -> io.NodeOutput:
         path = str(save_new_subject(subject, folders.save_folder(), filename))
-        server = PromptServer.instance
-        server.send_progress_text(f"Saved {path}", cls.hidden.unique_id, server.client_id)
+        run.show_text(cls, f"Saved {path}")
         return io.NodeOutput(path, ui={"text": [path]})
 
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import folder_paths
 import torch
 from comfy_api.latest import io
 
-from ..p3s.errors import P3SError, SubjectFileError
+from ..p3s.errors import P3SError, SubjectFileError, TrainingError
+from ..p3s.files import safe_name
 from ..p3s.rngr import Reference as CleanReference
 from ..p3s.subject import Subject as TrainedSubject
 from ..p3s.subject import SubjectInfo, SubjectReference, save_new_subject
 from ..p3s.subject_copy import CopySettings, SubjectCopy
-from ..p3s.training import Example, TrainResult, TrainSettings, train
+from ..p3s.training import Example, TrainResult, TrainSettings, check_base, check_examples, train
 from ..p3s.unet import UNet
 from . import folders
 from .host import conditions, run, weights
@@ -51,6 +52,7 @@ class Train(io.ComfyNode):
             description="Train a subject from its references. The result is written to models/p3s.",
             search_aliases=["p3s", "train subject", "fine-tune", "dreambooth", "personalize"],
             is_output_node=True,  # so that a subject can be trained without sampling
+            hidden=[io.Hidden.unique_id],
             # The order of the inputs is the order of the values in saved workflows: append only.
             inputs=[
                 io.Model.Input("model", tooltip="An SD 1.x model. LoRAs before this node become part of the base."),
@@ -90,10 +92,10 @@ class Train(io.ComfyNode):
                     "seed",
                     default=TRAIN.seed,
                     min=0,
-                    max=2**63 - 1,
+                    max=0xFFFFFFFFFFFFFFFF,
                     # A seed that changed by itself would train anew with every queue.
                     control_after_generate=False,
-                    tooltip="Fixes every random choice: the same seed and inputs give the same subject.",
+                    tooltip="Fixes every random choice (on a GPU to the last bit only with ComfyUI's --deterministic).",
                 ),
                 io.Combo.Input(
                     "precision",
@@ -222,7 +224,17 @@ class Train(io.ComfyNode):
         pairing=None,
         copy_input=None,
     ) -> bool | str:
-        given = {name: value for name, value in locals().items() if name != "cls" and value is not None}
+        given = {
+            "precision": precision,
+            "zero_init": zero_init,
+            "attention_layers": attention_layers,
+            "attention_norm": attention_norm,
+            "pairs": pairs,
+            "feature": feature,
+            "pairing": pairing,
+            "copy_input": copy_input,
+        }
+        given = {name: value for name, value in given.items() if value is not None}
         try:
             _settings(TrainSettings, given)
             _settings(CopySettings, given)
@@ -245,17 +257,16 @@ class Train(io.ComfyNode):
         **settings: Any,
     ) -> io.NodeOutput:
         copy_settings, train_settings = _settings(CopySettings, settings), _settings(TrainSettings, settings)
-        config = weights.unet_config(model)
-        noise = weights.noise_schedule(model)
+        config, noise = weights.unet_config(model), weights.noise_schedule(model)
+        check_base(config)
         prompts = conditions.prompts(positive, len(reference), "positive")
-        texts = conditions.equally_long([*prompts, *conditions.prompts(empty, 1, "empty")])
+        *texts, no_text = conditions.equally_long([*prompts, *conditions.prompts(empty, 1, "empty")])
         latents = [conditions.encode_latent(vae, model, r.image, resolution) for r in reference]
         with torch.inference_mode(False):
             # Cloned, because a reference may have been made in the host's inference mode.
             tokens = [r.tokens.clone() for r in reference]
-        examples = [Example(*parts) for parts in zip(latents, tokens, texts[:-1], strict=True)]
-
-        copy, result, progress = _train(model, examples, texts[-1], noise, train_settings, copy_settings)
+        examples = [Example(*parts) for parts in zip(latents, tokens, texts, strict=True)]
+        check_examples(config, examples, no_text)
         info = SubjectInfo(
             family=config.family,
             base_fingerprint=weights.base_fingerprint(model),
@@ -263,17 +274,25 @@ class Train(io.ComfyNode):
             train_settings=asdict(train_settings) | {"resolution": resolution},
             points=tuple(r.points.to_json() for r in reference),
             image_hashes=tuple(r.image_hash for r in reference),
-            steps=len(result.reports),
-            completed=result.completed,
+            steps=0,
+            completed=False,
             identifier=identifier,
             prompt="",
             licence=licence,
             prediction=noise.prediction,
         )
+        name = safe_name(name)
+
+        copy, result, progress = _train(model, examples, no_text, noise, train_settings, copy_settings)
+        info = replace(info, steps=len(result.reports), completed=result.completed)
+        ending = "" if result.completed else "_cancelled" if progress.cancelled else "_stopped"
         subject = _subject(copy, latents, tokens, info)
-        path, told = _save(subject, name if result.completed else f"{name}_cancelled")
+        path, told = _save(subject, name + ending)
         log.info("Train P3S: %s", told)
+        run.show_text(cls, told)
         progress.reraise()
+        if result.error is not None:
+            raise TrainingError(f"{result.error} ({told})") from result.error
         losses = {"loss": [report.loss for report in result.reports]}
         return io.NodeOutput(subject, losses, path, ui={"text": [told]})
 
@@ -331,10 +350,15 @@ def _train(
 def _subject(
     copy: SubjectCopy, latents: list[torch.Tensor], tokens: list[torch.Tensor], info: SubjectInfo
 ) -> TrainedSubject:
-    """The trained subject as its file will hold it, so that a loaded one gives the same images, bit for bit."""
-    stored = {k: v.detach().to("cpu", torch.float16) for k, v in copy.state_dict().items()}
-    for key, value in stored.items():
-        if not torch.isfinite(value).all():
-            raise P3SError(f"{key} has grown beyond what a 16-bit file holds: lower learning_rate and train again")
+    """The trained subject as its file will hold it, so that a loaded one gives the same images, bit for bit.
+
+    Weights are stored in 16 bits, except those that do not fit into them.
+    """
+
+    def stored(weight: torch.Tensor) -> torch.Tensor:
+        weight = weight.detach().cpu()
+        half = weight.to(torch.float16)
+        return half if torch.isfinite(half).all() else weight
+
     references = tuple(SubjectReference(*parts) for parts in zip(latents, tokens, strict=True))
-    return TrainedSubject(stored, references, info)
+    return TrainedSubject({k: stored(v) for k, v in copy.state_dict().items()}, references, info)

@@ -44,6 +44,8 @@ def fit_condition(condition: Tensor, size: tuple[int, int]) -> Tensor:
     scale = min(size[0] / height, size[1] / width)
     h, w = (max(1, round(n * scale)) for n in (height, width))
     if (h, w) != (height, width):
-        condition = F.interpolate(condition, size=(h, w), mode="bilinear", antialias=True)
+        # In float32, because not every device resizes 16-bit tensors.
+        resized = F.interpolate(condition.float(), size=(h, w), mode="bilinear", antialias=True)
+        condition = resized.to(condition.dtype)
     top, left = (size[0] - h) // 2, (size[1] - w) // 2
     return F.pad(condition, (left, size[1] - w - left, top, size[0] - h - top))

@@ -37,8 +37,9 @@ def fit_tokens(f: Tensor, grid: tuple[int, int], target: tuple[int, int]) -> Ten
     """Resize tokens [batch, h*w, channels] from one (height, width) grid to another; the same tensor if equal."""
     if grid == target:
         return f
-    picture = f.transpose(1, 2).unflatten(2, grid)
-    return F.interpolate(picture, size=target, mode="bilinear", antialias=True).flatten(2).transpose(1, 2)
+    picture = f.transpose(1, 2).unflatten(2, grid).float()  # not every device resizes 16-bit tensors
+    resized = F.interpolate(picture, size=target, mode="bilinear", antialias=True)
+    return resized.flatten(2).transpose(1, 2).to(f.dtype)
 
 
 @dataclass(frozen=True)

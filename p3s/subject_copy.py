@@ -15,6 +15,14 @@ from .injection import Features
 from .unet import AttentionHooks, Stage, UNet, load
 from .unet_config import BlockConfig, Layer, UNetConfig
 
+LARGEST_LAMBDA = 10.0
+LARGEST_IMAGE_DIM = 1024
+
+
+def is_number(value: Any, low: float, high: float) -> bool:
+    """Whether ``value`` is a real number (not a bool, not NaN) in low..high."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+
 
 @dataclass(frozen=True)
 class CopySettings:
@@ -47,13 +55,21 @@ class CopySettings:
         for name, choices in self.CHOICES.items():
             if getattr(self, name) not in choices:
                 raise P3SError(f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}")
+        if not isinstance(self.cross_attention, bool):
+            raise P3SError(f"cross_attention must be true or false; got {self.cross_attention!r}")
+        if not is_number(self.lam, -LARGEST_LAMBDA, LARGEST_LAMBDA):
+            raise P3SError(f"lam must be a number within +-{LARGEST_LAMBDA:g}; got {self.lam!r}")
+        if not is_number(self.image_dim, 1, LARGEST_IMAGE_DIM) or not isinstance(self.image_dim, int):
+            raise P3SError(f"image_dim must be a whole number in 1..{LARGEST_IMAGE_DIM}; got {self.image_dim!r}")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> CopySettings:
-        """From a subject file's metadata. Unknown names are refused: ignoring one would silently change the image."""
-        unknown = set(values) - {f.name for f in fields(cls)}
-        if unknown:
-            raise P3SError(f"unknown settings of the copy: {', '.join(sorted(unknown))}")
+        """From a subject file's metadata. Unknown and missing names are refused: ignoring one would silently change
+        the image."""
+        names = {f.name for f in fields(cls)}
+        if set(values) != names:
+            wrong = ", ".join(sorted(set(values) ^ names))
+            raise P3SError(f"the settings of the copy do not fit this version of P3S; unknown or missing: {wrong}")
         return cls(**values)
 
 
@@ -218,7 +234,8 @@ class SubjectCopy(nn.Module):
         return copy
 
     def condition(self, latent: Tensor, tokens: Tensor) -> Tensor:
-        """I'' [batch, channels, h, w] from I' and c_s (Eq. 4); constant over the steps of a run."""
+        """I'' [batch, channels, h, w] from I' and c_s (Eq. 4-5), on the reference's own grid; constant over the steps
+        of a run. A step on another grid places it there with :func:`fit_condition`."""
         return self.image_latent(latent, tokens)
 
     def forward(self, x: Tensor, timesteps: Tensor, context: Tensor, condition: Tensor) -> Features:
@@ -247,7 +264,7 @@ class SubjectCopy(nn.Module):
     def features(self, reader: CopyReader) -> Features:
         """Z(F_i) for every copy layer, handed to the base layers that read it."""
         hidden = reader.norm1 if self.settings.feature == "norm1" else reader.attn1
-        used = set(self.map.reads.values())
+        used = list(dict.fromkeys(self.map.reads.values()))  # a set's order would change from run to run
         f = {layer: self.zero_self[str(layer)](hidden[layer]) for layer in used}
         g = {layer: self.zero_cross[str(layer)](reader.norm2[layer]) for layer in used if len(self.zero_cross)}
         return Features(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -16,9 +17,9 @@ from .errors import TrainingError
 from .image_latent import fit_condition
 from .injection import Features, InjectionHooks
 from .losses import attention_consistency, denoising_loss, total_loss
-from .subject_copy import SubjectCopy
+from .subject_copy import SubjectCopy, is_number
 from .unet import Stage, UNet
-from .unet_config import Layer
+from .unet_config import Layer, UNetConfig
 
 
 @dataclass(frozen=True)
@@ -59,14 +60,17 @@ class TrainSettings:
         for name, choices in self.CHOICES.items():
             if getattr(self, name) not in choices:
                 raise TrainingError(f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}")
-        if self.epochs < 1 and self.steps < 1:
-            raise TrainingError("nothing to train: set epochs or steps to at least 1")
-        if self.batch_size < 1:
-            raise TrainingError(f"batch_size must be at least 1; got {self.batch_size}")
-        if not self.learning_rate > 0:
-            raise TrainingError(f"learning_rate must be positive; got {self.learning_rate}")
-        if not 0 <= self.prompt_dropout <= 1:
-            raise TrainingError(f"prompt_dropout is a share, 0..1; got {self.prompt_dropout}")
+        largest = {"epochs": 10**6, "steps": 10**9, "batch_size": 10**4, "seed": 2**64 - 1}
+        smallest = {"epochs": 1, "batch_size": 1}
+        for name, high in largest.items():
+            value, low = getattr(self, name), smallest.get(name, 0)
+            if not isinstance(value, int) or not is_number(value, low, high):
+                raise TrainingError(f"{name} must be a whole number in {low}..{high}; got {value!r}")
+        if not is_number(self.learning_rate, 1e-12, 1e6):
+            raise TrainingError(f"learning_rate must be a positive number; got {self.learning_rate!r}")
+        for name, upper in (("weight_decay", 1e6), ("gamma", 1e6), ("prompt_dropout", 1.0)):
+            if not is_number(getattr(self, name), 0.0, upper):
+                raise TrainingError(f"{name} must be a number in 0..{upper:g}; got {getattr(self, name)!r}")
 
 
 @dataclass(frozen=True)
@@ -92,10 +96,12 @@ class StepReport:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training gave: a report per step, and whether it ran to its end. The weights are in the copy."""
+    """What a training gave: a report per step, whether it ran to its end, and the error that ended it early, if one
+    did. The weights are in the copy."""
 
     reports: tuple[StepReport, ...]
     completed: bool
+    error: Exception | None = None
 
 
 #: Called after every step; a training stops early when it returns False.
@@ -123,12 +129,15 @@ def train(
 
     ``empty_prompt`` [text tokens, context_dim] replaces a dropped prompt. Both networks must be on one device, the
     copy in float32. All random choices come from ``settings.seed`` through a CPU generator, so that they do not
-    depend on the device; equal seeds give equal weights, bit for bit, on one machine. The weight of the condition is
-    1 in training: the schedule of Eq. 10 belongs to sampling.
+    depend on the device. Equal seeds give equal weights, bit for bit, on one CPU; on a GPU where the environment
+    variable CUBLAS_WORKSPACE_CONFIG allows it (see :func:`deterministic`). The weight of the condition is 1 in
+    training: the schedule of Eq. 10 belongs to sampling.
 
-    Raises :class:`TrainingError` for inputs that do not fit together, and when the loss is no longer finite.
+    Nothing trained is lost: a loss or gradient that is no longer finite, an exception in a later step, and the
+    callback's word end the training with the weights of the last good step; the result says why. Raises
+    :class:`TrainingError` for inputs that do not fit together, before the first step.
     """
-    _check(base, examples, empty_prompt)
+    check_examples(base.config, examples, empty_prompt)
     device = next(copy.parameters()).device
     base.requires_grad_(False).eval()
     copy.requires_grad_(True).train()
@@ -138,43 +147,61 @@ def train(
     generator.manual_seed(settings.seed)
 
     reports: list[StepReport] = []
+    error: Exception | None = None
     with torch.inference_mode(False), torch.enable_grad(), deterministic():
-        for rows in _batches(examples, settings.batch_size, generator, total):
-            batch = draw(examples, rows, empty_prompt, noise, settings, generator, device)
-            with _autocast(settings.precision, device):
-                denoising, consistency = losses(base, copy, batch, settings)
-                loss = total_loss(denoising, consistency, settings.gamma)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            step = len(reports) + 1
-            reports.append(StepReport(step, total, loss.item(), denoising.item(), consistency.item()))
-            if not torch.isfinite(loss):
-                raise TrainingError(
-                    f"the loss is no longer finite at step {step} of {total}: lower learning_rate "
-                    f"(now {settings.learning_rate:g}), or train in fp32 (now {settings.precision})"
-                )
-            if callback is not None and callback(reports[-1]) is False:
-                break
+        try:
+            for rows in _batches(examples, settings.batch_size, generator, total):
+                batch = draw(examples, rows, empty_prompt, noise, settings, generator, device)
+                with _autocast(settings.precision, device):
+                    denoising, consistency = losses(base, copy, batch, settings)
+                    loss = total_loss(denoising, consistency, settings.gamma)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                _check_finite(loss, copy, settings, len(reports) + 1, total)
+                optimizer.step()
+                step = len(reports) + 1
+                reports.append(StepReport(step, total, loss.item(), denoising.item(), consistency.item()))
+                if callback is not None and callback(reports[-1]) is False:
+                    break
+        except Exception as problem:
+            if not reports:
+                raise
+            error = problem
     copy.requires_grad_(False).eval()
-    return TrainResult(tuple(reports), len(reports) == total)
+    return TrainResult(tuple(reports), len(reports) == total, error)
+
+
+def _check_finite(loss: Tensor, copy: SubjectCopy, settings: TrainSettings, step: int, total: int) -> None:
+    """Refuse a step that would spoil the weights."""
+    norm = torch.nn.utils.clip_grad_norm_(copy.parameters(), float("inf"))  # measured, never clipped
+    if not torch.isfinite(loss + norm):
+        raise TrainingError(
+            f"the loss is no longer finite at step {step} of {total}: lower learning_rate "
+            f"(now {settings.learning_rate:g}), or train in fp32 (now {settings.precision})"
+        )
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The tensors of one step; ``rows`` share one latent size."""
+    """The tensors of one step; its rows share one latent size.
+
+    ``x`` x_t and ``target`` [batch, channels, h, w], ``timesteps`` [batch], ``context`` [batch, text tokens,
+    context_dim]; ``sources`` the (I', c_s) of the condition of each row, [channels, h', w'] and [tokens, token_dim].
+    """
 
     x: Tensor
     timesteps: Tensor
     target: Tensor
     context: Tensor
-    latents: Tensor
-    tokens: Tensor
+    sources: tuple[tuple[Tensor, Tensor], ...]
 
 
 def losses(base: UNet, copy: SubjectCopy, batch: Batch, settings: TrainSettings) -> tuple[Tensor, Tensor]:
     """L_LDM and L_ac of a batch, both scalars (the second is 0 when ``attention_layers`` is "none")."""
-    condition = copy.condition(batch.latents, batch.tokens)
+    size = (batch.x.shape[2], batch.x.shape[3])
+    # As in sampling, Eq. 4 works on the reference's own grid, and its result is placed on that of x_t.
+    conditions = [copy.condition(latent[None], tokens[None]) for latent, tokens in batch.sources]
+    condition = torch.cat([fit_condition(c, size) for c in conditions])
     compared = compared_layers(copy, settings.attention_layers)
     seen = copy.read(
         batch.x, batch.timesteps, batch.context, condition, until=Stage.NORM2 if compared else copy.last_stage
@@ -242,18 +269,18 @@ def draw(
     eps = torch.randn(latents.shape, generator=generator)
     dropped = torch.rand(len(rows), generator=generator) < settings.prompt_dropout
     prompts = [empty_prompt if gone else examples[i].prompt for i, gone in zip(rows, dropped.tolist(), strict=True)]
-    conditions = [_condition_of(i, len(examples), settings.pairs, generator) for i in rows]
-    # Rows of a batch share the target's size, but a condition may come from a photo of another shape.
-    sources = [
-        fit_condition(examples[i].latent[None].float(), (latents.shape[2], latents.shape[3]))[0] for i in conditions
-    ]
+    sources = [examples[_condition_of(i, len(examples), settings.pairs, generator)] for i in rows]
+
+    def own(tensor: Tensor) -> Tensor:
+        # A copy, because autograd refuses tensors that a host made in inference mode.
+        return tensor.to(device, torch.float32, copy=True)
+
     return Batch(
         x=noise.add_noise(latents, eps, t).to(device),
         timesteps=t.to(device),
         target=noise.target(latents, eps, t).to(device),
         context=torch.stack(prompts).float().to(device),
-        latents=torch.stack(sources).to(device),
-        tokens=torch.stack([examples[i].tokens for i in conditions]).float().to(device),
+        sources=tuple((own(e.latent), own(e.tokens)) for e in sources),
     )
 
 
@@ -264,15 +291,20 @@ def _condition_of(row: int, count: int, pairs: str, generator: torch.Generator) 
     return other + (other >= row)
 
 
-def _check(base: UNet, examples: Sequence[Example], empty_prompt: Tensor) -> None:
-    if not examples:
-        raise TrainingError("no reference to train on: connect at least one")
-    config = base.config
+def check_base(config: UNetConfig) -> None:
+    """Raise :class:`TrainingError` for a U-Net on which no subject can be trained."""
     if config.in_channels != config.out_channels:
         raise TrainingError(
             f"this U-Net reads {config.in_channels} channels and predicts {config.out_channels} (an inpainting model): "
             "train on the ordinary model of the family; the subject can then be applied to the inpainting model"
         )
+
+
+def check_examples(config: UNetConfig, examples: Sequence[Example], empty_prompt: Tensor) -> None:
+    """Raise :class:`TrainingError`, naming the reference, for examples that do not fit the base or each other."""
+    check_base(config)
+    if not examples:
+        raise TrainingError("no reference to train on: connect at least one")
     prompt = tuple(empty_prompt.shape)
     for i, example in enumerate(examples):
         name = f"reference {i + 1}"
@@ -301,7 +333,11 @@ def _autocast(precision: str, device: torch.device) -> AbstractContextManager[No
 
 @contextmanager
 def deterministic() -> Iterator[None]:
-    """Within, torch uses deterministic algorithms where it has them; the former state is restored afterwards."""
+    """Within, torch uses deterministic algorithms; the former state is restored afterwards.
+
+    On a GPU this needs the environment variable CUBLAS_WORKSPACE_CONFIG (the host's --deterministic sets it). Without
+    it torch only prefers deterministic algorithms, and runs of one seed may differ in the last bits.
+    """
     cudnn: Any = torch.backends.cudnn
     memory: Any = torch.utils.deterministic
     before = (
@@ -311,7 +347,8 @@ def deterministic() -> Iterator[None]:
         cudnn.benchmark,
         memory.fill_uninitialized_memory,
     )
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    strict = not torch.cuda.is_available() or "CUBLAS_WORKSPACE_CONFIG" in os.environ
+    torch.use_deterministic_algorithms(True, warn_only=not strict)
     cudnn.deterministic, cudnn.benchmark, memory.fill_uninitialized_memory = True, False, False
     try:
         yield

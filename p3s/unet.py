@@ -66,7 +66,8 @@ class Attention(nn.Module):
     def map(self, q_in: Tensor, k_in: Tensor) -> Tensor:
         """The attention map softmax(Q K^T / sqrt(d)) in float32, [batch, heads, queries, keys] (Eq. 13)."""
         q, k = self.split(self.to_q(q_in)).float(), self.split(self.to_k(k_in)).float()
-        return (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1)
+        with torch.autocast(q.device.type, enabled=False):
+            return (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1)
 
     def split(self, x: Tensor) -> Tensor:
         """[batch, tokens, channels] -> [batch, heads, tokens, channels / heads]."""

@@ -135,3 +135,9 @@ def test_a_condition_keeps_its_proportions_on_another_grid():
     assert not wide[..., 12:].any()
     large = fit_condition(condition, (16, 16))
     torch.testing.assert_close(large, torch.ones(1, 4, 16, 16))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_resizing_works_in_16_bits(dtype):
+    assert fit_tokens(torch.randn(1, 24, 3, dtype=dtype), (4, 6), (3, 5)).dtype == dtype
+    assert fit_condition(torch.randn(1, 4, 8, 8, dtype=dtype), (12, 16)).dtype == dtype

@@ -1,11 +1,17 @@
 """The layer map against the method's table, and the copy's features (Eq. 6)."""
 
+import inspect
+from dataclasses import asdict
+
 import pytest
 import torch
 from small import SMALL, TOKEN_DIM, random_copy, random_unet
 
 from p3s.errors import P3SError
+from p3s.generate import generate
+from p3s.masks import MaskSettings
 from p3s.subject_copy import CopyReader, CopySettings, LayerMap, SubjectCopy
+from p3s.training import TrainSettings
 from p3s.unet import Stage, UNet
 from p3s.unet_config import Layer, UNetConfig
 
@@ -145,13 +151,48 @@ def test_reference_input_does_not_see_the_noisy_latent():
     assert not any(torch.equal(noisy[0][layer], noisy[1][layer]) for layer in one)
 
 
-@pytest.mark.parametrize("bad", [{"feature": "norm3"}, {"pairing": "x"}, {"copy_input": ""}])
-def test_unknown_choices_are_refused(bad):
+def test_the_defaults_are_the_specification():
+    copy, train = CopySettings(), TrainSettings()
+    assert (copy.feature, copy.pairing, copy.copy_input, copy.cross_attention) == ("norm1", "level", "noisy", True)
+    assert (copy.lam, copy.image_dim) == (0.2, 64)
+    assert (train.zero_init, train.pairs, train.attention_layers, train.attention_norm) == (
+        "zero",
+        "other",
+        "last",
+        "mean",
+    )
+    assert (train.gamma, train.epochs, train.learning_rate, train.prompt_dropout) == (0.1, 60, 1e-5, 0.1)
+    masks = MaskSettings()
+    assert (masks.fill_region, masks.value_range, masks.fill) == ("negative", "clip", "telea")
+    sampling = inspect.signature(generate).parameters
+    assert [sampling[name].default for name in ("steps", "guidance", "halves")] == [50, 7.5, "both"]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"feature": "norm3"},
+        {"pairing": "x"},
+        {"copy_input": ""},
+        {"cross_attention": "no"},
+        {"lam": "x"},
+        {"lam": float("nan")},
+        {"image_dim": "64"},
+        {"image_dim": 0},
+        {"image_dim": 10**18},
+        {"image_dim": 1.5},
+    ],
+)
+def test_values_out_of_range_are_refused(bad):
     with pytest.raises(P3SError, match=next(iter(bad))):
         CopySettings(**bad)
 
 
-def test_unknown_settings_of_a_file_are_refused():
-    assert CopySettings.from_dict({"lam": 0.5}) == CopySettings(lam=0.5)
+def test_settings_of_a_file_must_be_known_and_complete():
+    whole = asdict(CopySettings(lam=0.5))
+    assert CopySettings.from_dict(whole) == CopySettings(lam=0.5)
     with pytest.raises(P3SError, match="wings"):
-        CopySettings.from_dict({"wings": 2})
+        CopySettings.from_dict(whole | {"wings": 2})
+    del whole["lam"]
+    with pytest.raises(P3SError, match="lam"):
+        CopySettings.from_dict(whole)

@@ -1,6 +1,10 @@
 """Training: gradients, randomness, losses falling, and every way in which inputs can be wrong."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,12 +12,25 @@ from small import SMALL, TOKEN_DIM, random_copy, random_examples, random_unet
 
 from p3s.diffusion import NoiseSchedule
 from p3s.errors import TrainingError
-from p3s.subject_copy import CopySettings, SubjectCopy
+from p3s.subject_copy import CopyReader, CopySettings, SubjectCopy
 from p3s.training import TrainSettings, compared_layers, draw, epoch, losses, train, training_size
+from p3s.unet import AttentionHooks
 from p3s.unet_config import Layer, UNetConfig
 
 NOISE = NoiseSchedule.stable_diffusion()
 EMPTY = torch.randn(7, SMALL.context_dim, generator=torch.Generator().manual_seed(99))
+
+
+LAST = "unet.output_blocks.7.1."
+#: What comes behind the last feature in the copy, and behind its last attention map.
+UNREAD = (
+    "unet.out.",
+    LAST + "proj_out.",
+    LAST + "transformer_blocks.0.ff.",
+    LAST + "transformer_blocks.0.norm3.",
+    LAST + "transformer_blocks.0.attn2.to_v.",
+    LAST + "transformer_blocks.0.attn2.to_out.",
+)
 
 
 @pytest.fixture(scope="module")
@@ -42,32 +59,88 @@ def test_gradients_reach_all_that_is_read_and_nothing_else(base, cross):
     settings = TrainSettings(prompt_dropout=0.0)
     denoising, consistency = losses(base, copy, one_batch(random_examples(), settings), settings)
     (denoising + consistency).backward()
-    last = "unet.output_blocks.7.1."
-    unread = (
-        "unet.out.",
-        last + "proj_out.",
-        last + "transformer_blocks.0.ff.",
-        last + "transformer_blocks.0.norm3.",
-        last + "transformer_blocks.0.attn2.to_v.",
-        last + "transformer_blocks.0.attn2.to_out.",
-    )
     for name, p in copy.named_parameters():
-        if name.startswith(unread):
+        if name.startswith(UNREAD):
             assert p.grad is None, f"{name} cannot be reached"
         else:
             assert p.grad is not None and p.grad.abs().sum() > 0, f"no gradient reaches {name}"
     assert all(p.grad is None for p in base.parameters())
 
 
-def test_gradients_reach_everything_from_the_zero_start(base):
+def test_everything_that_is_read_moves_from_the_zero_start(base):
     """The zero convolutions move first; a few steps later everything that is read has moved."""
     copy = fresh(base)
     before = {k: v.clone() for k, v in copy.state_dict().items()}
-    run(base, copy, steps=5, learning_rate=1e-3, weight_decay=0.0)
+    run(base, copy, steps=5, learning_rate=1e-3, weight_decay=0.0, prompt_dropout=0.0)
     still = {k for k, v in copy.state_dict().items() if torch.equal(v, before[k])}
-    last = "unet.output_blocks.7.1."
-    assert all(k.startswith(("unet.out.", last)) for k in still), still
-    assert {"image_latent.to_q.weight", "image_latent.to_k.weight"}.isdisjoint(still)
+    assert still == {k for k in before if k.startswith(UNREAD)}
+
+
+@pytest.mark.parametrize("feature", ["norm1", "attn1"])
+def test_the_losses_by_hand(base, feature):
+    """Eq. 4-8 and 11-14 with plain tensors: what is compared, with what, and where the features enter."""
+    copy = random_copy(base, CopySettings(feature=feature))
+    examples, settings = random_examples(2), TrainSettings(prompt_dropout=0.0, batch_size=2)
+    batch = one_batch(examples, settings)
+    with torch.no_grad():
+        found = losses(base, copy, batch, settings)
+        # With two references each is the other's condition.
+        condition = copy.image_latent(
+            torch.stack([examples[1].latent, examples[0].latent]), torch.stack([e.tokens for e in examples[::-1]])
+        )
+        reader = CopyReader()
+        copy.unet(batch.x + condition, batch.timesteps, batch.context, reader)
+        hidden = reader.norm1 if feature == "norm1" else reader.attn1
+        queries = {}
+
+        class ByHand(AttentionHooks):
+            def self_attention(self, layer, z, grid):
+                f = copy.zero_self[str(copy.map.reads[layer])](hidden[copy.map.reads[layer]])
+                return z, torch.cat([z, f], 1), torch.cat([z + 0.2 * f, f], 1)
+
+            def cross_attention(self, layer, z, context, grid):
+                queries[layer] = z + copy.zero_cross[str(copy.map.reads[layer])](reader.norm2[copy.map.reads[layer]])
+                return queries[layer]
+
+        prediction = base(batch.x, batch.timesteps, batch.context, ByHand())
+
+        def attention_map(attention, q_in):
+            q, k = attention.to_q(q_in).unflatten(-1, (8, -1)), attention.to_k(batch.context).unflatten(-1, (8, -1))
+            return (torch.einsum("bqhc,bkhc->bhqk", q, k) * q.shape[-1] ** -0.5).softmax(-1)
+
+        ours = attention_map(copy.unet.block(Layer("output", 7)).attn2, reader.norm2[Layer("output", 7)])
+        theirs = attention_map(base.block(Layer("output", 11)).attn2, queries[Layer("output", 11)])
+        consistency = ((ours - theirs) ** 2).mean() / ((ours + theirs).mean() / 2)
+    torch.testing.assert_close(found[0], ((prediction - batch.target) ** 2).mean())
+    torch.testing.assert_close(found[1], consistency, rtol=1e-4, atol=1e-8)
+
+
+def test_a_batch_is_made_from_the_reference_that_is_learned():
+    """x_t and the target come from the example's own latent, I' and c_s together from the other one."""
+    examples, settings = random_examples(2), TrainSettings(prompt_dropout=0.0)
+    batch = draw(examples, [0], EMPTY, NOISE, settings, torch.Generator().manual_seed(4), torch.device("cpu"))
+    signal, sigma = NOISE.scales(batch.timesteps)
+    torch.testing.assert_close(batch.x, signal * examples[0].latent + sigma * batch.target)
+    ((latent, tokens),) = batch.sources
+    assert torch.equal(latent, examples[1].latent)
+    assert torch.equal(tokens, examples[1].tokens)
+    assert torch.equal(batch.context[0], examples[0].prompt)
+
+
+def test_training_and_sampling_see_one_condition(base):
+    """A reference of another shape than x_t is placed on its grid in the same way in both."""
+    copy = random_copy(base)
+    examples = [random_examples(1, size=16)[0], random_examples(1, size=8, seed=2)[0]]
+    settings = TrainSettings(prompt_dropout=0.0)
+    batch = draw(examples, [0], EMPTY, NOISE, settings, torch.Generator().manual_seed(0), torch.device("cpu"))
+    seen = []
+    copy.unet.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    with torch.no_grad():
+        losses(base, copy, batch, settings)
+        copy(
+            batch.x, batch.timesteps, batch.context, copy.condition(examples[1].latent[None], examples[1].tokens[None])
+        )
+    assert torch.equal(seen[0], seen[1])
 
 
 def test_the_base_is_left_alone(base):
@@ -118,6 +191,23 @@ def test_equal_seeds_give_equal_weights_and_other_seeds_do_not(base):
     runs = [run(base, seed=seed, examples=random_examples(3))[0].state_dict() for seed in (7, 7, 8)]
     assert all(torch.equal(runs[0][k], runs[1][k]) for k in runs[0])
     assert any(not torch.equal(runs[0][k], runs[2][k]) for k in runs[0])
+
+
+def test_equal_seeds_give_equal_weights_in_other_processes():
+    """Nothing may hang on the order of a set of strings, which changes from process to process."""
+    code = (
+        "import hashlib, torch; torch.set_num_threads(1); import test_training as t; "
+        "copy, _ = t.run(t.random_unet(), steps=2); "
+        "print(hashlib.sha256(b''.join(v.numpy().tobytes() for v in copy.state_dict().values())).hexdigest())"
+    )
+    folder = Path(__file__).parent
+    hashes = set()
+    for seed in ("1", "2"):
+        paths = os.pathsep.join([str(folder.parent), str(folder)])
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": paths}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        hashes.add(done.stdout.strip())
+    assert len(hashes) == 1
 
 
 def test_the_global_random_state_is_neither_read_nor_changed(base):
@@ -206,17 +296,19 @@ def test_the_condition_is_another_reference():
     examples = random_examples(3)
     generator, device = torch.Generator().manual_seed(0), torch.device("cpu")
 
-    def sources(pairs, examples):
+    def sources(pairs, examples, row):
         found = set()
         for _ in range(40):
-            batch = draw(examples, [1], EMPTY, NOISE, TrainSettings(pairs=pairs), generator, device)
-            found |= {i for i, e in enumerate(examples) if torch.equal(e.latent, batch.latents[0])}
-            assert any(torch.equal(e.tokens, batch.tokens[0]) for e in examples)
+            batch = draw(examples, [row], EMPTY, NOISE, TrainSettings(pairs=pairs), generator, device)
+            ((latent, tokens),) = batch.sources
+            (source,) = (i for i, e in enumerate(examples) if torch.equal(e.latent, latent))
+            assert torch.equal(examples[source].tokens, tokens)
+            found.add(source)
         return found
 
-    assert sources("other", examples) == {0, 2}
-    assert sources("self", examples) == {1}
-    assert sources("other", [examples[0], examples[0]]) == {0, 1}
+    assert sources("other", examples, 1) == {0, 2}
+    assert sources("self", examples, 1) == {1}
+    assert sources("other", examples[:1], 0) == {0}
 
 
 def test_an_epoch_shows_every_reference_once_in_batches_of_one_size():
@@ -258,15 +350,41 @@ def test_an_inpainting_base_is_refused_for_training():
         train(base, fresh(base), random_examples(), EMPTY, NOISE, TrainSettings(steps=1))
 
 
-def test_a_loss_that_is_not_finite_stops_the_training(base):
-    with pytest.raises(TrainingError, match="learning_rate"):
-        run(base, steps=30, learning_rate=1e30)
+def test_a_loss_that_explodes_keeps_the_last_good_step(base):
+    copy, result = run(base, steps=30, learning_rate=1e5)
+    assert isinstance(result.error, TrainingError)
+    assert "learning_rate" in str(result.error)
+    assert 1 <= len(result.reports) < 30
+    assert not result.completed
+    assert all(torch.isfinite(p).all() for p in copy.parameters())
+
+
+def test_an_error_in_a_later_step_keeps_what_is_trained(base):
+    def callback(report):
+        if report.step == 2:
+            raise MemoryError("out of memory")
+
+    copy, result = run(base, callback=callback, steps=9)
+    assert isinstance(result.error, MemoryError)
+    assert len(result.reports) == 2
+    assert copy.zero_self["middle_0_0"].weight.any()
+
+
+def test_an_error_in_the_first_step_is_raised(base):
+    with pytest.raises(RuntimeError):
+        train(base, fresh(base), bad_examples(tokens=torch.zeros(5, 3)), EMPTY, NOISE, TrainSettings(steps=1))
 
 
 @pytest.mark.parametrize(
     "bad",
     [
         {"epochs": 0},
+        {"steps": -5},
+        {"gamma": float("nan")},
+        {"gamma": -1.0},
+        {"learning_rate": float("inf")},
+        {"weight_decay": True},
+        {"seed": 2**64},
         {"batch_size": 0},
         {"learning_rate": 0.0},
         {"learning_rate": float("nan")},

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import comfy.model_management
 import comfy.ops
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -60,8 +59,8 @@ def apply_subject(
     copy = build_copy(config, subject, compute_dtype(model))
     patcher = ModelPatcher(
         copy,
-        load_device=comfy.model_management.get_torch_device(),
-        offload_device=comfy.model_management.unet_offload_device(),
+        load_device=model.load_device,
+        offload_device=model.offload_device,
     )
     patched.set_additional_models(KEY, [*patched.get_additional_models_with_key(KEY), patcher])
     wrapper = make_wrapper(copy, subject.references[reference], application)
@@ -124,11 +123,15 @@ def with_patches(options: Mapping[str, Any], features: Features, lam: float) -> 
     def layer_of(extra: Mapping[str, Any]) -> Layer:
         return Layer(*extra["block"], extra["block_index"])
 
+    # Guidance nodes (PAG, SAG) replace a block's attention with code that expects as many keys as queries.
+    replaced = options.get("patches_replace", {}).get("attn1", {})
+
     def attn1_patch(q: Tensor, k: Tensor, v: Tensor, extra: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
         layer = layer_of(extra)
-        if layer not in features.self_attention:
+        if layer not in features.self_attention or extra["block"] in replaced or tuple(layer) in replaced:
             return q, k, v
         f = fit_tokens(features.self_attention[layer], features.grids[layer], grid(extra)).to(k.dtype)
+        k, v, f = (as_tiles(t, len(q)) for t in (k, v, f))
         return q, extend_keys(k, f), extend_values(v, f, lam)
 
     def attn2_patch(q: Tensor, k: Tensor, v: Tensor, extra: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
@@ -144,6 +147,15 @@ def with_patches(options: Mapping[str, Any], features: Features, lam: float) -> 
     return {**options, "patches": patches}
 
 
+def as_tiles(tokens: Tensor, batch: int) -> Tensor:
+    """Cut tokens [b, n, channels] as HyperTile has cut the queries, [batch, n b / batch, channels]; else unchanged.
+
+    Keys and values reach a patch uncut, and the host's attention regroups them in memory order: the same is done here,
+    before features are appended, so that every tile sees its own part of both.
+    """
+    return tokens if len(tokens) == batch else tokens.reshape(batch, -1, tokens.shape[-1])
+
+
 def by_halves(
     injected: Callable[..., Tensor],
     plain: Callable[..., Tensor],
@@ -155,9 +167,10 @@ def by_halves(
 ) -> Tensor:
     """Run the conditional rows of a batch through ``injected``, the others through ``plain``.
 
-    The host lists one entry per chunk of the batch in ``cond_or_uncond``, 0 for conditional.
+    The host lists one entry per chunk of the batch in ``cond_or_uncond``, 0 for the first conditioning of its guider
+    (the prompt, with ordinary guidance). Without the list all rows are conditional.
     """
-    chunks = options["cond_or_uncond"]
+    chunks = options.get("cond_or_uncond", [0])
     size = len(x) // len(chunks)
     out: Tensor | None = None
     for run, wanted in ((injected, True), (plain, False)):

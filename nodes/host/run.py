@@ -7,6 +7,7 @@ from typing import Any
 import comfy.model_management
 import comfy.utils
 import torch
+from server import PromptServer
 
 
 def device() -> torch.device:
@@ -18,6 +19,12 @@ def free_memory() -> None:
     """Move every model out of the way before training needs the room."""
     comfy.model_management.unload_all_models()
     comfy.model_management.soft_empty_cache()
+
+
+def show_text(node: Any, text: str) -> None:
+    """Write a line on a V3 node that is running, for the client that queued it."""
+    server = PromptServer.instance
+    server.send_progress_text(text, node.hidden.unique_id, server.client_id)
 
 
 class Progress:

@@ -6,7 +6,6 @@ from typing import Any
 
 import comfy.lora
 import torch
-from comfy.model_base import ModelType
 from torch import Tensor
 
 from ...p3s.diffusion import NoiseSchedule
@@ -53,15 +52,29 @@ def base_fingerprint(model: Any) -> str:
 
 
 def noise_schedule(model: Any) -> NoiseSchedule:
-    """The discrete noise schedule that a MODEL samples with. Raises FamilyError for other kinds of model."""
-    predictions = {ModelType.EPS: "eps", ModelType.V_PREDICTION: "v"}
-    kind = model.model.model_type
+    """The discrete noise schedule that a MODEL samples with. Raises FamilyError for other kinds of model.
+
+    What the model predicts is asked of its ``model_sampling``, which nodes such as ModelSamplingDiscrete replace: at
+    sigma 1 an output of 1 for x = 0 stands for x_0 = -1 if it is the noise, and for -1 / sqrt(2) if it is v.
+    """
     sampling = model.get_model_object("model_sampling")
-    if kind not in predictions or not hasattr(sampling, "num_timesteps"):
-        raise FamilyError(f"P3S trains on models that predict noise or v; this one is of the type {kind.name}")
+    one = torch.ones(1, 1, 1, 1)
+    sigmas = getattr(sampling, "sigmas", torch.empty(0))
+    if len(sigmas) != getattr(sampling, "num_timesteps", -1):
+        raise FamilyError(
+            "P3S trains on models with a full discrete noise schedule; this one samples with "
+            f"{type(sampling).__name__} (an LCM or flow setting?): connect the model before that setting is made"
+        )
+    x0 = sampling.calculate_denoised(one.flatten(), one, 0 * one).item()
+    predictions = [kind for kind, answer in (("eps", -1.0), ("v", -(0.5**0.5))) if abs(x0 - answer) < 1e-4]
+    if not predictions:
+        raise FamilyError(
+            "P3S trains on models that predict noise or v; this one's sampling settings (ModelSamplingDiscrete?) say "
+            "something else"
+        )
     with torch.inference_mode(False):
-        sigmas = sampling.sigmas.detach().float().cpu().clone()
-        return NoiseSchedule(1 / (1 + sigmas.square()), predictions[kind])
+        sigmas = sigmas.detach().float().cpu().clone()
+        return NoiseSchedule(1 / (1 + sigmas.square()), predictions[0])
 
 
 def _dequantize(weight: Tensor) -> Tensor:
@@ -72,10 +85,8 @@ def _dequantize(weight: Tensor) -> Tensor:
 
 def _refuse_packed(model: Any) -> None:
     """GGUF keeps its weights packed in its own tensor type, which cannot be read through the host's interface."""
-    for weight in model.model.diffusion_model.parameters():
-        if getattr(weight, "tensor_type", None) is not None:
-            raise FamilyError(
-                "this MODEL holds GGUF weights, which P3S cannot read: load the model's .safetensors checkpoint "
-                "(fp16, fp32 or fp8) with Load Checkpoint instead"
-            )
-        return
+    if any(getattr(weight, "tensor_type", None) is not None for weight in model.model.diffusion_model.parameters()):
+        raise FamilyError(
+            "this MODEL holds GGUF weights, which P3S cannot read: load the model's .safetensors checkpoint "
+            "(fp16, fp32 or fp8) with Load Checkpoint instead"
+        )

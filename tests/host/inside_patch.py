@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+import comfy.model_management
+import comfy.model_sampling
 import comfy.sample
 import comfy.sd
 import comfy.utils
 import torch
 from comfy.patcher_extension import WrappersMP
-from comfyui_p3s.nodes.host import patch, weights
+from comfyui_p3s.nodes.host import conditions, patch, weights
 from comfyui_p3s.p3s.errors import P3SError
 from comfyui_p3s.p3s.injection import InjectionHooks
 from comfyui_p3s.p3s.schedule import Schedule
@@ -206,6 +208,8 @@ def refusals(model: Any, arguments: dict[str, Any]) -> dict[str, Any]:
         ),
         "sd2": message(lambda: apply(sd2, subject)),
         "other shapes": message(lambda: apply(micro, subject)),
+        "no clip vision": message(lambda: conditions.clip_encoder(None)),
+        "no vae": message(lambda: conditions.encode_latent(None, model, torch.zeros(8, 8, 3), 128)),
         "no such photo": message(lambda: patch.apply_subject(model, subject, 3, patch.Application(FIXED, 1.0, False))),
         "other weights": list(patch.apply_subject(other, subject, 0, patch.Application(FIXED, 1.0, False))[1]),
         "same weights": list(patch.apply_subject(model, subject, 0, patch.Application(FIXED, 1.0, False))[1]),
@@ -215,6 +219,63 @@ def refusals(model: Any, arguments: dict[str, Any]) -> dict[str, Any]:
             )
         ),
     }
+
+
+def resampled(model: Any, kind: Any, base: Any = comfy.model_sampling.ModelSamplingDiscrete) -> Any:
+    """What ModelSamplingDiscrete does to a MODEL: another model_sampling, the same model_type."""
+    changed = model.clone()
+    changed.add_object_patch("model_sampling", type("Advanced", (base, kind), {})(model.model.model_config))
+    return changed
+
+
+def noise_facts(model: Any) -> dict[str, Any]:
+    class FewSigmas(comfy.model_sampling.ModelSamplingDiscrete):
+        """As the LCM setting: a thousand timesteps, fifty sigmas."""
+
+        def set_sigmas(self, sigmas: torch.Tensor) -> None:
+            super().set_sigmas(sigmas[19::20])
+
+    noise = weights.noise_schedule(model)
+    sampling = comfy.model_sampling
+    return {
+        "plain": [noise.prediction, len(noise), noise.alphas_cumprod[0].item(), noise.alphas_cumprod[-1].item()],
+        "v": weights.noise_schedule(resampled(model, sampling.V_PREDICTION)).prediction,
+        "lcm": message(lambda: weights.noise_schedule(resampled(model, sampling.EPS, FewSigmas))),
+        "x0": message(lambda: weights.noise_schedule(resampled(model, sampling.X0))),
+    }
+
+
+def halves_facts() -> dict[str, bool]:
+    """by_halves with rows that say where they come from."""
+    facts = {}
+    for chunks, rows in (([1, 0], 1), ([0, 1], 2), ([1, 0, 0], 2), ([0], 3), ([1], 2)):
+        n = len(chunks) * rows
+        x = torch.arange(n, dtype=torch.float32).view(n, 1, 1, 1)
+        control = {"input": [x.clone(), None], "output": []}
+        given = {"cond_or_uncond": chunks, "uuids": [f"u{i}" for i in range(len(chunks))]}
+        seen: list[tuple[Any, ...]] = []
+
+        def run(sign: float, x=None, t=None, context=None, control=None, options=None, seen=seen) -> torch.Tensor:
+            agree = torch.equal(x[:, 0, 0, 0], t) and torch.equal(x[:, 0, 0, 0], context[:, 0, 0])
+            agree &= torch.equal(control["input"][0], x) and control["input"][1] is None and control["output"] == []
+            seen.append((sign, agree, options["cond_or_uncond"], options["uuids"]))
+            return sign * (x + 1)
+
+        out = patch.by_halves(
+            lambda *a: run(1.0, *a), lambda *a: run(-1.0, *a), x, x.flatten(), x.view(n, 1, 1), control, given
+        )
+        signs = torch.tensor([1.0 if kind == 0 else -1.0 for kind in chunks]).repeat_interleave(rows).view(n, 1, 1, 1)
+        kept = all(
+            kinds == [k for k in chunks if (k == 0) == (sign > 0)]
+            and names == [f"u{i}" for i, k in enumerate(chunks) if (k == 0) == (sign > 0)]
+            for sign, _, kinds, names in seen
+        )
+        facts[str(chunks)] = torch.equal(out, signs * (x + 1)) and all(s[1] for s in seen) and kept
+        facts[f"{chunks} as it was"] = given["cond_or_uncond"] == chunks and len(control["input"]) == 2
+    tiles = torch.arange(24.0).view(2, 6, 2)
+    facts["tiles keep the order"] = torch.equal(patch.as_tiles(tiles, 6).flatten(), tiles.flatten())
+    facts["no tiles"] = patch.as_tiles(tiles, 2) is tiles
+    return facts
 
 
 def fp8_facts(path: str) -> dict[str, Any]:
@@ -247,11 +308,11 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
     model, *_ = comfy.sd.load_checkpoint_guess_config(arguments["topo"], output_vae=False, output_clip=False)
     slim, *_ = comfy.sd.load_checkpoint_guess_config(arguments["slim"], output_vae=False, output_clip=False)
     lora = comfy.utils.load_torch_file(arguments["lora"])
-    noise = weights.noise_schedule(model)
     return {
         "unet": {"full": same_unet(model), "one ResBlock": same_unet(slim)},
         "lora": lora_facts(model, lora),
-        "noise": [noise.prediction, len(noise), noise.alphas_cumprod[0].item(), noise.alphas_cumprod[-1].item()],
+        "noise": noise_facts(slim),
+        "halves": halves_facts(),
         "injection": injection_facts(model),
         "identity": identity_facts(slim),
         "refusals": refusals(slim, arguments),

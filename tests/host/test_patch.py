@@ -40,9 +40,22 @@ def test_weights_are_those_of_this_model_with_its_loras(facts: Any) -> None:
 
 def test_the_noise_schedule_is_stable_diffusions(facts: Any) -> None:
     ours = NoiseSchedule.stable_diffusion()
-    prediction, length, first, last = facts["noise"]
+    prediction, length, first, last = facts["noise"]["plain"]
     assert (prediction, length) == ("eps", 1000)
     assert [first, last] == pytest.approx([ours.alphas_cumprod[0].item(), ours.alphas_cumprod[-1].item()], rel=1e-4)
+
+
+def test_the_prediction_is_that_of_the_sampling_settings(facts: Any) -> None:
+    noise = facts["noise"]
+    assert noise["v"] == "v"
+    assert "full discrete noise schedule" in noise["lcm"]
+    assert "ModelSamplingDiscrete" in noise["x0"]
+
+
+def test_each_half_of_the_guidance_gets_its_rows(facts: Any) -> None:
+    broken = [name for name, holds in facts["halves"].items() if not holds]
+    assert len(facts["halves"]) == 12
+    assert not broken
 
 
 @pytest.mark.parametrize("settings", ["default", "no cross-attention", "attn1", "one to one", "reference alone"])
@@ -68,6 +81,8 @@ def test_identities(facts: Any) -> None:
         ("flux", ("FamilyError", "SD 1.x", "Flux", "double_blocks")),
         ("sd2", ("FamilyError", "SD1.x", "SD2.x")),
         ("other shapes", ("SubjectFileError", "do not fit this model")),
+        ("no clip vision", ("clip_vision is empty", "ViT-L/14")),
+        ("no vae", ("vae is empty",)),
         ("no such photo", ("0..0", "got 3")),
         ("several gpus", ("several GPUs",)),
     ],
