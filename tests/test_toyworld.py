@@ -21,7 +21,8 @@ from p3s.toyworld.scenes import (
 )
 from p3s.toyworld.train import individuals, patch_errors, truth
 from p3s.toyworld.world import WEIGHTS, click, load_world, picture_of
-from p3s.unet import UNet, UNetConfig
+from p3s.unet import UNet
+from p3s.unet_config import UNetConfig
 
 stored = pytest.mark.skipif(not (WEIGHTS / "base.safetensors").exists(), reason="no trained weights are stored")
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..diffusion import NoiseSchedule
-from ..unet import UNetConfig
+from ..unet_config import UNetConfig
 from .scenes import BACKGROUNDS, CLASSES, COLOURS, PATTERNS, vocabulary
 
 LATENT_CHANNELS = 24

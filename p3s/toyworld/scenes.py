@@ -28,7 +28,7 @@ PALETTE = {
     "black": (46, 44, 50),
 }
 COLOURS = tuple(PALETTE)
-PATTERNS = ("plain", "stripes", "spots", "belly")
+PATTERNS = ("plain", "stripes", "belly")
 BACKGROUNDS = {
     "beach": "on the beach",
     "grass": "on the grass",
@@ -65,13 +65,12 @@ class Appearance:
 
 @dataclass(frozen=True)
 class Placed:
-    """An individual in a scene: centre and half width in pixels, mirrored or not."""
+    """An individual in a scene: centre and half width in pixels. All face to the right."""
 
     look: Appearance
     x: float
     y: float
     size: float
-    mirrored: bool
 
 
 @dataclass(frozen=True)
@@ -142,9 +141,9 @@ def scene(stream: str, index: int, kind: str | None = None, animal: str | None =
     animal = animal or rng.choice(CLASSES)
     background = rng.choice(list(BACKGROUNDS))
     if kind == "single":
-        places = [_place(rng, SIDE / 2 + rng.uniform(-4, 4), SIDE * 0.58, rng.uniform(13.5, 17))]
+        places = [_place(rng, SIDE / 2 + rng.uniform(-2, 2), SIDE * 0.58, rng.uniform(15, 17))]
     else:
-        places = [_place(rng, SIDE * f, SIDE * 0.6, rng.uniform(10, 11.5)) for f in (0.26, 0.74)]
+        places = [_place(rng, SIDE * f, SIDE * 0.6, rng.uniform(10.5, 11.5)) for f in (0.26, 0.74)]
     first = _look(rng, stream)
     looks = [first] * len(places)
     if kind == "different":
@@ -172,8 +171,8 @@ def _look(rng: random.Random, stream: str, unlike: Appearance | None = None) -> 
             return Appearance(body, pattern, mark, body_rgb, body_rgb if pattern == "plain" else shade(mark))
 
 
-def _place(rng: random.Random, x: float, y: float, size: float) -> tuple[float, float, float, bool]:
-    return x + rng.uniform(-1, 1), y + rng.uniform(-2, 2), size, rng.random() < 0.5
+def _place(rng: random.Random, x: float, y: float, size: float) -> tuple[float, float, float]:
+    return x + rng.uniform(-1, 1), y + rng.uniform(-1.5, 1.5), size
 
 
 def render(a_scene: Scene) -> tuple[np.ndarray, np.ndarray]:
@@ -244,8 +243,7 @@ EYES = {
 
 
 def _to_canvas(points: np.ndarray, subject: Placed) -> np.ndarray:
-    direction = -1 if subject.mirrored else 1
-    x = subject.x + points[:, 0] * direction * subject.size
+    x = subject.x + points[:, 0] * subject.size
     y = subject.y + points[:, 1] * subject.size
     return np.round(np.stack([x, y], 1) * SCALE * 16).astype(np.int32)  # with 4 binary digits for OpenCV's shift
 
@@ -292,14 +290,11 @@ def _draw(canvas: np.ndarray, animal: str, subject: Placed) -> None:
 def _marks(pattern: str, subject: Placed) -> np.ndarray:
     """Where the pattern's colour goes, in the individual's own coordinates."""
     centre = (np.arange(SIDE * SCALE) + 0.5) / SCALE
-    x = (centre[None, :] - subject.x) / subject.size * (-1 if subject.mirrored else 1)
-    y = (centre[:, None] - subject.y) / subject.size
     if pattern == "stripes":
-        return np.broadcast_to((x / 0.42) % 1 < 0.5, (len(centre), len(centre)))
-    if pattern == "belly":
-        return np.broadcast_to(y > 0.08, (len(centre), len(centre)))
-    column = np.floor(x / 0.44)
-    return ((x / 0.44 - column - 0.5) ** 2 + ((y / 0.44 + 0.5 * (column % 2)) % 1 - 0.5) ** 2) < 0.3**2
+        marked = (((centre - subject.x) / subject.size / 0.5) % 1 < 0.5)[None, :]
+    else:
+        marked = ((centre - subject.y) / subject.size > 0.08)[:, None]
+    return np.broadcast_to(marked, (len(centre), len(centre)))
 
 
 def _background(name: str, rng: np.random.Generator) -> np.ndarray:

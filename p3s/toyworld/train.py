@@ -26,7 +26,7 @@ from .models import CLIP_PATCH, QUESTIONS, Clip, Codec, Judge, TextEncoder, nois
 from .scenes import IDENTIFIER, Scene, render, scenes
 
 IDENTIFIER_SHARE = 0.05  # of the base's captions: a rare word that means nothing yet
-EMA = 0.999
+EMA = 0.998
 LIKENESS = 0.3  # cosine between patches of different individuals of a class: CLIP sees the class first
 PATCH_SHARE = 10.0  # of the patches' errors in CLIP's loss
 
