@@ -10,7 +10,7 @@ def describe(info: SubjectInfo) -> str:
     lines = [
         f"Family: {info.family} ({info.prediction} prediction)",
         f"Identifier: {info.identifier or 'none'}",
-        f"Prompt: {info.prompt or 'none'}",
+        *([f"Prompt: {info.prompt}"] if info.prompt else []),
         f"Steps: {info.steps}{'' if info.completed else ' (training was not finished)'}",
         f"References: {len(info.points)}",
         f"Licence: {info.licence or 'not stated'}",

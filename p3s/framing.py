@@ -1,6 +1,6 @@
 """The one mapping between a photo, its padded square, CLIP's input and CLIP's grid of patches.
 
-The photo is centred in a square whose side is its longer side; nothing is cropped (method, section 8, row j). The
+The photo is centred in a square whose side is its longer side; nothing is cropped (docs/method.md, row j). The
 square is scaled to S x S pixels for CLIP, which divides it into g x g patches. Patches of padding
 are not valid: no map is read there.
 """

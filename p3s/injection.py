@@ -14,12 +14,12 @@ from .unet_config import Layer
 
 
 def extend_keys(k: Tensor, f: Tensor) -> Tensor:
-    """Eq. 7, K' = W_K [z, f]: the input of W_K. ``k`` [batch, n, channels], ``f`` [batch, m, channels]."""
+    """Eq. 7 and 8, K' = W_K [z, f]: the input of W_K. ``k`` [batch, n, channels], ``f`` [batch, m, channels]."""
     return torch.cat([k, f], dim=1)
 
 
 def extend_values(v: Tensor, f: Tensor, lam: float) -> Tensor:
-    """Eq. 7, V' = W_V [z + lambda f, f]: the input of W_V.
+    """Eq. 7 and 8, V' = W_V [z + lambda f, f]: the input of W_V.
 
     ``v`` may already be longer than ``f`` (a subject applied before this one): lambda f is added to the image's own
     tokens alone, which come first.

@@ -28,7 +28,7 @@ VALUE_RANGES = ("clip", "minmax")
 
 @dataclass(frozen=True)
 class MaskSettings:
-    """How masks and fill are made (method, section 8, rows f and g).
+    """How masks and fill are made (docs/method.md, rows f and g).
 
     Attributes:
         value_range: how the maps of Eq. 1 get into 0..1: ``clip`` cuts negative cosines off, ``minmax`` stretches.
@@ -81,7 +81,7 @@ class RoughMasks:
         self.patch_side = max(self.size) / patches.grid
         self.warnings: list[str] = []
 
-        # Section 8, row h: the mean of the positive maps, the maximum of the negative ones.
+        # Row h: the mean of the positive maps, the maximum of the negative ones.
         self.m_p = self._into_range(np.mean([patches.cosine_map(point) for point in points.positive], axis=0))
         self.m_n = np.zeros_like(self.m_p)  # row i: without negative points M_N = 0
         if points.negative:

@@ -64,7 +64,7 @@ def make_reference(
 
     Args:
         image: the photo I, [H, W, 3], floating point, values 0..1.
-        points: at least one positive point; without a negative one nothing is removed (section 8, row i).
+        points: at least one positive point; without a negative one nothing is removed (docs/method.md, row i).
         encode: CLIP's vision tower, [1, S, S, 3] in 0..1 -> last hidden state [1, 1 + g*g, D], class token first.
         settings: MaskSettings() by default.
         inpainted: the photo with the negative subject already removed by other means, used as I'; [H, W, 3] or

@@ -46,8 +46,8 @@ class Schedule:
     decreasing  | value u^k: falls to 0 as the noise falls
     keyframes   | straight lines between (percent, weight) pairs, constant before the first and after the last
 
-    "Increasing" and "decreasing" (Table III of the paper) are named by denoising progress, so Eq. 10 is of the
-    increasing sort. ``fixed`` at 1 is the "fixed weight" row of Table I.
+    "Increasing" and "decreasing" (Table III; docs/method.md, row p) are named by denoising progress, so Eq. 10 is of
+    the increasing sort. ``fixed`` at 1 is the "fixed weight" row of Table I (row o).
 
     alpha, beta: any finite number. k: 0 or more. value: 0 or more. keyframes: percents in 0..1, each used once, weights
     0 or more; kept sorted. start, end: percents in 0..1; where ``start <= percent < end`` does not hold the weight is

@@ -28,7 +28,7 @@ def is_number(value: Any, low: float, high: float) -> bool:
 class CopySettings:
     """What must be the same in training and in sampling; stored in the subject file.
 
-    The letters are the rows of the method's open questions; the first value is the default.
+    The letters are the rows of docs/method.md.
     """
 
     #: (a) what F_i is: "norm1", what the copy's self-attention reads, or "attn1", what it gives.
@@ -74,7 +74,7 @@ class CopySettings:
 
 
 class LayerMap(NamedTuple):
-    """The one place that says how the copy relates to its base (the table in the method's section 4)."""
+    """The one place that says how the copy relates to its base (the table in docs/method.md)."""
 
     #: The copy's configuration: one ResBlock per level on the way in, two on the way out (as one-ResBlock U-Nets have).
     config: UNetConfig

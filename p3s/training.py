@@ -24,7 +24,7 @@ from .unet_config import Layer, UNetConfig
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How a subject is trained. The defaults are the paper's; letters are the rows of the method's open questions."""
+    """How a subject is trained. The defaults are the paper's; letters are the rows of docs/method.md."""
 
     #: Passes over the references; ignored when ``steps`` is positive.
     epochs: int = 60

@@ -1,4 +1,4 @@
-"""The layer map against the method's table, and the copy's features (Eq. 6)."""
+"""The layer map against the table in docs/method.md, and the copy's features (Eq. 6)."""
 
 import inspect
 from dataclasses import asdict
@@ -17,7 +17,7 @@ from p3s.unet_config import Layer, UNetConfig
 
 SD15 = UNetConfig.build()
 
-#: Section 4 of the method: copy block <- base block.
+#: docs/method.md: copy block <- base block.
 ORIGIN = {
     "input": {0: 0, 1: 1, 2: 3, 3: 4, 4: 6, 5: 7, 6: 9, 7: 10},
     "middle": {0: 0},
