@@ -8,6 +8,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .resize import resize
+
 
 class ImageLatent(nn.Module):
     """I'' = I' + softmax(Q K^T / sqrt(d)) V with Q = W_Q Z(I'), K = W_K c_s, V = W_V c_s.
@@ -44,8 +46,6 @@ def fit_condition(condition: Tensor, size: tuple[int, int]) -> Tensor:
     scale = min(size[0] / height, size[1] / width)
     h, w = (max(1, round(n * scale)) for n in (height, width))
     if (h, w) != (height, width):
-        # In float32, because not every device resizes 16-bit tensors.
-        resized = F.interpolate(condition.float(), size=(h, w), mode="bilinear", antialias=True)
-        condition = resized.to(condition.dtype)
+        condition = resize(condition, (h, w))
     top, left = (size[0] - h) // 2, (size[1] - w) // 2
     return F.pad(condition, (left, size[1] - w - left, top, size[0] - h - top))

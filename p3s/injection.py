@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from .resize import resize
 from .unet import AttentionHooks
 from .unet_config import Layer
 
@@ -37,9 +37,7 @@ def fit_tokens(f: Tensor, grid: tuple[int, int], target: tuple[int, int]) -> Ten
     """Resize tokens [batch, h*w, channels] from one (height, width) grid to another; the same tensor if equal."""
     if grid == target:
         return f
-    picture = f.transpose(1, 2).unflatten(2, grid).float()  # not every device resizes 16-bit tensors
-    resized = F.interpolate(picture, size=target, mode="bilinear", antialias=True)
-    return resized.flatten(2).transpose(1, 2).to(f.dtype)
+    return resize(f.transpose(1, 2).unflatten(2, grid), target).flatten(2).transpose(1, 2)
 
 
 @dataclass(frozen=True)

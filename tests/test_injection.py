@@ -7,6 +7,7 @@ from small import SMALL, random_copy, random_unet
 
 from p3s.image_latent import ImageLatent, fit_condition
 from p3s.injection import Features, InjectionHooks, add_to_query, extend_keys, extend_values, fit_tokens
+from p3s.resize import resize
 from p3s.unet import Attention
 from p3s.unet_config import Layer
 
@@ -141,3 +142,10 @@ def test_a_condition_keeps_its_proportions_on_another_grid():
 def test_resizing_works_in_16_bits(dtype):
     assert fit_tokens(torch.randn(1, 24, 3, dtype=dtype), (4, 6), (3, 5)).dtype == dtype
     assert fit_condition(torch.randn(1, 4, 8, 8, dtype=dtype), (12, 16)).dtype == dtype
+
+
+@pytest.mark.parametrize("size", [(4, 6), (8, 5), (13, 2), (3, 17)])
+def test_resizing_is_torchs_antialiased_bilinear(size):
+    picture = torch.randn(2, 3, 7, 9, dtype=torch.float64)
+    expected = torch.nn.functional.interpolate(picture, size=size, mode="bilinear", antialias=True)
+    torch.testing.assert_close(resize(picture, size), expected, atol=1e-6, rtol=1e-6)
