@@ -5,8 +5,8 @@
     python -m benchmarks.toyworld --help
 
 Each reference is a held-out scene with two animals of one class; one of them is clicked. Every method trains on it from
-the same caption ("a photo of a sks dog") and generates the same prompts, on other backgrounds, from the same seeds.
-A row of the results is one reference under one method; a run continues where it stopped.
+the same caption ("a photo of a sks dog on the beach") and generates the same prompts, on other backgrounds, from the
+same seeds. A row of the results is one reference under one method; a run continues where it stopped.
 """
 
 from __future__ import annotations
@@ -77,12 +77,14 @@ METHODS: dict[str, Method] = {
 
 @dataclass(frozen=True)
 class Budget:
-    """What all methods share. ``repeats``: copies of the one example in a batch."""
+    """What all methods share. ``caption``: whether the training caption names the reference's "background", or just
+    the "class". A batch holds the one example ``batch`` times, with other noise."""
 
     steps: int = 300
     batch: int = 4
-    rate: float = 1e-3
+    rate: float = 5e-4
     zero_init: str = "identity"
+    caption: str = "background"
     backgrounds: int = 2
     seeds: int = 2
     guidance: float = 3.0
@@ -113,7 +115,8 @@ def run_one(world: ToyWorld, name: str, number: int, budget: Budget) -> tuple[di
     started = time.time()
     picture = shown[1]
     tokens = world.encode_clip(picture[None])[0]
-    example = world.example(picture, tokens, prompt(s.animal, identifier=IDENTIFIER))
+    named = s.background if budget.caption == "background" else None
+    example = world.example(picture, tokens, prompt(s.animal, named, IDENTIFIER))
     settings = TrainSettings(
         **{
             "steps": budget.steps,

@@ -22,7 +22,7 @@ from p3s.toyworld.scenes import BACKGROUNDS, prompt, scene
 from p3s.toyworld.world import GUIDANCE, STEPS, WEIGHTS, ToyWorld, load_world, picture_of, start
 from p3s.unet import PLAIN
 
-from .toyworld_metrics import interval, score, validate
+from .toyworld_metrics import interval, preference, score, validate
 
 
 @torch.no_grad()
@@ -68,20 +68,26 @@ def main() -> None:
         shown = [picture]
         for name, lam, weight in (("plain", 0.0, 0.0), ("lambda 0.2", 0.2, 1.0), ("lambda 0", 0.0, 1.0)):
             pictures = reference_only(world, latent, s.caption(), text, seeds, lam, weight)
-            rows.setdefault(name, []).extend(
-                score(world, pictures, look, unlike.subjects[0].look, s.animal, background)
-            )
+            scored = score(world, pictures, look, unlike.subjects[0].look, s.animal, background)
+            for row, likeness in zip(scored, preference(world, pictures, look).tolist(), strict=True):
+                rows.setdefault(name, []).append(row | {"likeness": likeness})
             shown += list(pictures[:2])
         groups += [i] * args.seeds
         sheet.append(torch.cat(shown, 1))
     for name, scored in rows.items():
-        values = {k: [r[k] for r in scored] for k in ("selection", "look", "prompt", "one")}
+        values = {k: [r[k] for r in scored] for k in ("likeness", "selection", "look", "prompt", "one")}
         told = (
             f"{k} {sum(v) / len(v):.3f} [{low:.2f}, {high:.2f}]"
             for k, v in values.items()
             for low, high in [interval(v, groups)]
         )
         print(f"{name:12}", "  ".join(told))
+    # Seeds are paired, so the shift is the sharper number.
+    for name in ("lambda 0.2", "lambda 0"):
+        shifts = [a["likeness"] - b["likeness"] for a, b in zip(rows[name], rows["plain"], strict=True)]
+        low, high = interval(shifts, groups)
+        mean = sum(shifts) / len(shifts)
+        print(f"{name}: log-probability of the reference's look {mean:+.2f} [{low:+.2f}, {high:+.2f}]")
     if args.sheet:
         from PIL import Image
 

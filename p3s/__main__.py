@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 ABOUT = """\
 P3S-Diffusion without ComfyUI: select a subject in a photo by points, train it, generate it.
 
-  demo   the whole chain on a drawn scene and small untrained models, in about a minute
+  demo   the whole chain on a drawn scene and small trained models, in about two minutes
   mask   look at the masks that points give on your own photo
   info   what a subject file holds
 """
@@ -52,11 +52,11 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser(
         "demo",
-        description="Run the whole chain on a drawn scene with two dogs and on small models with random weights: it "
-        "shows that everything works together, not what the method can do. Writes sheet.png and subject.safetensors.",
+        description="Run the whole chain on a drawn scene with two dogs and on small models that were trained on such "
+        "drawings (p3s/toyworld). Writes sheet.png and subject.safetensors.",
     )
     demo.add_argument("--out", type=Path, default=Path("demo-output"), metavar="FOLDER", help="default: %(default)s")
-    demo.add_argument("--steps", type=_positive, default=100, metavar="N", help="training steps, default: %(default)s")
+    demo.add_argument("--steps", type=_positive, default=250, metavar="N", help="training steps, default: %(default)s")
     demo.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
     demo.set_defaults(run=_demo)
 

@@ -14,67 +14,85 @@ from torch import Tensor
 from ..diffusion import NoiseSchedule
 from ..drawing import heat_map, overlay
 from ..generate import generate
+from ..masks import MaskSettings
+from ..points import PointSet
 from ..rngr import Encode, Reference, make_reference
 from ..schedule import Schedule
 from ..subject import Subject, SubjectInfo, SubjectReference, fingerprint, load_subject, save_subject
 from ..subject_copy import CopySettings, SubjectCopy
-from ..training import Example, StepReport, TrainResult, TrainSettings, train, training_size
+from ..toyworld.scenes import IDENTIFIER, SIDE, prompt, scene
+from ..toyworld.world import GUIDANCE, MASKS, click, load_world, picture_of
+from ..training import Example, StepReport, TrainResult, TrainSettings, train
 from ..unet import UNet
-from . import scene, stand_ins
 from .sheet import Panel, Row, draw_sheet, loss_curve
 
-IDENTIFIER = "sks"
-TRAINING_PROMPT = "a photo of a sks dog"
-PROMPTS = ("a photo of a sks dog on the beach", "a photo of a sks dog in the snow")
 #: What is generated for every prompt; weight 0 must give the plain model's picture.
 WEIGHTS: Mapping[str, Schedule | None] = {
     "plain model": None,
     "weight 0": Schedule("fixed", value=0.0),
+    "weight 0.5 throughout": Schedule("fixed", value=0.5),
     "weight of Eq. 10 (0.7 to 1.2)": Schedule(),
     "weight 1 throughout": Schedule("fixed", value=1.0),
 }
-RANDOM_WEIGHTS = (
-    "Random weights: this shows that the chain runs, not what the method can do. The models are small, untrained "
-    "stand-ins for CLIP and Stable Diffusion, so the generated pictures are noise."
+ABOUT = (
+    "A toy world: drawn animals of 48 x 48 pixels, and small models of the real architecture that were trained on "
+    "such drawings in minutes. The prompt never says what the animal looks like."
 )
 
 
 @dataclass(frozen=True)
 class World:
-    """The models that a demo runs on, and what must be said about them."""
+    """The models that a demo runs on, the photo, and the prompts."""
 
     encode: Encode
     image_size: int
+    masks: MaskSettings
     unet: UNet
     noise: NoiseSchedule
     encode_text: Callable[[str], Tensor]
     to_latent: Callable[[Tensor], Tensor]
     to_picture: Callable[[Tensor], Tensor]
-    warning: str
+    guidance: float
+    photo: Tensor
+    points: PointSet
+    training_prompt: str
+    prompts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """How long the demo takes. ``resolution`` is that of training and of the generated pictures, in pixels."""
+    """How long the demo takes, and how it trains."""
 
-    train_steps: int = 100
-    sample_steps: int = 20
-    learning_rate: float = 1e-3
-    resolution: int = 64
+    train_steps: int = 250
+    batch: int = 4
+    sample_steps: int = 25
+    learning_rate: float = 5e-4
+    zero_init: str = "identity"
     seed: int = 0
 
 
-def random_world() -> World:
-    """Small stand-ins with random weights."""
+#: A held-out scene with two dogs, and which of them is clicked.
+SCENE, WANTED = 4, 1
+
+
+def toy_world() -> World:
+    """The stored models of the toy world, with a scene that they never saw."""
+    world = load_world()
+    drawn = scene("heldout", SCENE, "different", "dog")
     return World(
-        stand_ins.encode_patches,
-        stand_ins.IMAGE_SIZE,
-        stand_ins.random_unet(),
-        NoiseSchedule.stable_diffusion(),
-        stand_ins.encode_text,
-        stand_ins.to_latent,
-        stand_ins.to_picture,
-        RANDOM_WEIGHTS,
+        world.encode_clip,
+        SIDE,
+        MASKS,
+        world.unet,
+        world.noise,
+        world.encode_text,
+        lambda picture: world.codec.encode(picture[None])[0],
+        lambda latent: world.codec.decode(latent[None])[0],
+        GUIDANCE,
+        picture_of(drawn),
+        click(drawn, WANTED),
+        prompt("dog", drawn.background, IDENTIFIER),
+        tuple(prompt("dog", background, IDENTIFIER) for background in ("beach", "snow", "night")),
     )
 
 
@@ -83,12 +101,11 @@ def run_demo(folder: Path, settings: DemoSettings | None = None, say: Callable[[
     settings = settings or DemoSettings()
     begin = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
-    world = random_world()
-    say(f"P3S demo\n{world.warning}\n")
+    world = toy_world()
+    say(f"P3S demo\n{ABOUT}\n")
 
-    photo, points = scene.draw_scene(), scene.POINTS
     say("1/5 masks and clean reference from one positive and one negative point")
-    reference = make_reference(photo, points, world.encode, image_size=world.image_size)
+    reference = make_reference(world.photo, world.points, world.encode, world.masks, image_size=world.image_size)
     for warning in reference.warnings:
         say(f"    {warning}")
     say(f"    subject {reference.subject_mask.mean():.1%} of the photo, removed {reference.negative_mask.mean():.1%}")
@@ -103,13 +120,14 @@ def run_demo(folder: Path, settings: DemoSettings | None = None, say: Callable[[
     say(f"3/5 saved {path} ({path.stat().st_size / 2**20:.1f} MiB), and loaded from it again")
     subject = load_subject(path)
 
-    say(f"4/5 generating {len(PROMPTS) * len(WEIGHTS)} pictures, {settings.sample_steps} steps each")
-    pictures = [generate_row(world, subject, prompt, settings) for prompt in PROMPTS]
+    say(f"4/5 generating {len(world.prompts) * len(WEIGHTS)} pictures, {settings.sample_steps} steps each")
+    pictures = [generate_row(world, subject, text, settings) for text in world.prompts]
     same = all(torch.equal(row["plain model"], row["weight 0"]) for row in pictures)
     say(f"    weight 0 gives the plain model's pictures: {'yes, bit for bit' if same else 'NO'}")
 
     seconds = time.monotonic() - begin
     notes = (
+        ABOUT,
         f"One photo, one positive and one negative point; {settings.train_steps} training steps; "
         f"{seconds:.0f} s in all on this machine's CPU. Pictures of one prompt start from the same noise.",
     )
@@ -117,13 +135,12 @@ def run_demo(folder: Path, settings: DemoSettings | None = None, say: Callable[[
         "P3S: from two clicks to generated pictures",
         notes,
         [
-            reference_row(photo, reference, result),
+            reference_row(world.photo, reference, result),
             *(
-                Row(f'generated for "{prompt}"', [Panel(name, picture) for name, picture in row.items()])
-                for prompt, row in zip(PROMPTS, pictures, strict=True)
+                Row(f'generated for "{text}"', [Panel(name, picture) for name, picture in row.items()])
+                for text, row in zip(world.prompts, pictures, strict=True)
             ),
         ],
-        world.warning,
     )
     write_png(sheet, folder / "sheet.png")
     say(f"5/5 wrote {folder / 'sheet.png'}; done in {time.monotonic() - begin:.0f} s")
@@ -134,21 +151,20 @@ def train_subject(
     world: World, reference: Reference, settings: DemoSettings
 ) -> tuple[SubjectCopy, Example, TrainResult]:
     """Train a copy on one reference, with a progress bar."""
-    height, width = training_size(reference.image.shape[0], reference.image.shape[1], settings.resolution, multiple=16)
-    image = torch.nn.functional.interpolate(
-        reference.image.permute(2, 0, 1)[None], (height, width), mode="bicubic", antialias=True
-    )[0].permute(1, 2, 0)
-    example = Example(world.to_latent(image.clamp(0, 1)), reference.tokens, world.encode_text(TRAINING_PROMPT))
+    latent = world.to_latent(reference.image)
+    example = Example(latent, reference.tokens, world.encode_text(world.training_prompt))
     train_settings = _train_settings(settings)
     copy = SubjectCopy.from_base(
         world.unet.state_dict(), CopySettings(), reference.tokens.shape[1], train_settings.zero_init, settings.seed
     )
     with progress_bar(settings.train_steps) as callback:
-        result = train(world.unet, copy, [example], world.encode_text(""), world.noise, train_settings, callback)
+        # One reference, so a batch holds it several times, with other noise.
+        examples = [example] * settings.batch
+        result = train(world.unet, copy, examples, world.encode_text(""), world.noise, train_settings, callback)
     return copy, example, result
 
 
-def generate_row(world: World, subject: Subject, prompt: str, settings: DemoSettings) -> dict[str, Tensor]:
+def generate_row(world: World, subject: Subject, text: str, settings: DemoSettings) -> dict[str, Tensor]:
     """One picture [H, W, 3] for each of ``WEIGHTS``, all from the same noise."""
     reference = subject.references[0]
     copy = SubjectCopy(world.unet.config, CopySettings.from_dict(subject.info.copy_settings), reference.tokens.shape[1])
@@ -157,12 +173,21 @@ def generate_row(world: World, subject: Subject, prompt: str, settings: DemoSett
     condition = copy.condition(reference.latent[None], reference.tokens[None].float())
     generator = torch.Generator().manual_seed(settings.seed)
     start = torch.randn(1, *reference.latent.shape, generator=generator)
-    text, empty = world.encode_text(prompt), world.encode_text("")
+    context, empty = world.encode_text(text), world.encode_text("")
     pictures = {}
     for name, weight in WEIGHTS.items():
         used = None if weight is None else copy
         *_, latent = generate(
-            world.unet, text, empty, world.noise, start, used, condition, weight, steps=settings.sample_steps
+            world.unet,
+            context,
+            empty,
+            world.noise,
+            start,
+            used,
+            condition,
+            weight,
+            steps=settings.sample_steps,
+            guidance=world.guidance,
         )
         pictures[name] = world.to_picture(latent[0])
     return pictures
@@ -170,17 +195,36 @@ def generate_row(world: World, subject: Subject, prompt: str, settings: DemoSett
 
 def reference_row(photo: Tensor, reference: Reference, result: TrainResult) -> Row:
     """What was made of the photo: points, likeness, masks, the clean reference; and the training's loss."""
+    reference = _enlarged(reference)
+    photo = _enlarge(photo)
     nothing = torch.zeros_like(reference.subject_mask)
     clicked = replace(reference, subject_mask=nothing, negative_mask=nothing)
     return Row(
         "",
         [
             Panel("photo and points", overlay(clicked, photo)),
-            Panel("likeness to the clicked subject", heat_map(reference)),
-            Panel("blue: subject, orange: removed", overlay(reference, photo)),
+            Panel("likeness to the click", heat_map(reference)),
+            Panel("selected, removed", overlay(reference, photo)),
             Panel("clean reference", reference.image),
             Panel("training loss and its mean", loss_curve([report.loss for report in result.reports])),
         ],
+    )
+
+
+ENLARGED = 8  # times, so that points and outlines are finer than the picture's pixels
+
+
+def _enlarge(picture: Tensor) -> Tensor:
+    return picture.repeat_interleave(ENLARGED, 0).repeat_interleave(ENLARGED, 1)
+
+
+def _enlarged(reference: Reference) -> Reference:
+    return replace(
+        reference,
+        image=_enlarge(reference.image),
+        subject_mask=_enlarge(reference.subject_mask),
+        negative_mask=_enlarge(reference.negative_mask),
+        similarity=_enlarge(reference.similarity),
     )
 
 
@@ -214,7 +258,13 @@ def write_png(picture: Tensor, path: Path) -> None:
 
 
 def _train_settings(settings: DemoSettings) -> TrainSettings:
-    return TrainSettings(steps=settings.train_steps, learning_rate=settings.learning_rate, seed=settings.seed)
+    return TrainSettings(
+        steps=settings.train_steps,
+        batch_size=settings.batch,
+        learning_rate=settings.learning_rate,
+        zero_init=settings.zero_init,
+        seed=settings.seed,
+    )
 
 
 def _subject(
@@ -230,7 +280,7 @@ def _subject(
         steps=settings.train_steps,
         completed=True,
         identifier=IDENTIFIER,
-        prompt=TRAINING_PROMPT,
+        prompt=world.training_prompt,
         prediction=world.noise.prediction,
     )
     weights = {key: weight.detach().to(torch.float16) for key, weight in copy.state_dict().items()}

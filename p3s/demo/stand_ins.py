@@ -1,24 +1,14 @@
-"""What stands in for CLIP, the VAE, the text encoder and Stable Diffusion where nothing can be downloaded.
-
-They have the interfaces and shapes of the real ones and are small enough for a minute on a CPU. None is trained.
-"""
+"""What stands in for CLIP where nothing can be downloaded, so that masks of a real photo can be tried."""
 
 from __future__ import annotations
-
-import hashlib
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..unet import UNet, UNetConfig
-
 IMAGE_SIZE = 128  # side of the picture that the patch encoder reads
 GRID = 16
 TOKEN_DIM = 256
-CONTEXT_DIM = 64
-TEXT_TOKENS = 16
-DEPTH = 4  # side of the block of pixels that one place of a latent holds
 
 
 def encode_patches(picture: Tensor) -> Tensor:
@@ -38,39 +28,3 @@ def encode_patches(picture: Tensor) -> Tensor:
     angles = statistics @ frequencies
     tokens = torch.cat([angles.cos(), angles.sin()], -1)
     return torch.cat([tokens.mean(1, keepdim=True), tokens], 1)
-
-
-def encode_text(prompt: str) -> Tensor:
-    """Stands in for CLIP's text tower: a random vector per word and place, [16, 64]; the same for the same prompt."""
-    words = (prompt.lower().split() + [""] * TEXT_TOKENS)[:TEXT_TOKENS]
-    rows = []
-    for place, word in enumerate(words):
-        seed = int.from_bytes(hashlib.sha256(f"{place} {word}".encode()).digest()[:4], "big")
-        rows.append(torch.randn(CONTEXT_DIM, generator=torch.Generator().manual_seed(seed)))
-    return torch.stack(rows)
-
-
-def to_latent(image: Tensor) -> Tensor:
-    """Stands in for the VAE's encoder: [H, W, 3] in 0..1 -> [48, H/4, W/4], the pixels rearranged, around -1..1."""
-    return F.pixel_unshuffle(image.permute(2, 0, 1) * 2 - 1, DEPTH)
-
-
-def to_picture(latent: Tensor) -> Tensor:
-    """Stands in for the VAE's decoder, the inverse of ``to_latent``: [48, h, w] -> [4h, 4w, 3], held in 0..1."""
-    return (F.pixel_shuffle(latent, DEPTH).permute(1, 2, 0) / 2 + 0.5).clamp(0, 1)
-
-
-def random_unet(seed: int = 0) -> UNet:
-    """Stands in for Stable Diffusion: a small U-Net of the same kind with random weights, which has learned nothing."""
-    channels = 3 * DEPTH**2
-    config = UNetConfig.build(
-        model_channels=32,
-        channel_mult=(1, 2, 2),
-        transformer_depth=(1, 1, 0),
-        context_dim=CONTEXT_DIM,
-        in_channels=channels,
-        out_channels=channels,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return UNet(config).requires_grad_(False).eval()
