@@ -10,7 +10,7 @@ STAMP := $(VENV)/.p3s-requirements
 # Threads that sleep while they wait: small models run much faster beside anything else.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: test test-python test-slow test-web lint format demo clean
+.PHONY: test test-python test-slow test-browser test-web lint format demo clean
 
 test: lint test-python test-web
 
@@ -35,6 +35,10 @@ test-python: $(STAMP)
 
 test-slow: $(STAMP)
 	$(PYTHON) -m pytest -m slow
+
+# The editor in a real Chromium, on the frontend of every host found.
+test-browser: $(STAMP)
+	$(PYTHON) -m pytest tests/browser -m browser
 
 # The editor's geometry, state and history are plain JavaScript and run in node, without npm packages.
 test-web:

@@ -65,7 +65,8 @@ class Models:
 
     def train(self, layers: str = "last") -> None:
         x, t, context = self.inputs(1)
-        batch = Batch(x, t, x, context, self.empty(*x.shape), self.empty(1, TOKENS, 1024))
+        source = (self.empty(*x.shape[1:]), self.empty(TOKENS, 1024))
+        batch = Batch(x, t, x, context, (source,))
         denoising, consistency = losses(self.base, self.copy, batch, TrainSettings(attention_layers=layers))
         (denoising + consistency).backward()
 

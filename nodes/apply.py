@@ -39,8 +39,8 @@ class Apply(io.ComfyNode):
                     min=0.0,
                     max=10.0,
                     step=0.01,
-                    tooltip="Multiplies the schedule's weight. 0 is the plain model. A tiny strength is not almost 0: the "
-                    "subject's tokens still draw attention.",
+                    tooltip="Multiplies the schedule's weight. 0 is the plain model. A tiny strength is not almost 0: "
+                    "the subject's tokens still draw attention.",
                 ),
                 io.Float.Input(
                     "start_percent",

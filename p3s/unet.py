@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from enum import Enum
 from typing import Any
 
@@ -66,7 +67,8 @@ class Attention(nn.Module):
     def map(self, q_in: Tensor, k_in: Tensor) -> Tensor:
         """The attention map softmax(Q K^T / sqrt(d)) in float32, [batch, heads, queries, keys] (Eq. 13)."""
         q, k = self.split(self.to_q(q_in)).float(), self.split(self.to_k(k_in)).float()
-        with torch.autocast(q.device.type, enabled=False):
+        device = q.device.type
+        with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
             return (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1)
 
     def split(self, x: Tensor) -> Tensor:
