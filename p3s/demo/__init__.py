@@ -1,5 +1,5 @@
-"""The demo: the whole chain from two clicks to generated pictures, in one minute, without ComfyUI or downloads.
+"""The demo: the whole chain from two clicks to generated pictures in the toy world, without ComfyUI or downloads.
 
-``scene`` draws the photo, ``stand_ins`` holds small untrained models, ``chain`` walks the way, ``sheet`` draws the
-result. Each is an ordinary user of the core.
+``chain`` walks the way, ``sheet`` draws the result, ``stand_ins`` serves the command ``mask`` where CLIP is missing. Each
+is an ordinary user of the core.
 """
