@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +53,28 @@ def clip_encoder(model: Any) -> Encode:
 def load_clip_vision(name: str | Path) -> Any:
     """The ``transformers.CLIPVisionModel`` of a folder or name. Raises ImportError without transformers."""
     try:
-        from transformers import CLIPVisionModel
+        import transformers
     except ImportError as error:
         raise ImportError(
             "Loading a CLIP vision model by name needs transformers: pip install transformers. Or pass a loaded model."
         ) from error
-    return CLIPVisionModel.from_pretrained(name)
+    with quiet(transformers):
+        return transformers.CLIPVisionModel.from_pretrained(name)
+
+
+@contextmanager
+def quiet(*packages: Any) -> Iterator[None]:
+    """Within, transformers and diffusers report errors only: no progress bars, no list of the weights of CLIP's text
+    tower, which are rightly left out where only its vision tower is wanted."""
+    logs = [package.utils.logging for package in packages]
+    before = [(log, log.get_verbosity(), log.is_progress_bar_enabled()) for log in logs]
+    for log in logs:
+        log.set_verbosity_error()
+        log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for log, verbosity, bars in before:
+            log.set_verbosity(verbosity)
+            if bars:
+                log.enable_progress_bar()

@@ -37,6 +37,12 @@ class NoiseSchedule:
         abar = self.alphas_cumprod.to(t.device)[t][:, None, None, None]
         return abar.sqrt(), (1 - abar).sqrt()
 
+    def timesteps(self, sigmas: Tensor) -> Tensor:
+        """The timesteps, 0..T-1, at which a model is asked for noise of these ``sigmas`` (noise / signal, above 0), any
+        shape: the nearest in log sigma, as in ComfyUI."""
+        levels = (1 / self.alphas_cumprod.double() - 1).sqrt().log()
+        return (sigmas.double().log()[..., None] - levels).abs().argmin(-1)
+
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps."""
         signal, sigma = self.scales(t)

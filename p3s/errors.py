@@ -21,5 +21,9 @@ class SubjectFileError(P3SError):
     """A subject file that is damaged, hostile, too new, or does not fit."""
 
 
+class MissingPackageError(P3SError):
+    """A package that a feature needs is not installed, or does not load."""
+
+
 class TrainingError(P3SError):
     """Training inputs that do not fit together, or a training that went wrong."""

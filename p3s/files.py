@@ -53,13 +53,13 @@ def safe_name(name: str) -> str:
     return f"_{name}" if name.split(".")[0].rstrip().upper() in RESERVED else name
 
 
-def free_path(folder: str | os.PathLike[str], name: str) -> Path:
+def free_path(folder: str | os.PathLike[str], name: str, suffix: str = SUFFIX) -> Path:
     """The first path not yet taken of <name>.safetensors, <name>_00002.safetensors, ... in ``folder``."""
     stem = safe_name(name)
-    path, number = Path(folder) / f"{stem}{SUFFIX}", 1
+    path, number = Path(folder) / f"{stem}{suffix}", 1
     while os.path.lexists(path):
         number += 1
-        path = path.with_name(f"{stem}_{number:05}{SUFFIX}")
+        path = path.with_name(f"{stem}_{number:05}{suffix}")
     return path
 
 
@@ -86,12 +86,12 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object], overwrite: boo
     return _write(path.parent, write, place)
 
 
-def write_new(folder: Path, name: str, write: Callable[[BinaryIO], object]) -> Path:
+def write_new(folder: Path, name: str, write: Callable[[BinaryIO], object], suffix: str = SUFFIX) -> Path:
     """Like ``write_atomic``, to the first free name: never overwrites, also when several processes save at once."""
 
     def place(temporary: Path) -> Path:
         while True:
-            path = free_path(folder, name)
+            path = free_path(folder, name, suffix)
             with contextlib.suppress(FileExistsError):
                 _rename_to_new(temporary, path)
                 return path

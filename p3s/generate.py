@@ -1,21 +1,25 @@
-"""Sampling without a host: DDIM on the frozen U-Net with a subject's features injected (Eq. 7-10)."""
+"""Sampling without a host: DDIM on the frozen U-Net with subjects' features injected (Eq. 7-10)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from .diffusion import NoiseSchedule, ddim
+from .diffusion import NoiseSchedule, ddim, ddim_timesteps
 from .errors import P3SError
-from .injection import InjectionHooks
+from .injection import Injection, InjectionHooks
+from .sampling import EXACT, AppliedSubject, FeatureCache, SamplingSettings, injection, schedule_of
 from .schedule import Schedule
 from .subject_copy import SubjectCopy
-from .unet import PLAIN, AttentionHooks, UNet
+from .unet import PLAIN, UNet
+
+#: The paper's DDIM steps and scale of classifier-free guidance.
+STEPS, GUIDANCE = 50, 7.5
 
 
-@torch.no_grad()
 def generate(
     base: UNet,
     prompt: Tensor,
@@ -25,35 +29,68 @@ def generate(
     copy: SubjectCopy | None = None,
     condition: Tensor | None = None,
     weight: Schedule | None = None,
+    steps: int = STEPS,
+    guidance: float = GUIDANCE,
+    halves: str = "both",
+) -> Iterator[Tensor]:
+    """:func:`generate_subjects` with one subject or, without ``copy``, with none. ``condition`` is I''
+    [1, channels, h', w'] (:meth:`SubjectCopy.condition`); ``weight`` gives eps_t (default: the one learned with the
+    copy, or Eq. 10)."""
+    settings = SamplingSettings(halves=halves)
+    if copy is not None and condition is None:
+        raise P3SError("a copy needs its condition: pass copy.condition(latent, tokens)")
+    subjects = []
+    if copy is not None and condition is not None:
+        subjects.append(AppliedSubject(copy, condition, weight))
+    return generate_subjects(base, prompt, empty_prompt, noise, latents, subjects, steps, guidance, settings)
+
+
+@torch.no_grad()
+def generate_subjects(
+    base: UNet,
+    prompt: Tensor,
+    empty_prompt: Tensor,
+    noise: NoiseSchedule,
+    latents: Tensor,
+    subjects: Sequence[AppliedSubject] = (),
     steps: int = 50,
     guidance: float = 7.5,
-    halves: str = "both",
+    settings: SamplingSettings = EXACT,
 ) -> Iterator[Tensor]:
     """DDIM with classifier-free guidance; yields the estimate of x_0 [batch, channels, h, w] after every step.
 
-    ``latents`` is the starting noise, ``prompt`` and ``empty_prompt`` are [text tokens, context_dim]. ``condition`` is
-    I'' [1, channels, h', w'] (:meth:`SubjectCopy.condition`); without ``copy`` the plain model samples. ``weight``
-    gives eps_t (default: Eq. 10). ``halves`` (m): the injection serves "both" halves of the guidance or only the
-    "conditional" one. At weight 0 the copy is not run at all.
+    ``latents`` is the starting noise, ``prompt`` and ``empty_prompt`` are [text tokens, context_dim]. Where a subject's
+    weight is 0 its copy is not run at all; where that holds for all of them the step is the plain model's.
     """
-    if halves not in ("both", "conditional"):
-        raise P3SError(f"halves must be both or conditional; got {halves!r}")
-    if copy is not None and condition is None:
-        raise P3SError("a copy needs its condition: pass copy.condition(latent, tokens)")
-    weight = weight or Schedule()
+    schedules = [schedule_of(s.copy.schedule(s.weight), settings) for s in subjects]
+    for subject in subjects:
+        subject.copy.borrow(base)
+    caches = [FeatureCache(settings.reuse) for _ in subjects]
+    evaluations = {t: i for i, t in enumerate(ddim_timesteps(noise, steps))}
+    texts = (prompt,) if guidance == 1 else (empty_prompt, prompt)
+    seen = texts if settings.halves == "both" else texts[-1:]
 
-    def call(x: Tensor, t: int, text: Tensor, subject: bool) -> Tensor:
-        times, context = torch.full((len(x),), t, device=x.device), text.expand(len(x), -1, -1)
-        eps_t = float(weight.weight(float(t))) if subject and copy is not None else 0.0
-        hooks: AttentionHooks = PLAIN
-        if eps_t and copy is not None and condition is not None:
-            hooks = InjectionHooks(copy(x, times, context, condition).weighted(eps_t), copy.settings.lam)
-        return base(x, times, context, hooks)
+    def injections(x: Tensor, t: int, context: Tensor) -> list[Injection]:
+        found = []
+        for subject, schedule, cache in zip(subjects, schedules, caches, strict=True):
+            weight = subject.strength * schedule.weight(float(t))
+            if weight and not (subject.mask and subject.mask.nowhere):
+                copy, time, condition = subject.copy, torch.full((len(x),), t, device=x.device), subject.condition
+                features = cache.get("", evaluations[t], partial(copy, x, time, context, condition))
+                found.append(injection(copy, features, weight, subject.mask, subject.layers, settings))
+        return found
+
+    def call(x: Tensor, t: int, context: Tensor, found: Sequence[Injection] = ()) -> Tensor:
+        hooks = InjectionHooks(*found) if found else PLAIN
+        return base(x, torch.full((len(x),), t, device=x.device), context, hooks)
 
     def predict(x: Tensor, t: int) -> Tensor:
-        if guidance == 1:
-            return call(x, t, prompt[None], True)
-        uncond = call(x, t, empty_prompt[None], halves == "both")
-        return uncond + guidance * (call(x, t, prompt[None], True) - uncond)
+        contexts = [text.expand(len(x), -1, -1) for text in texts]
+        found = injections(x, t, torch.cat(contexts[-len(seen) :]))
+        if found and len(seen) < len(texts):
+            outputs = [call(x, t, contexts[0]), call(x, t, contexts[1], found)]
+        else:
+            outputs = list(call(x, t, torch.cat(contexts), found).chunk(len(texts)))
+        return outputs[0] if len(outputs) == 1 else outputs[0] + guidance * (outputs[1] - outputs[0])
 
     yield from ddim(predict, noise, latents, steps)

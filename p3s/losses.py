@@ -8,9 +8,15 @@ from torch import Tensor
 from .errors import P3SError
 
 
-def denoising_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """Eq. 14: mean squared error of the prediction, a scalar; ``target`` is the noise, or v for a v model."""
-    return F.mse_loss(prediction.float(), target.float())
+def denoising_loss(prediction: Tensor, target: Tensor, counted: Tensor | None = None) -> Tensor:
+    """Eq. 14: mean squared error of the prediction, a scalar; ``target`` is the noise, or v for a v model.
+
+    ``counted`` [batch, 1, h, w], 0..1, weights the pixels; the mean is taken over what counts (0 where nothing does).
+    """
+    if counted is None:
+        return F.mse_loss(prediction.float(), target.float())
+    errors = (prediction.float() - target.float()).square().mean(1, keepdim=True)
+    return (errors * counted).sum() / counted.sum().clamp(min=1e-6)
 
 
 def attention_consistency(copy_map: Tensor, base_map: Tensor, norm: str = "mean") -> Tensor:

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from .errors import MaskError, PointError
 from .framing import Frame
+from .packages import require
 from .points import Point, PointSet
 
 WORKING_SIDE = 768  # masks and fill are made at this resolution at most; they come from 16 x 16 patches anyway
@@ -147,12 +148,11 @@ class RoughMasks:
 
     def _mask(self, similarity: np.ndarray, points: tuple[Point, ...], sign: str) -> tuple[np.ndarray, np.ndarray]:
         """Eq. 2: the part of Otsu(Gaussian(similarity)) that holds clicked points, and the blurred map [g, g]."""
-        from skimage.filters import gaussian, threshold_otsu
-        from skimage.measure import label
+        filters, measure = (require(f"skimage.{part}", "scikit-image", "Masks need") for part in ("filters", "measure"))
 
         from_points = f"the {sign} point{'s' * (len(points) > 1)}"
         valid = similarity[self.patches.valid]
-        values = gaussian(valid, sigma=self.settings.blur, mode="nearest")
+        values = filters.gaussian(valid, sigma=self.settings.blur, mode="nearest")
         if np.ptp(valid) < FLAT or np.ptp(values) < FLAT / 10:
             raise MaskError(
                 f"Seen from {from_points}, the whole picture looks the same to CLIP "
@@ -163,13 +163,13 @@ class RoughMasks:
         blurred[self.patches.valid] = values
         # scikit-image returns the middle of the highest histogram bin that belongs to the lower class; with as few
         # values as there are patches, many can lie in that bin's upper half, so the class ends at the bin's end.
-        lower = values <= threshold_otsu(values, BINS) + np.ptp(values) / (2 * BINS)
+        lower = values <= filters.threshold_otsu(values, BINS) + np.ptp(values) / (2 * BINS)
         # Any threshold in the gap between the two classes separates the patches alike. Its middle keeps the outline,
         # which is interpolated between patches, from leaning to one side.
         threshold = (values[lower].max() + values[~lower].min()) / 2
 
         spread = self.frame.to_image(torch.from_numpy(blurred), self.size).numpy()
-        regions = label(spread > threshold, connectivity=1)
+        regions = measure.label(spread > threshold, connectivity=1)
         clicked = {int(self._at(regions, point)) for point in points} - {0}
         outside = self._names(sign, lambda point: not self._at(regions, point))
         what = "subject" if sign == "positive" else "region to remove"
@@ -200,7 +200,13 @@ class RoughMasks:
         return [_name(self.frame, sign, number, point) for number, point in enumerate(points, 1) if chosen(point)]
 
 
-def check_apart(points: PointSet, patches: Patches) -> None:
+def rough_masks(patches: Patches, points: PointSet, settings: MaskSettings) -> RoughMasks:
+    """Eq. 2's masks of a photo. Raises PointError: no positive point, or points of opposite sign in one patch."""
+    _check_apart(points.require_positive(), patches)
+    return RoughMasks(patches, points, settings)
+
+
+def _check_apart(points: PointSet, patches: Patches) -> None:
     """A patch cannot be both like the subject and unlike it."""
     frame, grid = patches.frame, patches.grid
     taken = {frame.patch_at(*point, grid): (number, point) for number, point in enumerate(points.positive, 1)}
@@ -233,6 +239,6 @@ def working_size(frame: Frame) -> tuple[int, int]:
 
 def grow(mask: np.ndarray, radius: float) -> np.ndarray:
     """A bool mask widened by ``radius`` pixels."""
-    import cv2
+    cv2 = require("cv2", "opencv-python", "Masks need")
 
     return cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) <= radius

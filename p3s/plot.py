@@ -33,7 +33,8 @@ def plot_schedule(
         raise P3SError(f"A schedule plot of {width} x {height} pixels is not legible; use at least 160 x 120.")
     s = OVERSAMPLING
     percents = torch.linspace(0.0, 1.0, 4 * width, dtype=torch.float64)
-    weights = schedule.weight(timestep_of(percents))
+    known = schedule.kind != "learned" or schedule.learned
+    weights = schedule.weight(timestep_of(percents)) if known else torch.zeros_like(percents)
     highest = max(1.0, float(weights.max()))
     spacing = _nice_spacing(highest)
     top = spacing * math.ceil(1.05 * highest / spacing)
@@ -61,10 +62,13 @@ def plot_schedule(
     draw.text((s * (left + right) / 2, s * (height - 0.5 * letter)), title, fill=TEXT, font=font, anchor="mb")
     _text_upward(image, "weight", (s * letter, s * (upper + lower) / 2), font)
 
-    curve = torch.stack([percents, weights], 1).tolist()
-    draw.line([place(percent, weight) for percent, weight in curve], fill=CURVE, width=2 * s, joint="curve")
-    if steps is not None:
-        timesteps = torch.as_tensor(steps, dtype=torch.float64)
+    if not known:
+        middle = s * (left + right) / 2, s * (upper + lower) / 2
+        draw.text(middle, "learned with the subject", fill=TEXT, font=font, anchor="mm")
+    else:
+        curve = torch.stack([percents, weights], 1).tolist()
+        draw.line([place(percent, weight) for percent, weight in curve], fill=CURVE, width=2 * s, joint="curve")
+        timesteps = torch.as_tensor([] if steps is None else steps, dtype=torch.float64)
         for percent, weight in torch.stack([percent_of(timesteps), schedule.weight(timesteps)], 1).tolist():
             x, y = place(percent, weight)
             draw.ellipse([x - 3 * s, y - 3 * s, x + 3 * s, y + 3 * s], fill=MARK)

@@ -18,7 +18,8 @@ from torch.nn import functional
 
 from .errors import MaskError
 from .framing import Frame
-from .masks import ALMOST_ALL, MaskSettings, Patches, RoughMasks, check_apart
+from .masks import ALMOST_ALL, MaskSettings, Patches, rough_masks
+from .packages import require
 from .points import PointSet
 
 Encode = Callable[[Tensor], Tensor]
@@ -59,6 +60,7 @@ def make_reference(
     settings: MaskSettings | None = None,
     inpainted: Tensor | None = None,
     image_size: int = 224,
+    tokens: Tensor | None = None,
 ) -> Reference:
     """Make a clean reference from a photo and the points on it (Eq. 1-3).
 
@@ -70,6 +72,7 @@ def make_reference(
         inpainted: the photo with the negative subject already removed by other means, used as I'; [H, W, 3] or
             the same aspect ratio, then resized.
         image_size: S, side of the picture that ``encode`` takes.
+        tokens: what ``clip_tokens`` gives for this photo, if that is known already.
 
     Raises:
         PointError: no positive point, or points of opposite sign in the same patch.
@@ -83,10 +86,9 @@ def make_reference(
     if inpainted is not None:
         inpainted = _fit_inpainted(_check_image(inpainted, "inpainted picture"), frame)
 
-    tokens = _encode(image, frame, encode, image_size)
-    patches = Patches(tokens, frame)
-    check_apart(points, patches)
-    masks = RoughMasks(patches, points, settings)
+    if tokens is None:
+        tokens = _encode(image, frame, encode, image_size)
+    masks = rough_masks(Patches(tokens, frame), points, settings)
     subject, patch_similarity = masks.subject()
     removed = masks.removed(subject, required=inpainted is None)
 
@@ -116,6 +118,15 @@ def make_reference(
     )
 
 
+def clip_tokens(image: Tensor, encode: Encode, image_size: int = 224) -> Tensor:
+    """CLIP's last hidden state of a photo [H, W, 3], 0..1: [1, 1 + g*g, D], float32 on the CPU, class token first.
+
+    Raises MaskError: a picture or tokens of a wrong shape or with non-finite values.
+    """
+    image = _check_image(image, "picture")
+    return _encode(image, Frame(image.shape[1], image.shape[0]), encode, image_size)
+
+
 def image_hash(image: Tensor) -> str:
     """SHA-256, as 64 hex digits, of a picture's size and 8-bit pixels. ``image``: [H, W, 3], values 0..1."""
     height, width = image.shape[:2]
@@ -126,7 +137,7 @@ def image_hash(image: Tensor) -> str:
 
 def _fill(image: Tensor, removed: np.ndarray, subject: np.ndarray, method: str) -> Tensor:
     """Eq. 3: ``image`` [H, W, 3] with the removed region painted over, at the resolution of the two masks [h, w]."""
-    import cv2
+    cv2 = require("cv2", "opencv-python", "Removing a subject needs")
 
     pixels = _to_8_bit(image)
     height, width = removed.shape
@@ -149,7 +160,7 @@ def _to_8_bit(image: Tensor) -> np.ndarray:
 
 
 def _to_full_size(mask: np.ndarray, frame: Frame) -> np.ndarray:
-    import cv2
+    cv2 = require("cv2", "opencv-python", "Masks need")
 
     if mask.shape == (frame.height, frame.width):
         return mask

@@ -1,4 +1,5 @@
-"""How strongly the subject is shown at each timestep: the weight eps_t of Eq. 10 and its alternatives.
+"""How strongly the subject is shown at each timestep: the weight eps_t of Eq. 10, its alternatives, and the one that is
+learned (Fig. 5).
 
 Two clocks are in use. A *timestep* t runs from T = 1000 (pure noise) down to 0 (the finished image). A *percent* runs
 from 0 (the first sampling step) to 1 (the last one), as in ComfyUI: ``percent = 1 - t / 999``, held inside 0..1.
@@ -9,11 +10,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from .errors import P3SError
 
@@ -45,14 +49,16 @@ class Schedule:
     increasing  | value (1 - u)^k: grows from 0 as the noise falls
     decreasing  | value u^k: falls to 0 as the noise falls
     keyframes   | straight lines between (percent, weight) pairs, constant before the first and after the last
+    learned     | the curve in ``learned``, of a subject that was trained with one (an error where there is none)
 
     "Increasing" and "decreasing" (Table III; docs/method.md, row p) are named by denoising progress, so Eq. 10 is of
     the increasing sort. ``fixed`` at 1 is the "fixed weight" row of Table I (row o).
 
     alpha, beta: any finite number. k: 0 or more. value: 0 or more. keyframes: percents in 0..1, each used once, weights
-    0 or more; kept sorted. start, end: percents in 0..1; where ``start <= percent < end`` does not hold the weight is
-    exactly 0 (an ``end`` of 1 includes the last step). Neighbouring windows therefore share no step, and a window with
-    start = end is empty. Raises P3SError for anything else.
+    0 or more; kept sorted. learned: the weights at evenly spaced timesteps from 0 to T, straight lines between them;
+    filled in by :meth:`SubjectCopy.schedule`. start, end: percents in 0..1; where ``start <= percent < end`` does not
+    hold the weight is exactly 0 (an ``end`` of 1 includes the last step). Neighbouring windows therefore share no step,
+    and a window with start = end is empty. Raises P3SError for anything else.
     """
 
     kind: str = "paper"
@@ -63,6 +69,7 @@ class Schedule:
     keyframes: tuple[tuple[float, float], ...] = ()
     start: float = 0.0
     end: float = 1.0
+    learned: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.kind, str) or self.kind not in CURVES:
@@ -78,6 +85,7 @@ class Schedule:
         if self.start > self.end:
             raise P3SError(f"Weight schedule: start = {self.start:g} lies after end = {self.end:g}; exchange them.")
         object.__setattr__(self, "keyframes", _check_keyframes(self.keyframes))
+        object.__setattr__(self, "learned", tuple(_number(weight, "a learned weight") for weight in self.learned))
         if self.kind == "keyframes" and not self.keyframes:
             raise P3SError(
                 'Weight schedule: no keyframes. Write at least one "percent:weight" pair, as in "0:0.7, 1:1.2".'
@@ -115,8 +123,13 @@ class Schedule:
         return replace(self, start=begin, end=max(begin, min(self.end, window.end)))
 
     def to_json(self) -> str:
-        """Versioned JSON text; ``from_json`` gives an equal schedule back."""
-        return json.dumps({"v": JSON_VERSION} | {field.name: getattr(self, field.name) for field in fields(self)})
+        """Versioned JSON text; ``from_json`` gives an equal schedule back. A learned curve is the subject's, not a
+        setting, and is left out."""
+        return json.dumps({"v": JSON_VERSION} | {name: getattr(self, name) for name in self._settings()})
+
+    @classmethod
+    def _settings(cls) -> list[str]:
+        return [field.name for field in fields(cls) if field.name != "learned"]
 
     @classmethod
     def from_json(cls, text: str) -> Schedule:
@@ -131,7 +144,7 @@ class Schedule:
             raise P3SError(
                 f"Weight schedule: version {version} is newer than version {JSON_VERSION}, which this P3S reads."
             )
-        names = {field.name for field in fields(cls)}
+        names = set(cls._settings())
         if set(data) != names:
             wrong = [f"{name!r} is missing" for name in sorted(names - set(data))]
             wrong += [f"{name!r} is unknown" for name in sorted(set(data) - names)]
@@ -150,16 +163,61 @@ def _keyframe_curve(schedule: Schedule, t: Tensor) -> Tensor:
     return result
 
 
+def _learned_curve(schedule: Schedule, t: Tensor) -> Tensor:
+    if len(schedule.learned) < 2:
+        raise P3SError('Weight schedule: "learned" needs a subject that was trained with a learned weight.')
+    weights = torch.tensor(schedule.learned, dtype=t.dtype, device=t.device)
+    place = t / T * (len(weights) - 1)
+    left = place.floor().long().clamp(0, len(weights) - 2)
+    return torch.lerp(weights[left], weights[left + 1], place - left)
+
+
 # One entry per kind: (schedule, t in 0..1000) -> weight of t's shape, before clamping and windowing.
-# A weight learned with the copy (the MLP of Fig. 5) is a further entry.
 CURVES: dict[str, Callable[[Schedule, Tensor], Tensor]] = {
     "paper": lambda s, t: 1.0 - s.alpha * (t / T) ** s.k + s.beta,
     "fixed": lambda s, t: torch.full_like(t, s.value),
     "increasing": lambda s, t: s.value * (1.0 - t / T) ** s.k,
     "decreasing": lambda s, t: s.value * (t / T) ** s.k,
     "keyframes": _keyframe_curve,
+    "learned": _learned_curve,
 }
 KINDS = tuple(CURVES)
+
+
+class LearnedWeight(nn.Module):
+    """eps_t as a small MLP of t that is trained with the copy (Fig. 5): 2 sigmoid(MLP(t / T)), so in 0..2.
+
+    Before training it is 1 at every t: the first step is then that of a training without it, and what the curve becomes
+    is what the data asked for. The bound keeps it from growing without end in place of the features it multiplies.
+    """
+
+    HIDDEN = 16
+
+    def __init__(self, **factory: Any) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(1, self.HIDDEN, **factory)
+        self.out = nn.Linear(self.HIDDEN, 1, **factory)
+
+    def reset(self, generator: torch.Generator) -> None:
+        """Start values: a curve of 1, with hidden units that bend at places spread over 0..T."""
+        with torch.no_grad():
+            self.hidden.weight.normal_(std=4.0, generator=generator)
+            self.hidden.bias.copy_(-self.hidden.weight[:, 0] * torch.rand(self.HIDDEN, generator=generator))
+            self.out.weight.zero_()
+            self.out.bias.zero_()
+
+    def forward(self, timesteps: Tensor) -> Tensor:
+        """Weights [batch] of ``timesteps`` [batch] (0..T), in the type of the parameters, whatever autocast says."""
+        device = timesteps.device.type
+        with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+            u = timesteps.to(self.hidden.weight.dtype)[:, None] / T
+            return 2 * torch.sigmoid(self.out(F.silu(self.hidden(u))))[:, 0]
+
+    @torch.no_grad()
+    def curve(self) -> tuple[float, ...]:
+        """The weights at t = 0, 1, ..., T, for ``Schedule.learned``."""
+        exact = deepcopy(self).to("cpu", torch.float64)
+        return tuple(exact(torch.arange(T + 1, dtype=torch.float64)).tolist())
 
 
 def parse_keyframes(text: str) -> tuple[tuple[float, float], ...]:

@@ -8,19 +8,21 @@ A subject file is a safetensors file:
 
 Nothing in it can run code, and a changed byte is noticed. Tensors of another name or meaning need a new format version;
 new facts in the metadata do not: unknown ones are kept (``SubjectInfo.extra``) and ignored.
+
+Version 2 knows copies with settings of which version 1 has none (a learned weight). A subject without them is still
+written as version 1, which says the same, so that older installations of P3S can read it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import torch
 from torch import Tensor
@@ -38,6 +40,7 @@ from .files import (
     write_safetensors,
 )
 from .points import PointSet
+from .subject_info import SubjectInfo, info_from_json, info_to_json
 
 __all__ = [
     "Subject",
@@ -47,14 +50,18 @@ __all__ = [
     "check_weights",
     "fingerprint",
     "free_path",
+    "load_info",
     "load_subject",
     "save_new_subject",
     "save_subject",
 ]
 
 FORMAT = "p3s-subject"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+V1_COPY_SETTINGS = {"feature", "pairing", "copy_input", "cross_attention", "lam", "image_dim"}
 FINGERPRINT_VALUES = 256  # of each tensor
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,33 +70,6 @@ class SubjectReference:
 
     latent: Tensor
     tokens: Tensor
-
-
-@dataclass(frozen=True)
-class SubjectInfo:
-    """What is known of a subject besides its tensors. Dictionaries hold JSON values only.
-
-    family: of the base, such as "SD1.x". base_fingerprint: ``fingerprint`` of the base's U-Net. copy_settings,
-    train_settings: as their dataclasses give them. points: one PointSet JSON text a reference. image_hashes: one a
-    reference, of the original photo. steps: trained so far. completed: whether training reached its end. identifier:
-    the rare token of the prompt. prompt: the training prompt. licence: a note by the author. prediction: "eps" or "v".
-    extra: metadata of the same format version that this P3S does not know.
-    """
-
-    family: str
-    base_fingerprint: str
-    copy_settings: dict[str, Any]
-    train_settings: dict[str, Any]
-    points: tuple[str, ...]
-    image_hashes: tuple[str, ...]
-    steps: int
-    completed: bool
-    identifier: str
-    prompt: str
-    licence: str = ""
-    prediction: str = "eps"
-    created_by: str = f"p3s {__version__}"
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,31 +103,46 @@ def load_subject(path: str | os.PathLike[str]) -> Subject:
 
     Raises SubjectFileError, naming the file, for anything but a whole and consistent subject file of a known version.
     """
-    path = Path(path)
+    return _named(Path(path), _load)
+
+
+def load_info(path: str | os.PathLike[str]) -> SubjectInfo:
+    """What a subject file says of itself, read quickly: the tensors are not, so the checksum is not checked.
+
+    Raises SubjectFileError, naming the file, as far as the header shows that it is no subject file of a known version.
+    """
+    return _named(Path(path), lambda path: _load_header(path)[1])
+
+
+def _named(path: Path, load: Callable[[Path], T]) -> T:
     try:
         if not path.is_file():
             raise SubjectFileError("there is no such file")
-        return _load(path)
+        return load(path)
     except SubjectFileError as error:
         raise SubjectFileError(f"{path.name}: {error}") from error
     except OSError as error:
         raise SubjectFileError(f"{path.name}: cannot be read ({error.strerror or error})") from error
 
 
+def _load_header(path: Path) -> tuple[dict[str, str], SubjectInfo, list[str]]:
+    """Metadata, the info in it, and the names of the tensors, all checked."""
+    metadata, entries, data_size = read_header(path)
+    _check_format(metadata, entries)
+    return metadata, info_from_json(metadata["p3s"]), list(check_entries(entries, data_size))
+
+
 def _load(path: Path) -> Subject:
     from safetensors import SafetensorError, safe_open
 
-    metadata, entries, data_size = read_header(path)
-    _check_format(metadata, entries)
-    check_entries(entries, data_size)
-    info = _info_from_json(metadata["p3s"])
+    metadata, info, names = _load_header(path)
     try:
         with safe_open(path, framework="pt") as file:
             # Cloned, so that no tensor stays tied to the file on the disk.
-            tensors = {name: file.get_tensor(name).clone() for name in entries}
+            tensors = {name: file.get_tensor(name).clone() for name in names}
     except SafetensorError as error:
         raise SubjectFileError(f"the file is damaged ({error})") from None
-    if metadata.get("sha256") != _digest(tensors, metadata["p3s"]):
+    if metadata.get("sha256") != _digest(tensors, metadata["p3s"], metadata["format_version"]):
         raise SubjectFileError("the content does not match its checksum: the file is damaged, or was edited")
     subject = _assemble(tensors, info)
     _check(subject)
@@ -184,9 +179,9 @@ def _kind_of(names: Mapping[str, Any]) -> str:
     return "a safetensors file of another kind"
 
 
-def _digest(tensors: Mapping[str, Tensor], info_json: str) -> str:
+def _digest(tensors: Mapping[str, Tensor], info_json: str, version: str) -> str:
     """sha256 of the format version, the info and every tensor's name, type, shape and bytes."""
-    digest = hashlib.sha256(f"{FORMAT} {FORMAT_VERSION} {len(info_json)} {info_json}".encode(errors="surrogatepass"))
+    digest = hashlib.sha256(f"{FORMAT} {version} {len(info_json)} {info_json}".encode(errors="surrogatepass"))
     for name in sorted(tensors):
         tensor = tensors[name]
         shape = "x".join(map(str, tensor.shape))
@@ -197,16 +192,17 @@ def _digest(tensors: Mapping[str, Tensor], info_json: str) -> str:
 
 def _writer(subject: Subject) -> Callable[[BinaryIO], None]:
     _check(subject)
-    info_json = _info_to_json(subject.info)
+    info_json = info_to_json(subject.info)
     tensors = {f"copy.{key}": tensor for key, tensor in subject.weights.items()}
     for i, reference in enumerate(subject.references):
         tensors |= {f"reference.{i}.latent": reference.latent, f"reference.{i}.tokens": reference.tokens}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    version = "1" if V1_COPY_SETTINGS.issuperset(subject.info.copy_settings) else str(FORMAT_VERSION)
     metadata = {
         "format": FORMAT,
-        "format_version": str(FORMAT_VERSION),
+        "format_version": version,
         "p3s": info_json,
-        "sha256": _digest(tensors, info_json),
+        "sha256": _digest(tensors, info_json, version),
         "modelspec.title": subject.info.identifier or subject.info.prompt,
         "modelspec.trigger_phrase": subject.info.identifier,
         "modelspec.license": subject.info.licence,
@@ -279,56 +275,6 @@ def _check_finite(tensor: Tensor, what: str) -> None:
     low, high = torch.aminmax(tensor.detach())  # both are NaN if any value is; much quicker than isfinite
     if not (math.isfinite(low) and math.isfinite(high)):
         raise SubjectFileError(f"{what} holds values that are not finite (NaN or infinity)")
-
-
-def _info_to_json(info: SubjectInfo) -> str:
-    values = {f.name: getattr(info, f.name) for f in fields(info) if f.name != "extra"}
-    try:
-        text = json.dumps({**info.extra, **values}, ensure_ascii=False, allow_nan=False, sort_keys=True)
-        text.encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise SubjectFileError(f"the subject's settings cannot be written as JSON ({error})") from error
-    _info_from_json(text)  # refuse to write what would not load
-    return text
-
-
-def _info_from_json(text: str) -> SubjectInfo:
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError):
-        raise SubjectFileError("the metadata of the subject is not valid JSON") from None
-    if not isinstance(data, dict):
-        raise SubjectFileError("the metadata of the subject is not a JSON object")
-    kinds: dict[str, type] = {
-        "family": str,
-        "base_fingerprint": str,
-        "copy_settings": dict,
-        "train_settings": dict,
-        "points": list,
-        "image_hashes": list,
-        "steps": int,
-        "completed": bool,
-        "identifier": str,
-        "prompt": str,
-        "licence": str,
-        "prediction": str,
-        "created_by": str,
-    }
-    missing = [name for name in kinds if name not in data]
-    if missing:
-        raise SubjectFileError(f"the metadata of the subject lacks {', '.join(missing)}")
-    values: dict[str, Any] = {}
-    for name, kind in kinds.items():
-        values[name] = data.pop(name)
-        if type(values[name]) is not kind:
-            raise SubjectFileError(f"the metadata field {name!r} is not of type {kind.__name__}")
-    for name in ("points", "image_hashes"):
-        if not all(isinstance(item, str) for item in values[name]):
-            raise SubjectFileError(f"the metadata field {name!r} is not a list of texts")
-        values[name] = tuple(values[name])
-    if values["steps"] < 0 or values["prediction"] not in ("eps", "v"):
-        raise SubjectFileError("the metadata field 'steps' is negative, or 'prediction' is neither eps nor v")
-    return SubjectInfo(**values, extra=data)
 
 
 def check_weights(subject: Subject, expected: Mapping[str, torch.Size]) -> None:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .errors import P3SError
 from .image_latent import ImageLatent, fit_condition
 from .injection import Features
+from .low_rank import Borrowed, LowRank, LowRankZero, reset_changes
+from .schedule import LearnedWeight, Schedule
 from .unet import AttentionHooks, Stage, UNet, load
 from .unet_config import BlockConfig, Layer, UNetConfig
 
 LARGEST_LAMBDA = 10.0
 LARGEST_IMAGE_DIM = 1024
+LARGEST_RANK = 1024
+ZERO_RANKS = 4  # ranks of a low-rank copy's zero convolutions for each of its rank: they learn from nothing
 
 
 def is_number(value: Any, low: float, high: float) -> bool:
@@ -44,11 +49,21 @@ class CopySettings:
     lam: float = 0.2
     #: (k) inner size d of Eq. 4.
     image_dim: int = 64
+    #: eps_t in training: "one", or "learned", an MLP of t that is trained with the copy (Fig. 5).
+    weight: str = "one"
+    #: "full": weights of its own (the paper). "lora": the base's weights, shared with it, plus changes of low rank.
+    kind: str = "full"
+    #: Rank of the changes of "lora"; zero convolutions have ZERO_RANKS times as much.
+    rank: int = 16
 
+    #: Settings that subject files of format version 1 do not know; at these defaults they are left out of a file.
+    LATER: ClassVar[tuple[str, ...]] = ("weight", "kind", "rank")
     CHOICES: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "feature": ("norm1", "attn1"),
         "pairing": ("level", "one_to_one"),
         "copy_input": ("noisy", "reference"),
+        "weight": ("one", "learned"),
+        "kind": ("full", "lora"),
     }
 
     def __post_init__(self) -> None:
@@ -59,14 +74,28 @@ class CopySettings:
             raise P3SError(f"cross_attention must be true or false; got {self.cross_attention!r}")
         if not is_number(self.lam, -LARGEST_LAMBDA, LARGEST_LAMBDA):
             raise P3SError(f"lam must be a number within +-{LARGEST_LAMBDA:g}; got {self.lam!r}")
-        if not is_number(self.image_dim, 1, LARGEST_IMAGE_DIM) or not isinstance(self.image_dim, int):
-            raise P3SError(f"image_dim must be a whole number in 1..{LARGEST_IMAGE_DIM}; got {self.image_dim!r}")
+        for name, largest in (("image_dim", LARGEST_IMAGE_DIM), ("rank", LARGEST_RANK)):
+            if not is_number(getattr(self, name), 1, largest) or not isinstance(getattr(self, name), int):
+                raise P3SError(f"{name} must be a whole number in 1..{largest}; got {getattr(self, name)!r}")
+
+    @property
+    def default_schedule(self) -> Schedule:
+        """What a subject with these settings is sampled with when nothing else is asked for."""
+        return Schedule("learned" if self.weight == "learned" else "paper")
+
+    def to_dict(self) -> dict[str, Any]:
+        """For a subject file's metadata; :meth:`from_dict` gives equal settings back."""
+        values = asdict(self)
+        if all(values[name] == getattr(CopySettings, name) for name in self.LATER):
+            return {name: value for name, value in values.items() if name not in self.LATER}
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> CopySettings:
         """From a subject file's metadata. Unknown and missing names are refused: ignoring one would silently change
         the image."""
-        names = {f.name for f in fields(cls)}
+        values = {name: getattr(cls, name) for name in cls.LATER} | dict(values)
+        names = set(asdict(cls()))
         if set(values) != names:
             wrong = ", ".join(sorted(set(values) ^ names))
             raise P3SError(f"the settings of the copy do not fit this version of P3S; unknown or missing: {wrong}")
@@ -145,7 +174,10 @@ def _first_and_last_of_each_level(blocks: tuple[BlockConfig, ...]) -> tuple[list
 
 
 class CopyReader(AttentionHooks):
-    """What the copy's layers read (norm1, norm2) and give (attn1) in one pass, each [batch, tokens, channels]."""
+    """What the copy's layers read (norm1, norm2) and give (attn1) in one pass, each [batch, tokens, channels].
+
+    What a block gives when it is run again (gradient checkpointing) is not kept: it would hold on to all that the block
+    computed."""
 
     def __init__(self) -> None:
         self.norm1: dict[Layer, Tensor] = {}
@@ -154,22 +186,25 @@ class CopyReader(AttentionHooks):
         self.grids: dict[Layer, tuple[int, int]] = {}
 
     def self_attention(self, layer: Layer, z: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-        self.norm1[layer], self.grids[layer] = z, grid
+        self.norm1.setdefault(layer, z)
+        self.grids[layer] = grid
         return z, z, z
 
     def self_attention_output(self, layer: Layer, out: Tensor) -> None:
-        self.attn1[layer] = out
+        self.attn1.setdefault(layer, out)
 
     def cross_attention(self, layer: Layer, z: Tensor, context: Tensor, grid: tuple[int, int]) -> Tensor:
-        self.norm2[layer] = z
+        self.norm2.setdefault(layer, z)
         return z
 
 
 class SubjectCopy(nn.Module):
-    """The copy, its zero convolutions and W_Q, W_K, W_V of the image latent: all that is trained for a subject.
+    """The copy, its zero convolutions, W_Q, W_K, W_V of the image latent and, if it is learned, the weight eps_t: all
+    that is trained for a subject.
 
     ``base`` is the configuration of the frozen U-Net, ``token_dim`` the width of the CLIP vision tokens. The 1x1
-    convolutions Z act on tokens and are therefore stored as linear layers.
+    convolutions Z act on tokens and are therefore stored as linear layers. A copy of the kind "lora" holds the changes
+    alone and runs on the layers of a frozen U-Net: see :meth:`borrow`.
     """
 
     def __init__(
@@ -184,15 +219,21 @@ class SubjectCopy(nn.Module):
         self.settings = settings
         self.map = LayerMap.of(base, settings.pairing)
         config = self.map.config
-        self.unet = UNet(config, operations, **factory)
+        low_rank = settings.kind == "lora"
+        self.unet = UNet(config, LowRank(operations, settings.rank) if low_rank else operations, **factory)
         self.image_latent = ImageLatent(config.in_channels, token_dim, settings.image_dim, operations, **factory)
 
         def zero_convolutions() -> nn.ModuleDict:
             widths = {str(layer): config.channels(layer) for layer in config.layers()}
-            return nn.ModuleDict({name: operations.Linear(n, n, **factory) for name, n in widths.items()})
+            if low_rank:
+                rank = ZERO_RANKS * settings.rank
+                return nn.ModuleDict({k: LowRankZero(n, rank, operations, **factory) for k, n in widths.items()})
+            return nn.ModuleDict({k: operations.Linear(n, n, **factory) for k, n in widths.items()})
 
         self.zero_self = zero_convolutions()
         self.zero_cross = zero_convolutions() if settings.cross_attention else nn.ModuleDict()
+        self.learned_weight = LearnedWeight(**factory) if settings.weight == "learned" else None
+        self._base: tuple[nn.Module, ...] = ()  # in a tuple, or torch would make it a part
 
     @classmethod
     def from_base(
@@ -207,15 +248,19 @@ class SubjectCopy(nn.Module):
 
         ``zero_init`` (d): "zero" starts Z at zero (Eq. 6 as written); "identity" starts the self-attention's Z as the
         identity, so that f is close to z and the duplicated tokens leave the softmax almost unchanged.
-        ``seed`` fixes W_Q and W_K of Eq. 4.
+        ``seed`` fixes the random start of W_Q and W_K of Eq. 4, of low-rank changes and of the learned weight. A
+        low-rank copy takes nothing but the shapes from ``base``; it borrows the weights when it is used.
         """
         if zero_init not in ("zero", "identity"):
             raise P3SError(f"zero_init must be zero or identity; got {zero_init!r}")
         copy = cls(UNetConfig.from_state_dict(base), settings, token_dim, device="meta")
-        weights = {k: base[copy.map.base_key(k)].detach().float().clone() for k in copy.unet.state_dict()}
-        first = "input_blocks.0.0.weight"
-        weights[first] = weights[first][:, : copy.map.config.in_channels].clone()
-        load(copy.unet, weights)
+        if settings.kind == "lora":
+            copy.unet.to_empty(device="cpu")
+        else:
+            weights = {k: base[copy.map.base_key(k)].detach().float().clone() for k in copy.unet.state_dict()}
+            first = "input_blocks.0.0.weight"
+            weights[first] = weights[first][:, : copy.map.config.in_channels].clone()
+            load(copy.unet, weights)
 
         copy.image_latent.to_empty(device="cpu")
         copy.zero_self.to_empty(device="cpu")
@@ -229,9 +274,27 @@ class SubjectCopy(nn.Module):
                 projection.weight.normal_(std=projection.in_features**-0.5, generator=generator)
             if zero_init == "identity":
                 for name, zero in copy.zero_self.named_parameters():
-                    if name.endswith("weight"):
+                    if name.endswith("diagonal.weight"):
+                        zero.fill_(1)
+                    elif name.endswith("weight"):
                         nn.init.eye_(zero)
+        reset_changes(copy, generator)
+        if copy.learned_weight is not None:
+            copy.learned_weight.to_empty(device="cpu").reset(generator)
         return copy
+
+    def borrow(self, base: nn.Module) -> None:
+        """Let a low-rank copy run on the layers of ``base``: a U-Net of its configuration with the original key names,
+        ours or a host's. They stay the base's own: no weight is copied, and what happens to them there (moving,
+        casting, LoRA) holds here. A full copy needs no base; for it this does nothing.
+        """
+        if self._base == (base,):
+            return
+        for name, layer in self.unet.named_modules():
+            if isinstance(layer, Borrowed):
+                lent = base.get_submodule(self.map.base_key(name))
+                layer.borrow(_padded(lent) if name == "input_blocks.0.0" else lent)
+        self._base = (base,)
 
     def condition(self, latent: Tensor, tokens: Tensor) -> Tensor:
         """I'' [batch, channels, h, w] from I' and c_s (Eq. 4-5), on the reference's own grid; constant over the steps
@@ -254,6 +317,21 @@ class SubjectCopy(nn.Module):
         self.unet(x, timesteps, context, reader, until=(self.map.config.layers()[-1], until))
         return reader
 
+    def schedule(self, chosen: Schedule | None = None) -> Schedule:
+        """The schedule to sample with: ``chosen`` (by default ``settings.default_schedule``), with the learned curve.
+
+        Raises P3SError when a learned weight is asked for and this copy was trained without.
+        """
+        chosen = chosen or self.settings.default_schedule
+        if chosen.kind != "learned":
+            return chosen
+        if self.learned_weight is None:
+            raise P3SError(
+                'this subject was trained without a learned weight: choose another kind than "learned" in Weight '
+                "Schedule, or train it with the setting weight = learned"
+            )
+        return replace(chosen, learned=self.learned_weight.curve())
+
     @property
     def last_stage(self) -> Stage:
         """Where in its last transformer block the copy may stop when nothing but its features is wanted."""
@@ -272,3 +350,12 @@ class SubjectCopy(nn.Module):
             cross_attention={base: g[layer] for base, layer in self.map.reads.items() if g},
             grids={base: reader.grids[layer] for base, layer in self.map.reads.items()},
         )
+
+
+def _padded(convolution: Any) -> Callable[[Tensor], Tensor]:
+    """The first convolution of an inpainting base reads more channels than the copy, which leaves them at 0."""
+
+    def call(x: Tensor) -> Tensor:
+        return convolution(F.pad(x, (0, 0, 0, 0, 0, convolution.in_channels - x.shape[1])))
+
+    return call

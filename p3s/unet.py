@@ -10,11 +10,13 @@ import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 from enum import Enum
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .errors import FamilyError
 from .unet_config import Layer, UNetConfig, unet_state
@@ -41,6 +43,10 @@ class AttentionHooks:
     def self_attention_output(self, layer: Layer, out: Tensor) -> None:
         """Told what a self-attention (with its output projection) gave."""
 
+    def self_attention_bias(self, layer: Layer, keys: int, grid: tuple[int, int]) -> Tensor | None:
+        """Added to the logits of a self-attention, [tokens, keys]; None for nothing."""
+        return None
+
     def cross_attention(self, layer: Layer, z: Tensor, context: Tensor, grid: tuple[int, int]) -> Tensor:
         """Input of W_Q of a cross-attention; ``context`` [batch, text tokens, context_dim] feeds W_K and W_V."""
         return z
@@ -60,9 +66,10 @@ class Attention(nn.Module):
         self.to_v = operations.Linear(context_dim, dim, bias=False, **factory)
         self.to_out = nn.Sequential(operations.Linear(dim, dim, **factory), nn.Identity())
 
-    def forward(self, q_in: Tensor, k_in: Tensor, v_in: Tensor) -> Tensor:
+    def forward(self, q_in: Tensor, k_in: Tensor, v_in: Tensor, bias: Tensor | None = None) -> Tensor:
+        """``bias`` [queries, keys] is added to the logits."""
         q, k, v = (self.split(t) for t in (self.to_q(q_in), self.to_k(k_in), self.to_v(v_in)))
-        return self.to_out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.to_out(F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).flatten(2))
 
     def map(self, q_in: Tensor, k_in: Tensor) -> Tensor:
         """The attention map softmax(Q K^T / sqrt(d)) in float32, [batch, heads, queries, keys] (Eq. 13)."""
@@ -116,7 +123,7 @@ class TransformerBlock(nn.Module):
         q, k, v = hooks.self_attention(self.layer, self.norm1(x), grid)
         if until is Stage.NORM1:
             return None
-        out = self.attn1(q, k, v)
+        out = self.attn1(q, k, v, hooks.self_attention_bias(self.layer, k.shape[1], grid))
         hooks.self_attention_output(self.layer, out)
         if until is Stage.ATTN1:
             return None
@@ -124,6 +131,7 @@ class TransformerBlock(nn.Module):
         q = hooks.cross_attention(self.layer, self.norm2(x), context, grid)
         if until is Stage.NORM2:
             return None
+        x, q = repeat_rows(x, len(context)), repeat_rows(q, len(context))
         x = x + self.attn2(q, context, context)
         return x + self.ff(self.norm3(x))
 
@@ -160,7 +168,7 @@ class SpatialTransformer(nn.Module):
         h = self.proj_out(h) if self.linear else h
         h = h.transpose(1, 2).unflatten(2, (height, width))
         h = h if self.linear else self.proj_out(h)
-        return x + h
+        return repeat_rows(x, len(h)) + h
 
 
 def _conv1x1(operations: Any) -> Any:
@@ -210,7 +218,12 @@ class UNet(nn.Module):
 
     ``operations`` supplies Linear, Conv2d, GroupNorm and LayerNorm (``torch.nn``, or a host's own layers that stream
     or cast their weights); ``factory`` takes ``dtype`` and ``device``.
+
+    ``checkpointing``: while gradients are recorded, of each block only the input is kept, and the block is run again
+    for the backward pass (gradient checkpointing): less memory, more work, the same result. Hooks are called twice.
     """
+
+    checkpointing = False
 
     def __init__(self, config: UNetConfig, operations: Any = nn, **factory: Any) -> None:
         super().__init__()
@@ -276,24 +289,29 @@ class UNet(nn.Module):
         until: tuple[Layer, Stage] | None = None,
     ) -> Tensor | None:
         """Predict the noise of ``x`` [batch, in_channels, h, w] at ``timesteps`` [batch] (0..999, may be fractional)
-        under ``context`` [batch, text tokens, context_dim].
+        under ``context`` [n * batch, text tokens, context_dim].
 
+        Usually n is 1. Otherwise ``x`` stands for itself n times over, as the halves of the guidance read it: what
+        comes before the first cross-attention is computed once, and the result has the rows of ``context``.
         With ``until`` the pass ends at that stage of that layer, after its hook was called, and returns None.
         """
         embedding = self.time_embed(timestep_embedding(timesteps, self.config.model_channels).to(x.dtype))
+        again = self.checkpointing and torch.is_grad_enabled()
+        # Nothing in a block is random: there is no random state to keep for its second run.
+        call = partial(checkpoint, use_reentrant=False, preserve_rng_state=False) if again else _call
 
         def run(parts: Any, h: Tensor | None, size: tuple[int, ...] | None = None) -> Tensor | None:
             for part in parts:
                 if h is None:
                     return None
                 if isinstance(part, ResBlock):
-                    h = part(h, embedding)
+                    h = call(part, h, repeat_rows(embedding, len(h)))
                 elif isinstance(part, SpatialTransformer):
-                    h = part(h, context, hooks, until)
+                    h = call(part, h, context, hooks, until)
                 elif isinstance(part, Upsample):
-                    h = part(h, size)
+                    h = call(part, h, size)
                 else:
-                    h = part(h)
+                    h = call(part, h)
             return h
 
         h: Tensor | None = x
@@ -307,7 +325,7 @@ class UNet(nn.Module):
         for parts in self.output_blocks:
             if h is None:
                 return None
-            h = torch.cat([h, skips.pop()], dim=1)
+            h = torch.cat([h, repeat_rows(skips.pop(), len(h))], dim=1)
             # The size to upsample to is the next skip's, so that odd latent sizes come out right.
             h = run(parts, h, skips[-1].shape[2:] if skips else None)
         return None if h is None else self.out(h)
@@ -317,6 +335,19 @@ class UNet(nn.Module):
         parts: Any = self.middle_block if layer.side == "middle" else getattr(self, f"{layer.side}_blocks")[layer.block]
         blocks: Any = next(p for p in parts if isinstance(p, SpatialTransformer)).transformer_blocks
         return blocks[layer.depth]
+
+
+def _call(part: nn.Module, *arguments: Any) -> Any:
+    return part(*arguments)
+
+
+def repeat_rows(x: Tensor, rows: int) -> Tensor:
+    """``x`` repeated as a whole to a multiple of its rows; the same tensor if it has them."""
+    if len(x) == rows:
+        return x
+    if rows % len(x):
+        raise ValueError(f"{len(x)} rows cannot be repeated to {rows}")
+    return x.repeat(rows // len(x), *[1] * (x.ndim - 1))
 
 
 def timestep_embedding(timesteps: Tensor, dim: int) -> Tensor:

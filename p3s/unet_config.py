@@ -174,6 +174,13 @@ class UNetConfig:
         found += [Layer("output", i, d) for i, b in enumerate(self.output_blocks) for d in range(b.depth)]
         return tuple(found)
 
+    def level(self, layer: Layer) -> int:
+        """Resolution level of a layer's tokens, 0 = finest."""
+        if layer.side == "middle":
+            return self.output_blocks[0].level
+        blocks = self.input_blocks if layer.side == "input" else self.output_blocks
+        return blocks[layer.block].level
+
     def channels(self, layer: Layer) -> int:
         """Width of a layer's tokens."""
         if layer.side == "middle":

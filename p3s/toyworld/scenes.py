@@ -41,7 +41,7 @@ BACKGROUNDS = {
 }
 IDENTIFIER = "sks"
 #: Kinds of scenes in the training streams and their shares.
-KINDS = {"single": 0.5, "different": 0.18, "twins": 0.32}
+KINDS = {"single": 0.35, "different": 0.2, "twins": 0.45}
 STREAMS = ("train", "test", "heldout", "judge")
 TOO_CLOSE = 90.0  # a pattern colour nearer than this to the body colour (in RGB) would not be seen
 OUTLINE = (28, 26, 32)
@@ -141,9 +141,13 @@ def scene(stream: str, index: int, kind: str | None = None, animal: str | None =
     animal = animal or rng.choice(CLASSES)
     background = rng.choice(list(BACKGROUNDS))
     if kind == "single":
-        places = [_place(rng, SIDE / 2 + rng.uniform(-2, 2), SIDE * 0.58, rng.uniform(15, 17))]
+        places = [_place(rng, SIDE / 2 + rng.uniform(-2, 2), SIDE * 0.58, rng.uniform(13, 17))]
     else:
-        places = [_place(rng, SIDE * f, SIDE * 0.6, rng.uniform(10.5, 11.5)) for f in (0.26, 0.74)]
+        # Together they fill the width. Twins differ more in size (as parent and child), so that an appearance is
+        # shared between sizes too.
+        left = rng.uniform(8.5, 13.5) if kind == "twins" else rng.uniform(10, 12)
+        right = 22 - left
+        places = [_place(rng, x, SIDE * 0.6, size) for x, size in ((left + 2, left), (SIDE - 2 - right, right))]
     first = _look(rng, stream)
     looks = [first] * len(places)
     if kind == "different":

@@ -187,7 +187,7 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     build, make_loss = PARTS[part]
-    modules = nn.ModuleDict(build()).to(device)
+    modules = nn.ModuleDict(build()).to(device=device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     pool = Pool("judge" if part == "judge" else "train", pool_size, out, device)
     loss_of = make_loss(modules, pool)
     optimizer = torch.optim.AdamW(modules.parameters(), lr=rate, weight_decay=0.01, betas=(0.9, 0.98))

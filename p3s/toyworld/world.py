@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..diffusion import NoiseSchedule
@@ -17,7 +18,6 @@ from ..points import PointSet
 from ..rngr import Reference, make_reference
 from ..schedule import Schedule
 from ..subject_copy import SubjectCopy
-from ..training import Example
 from ..unet import UNet
 from .models import LATENT_CHANNELS, PATCH, Clip, Codec, Judge, TextEncoder, noise_schedule, tokenize, unet_config
 from .scenes import SIDE, Scene, render
@@ -25,7 +25,7 @@ from .scenes import SIDE, Scene, render
 WEIGHTS = Path(__file__).parent / "weights"
 STEPS = 25
 #: The grid has 12 x 12 patches instead of 16 x 16, and animals leave an outline: less blur, and a wider removal.
-MASKS = MaskSettings(blur=0.6, grow=1.0)
+MASKS = MaskSettings(blur=0.4, grow=1.0)
 GUIDANCE = 3.0
 
 
@@ -57,9 +57,10 @@ class ToyWorld:
         return make_reference(picture, points, self.encode_clip, settings, image_size=SIDE)
 
     @torch.no_grad()
-    def example(self, picture: Tensor, tokens: Tensor, prompt: str) -> Example:
-        """A training example from a (clean) picture [48, 48, 3], its CLIP tokens and a prompt."""
-        return Example(self.codec.encode(picture[None])[0], tokens, self.encode_text(prompt))
+    def encode_latent(self, picture: Tensor) -> Tensor:
+        """The latent [24, 12, 12] of a picture [h, w, 3], which is resized to the world's size."""
+        sized = F.interpolate(picture.movedim(-1, 0)[None], (SIDE, SIDE), mode="bicubic", antialias=True)
+        return self.codec.encode(sized.movedim(1, -1).clamp(0, 1))[0]
 
     def sample(
         self,

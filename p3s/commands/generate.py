@@ -1,0 +1,81 @@
+"""Generate a trained subject from prompts, one picture a prompt and seed. Pictures that exist are not overwritten.
+
+With --schedule fixed --value 0 the subject is off: the plain model's picture from the same noise."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..generate import GUIDANCE, STEPS
+from ..pictures import write_new_png
+from ..pipeline import apply_subject
+from ..schedule import KINDS, Schedule, parse_keyframes
+from ..subject import load_subject
+from ..subject_copy import CopySettings
+from ..toyworld import world as toy
+from .options import add_settings, chosen
+from .worlds import add_world, check_prompts, open_world
+
+SCHEDULE_HELP = {
+    "kind": "how strongly the subject is shown over the course of denoising; a subject that was trained with a learned "
+    "weight is shown with that",
+    "alpha": "of paper: 1 - alpha u^k + beta, where u falls from 1 (noise) to 0",
+    "beta": "of paper",
+    "k": "exponent of paper, increasing and decreasing",
+    "value": "weight of fixed, greatest weight of increasing and decreasing",
+    "keyframes": 'of keyframes: percent:weight pairs, as in "0:0.7, 1:1.2"',
+    "start": "share of the denoising before which the subject is off; a later start frees the layout",
+    "end": "share of the denoising after which the subject is off",
+}
+#: Fields whose options have other names: a copy has a kind, too.
+SCHEDULE_NAMES = {"kind": "schedule"}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("subject", type=Path, metavar="SUBJECT", help="a subject file")
+    parser.add_argument("--prompt", action="append", required=True, metavar="TEXT", help="may be repeated")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="N", help="default: 0")
+    parser.add_argument("--out", type=Path, default=Path("generated"), metavar="FOLDER", help="default: %(default)s")
+    add_world(parser, precision=True)
+    sampling = parser.add_argument_group("sampling")
+    for name, kind, text, default, of_toy in (
+        ("steps", int, "steps of DDIM", STEPS, toy.STEPS),
+        ("guidance", float, "scale of classifier-free guidance", GUIDANCE, toy.GUIDANCE),
+    ):
+        told = f"{text} (default: {default}; toy world: {of_toy})"
+        sampling.add_argument(f"--{name}", type=kind, default=argparse.SUPPRESS, metavar="N", help=told)
+    sampling.add_argument(
+        "--reference",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of a subject trained on several photos: which one is shown to the copy, from 0",
+    )
+    add_schedule(parser)
+
+
+def add_schedule(parser: argparse.ArgumentParser) -> None:
+    """Schedule as options."""
+    kinds, read = {"kind": KINDS}, {"keyframes": parse_keyframes}
+    add_settings(parser, "weight of the subject", Schedule(), SCHEDULE_HELP, kinds, SCHEDULE_NAMES, read)
+
+
+def chosen_schedule(options: argparse.Namespace, settings: CopySettings) -> Schedule:
+    """The schedule that the user asked for, or the usual one of a copy with these settings."""
+    return chosen(options, settings.default_schedule, SCHEDULE_NAMES)
+
+
+def run(options: argparse.Namespace) -> None:
+    subject = load_subject(options.subject)
+    schedule = chosen_schedule(options, CopySettings.from_dict(subject.info.copy_settings))
+    world = open_world(options)
+    check_prompts(world, options.prompt)
+    copy, condition, warnings = apply_subject(world, subject, options.reference)
+    for warning in warnings:
+        print(f"warning: {warning}")
+    sampling = {name: vars(options)[name] for name in ("steps", "guidance") if name in options}
+    for prompt in options.prompt:
+        for seed in options.seeds:
+            (picture,) = world.sample(prompt, [seed], copy, condition, schedule, **sampling)
+            print(f"wrote {write_new_png(picture, options.out, f'{prompt[:80]} {seed}')}")

@@ -1,0 +1,17 @@
+"""Check a subject file and say what it holds."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..describe import describe_in_full
+from ..subject import load_subject
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path)
+
+
+def run(options: argparse.Namespace) -> None:
+    print(describe_in_full(load_subject(options.file)))

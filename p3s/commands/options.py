@@ -1,0 +1,188 @@
+"""Options that several commands share: settings as their dataclasses hold them, photos with points, the models."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from ..errors import P3SError, PointError
+from ..masks import FILL_REGIONS, FILLS, VALUE_RANGES, MaskSettings
+from ..pictures import read_picture
+from ..points import PointSet
+
+Settings = TypeVar("Settings")
+
+MASK_HELP = {
+    "value_range": "how similarities get into 0..1: negative ones cut off, or stretched",
+    "blur": "width of the blur of the similarity map, in CLIP's patches",
+    "fill_region": "what is removed: the negative subject, or all but the subject",
+    "grow": "how far the removed region is widened, in CLIP's patches",
+    "fill": "OpenCV's inpainting",
+}
+MASK_CHOICES = {"value_range": VALUE_RANGES, "fill_region": FILL_REGIONS, "fill": FILLS}
+
+
+def add_settings(
+    parser: argparse.ArgumentParser,
+    title: str,
+    standard: Any,
+    texts: Mapping[str, str],
+    choices: Mapping[str, tuple[str, ...]] | None = None,
+    renamed: Mapping[str, str] | None = None,
+    types: Mapping[str, Callable[[str], Any]] | None = None,
+    toy: Any = None,
+) -> None:
+    """An option for every field of a settings dataclass that ``texts`` explain, under ``title``.
+
+    ``standard`` holds the defaults, ``toy`` those of the toy world where they differ. ``renamed`` gives options other
+    names, ``types`` reads values that are neither text, number nor switch. Values are checked by the dataclass
+    (:func:`chosen`), so that its own words explain a wrong one.
+    """
+    group = parser.add_argument_group(title)
+    for field_name, text in texts.items():
+        default = getattr(standard, field_name)
+        told = f"default: {_shown(default)}"
+        if toy is not None and getattr(toy, field_name) != default:
+            told += f"; toy world: {_shown(getattr(toy, field_name))}"
+        help = f"{text} ({told})".replace("%", "%%")
+        name = "--" + (renamed or {}).get(field_name, field_name).replace("_", "-")
+        shared: dict[str, Any] = {"default": argparse.SUPPRESS, "help": help}
+        if isinstance(default, bool):
+            group.add_argument(name, action=argparse.BooleanOptionalAction, **shared)
+        else:
+            read = _told_by_argparse((types or {}).get(field_name, type(default)))
+            group.add_argument(name, type=read, metavar=_metavar(field_name, default, choices or {}), **shared)
+
+
+def chosen(options: argparse.Namespace, standard: Settings, renamed: Mapping[str, str] | None = None) -> Settings:
+    """``standard`` with the values that the user gave. Raises P3SError for a wrong one."""
+    names = {f.name: (renamed or {}).get(f.name, f.name) for f in fields(standard)}  # type: ignore[arg-type]
+    given = {field_name: vars(options)[name] for field_name, name in names.items() if name in options}
+    return replace(standard, **given)  # type: ignore[type-var]
+
+
+def _told_by_argparse(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """``read`` with its own message for a wrong text, which argparse would hide."""
+
+    def reader(text: str) -> Any:
+        try:
+            return read(text)
+        except P3SError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    reader.__name__ = read.__name__  # argparse names a wrong number by it
+    return reader
+
+
+def _metavar(name: str, default: Any, choices: Mapping[str, tuple[str, ...]]) -> str:
+    if name in choices:
+        return "{" + ",".join(choices[name]) + "}"
+    return "X" if isinstance(default, float) else "N" if isinstance(default, int) else name.upper()
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "none" if value == () else str(value)
+
+
+def add_mask_settings(parser: argparse.ArgumentParser, toy: MaskSettings | None = None) -> None:
+    """MaskSettings as options."""
+    add_settings(parser, "masks and fill", MaskSettings(), MASK_HELP, MASK_CHOICES, toy=toy)
+
+
+@dataclass
+class Photo:
+    """A photo named on the command line, and the points given for it."""
+
+    path: Path = Path()
+    positive: list[tuple[float, float]] = field(default_factory=list)
+    negative: list[tuple[float, float]] = field(default_factory=list)
+    text: str | None = None
+    named: bool = False
+
+    def read(self, pixels: bool) -> tuple[Tensor, PointSet]:
+        """The picture [H, W, 3] and its points. ``pixels``: the points' coordinates are in pixels.
+
+        Raises PointError and MaskError, naming the file.
+        """
+        picture = read_picture(self.path)
+        try:
+            return picture, self._points((picture.shape[1], picture.shape[0]), pixels).require_positive()
+        except PointError as error:
+            raise PointError(f"{self.path}: {error}") from None
+
+    def _points(self, size: tuple[int, int], pixels: bool) -> PointSet:
+        if self.text is not None:
+            if self.positive or self.negative:
+                raise PointError("Give either --points, or --positive and --negative.")
+            file = Path(self.text)
+            return PointSet.parse(file.read_text(encoding="utf-8") if _is_file(file) else self.text, size)
+        lists = {"positive": self.positive, "negative": self.negative}
+        if pixels:
+            return PointSet.parse({sign: [{"x": x, "y": y} for x, y in given] for sign, given in lists.items()}, size)
+        return PointSet(tuple(self.positive), tuple(self.negative))
+
+
+def add_points(parser: argparse.ArgumentParser) -> None:
+    """--positive, --negative and --points, which belong to the last photo named before them, and --pixels."""
+    group = parser.add_argument_group(
+        "points", "X,Y in 0..1 of the photo's width and height, from the top left; with --pixels in pixels."
+    )
+    for sign, where in (("positive", "on the subject"), ("negative", "on what shall go")):
+        group.add_argument(f"--{sign}", type=_point, action=_OfPhoto, metavar="X,Y", help=f"{where}; may be repeated")
+    group.add_argument(
+        "--points",
+        action=_OfPhoto,
+        metavar="JSON",
+        help="all points of a photo at once, as Point Picker keeps them, or a file that holds this",
+    )
+    group.add_argument("--pixels", action="store_true", help="the points are in pixels")
+
+
+class NamesPhoto(argparse.Action):
+    """Appends a :class:`Photo` to ``options.photos``. Points that came before the first photo are its own."""
+
+    def __call__(self, parser: Any, options: Any, values: Any, name: str | None = None) -> None:
+        photos = _photos(options)
+        if photos[-1].named:
+            photos.append(Photo())
+        photos[-1].path, photos[-1].named = Path(values), True
+
+
+class _OfPhoto(argparse.Action):
+    def __call__(self, parser: Any, options: Any, values: Any, name: str | None = None) -> None:
+        photo = _photos(options)[-1]
+        if self.dest == "points":
+            photo.text = values
+        else:
+            getattr(photo, self.dest).append(values)
+
+
+def _photos(options: argparse.Namespace) -> list[Photo]:
+    if getattr(options, "photos", None) is None:
+        options.photos = [Photo()]
+    return options.photos
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return os.path.isfile(path)
+    except ValueError:  # such as a null character
+        return False
+
+
+def _point(text: str) -> tuple[float, float]:
+    try:
+        x, y = (float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not X,Y, as in 0.25,0.6") from None
+    return x, y

@@ -1,0 +1,150 @@
+"""Train a subject from photos and the points on them, and write it to a subject file.
+
+Points belong to the photo named before them:
+  python -m p3s train --image a.jpg --positive 0.25,0.6 --negative 0.74,0.6 --image b.jpg --positive 0.5,0.5 ...
+Ctrl-C ends the training and keeps what is trained so far."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import gettempdir
+
+from torch import Tensor
+
+from ..demo.chain import TRAINING
+from ..errors import P3SError, SubjectFileError, TrainingError
+from ..files import SUFFIX
+from ..masks import MaskSettings
+from ..pipeline import World, train_subject
+from ..points import PointSet
+from ..progress import progress_bar
+from ..rngr import Reference
+from ..subject import Subject, save_new_subject
+from ..subject_copy import CopySettings
+from ..toyworld.world import MASKS
+from ..training import StepReport, TrainSettings
+from .options import NamesPhoto, Photo, add_mask_settings, add_points, add_settings, chosen
+from .worlds import TOY, add_world, check_prompts, fit_photo, open_world
+
+TRAIN_HELP = {
+    "epochs": "passes over the photos, when --steps is 0",
+    "steps": "training steps; 0 follows --epochs. With a single photo, 200 to 300 match the paper",
+    "batch_size": "photos in a step",
+    "learning_rate": "size of a step: lower it if the loss becomes NaN, raise it if the subject does not show",
+    "weight_decay": "of AdamW",
+    "weight_learning_rate": "learning rate of a learned weight (see --weight)",
+    "seed": "fixes every random choice",
+    "precision": "arithmetic of a step; weights that are trained stay in fp32",
+    "optimizer": "adamw, or the one of bitsandbytes whose state takes a quarter of the memory",
+    "checkpointing": "less memory, more work, the same result",
+    "gamma": "weight of the attention consistency loss",
+    "prompt_dropout": "share of the steps that train without the prompt, for classifier-free guidance",
+    "attention_layers": "cross-attention layers that the attention consistency loss compares",
+    "attention_norm": "normaliser of that loss: the mean attention, or the sum as printed in the paper (almost 0)",
+    "zero_init": "start of the zero convolutions: zero (the paper), or identity (the copy's own features)",
+    "pairs": "with several photos: the condition is a random other one, or the photo itself",
+    "views": "what is learned of a photo: all of it, or also a cut around the subject",
+    "removed": "whether the painted-over place of a removed subject is learned, or ignored by the loss",
+}
+COPY_HELP = {
+    "feature": "what the copy hands over: the input (norm1) or output (attn1) of its self-attention",
+    "pairing": "level: every attention layer of the model reads the subject; one_to_one: fewer do, cheaper",
+    "copy_input": "what the copy sees: the noisy image plus the reference, or only that",
+    "cross_attention": "let the subject also steer the cross-attention's queries",
+    "lam": "lambda: how much of the subject's features is added to the values of self-attention",
+    "image_dim": "inner size of the attention between the reference and its CLIP features",
+    "weight": "weight of the subject in training: one, or a curve over the denoising that is learned with it",
+    "kind": "full: weights of its own, as in the paper; lora: the model's own and changes of low rank, a small file",
+    "rank": "rank of the changes of lora",
+}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--image", action=NamesPhoto, required=True, metavar="PHOTO", help="may be repeated")
+    parser.add_argument("--prompt", required=True, metavar="TEXT", help='such as "a photo of a sks dog"')
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("subject.safetensors"),
+        metavar="FILE",
+        help="default: %(default)s; if it exists, the next free number is added to the name",
+    )
+    parser.add_argument("--identifier", default="", metavar="WORD", help="kept in the file: the rare word, such as sks")
+    parser.add_argument("--licence", default="", metavar="TEXT", help="kept in the file: what others may do with it")
+    add_world(parser)
+    add_points(parser)
+    add_settings(parser, "training", TrainSettings(), TRAIN_HELP, TrainSettings.CHOICES, toy=TRAINING)
+    add_settings(parser, "the copy, stored in the subject", CopySettings(), COPY_HELP, CopySettings.CHOICES)
+    add_mask_settings(parser, toy=MASKS)
+
+
+def run(options: argparse.Namespace) -> None:
+    toy = options.world == TOY
+    settings = chosen(options, TRAINING if toy else TrainSettings())
+    copy_settings, masks = chosen(options, CopySettings()), chosen(options, MASKS if toy else MaskSettings())
+    photos = [photo.read(options.pixels) for photo in options.photos]
+    world = open_world(options)
+    check_prompts(world, [options.prompt])
+    references = [_reference(world, *given, masks) for given in zip(options.photos, photos, strict=True)]
+
+    with progress_bar() as show, _interruptible() as interrupted:
+
+        def callback(report: StepReport) -> bool:
+            show(report)
+            return not interrupted()
+
+        subject, result = train_subject(
+            world, references, options.prompt, settings, copy_settings, options.identifier, options.licence, callback
+        )
+    ending = "" if result.completed else "_stopped" if result.error else "_cancelled"
+    last = result.reports[-1]
+    told = f"{last.step} of {last.total} steps, loss {last.loss:.3f}: {_save(subject, options.out, ending)}"
+    if result.error is not None:
+        raise TrainingError(f"{result.error} ({told})") from result.error
+    if not result.completed:
+        raise TrainingError(f"cancelled; {told}")
+    print(told)
+
+
+def _reference(world: World, photo: Photo, read: tuple[Tensor, PointSet], masks: MaskSettings) -> Reference:
+    picture, points = read
+    try:
+        reference = world.reference(fit_photo(world, picture), points, masks)
+    except P3SError as error:
+        raise type(error)(f"{photo.path}: {error}") from None
+    for warning in reference.warnings:
+        print(f"warning: {photo.path}: {warning}")
+    return reference
+
+
+def _save(subject: Subject, path: Path, ending: str) -> str:
+    """Where the subject is now. A disk that does not take it must not cost the training: the folder for temporary
+    files is tried next."""
+    problem, name = "", path.name.removesuffix(SUFFIX) + ending
+    for folder in (path.parent, Path(gettempdir())):
+        try:
+            return f"{problem}saved to {save_new_subject(subject, folder, name)}"
+        except SubjectFileError as error:
+            problem += f"{error}; "
+    raise SubjectFileError(f"{problem}the training is lost")
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Within, the first Ctrl-C only makes the given function return True; the second works as ever."""
+    pressed = False
+
+    def ask(*_: object) -> None:
+        nonlocal pressed
+        pressed = True
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, before)

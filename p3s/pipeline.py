@@ -1,0 +1,163 @@
+"""The steps of the method on a whole text-to-image model: references -> a trained Subject -> pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from .diffusion import NoiseSchedule
+from .errors import P3SError, TrainingError
+from .loss_map import FILED, loss_map
+from .masks import MaskSettings
+from .points import PointSet
+from .rngr import Reference
+from .schedule import Schedule
+from .subject import Subject, SubjectInfo, SubjectReference, check_family, check_weights, fingerprint
+from .subject_copy import CopySettings, SubjectCopy
+from .training import Callback, Example, TrainResult, TrainSettings, train
+from .training_key import training_key
+from .unet import UNet
+from .views import examples_of
+
+
+class World(Protocol):
+    """Frozen models that belong together: ``p3s.toyworld.world.ToyWorld`` or ``p3s.stable_diffusion.StableDiffusion``.
+
+    Pictures are [H, W, 3] (or batches of them), values 0..1. The U-Net may be on any device; tensors that the methods
+    give are on the CPU.
+    """
+
+    @property
+    def unet(self) -> UNet: ...
+
+    @property
+    def noise(self) -> NoiseSchedule: ...
+
+    def encode_text(self, text: str) -> Tensor:
+        """The U-Net's context of a prompt, [text tokens, context_dim]."""
+        ...
+
+    def encode_clip(self, pictures: Tensor) -> Tensor:
+        """CLIP's last hidden state [batch, 1 + g*g, D] of pictures of its own size."""
+        ...
+
+    def reference(self, picture: Tensor, points: PointSet, settings: MaskSettings = ...) -> Reference:
+        """The clean reference of a photo (Eq. 1-3)."""
+        ...
+
+    def encode_latent(self, picture: Tensor) -> Tensor:
+        """The scaled VAE latent [channels, h, w] of a picture, in the size that is trained."""
+        ...
+
+    def sample(
+        self,
+        prompt: str,
+        seeds: Sequence[int],
+        copy: SubjectCopy | None = None,
+        condition: Tensor | None = None,
+        weight: Schedule | None = None,
+        steps: int = ...,
+        guidance: float = ...,
+    ) -> Tensor:
+        """Pictures [len(seeds), H, W, 3] for a prompt."""
+        ...
+
+
+class Applied(NamedTuple):
+    """A subject on a world's models, for ``World.sample``; ``condition`` is I'' [1, C, h, w]."""
+
+    copy: SubjectCopy
+    condition: Tensor
+    warnings: tuple[str, ...]
+
+
+def train_subject(
+    world: World,
+    references: Sequence[Reference],
+    prompt: str,
+    train_settings: TrainSettings,
+    copy_settings: CopySettings,
+    identifier: str = "",
+    licence: str = "",
+    callback: Callback | None = None,
+) -> tuple[Subject, TrainResult]:
+    """Train a subject on its references, all under one ``prompt``.
+
+    Fewer references than ``batch_size`` fill a batch several times over, with other noise. As with ``train``, what is
+    trained is kept when a later step fails: see the result's ``error``.
+    """
+    if not references:
+        raise TrainingError("no reference to train on: give at least one photo")
+    text = world.encode_text(prompt)
+    groups = [examples_of(r, text, world.encode_latent, train_settings) for r in references]
+    examples = [example for group in groups for example in group]
+    copy = SubjectCopy.from_base(
+        world.unet.state_dict(),
+        copy_settings,
+        examples[0].tokens.shape[-1],
+        train_settings.zero_init,
+        train_settings.seed,
+    ).to(_device(world))
+    filled = examples * math.ceil(train_settings.batch_size / len(examples))
+    empty, base = world.encode_text(""), fingerprint(world.unet.state_dict())
+    result = train(world.unet, copy, filled, empty, world.noise, train_settings, callback)
+    info = SubjectInfo(
+        family=world.unet.config.family,
+        base_fingerprint=base,
+        copy_settings=copy_settings.to_dict(),
+        train_settings=asdict(train_settings),
+        points=tuple(r.points.to_json() for r in references),
+        image_hashes=tuple(r.image_hash for r in references),
+        steps=len(result.reports),
+        completed=result.completed,
+        identifier=identifier,
+        prompt=prompt,
+        licence=licence,
+        prediction=world.noise.prediction,
+        training_key=training_key(base, filled, empty, world.noise, copy_settings, train_settings),
+        loss_map=loss_map(result.reports, FILED),
+    )
+    return subject_of(copy, [group[0] for group in groups], info), result
+
+
+def subject_of(copy: SubjectCopy, examples: Sequence[Example], info: SubjectInfo) -> Subject:
+    """The trained subject as its file will hold it, so that a loaded one gives the same pictures, bit for bit.
+    ``examples``: one of each reference.
+
+    Weights are stored in 16 bits, except those that do not fit into them.
+    """
+
+    def stored(weight: Tensor) -> Tensor:
+        weight = weight.detach().cpu()
+        half = weight.to(torch.float16)
+        return half if torch.isfinite(half).all() else weight
+
+    references = tuple(SubjectReference(e.latent, e.tokens) for e in examples)
+    return Subject({key: stored(weight) for key, weight in copy.state_dict().items()}, references, info)
+
+
+def apply_subject(world: World, subject: Subject, reference: int = 0) -> Applied:
+    """Put a subject on the device of ``world``'s U-Net. ``reference``: which photo is the condition, from 0.
+
+    Raises FamilyError or SubjectFileError when subject and model do not fit, P3SError for a reference that it lacks.
+    """
+    if not 0 <= reference < len(subject.references):
+        raise P3SError(f"reference must lie in 0..{len(subject.references) - 1} for this subject; got {reference}")
+    config, shown = world.unet.config, subject.references[reference]
+    warnings = check_family(subject, config.family, fingerprint(world.unet.state_dict()))
+    settings = CopySettings.from_dict(subject.info.copy_settings)
+    copy = SubjectCopy(config, settings, shown.tokens.shape[1], device="meta")
+    check_weights(subject, {key: weight.shape for key, weight in copy.state_dict().items()})
+    copy.load_state_dict({key: weight.float() for key, weight in subject.weights.items()}, assign=True)
+    copy.to(_device(world)).requires_grad_(False).eval()
+    latent, tokens = (t[None].float().to(_device(world)) for t in (shown.latent, shown.tokens))
+    return Applied(copy, copy.condition(latent, tokens), warnings)
+
+
+def _device(world: World) -> torch.device:
+    return next(world.unet.parameters()).device

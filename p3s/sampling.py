@@ -1,0 +1,137 @@
+"""What is computed when in a sampling run: the settings, the subjects, and the reuse of features over steps.
+
+Shared by the core's own sampling (``generate``) and by hosts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .errors import P3SError
+from .injection import EffectMask, Features, Injection
+from .schedule import Schedule, timestep_of
+from .subject_copy import SubjectCopy, is_number
+from .unet_config import Layer
+
+LARGEST_REUSE = 100
+LARGEST_POOL = 8
+ALMOST_0 = 1e-4  # a weight that comes so near to 0 may reach it: keyframes are rounded
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """What a sampling run leaves out of the exact method, to be faster. The defaults leave out nothing.
+
+    Raises P3SError for other values. The prices are in benchmarks/README.md.
+    """
+
+    #: (m) which halves of the guidance see the subject: "both", or only the "conditional" one.
+    halves: str = "both"
+    #: (b) which base layers read a feature: those of the training ("trained"), or only those from which the copy's
+    #: layers were initialised ("one_to_one").
+    pairing: str = "trained"
+    #: The copy is run at every n-th evaluation of the model; in between its last features are used again.
+    reuse: int = 1
+    #: At the finest layers the appended tokens are means of pool x pool features.
+    pool: int = 1
+    #: Denoising percent (0..1) from which on the subject is off, at the latest.
+    end: float = 1.0
+
+    CHOICES: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "halves": ("both", "conditional"),
+        "pairing": ("trained", "one_to_one"),
+    }
+
+    def __post_init__(self) -> None:
+        for name, choices in self.CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise P3SError(f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}")
+        for name, high in (("reuse", LARGEST_REUSE), ("pool", LARGEST_POOL)):
+            if not isinstance(getattr(self, name), int) or not is_number(getattr(self, name), 1, high):
+                raise P3SError(f"{name} must be a whole number in 1..{high}; got {getattr(self, name)!r}")
+        if not is_number(self.end, 0, 1):
+            raise P3SError(f"end must be a number in 0..1; got {self.end!r}")
+
+
+EXACT = SamplingSettings()
+#: Under the price of a ControlNet; what it costs in likeness is in benchmarks/README.md.
+FAST = SamplingSettings(halves="conditional", reuse=4)
+MODES = {"exact": EXACT, "fast": FAST}
+
+
+@dataclass(frozen=True, eq=False)
+class AppliedSubject:
+    """A subject in a sampling run: when, how strongly and where it acts.
+
+    ``condition`` is I'' [1, channels, h, w] (:meth:`SubjectCopy.condition`). ``weight`` gives eps_t; None is the one
+    learned with the copy, or Eq. 10. Without a ``mask`` the subject acts
+    everywhere. ``layers`` multiplies the features of single base layers, 0 or more; 0 leaves a layer alone.
+    """
+
+    copy: SubjectCopy
+    condition: Tensor
+    weight: Schedule | None = None
+    strength: float = 1.0
+    mask: EffectMask | None = None
+    layers: Mapping[Layer, float] = field(default_factory=dict)
+
+
+def schedule_of(weight: Schedule, settings: SamplingSettings) -> Schedule:
+    """The schedule under the settings' early end."""
+    return weight.within(0.0, settings.end)
+
+
+def injection(
+    copy: SubjectCopy,
+    features: Features,
+    weight: float | Tensor,
+    mask: EffectMask | None = None,
+    layers: Mapping[Layer, float] | None = None,
+    settings: SamplingSettings = EXACT,
+) -> Injection:
+    """The injection of a copy's features with the weight eps_t (not 0) under the given settings."""
+    if mask is not None and mask.everywhere:
+        mask = None
+    if settings.pairing == "one_to_one":
+        features = features.only({copy.map.twin(layer) for layer in copy.map.config.layers()})
+    return Injection(features.weighted(weight).scaled(layers or {}), copy.settings.lam, mask, settings.pool)
+
+
+def always_on(weight: Schedule) -> bool:
+    """Whether the weight is above 0 at every timestep, so that no step needs to be looked at before it is run."""
+    t = torch.cat([torch.arange(1001.0), timestep_of(torch.tensor([p for p, _ in weight.keyframes]))])
+    return bool((weight.weight(t) > ALMOST_0).all())
+
+
+def feature_values(copy: SubjectCopy, size: int) -> int:
+    """How many numbers the features of one image are; ``size`` is the number of its latent's pixels."""
+    config = copy.map.config
+    kinds = 1 + bool(copy.settings.cross_attention)
+    return sum(kinds * config.channels(layer) * size // 4 ** config.level(layer) for layer in config.layers())
+
+
+class FeatureCache:
+    """Features that are used again for the following evaluations of the model in one sampling run.
+
+    ``key`` tells apart calls that belong to other inputs (conditionings, crops, sizes) of one evaluation.
+    """
+
+    def __init__(self, reuse: int) -> None:
+        self.reuse = reuse
+        self._kept: dict[Hashable, tuple[int, Features]] = {}
+
+    def get(self, key: Hashable, evaluation: int, compute: Callable[[], Features]) -> Features:
+        """The features for a call in the ``evaluation``-th evaluation: kept ones while they are less than ``reuse``
+        evaluations old."""
+        if self.reuse == 1:
+            return compute()
+        age, features = self._kept.get(key, (0, None))
+        if features is None or evaluation - age >= self.reuse:
+            features = compute()
+            self._kept[key] = evaluation, features
+        return features

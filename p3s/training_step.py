@@ -1,0 +1,221 @@
+"""One step of training: what is drawn for it, and its losses."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .diffusion import NoiseSchedule
+from .errors import TrainingError
+from .image_latent import fit_condition
+from .injection import Injection, InjectionHooks
+from .losses import attention_consistency, denoising_loss
+from .subject_copy import SubjectCopy
+from .training_settings import TrainSettings
+from .unet import Stage, UNet
+from .unet_config import Layer, UNetConfig
+
+#: What the frozen base may be held in, by ``TrainSettings.precision``.
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Example:
+    """One picture to learn, and the reference it is a view of.
+
+    ``latent`` I' [channels, h, w] (VAE mean, scaled) and ``tokens`` c_s [1 + patches, token_dim] are the reference's;
+    ``prompt`` [text tokens, context_dim]. ``view`` [channels, h', w'] is what is learned, I' itself where it is None;
+    ``counted`` [h', w'], 0..1, says which of its pixels L_LDM counts, all where it is None.
+    """
+
+    latent: Tensor
+    tokens: Tensor
+    prompt: Tensor
+    view: Tensor | None = None
+    counted: Tensor | None = None
+
+    @property
+    def target(self) -> Tensor:
+        """The latent that is learned, [channels, h', w']."""
+        return self.latent if self.view is None else self.view
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """Told to the callback after every step: the step just done (1..total) and its losses."""
+
+    step: int
+    total: int
+    loss: float
+    denoising: float
+    consistency: float
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The tensors of one step; its rows share one latent size.
+
+    ``x`` x_t and ``target`` [batch, channels, h, w], ``timesteps`` [batch], ``context`` [batch, text tokens,
+    context_dim]; ``sources`` the (I', c_s) of the condition of each row, [channels, h', w'] and [tokens, token_dim];
+    ``counted`` [batch, 1, h, w], 0..1, the share of each pixel in L_LDM.
+    """
+
+    x: Tensor
+    timesteps: Tensor
+    target: Tensor
+    context: Tensor
+    sources: tuple[tuple[Tensor, Tensor], ...]
+    counted: Tensor
+
+
+def losses(base: UNet, copy: SubjectCopy, batch: Batch, settings: TrainSettings) -> tuple[Tensor, Tensor]:
+    """L_LDM and L_ac of a batch, both scalars (the second is 0 when ``attention_layers`` is "none")."""
+    copy.borrow(base)
+    size = (batch.x.shape[2], batch.x.shape[3])
+    # As in sampling, Eq. 4 works on the reference's own grid, and its result is placed on that of x_t.
+    conditions = [copy.condition(latent[None], tokens[None]) for latent, tokens in batch.sources]
+    condition = torch.cat([fit_condition(c, size) for c in conditions])
+    compared = compared_layers(copy, settings.attention_layers)
+    seen = copy.read(
+        batch.x, batch.timesteps, batch.context, condition, until=Stage.NORM2 if compared else copy.last_stage
+    )
+    features = copy.features(seen)
+    if copy.learned_weight is not None:
+        features = features.weighted(copy.learned_weight(batch.timesteps))
+    hooks = _Watched(Injection(features, copy.settings.lam))
+    prediction = base(batch.x, batch.timesteps, batch.context, hooks)
+    consistency = batch.x.new_zeros(())
+    for layer in compared:
+        ours = copy.unet.block(layer).attn2.map(seen.norm2[layer], batch.context)
+        twin = copy.map.twin(layer)
+        theirs = base.block(twin).attn2.map(hooks.queries[twin], batch.context)
+        consistency = consistency + attention_consistency(ours, theirs, settings.attention_norm)
+    return denoising_loss(prediction, batch.target, batch.counted), consistency
+
+
+def compared_layers(copy: SubjectCopy, which: str) -> tuple[Layer, ...]:
+    """The copy's layers whose cross-attention maps L_ac compares with those of their twins in the base."""
+    layers = copy.map.config.layers()
+    return {"last": layers[-1:], "all": layers, "none": ()}[which]
+
+
+class _Watched(InjectionHooks):
+    """Injection that also keeps what the base's cross-attentions are asked with (see :class:`CopyReader`)."""
+
+    def __init__(self, injection: Injection) -> None:
+        super().__init__(injection)
+        self.queries: dict[Layer, Tensor] = {}
+
+    def cross_attention(self, layer: Layer, z: Tensor, context: Tensor, grid: tuple[int, int]) -> Tensor:
+        query = super().cross_attention(layer, z, context, grid)
+        self.queries.setdefault(layer, query)
+        return query
+
+
+def epoch(examples: Sequence[Example], batch_size: int, generator: torch.Generator) -> list[list[int]]:
+    """One shuffled pass over the examples, as batches of example numbers that share a latent size."""
+    by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for i in torch.randperm(len(examples), generator=generator).tolist():
+        by_size[tuple(examples[i].target.shape)].append(i)
+    batches = [rows[i : i + batch_size] for rows in by_size.values() for i in range(0, len(rows), batch_size)]
+    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+
+
+def total_steps(examples: Sequence[Example], settings: TrainSettings) -> int:
+    """The number of steps that the settings mean for these examples."""
+    return settings.steps or settings.epochs * len(epoch(examples, settings.batch_size, torch.Generator()))
+
+
+def draw(
+    examples: Sequence[Example],
+    rows: Sequence[int],
+    empty_prompt: Tensor,
+    noise: NoiseSchedule,
+    settings: TrainSettings,
+    generator: torch.Generator,
+    device: torch.device,
+) -> Batch:
+    """The random choices of a step: timesteps, noise, dropped prompts, and which reference is the condition."""
+    latents = torch.stack([examples[i].target for i in rows]).float()
+    t = torch.randint(len(noise), (len(rows),), generator=generator)
+    eps = torch.randn(latents.shape, generator=generator)
+    dropped = torch.rand(len(rows), generator=generator) < settings.prompt_dropout
+    prompts = [empty_prompt if gone else examples[i].prompt for i, gone in zip(rows, dropped.tolist(), strict=True)]
+    sources = [_condition_of(i, examples, settings.pairs, generator) for i in rows]
+    everything = torch.ones(latents.shape[2:])
+    shares = (examples[i].counted for i in rows)
+    counted = [everything if share is None else share for share in shares]
+
+    def own(tensor: Tensor) -> Tensor:
+        # A copy, because autograd refuses tensors that a host made in inference mode.
+        return tensor.to(device, torch.float32, copy=True)
+
+    return Batch(
+        x=noise.add_noise(latents, eps, t).to(device),
+        timesteps=t.to(device),
+        target=noise.target(latents, eps, t).to(device),
+        context=torch.stack(prompts).float().to(device),
+        sources=tuple((own(e.latent), own(e.tokens)) for e in sources),
+        counted=torch.stack(counted).float()[:, None].to(device),
+    )
+
+
+def _condition_of(row: int, examples: Sequence[Example], pairs: str, generator: torch.Generator) -> Example:
+    """The example whose reference is the condition of example ``row``; views of one reference are not others."""
+    own = examples[row]
+    others = [e for e in examples if e.latent is not own.latent]
+    if pairs == "self" or not others:
+        return own
+    return others[int(torch.randint(len(others), (), generator=generator))]
+
+
+def check_base(config: UNetConfig) -> None:
+    """Raise :class:`TrainingError` for a U-Net on which no subject can be trained."""
+    if config.in_channels != config.out_channels:
+        raise TrainingError(
+            f"this U-Net reads {config.in_channels} channels and predicts {config.out_channels} (an inpainting model): "
+            "train on the ordinary model of the family; the subject can then be applied to the inpainting model"
+        )
+
+
+def check_examples(config: UNetConfig, examples: Sequence[Example], empty_prompt: Tensor) -> None:
+    """Raise :class:`TrainingError`, naming the reference, for examples that do not fit the base or each other."""
+    check_base(config)
+    if not examples:
+        raise TrainingError("no reference to train on: connect at least one")
+    prompt = tuple(empty_prompt.shape)
+    for i, example in enumerate(examples):
+        name = f"reference {i + 1}"
+        if example.latent.ndim != 3 or example.latent.shape[0] != config.in_channels:
+            raise TrainingError(
+                f"{name}: expected a latent of {config.in_channels} channels, got {example.latent.shape}"
+            )
+        if example.tokens.ndim != 2 or example.tokens.shape != examples[0].tokens.shape:
+            raise TrainingError(
+                f"{name}: its CLIP vision tokens have the shape {tuple(example.tokens.shape)}, those of reference 1 "
+                f"{tuple(examples[0].tokens.shape)}: make all references with one CLIP vision model"
+            )
+        if tuple(example.prompt.shape) != prompt or prompt[-1] != config.context_dim:
+            raise TrainingError(
+                f"{name}: its prompt has the shape {tuple(example.prompt.shape)}, the empty prompt {prompt}; both must "
+                f"be equally long and {config.context_dim} wide (encode both with this model's own CLIP)"
+            )
+        if example.counted is not None and example.counted.shape != example.target.shape[1:]:
+            raise TrainingError(
+                f"{name}: what counts has the shape {tuple(example.counted.shape)}, its latent "
+                f"{tuple(example.target.shape[1:])}"
+            )
+        for part in (example.latent, example.target, example.tokens, example.prompt):
+            if not torch.isfinite(part).all():
+                raise TrainingError(f"{name} holds values that are not finite (NaN or infinite)")
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[None]:
+    """The arithmetic of a step in a ``precision`` of :class:`TrainSettings`."""
+    dtype = DTYPES[precision]
+    return nullcontext() if dtype is torch.float32 else torch.autocast(device.type, dtype)

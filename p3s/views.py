@@ -1,0 +1,83 @@
+"""What training looks at in a clean reference: the whole picture, the subject alone, and which of it counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .resize import resize
+from .rngr import Reference
+from .training import Example, TrainSettings
+
+MARGIN = 0.15  # of the subject's larger side, on every side of the cut
+WORTH = 0.7  # a cut with more than this share of the picture's area shows nothing new
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A picture [h, w, 3], values 0..1, and where in it something was removed, [h, w], 0 or 1."""
+
+    image: Tensor
+    removed: Tensor
+
+
+def examples_of(
+    reference: Reference, prompt: Tensor, encode: Callable[[Tensor], Tensor], settings: TrainSettings
+) -> list[Example]:
+    """The training examples of one reference, the whole picture first.
+
+    ``prompt`` [text tokens, context_dim]; ``encode`` turns a picture [H, W, 3] in 0..1 into a scaled VAE latent
+    [channels, h, w] (float32, CPU) of the size that is trained.
+    """
+    latent = encode(reference.image)
+    found = []
+    for number, view in enumerate(views(reference, settings.views)):
+        target = encode(view.image) if number else latent
+        seen = counted(view.removed, (target.shape[1], target.shape[2])) if settings.removed == "ignored" else None
+        found.append(Example(latent, reference.tokens, prompt, target if number else None, seen))
+    return found
+
+
+def views(reference: Reference, which: str = "whole") -> tuple[View, ...]:
+    """The views of a reference. ``which``: "whole", I' as it is (the paper), or "whole+subject", also a square cut
+    around the subject, which shows it in another place and size, so that training cannot learn its place by heart.
+
+    The cut is left out where the subject fills the picture already.
+    """
+    whole = View(reference.image, reference.negative_mask)
+    if which == "whole":
+        return (whole,)
+    box = subject_box(reference.subject_mask)
+    return (whole,) if box is None else (whole, View(whole.image[box], whole.removed[box]))
+
+
+def subject_box(mask: Tensor) -> tuple[slice, slice] | None:
+    """Rows and columns of a square around ``mask`` [h, w] with a margin, moved and cut so that it lies in the
+    picture; None where the mask is empty or the cut would be most of the picture."""
+    height, width = mask.shape
+    rows, columns = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()
+    if not len(rows):
+        return None
+    (top, bottom), (left, right) = (
+        (int(rows[0]), int(rows[-1]) + 1),
+        (int(columns[0]), int(columns[-1]) + 1),
+    )
+    side = max(1, round(max(bottom - top, right - left) * (1 + 2 * MARGIN)))
+
+    def span(start: int, end: int, limit: int) -> slice:
+        length = min(side, limit)
+        first = min(max((start + end - length) // 2, 0), limit - length)
+        return slice(first, first + length)
+
+    box = span(top, bottom, height), span(left, right, width)
+    area = (box[0].stop - box[0].start) * (box[1].stop - box[1].start)
+    return None if area > WORTH * height * width else box
+
+
+def counted(removed: Tensor, size: tuple[int, int]) -> Tensor:
+    """Which latent pixels count in the denoising loss, [h, w], 0 or 1: those without any removed pixel ``removed``
+    [H, W] in them. ``size``: (h, w) of the latent."""
+    return (resize(removed, size) < 1e-3).to(torch.float32)
