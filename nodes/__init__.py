@@ -31,4 +31,8 @@ class P3SExtension(ComfyExtension):
                 found.append(getattr(import_module(f".{module}", __name__), name))
             except Exception:
                 log.exception("P3S: the node %s could not be loaded", name)
+        try:
+            import_module(".host.mask_route", __name__).register()
+        except Exception:
+            log.exception("P3S: the Point Picker cannot show masks")
         return found

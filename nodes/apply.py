@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 from comfy_api.latest import io
+from torch import Tensor
 
+from ..p3s.errors import MaskError, P3SError
+from ..p3s.injection import EffectMask
+from ..p3s.layer_strengths import layer_strengths as layer_factors
+from ..p3s.layer_strengths import parse_layer_strengths
+from ..p3s.sampling import MODES
 from ..p3s.schedule import Schedule as WeightCurve
 from ..p3s.subject import Subject as TrainedSubject
-from .host.patch import Application, apply_subject
+from ..p3s.subject_copy import CopySettings
+from .host.patch import apply_subject
+from .host.sampling import Application
+from .host.weights import unet_config
 from .types import Schedule, Subject, build
 
 log = logging.getLogger("p3s")
@@ -67,7 +77,8 @@ class Apply(io.ComfyNode):
                 Schedule.Input(
                     "schedule",
                     optional=True,
-                    tooltip="From Weight Schedule. Without it the paper's: 0.7 at the start, 1.2 at the end.",
+                    tooltip="From Weight Schedule. Without it the weight learned with the subject, or the paper's: 0.7 "
+                    "at the start, 1.2 at the end.",
                 ),
                 build(
                     io.Int.Input,
@@ -79,15 +90,46 @@ class Apply(io.ComfyNode):
                     advanced=True,
                     tooltip="Of a subject trained on several photos: which one is shown to the copy, from 0.",
                 ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="Where in the image the subject acts; soft edges are kept. Without it: everywhere. Give "
+                    "each of several subjects its own.",
+                ),
+                io.Combo.Input(
+                    "mode",
+                    options=list(MODES),
+                    default="exact",
+                    optional=True,
+                    tooltip="exact: the method as it is; 1.8 times the plain model's work a step. fast: 1.2 times; the "
+                    "subject acts on the prompt's half of the guidance only, and is looked at again every 4th step.",
+                ),
+                build(
+                    io.String.Input,
+                    "layer_strengths",
+                    default="",
+                    optional=True,
+                    advanced=True,
+                    tooltip='Factors of single layers, as in "input: 0.5, output 9: 0". Layers that are not named have '
+                    "1; 0 leaves a layer to the plain model.",
+                ),
             ],
             # The output has no id: it must differ from the inputs' ids.
             outputs=[io.Model.Output(display_name="model", tooltip="For KSampler and every other user of a model.")],
         )
 
     @classmethod
-    def validate_inputs(cls, start_percent=None, end_percent=None, guidance=None) -> bool | str:
-        if guidance is not None and guidance not in GUIDANCE:
-            return f"guidance must be one of {', '.join(GUIDANCE)}; got {guidance!r}."
+    def validate_inputs(
+        cls, start_percent=None, end_percent=None, guidance=None, mode=None, layer_strengths=None
+    ) -> bool | str:
+        for name, value, choices in (("guidance", guidance, GUIDANCE), ("mode", mode, MODES)):
+            if value is not None and value not in choices:
+                return f"{name} must be one of {', '.join(choices)}; got {value!r}."
+        if isinstance(layer_strengths, str):  # None: comes from another node
+            try:
+                parse_layer_strengths(layer_strengths)
+            except P3SError as error:
+                return str(error)
         for name, value in (("start_percent", start_percent), ("end_percent", end_percent)):
             if value is not None and not 0 <= value <= 1:
                 return f"{name} must lie in 0..1; got {value}."
@@ -106,11 +148,28 @@ class Apply(io.ComfyNode):
         guidance: str,
         schedule: WeightCurve | None = None,
         reference_index: int = 0,
+        mask: Tensor | None = None,
+        mode: str = "exact",
+        layer_strengths: str = "",
     ) -> io.NodeOutput:
-        curve = (schedule or WeightCurve()).within(start_percent, end_percent)
-        patched, warnings = apply_subject(
-            model, subject, reference_index, Application(curve, strength, guidance == "conditional")
-        )
+        curve = schedule or CopySettings.from_dict(subject.info.copy_settings).default_schedule
+        curve = curve.within(start_percent, end_percent)
+        settings = MODES[mode] if guidance == "both" else replace(MODES[mode], halves="conditional")
+        layers = layer_factors(parse_layer_strengths(layer_strengths), unet_config(model))
+        application = Application(curve, strength, settings, effect_mask(mask), layers)
+        patched, warnings = apply_subject(model, subject, reference_index, application)
         for warning in warnings:
             log.warning("Apply P3S: %s", warning)
         return io.NodeOutput(patched)
+
+
+def effect_mask(mask: Tensor | None) -> EffectMask | None:
+    """From a MASK [1, height, width]. Raises MaskError for several masks, and for values outside 0..1."""
+    if mask is None:
+        return None
+    if mask.ndim == 3 and len(mask) != 1:
+        raise MaskError(
+            f"mask holds {len(mask)} masks; one is expected, for all images of the batch. Use an Apply P3S for each "
+            "subject"
+        )
+    return EffectMask(mask.reshape(mask.shape[-2:]))

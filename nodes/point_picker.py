@@ -7,14 +7,14 @@ import os
 from typing import Any
 
 import folder_paths
-import node_helpers
-import numpy as np
 import torch
 from comfy_api.latest import io
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ..p3s.errors import PointError
 from ..p3s.points import PointSet
+from .host.pictures import find_picture, load_picture
+from .host.seen import seen
 from .types import PointEditor, Points, build
 
 PREVIEW_SIDE = 2048  # pixels; the widget's picture of a linked image, whose points are normalised anyway
@@ -64,7 +64,7 @@ class PointPicker(io.ComfyNode):
                 Points.Output(display_name="points", tooltip="Points for RNGR Mask."),
                 io.String.Output(
                     display_name="positive_coords",
-                    tooltip='The positive points in pixels, [{"x": .., "y": ..}], as KJNodes and SAM nodes read them.',
+                    tooltip="The positive points in pixels, as the JSON text that KJNodes and SAM nodes read.",
                 ),
                 io.String.Output(display_name="negative_coords", tooltip="The negative points in the same form."),
             ],
@@ -79,7 +79,7 @@ class PointPicker(io.ComfyNode):
                 return str(error)
         elif points is not None:
             return f"Points: expected JSON text, got {type(points).__name__}."
-        if linked_image is _UNLINKED and image is not None and _find(image) is None:
+        if linked_image is _UNLINKED and image is not None and find_picture(image) is None:
             if not image:
                 return "Choose or upload an image, or connect one to linked_image."
             return f"The image file {image!r} is not in ComfyUI's input folder. Choose or upload another."
@@ -88,7 +88,7 @@ class PointPicker(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, image=None, points=None, linked_image=_UNLINKED) -> str:
         # Only the file's content: a linked image is in the cache key already, and is not known here.
-        path = _find(image)
+        path = find_picture(image)
         if linked_image is not _UNLINKED or path is None:
             return ""
         with open(path, "rb") as file:
@@ -97,38 +97,16 @@ class PointPicker(io.ComfyNode):
     @classmethod
     def execute(cls, image: str, points: str, linked_image: torch.Tensor | None = None) -> io.NodeOutput:
         if linked_image is None:
-            path = _find(image)
+            path = find_picture(image)
             if path is None:
                 raise FileNotFoundError(f"The image file {image!r} is not in ComfyUI's input folder.")
-            picture, ui = _load(path), None
+            picture, ui = load_picture(path), None
         else:
             picture = linked_image[:1, ..., :3]
             ui = {"p3s_image": [_save_preview(picture[0], batch=linked_image.shape[0])]}
         height, width = picture.shape[1:3]
         chosen = PointSet.parse(points, size=(width, height))
         return io.NodeOutput(picture, chosen, *chosen.to_pixels(width, height), ui=ui)
-
-
-def _find(image: Any) -> str | None:
-    """The path of an existing file of ComfyUI's input, output or temp folder; None for anything else, such as ../."""
-    if not isinstance(image, str) or not image or "\0" in image:
-        return None
-    name, folder = folder_paths.annotated_filepath(image)
-    folder = os.path.abspath(folder or folder_paths.get_input_directory())
-    path = os.path.abspath(os.path.join(folder, name))
-    return path if path.startswith(folder + os.sep) and os.path.isfile(path) else None
-
-
-def _load(path: str) -> torch.Tensor:
-    """A picture file's first frame, upright, as [1, H, W, 3] in 0..1."""
-    with node_helpers.pillow(Image.open, path) as file:
-        frame = node_helpers.pillow(ImageOps.exif_transpose, file)
-        if frame.mode.startswith("I"):  # 16 bits a pixel; convert("RGB") would cut them off at 255
-            grey = np.asarray(frame, dtype=np.float32) / 65535.0
-            pixels = np.repeat(grey.clip(0.0, 1.0)[..., None], 3, axis=2)
-        else:
-            pixels = np.asarray(frame.convert("RGB"), dtype=np.float32) / 255.0
-    return torch.from_numpy(pixels)[None]
 
 
 def _save_preview(picture: torch.Tensor, batch: int) -> dict[str, Any]:
@@ -145,5 +123,6 @@ def _save_preview(picture: torch.Tensor, batch: int) -> dict[str, Any]:
     path = os.path.join(folder, name)
     if not os.path.exists(path):
         small.save(path, quality=92)
+    seen.know_file(path, picture)
     height, width = pixels.shape[:2]
     return {"filename": name, "subfolder": "", "type": "temp", "width": width, "height": height, "batch": batch}

@@ -14,6 +14,7 @@ from ..p3s.points import PointSet
 from ..p3s.rngr import Reference as CleanReference
 from ..p3s.rngr import make_reference
 from .host.conditions import clip_encoder, clip_image_size
+from .host.seen import seen
 from .types import Points, Reference, build
 
 log = logging.getLogger("p3s")
@@ -135,6 +136,8 @@ class RNGRMask(io.ComfyNode):
             )
         if isinstance(points, str):
             points = PointSet.parse(points, size=(photo.shape[1], photo.shape[0]), negative=negative_points)
+        # Also when the points are wrong: the Point Picker can then show why, without another run.
+        tokens = seen.tokens(photo, clip_vision)
         reference = make_reference(
             photo,
             points,
@@ -142,6 +145,7 @@ class RNGRMask(io.ComfyNode):
             MaskSettings(value_range, blur, fill_region, grow, fill),
             inpainted=None if inpainted is None else inpainted[0, ..., :3],
             image_size=clip_image_size(clip_vision),
+            tokens=tokens,
         )
         for warning in reference.warnings:
             log.warning("RNGR Mask: %s", warning)

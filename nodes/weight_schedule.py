@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from comfy_api.latest import io, ui
+from torch import Tensor
 
+from ..p3s.diffusion import NoiseSchedule
 from ..p3s.errors import P3SError
 from ..p3s.plot import plot_schedule
 from ..p3s.schedule import KINDS, parse_keyframes
@@ -32,7 +34,7 @@ class WeightSchedule(io.ComfyNode):
                     default="paper",
                     tooltip="paper: 1 - alpha (t/T)^k + beta, with t/T falling from 1 to 0. fixed: value. "
                     "increasing: value (1 - t/T)^k, grows as the image emerges. decreasing: value (t/T)^k. "
-                    "keyframes: your own curve.",
+                    "keyframes: your own curve. learned: the subject's, if it was trained with a learned weight.",
                 ),
                 io.Float.Input(
                     "alpha",
@@ -73,6 +75,12 @@ class WeightSchedule(io.ComfyNode):
                     tooltip='keyframes: pairs "percent:weight"; percent 0 is the first step, 1 the last; straight '
                     "lines between them. A JSON list [[0, 0.7], [1, 1.2]] is read too. Not used by the other kinds.",
                 ),
+                io.Sigmas.Input(
+                    "sigmas",
+                    optional=True,
+                    tooltip="From BasicScheduler or another scheduler node: marks the sampler's steps on the plot. "
+                    "They do not change the schedule.",
+                ),
             ],
             # The outputs have no ids: those must differ from the inputs' ids.
             outputs=[
@@ -93,9 +101,23 @@ class WeightSchedule(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, kind: str, alpha: float, beta: float, k: float, value: float, keyframes: str) -> io.NodeOutput:
+    def execute(
+        cls,
+        kind: str,
+        alpha: float,
+        beta: float,
+        k: float,
+        value: float,
+        keyframes: str,
+        sigmas: Tensor | None = None,
+    ) -> io.NodeOutput:
         # What another kind would read is not looked at: an unfinished list of keyframes must not stop "paper".
         pairs = parse_keyframes(keyframes) if kind == "keyframes" else ()
         schedule = WeightCurve(kind, alpha, beta, k, value, pairs)
-        plot = plot_schedule(schedule)[None]
+        plot = plot_schedule(schedule, steps=None if sigmas is None else timesteps(sigmas))[None]
         return io.NodeOutput(schedule, plot, ui=ui.PreviewImage(plot, cls=cls))
+
+
+def timesteps(sigmas: Tensor) -> list[float]:
+    """The timesteps of a sampler's sigmas on SD 1.x; the last sigma, 0, is where it arrives and no step."""
+    return NoiseSchedule.stable_diffusion().timesteps(sigmas[sigmas > 0]).tolist()

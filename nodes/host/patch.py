@@ -1,50 +1,41 @@
-"""Applying a subject to a MODEL through the host's public hooks.
+"""Applying subjects to a MODEL through the host's public hooks.
 
-A wrapper around each call of the U-Net runs the copy on the same input and hands its features to an attn1 and an
-attn2 patch, made for that call alone. Nothing of a call outlives it, the given MODEL is never changed, and all that is
-stored on the patched one are closures over objects that do not change.
+A wrapper around each call of the U-Net runs the subjects' copies on the same input and hands their features to patches
+of the attention, made for that call alone. What a run keeps lives in the run's own options. The given MODEL is never
+changed, and all that is stored on the patched one are closures over objects that do not change.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import math
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import comfy.ops
 import torch
-from comfy.model_patcher import ModelPatcher
+from comfy.model_patcher import ModelPatcher, create_model_options_clone
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...p3s.errors import P3SError
-from ...p3s.injection import Features, add_to_query, extend_keys, extend_values, fit_tokens
-from ...p3s.schedule import Schedule
-from ...p3s.subject import Subject, SubjectReference, check_family, check_weights
+from ...p3s.sampling import feature_values
+from ...p3s.subject import Subject, check_family, check_weights
 from ...p3s.subject_copy import CopySettings, SubjectCopy
-from ...p3s.unet_config import Layer, UNetConfig
+from ...p3s.unet_config import UNetConfig
+from .attention import alone_before_attention, with_patches
+from .halves import by_halves
+from .sampling import Application, Applied, Run
 from .weights import base_fingerprint, unet_config
 
-KEY = "p3s"  # under which the host keeps our wrappers and additional models
-
-
-@dataclass(frozen=True)
-class Application:
-    """How a subject is applied: when, how strongly, and to which half of the guidance."""
-
-    schedule: Schedule
-    strength: float
-    conditional_only: bool
-
-    def weight(self, t: float) -> float:
-        """eps_t times the strength at timestep ``t``; exactly 0 where the subject is off."""
-        return self.strength * float(self.schedule.weight(t))
+KEY = "p3s"  # under which the host keeps what is ours
 
 
 def apply_subject(
     model: Any, subject: Subject, reference: int, application: Application
 ) -> tuple[Any, tuple[str, ...]]:
-    """A clone of MODEL that generates the subject, and warnings for the user.
+    """A clone of MODEL that generates the subject, besides those that it generates already, and warnings for the user.
 
     ``reference`` is the number of the photo that serves as the condition, from 0. Raises FamilyError or
     SubjectFileError when model and subject do not fit.
@@ -54,23 +45,49 @@ def apply_subject(
     if not 0 <= reference < len(subject.references):
         raise P3SError(f"reference must lie in 0..{len(subject.references) - 1} for this subject; got {reference}")
     patched = model.clone()
-    if application.strength == 0:
+    if application.strength == 0 or (application.mask is not None and application.mask.nowhere):
         return patched, warnings
-    copy = build_copy(config, subject, compute_dtype(model))
-    patcher = ModelPatcher(
-        copy,
-        load_device=model.load_device,
-        offload_device=model.offload_device,
-    )
-    patched.set_additional_models(KEY, [*patched.get_additional_models_with_key(KEY), patcher])
-    wrapper = make_wrapper(copy, subject.references[reference], application)
-    patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, wrapper)
+    copy = shared_copy(model, config, subject)
+    application = replace(application, schedule=copy.schedule(application.schedule))
+    applied = Applied(copy, subject.references[reference], application)
+    subjects = (*(model.get_attachment(KEY) or ()), applied)
+    patched.set_attachments(KEY, subjects)
+
+    patchers = patched.get_additional_models_with_key(KEY)
+    if all(p.model is not copy for p in patchers):
+        patchers = [*patchers, ModelPatcher(copy, load_device=model.load_device, offload_device=model.offload_device)]
+    patched.set_additional_models(KEY, patchers)
+
+    for kind, wrapper in wrappers(subjects, config).items():
+        patched.remove_wrappers_with_key(kind, KEY)
+        patched.add_wrapper_with_key(kind, KEY, wrapper)
     return patched, warnings
 
 
 def compute_dtype(model: Any) -> torch.dtype:
     """The type that the model's layers compute in, which may differ from the one its weights are stored in."""
     return model.model.manual_cast_dtype or model.model.get_dtype()
+
+
+#: The copies in use, so that several Apply nodes of one subject share one. Nothing here keeps a copy alive.
+_copies: weakref.WeakKeyDictionary[Subject, weakref.WeakValueDictionary[Any, SubjectCopy]] = weakref.WeakKeyDictionary()
+
+
+def shared_copy(model: Any, config: UNetConfig, subject: Subject) -> SubjectCopy:
+    """:func:`build_copy`, or the copy that it built for another MODEL of this configuration.
+
+    A low-rank copy runs on the layers of the MODEL itself, as the host moves, casts and patches them; it serves clones
+    of that MODEL only.
+    """
+    base, dtype = model.model.diffusion_model, compute_dtype(model)
+    made = _copies.setdefault(subject, weakref.WeakValueDictionary())
+    # A low-rank copy keeps its base alive: no other one can have its id meanwhile.
+    key = (config, dtype, id(base) if CopySettings.from_dict(subject.info.copy_settings).kind == "lora" else None)
+    copy = made.get(key)
+    if copy is None:
+        copy = made[key] = build_copy(config, subject, dtype)
+        copy.borrow(base)
+    return copy
 
 
 def build_copy(config: UNetConfig, subject: Subject, dtype: torch.dtype) -> SubjectCopy:
@@ -85,113 +102,76 @@ def build_copy(config: UNetConfig, subject: Subject, dtype: torch.dtype) -> Subj
     return copy.requires_grad_(False).eval()
 
 
-def make_wrapper(copy: SubjectCopy, reference: SubjectReference, application: Application) -> Callable[..., Any]:
-    """The DIFFUSION_MODEL wrapper: runs once per U-Net call, on exactly the input that the U-Net gets."""
-    channels = copy.unet.config.in_channels  # an inpainting U-Net reads a mask and a masked image behind the latent
-    latent, tokens = reference.latent[None], reference.tokens[None]
+def wrappers(subjects: Sequence[Applied], config: UNetConfig) -> dict[str, Any]:
+    """Our wrappers by the host's kinds of wrappers."""
+    channels = config.out_channels  # an inpainting U-Net reads a mask and a masked image behind the latent
+    first = config.layers()[0]
 
-    def wrapper(executor, x, timesteps, context=None, y=None, control=None, transformer_options={}, **kwargs):  # noqa: B006
+    def outer_sample(executor, *args, **kwargs):
+        """Around a sampling run: gives it a state of its own."""
+        guider = executor.class_obj
+        before = guider.model_options
+        guider.model_options = create_model_options_clone(before)
+        guider.model_options.setdefault("transformer_options", {})[KEY] = Run(subjects)
+        try:
+            return executor(*args, **kwargs)
+        finally:
+            guider.model_options = before
+
+    def prepare_sampling(executor, model, noise_shape, conds, *args, **kwargs):
+        """Before the models are loaded: what cannot work is said here, and memory is asked for."""
+        if any(s.application.mask is not None for s in subjects):
+            check_masks(model.model_options["transformer_options"], conds)
+        shape = [noise_shape[0] + rows_for_features(model, subjects, noise_shape), *noise_shape[1:]]
+        return executor(model, shape, conds, *args, **kwargs)
+
+    def diffusion_model(executor, x, timesteps, context=None, y=None, control=None, transformer_options={}, **kwargs):  # noqa: B006
+        """Around each call of the U-Net, on exactly the input that it gets."""
         if "multigpu_thread_device" in transformer_options:
             raise P3SError("Apply P3S does not work with several GPUs at once: remove the multi-GPU node")
-        weight = application.weight(float(timesteps[0]))
-        if weight == 0:
-            return executor(x, timesteps, context, y, control, transformer_options, **kwargs)
+        run = transformer_options.get(KEY) or Run(subjects)
+        run.begin(transformer_options)
+        weights = {i: w for i in range(len(subjects)) if (w := run.weight(i, timesteps)) is not None}
+        everywhere = {i: w for i, w in weights.items() if subjects[i].application.settings.halves == "both"}
 
-        def injected(x, timesteps, context, control, options):
-            condition = copy.condition(latent.to(x.device, x.dtype), tokens.to(x.device, x.dtype))
-            features = copy(x[:, :channels], timesteps, context, condition).weighted(weight)
-            options = with_patches(options, features, copy.settings.lam)
-            return executor(x, timesteps, context, y, control, options, **kwargs)
+        def call(weights: Mapping[int, float | Tensor]):
+            def part(x, timesteps, context, control, options):
+                if weights:
+                    found, equal = run.injections(weights, x[:, :channels], timesteps, context, options)
+                    shared = equal and alone_before_attention(options, control, KEY)
+                    options = with_patches(options, found, first, shared, run.masked_attention)
+                return executor(x, timesteps, context, y, control, options, **kwargs)
 
-        if not application.conditional_only:
-            return injected(x, timesteps, context, control, transformer_options)
+            return part
 
-        def plain(x, timesteps, context, control, options):
-            return executor(x, timesteps, context, y, control, options, **kwargs)
+        if len(everywhere) == len(weights):
+            return call(weights)(x, timesteps, context, control, transformer_options)
+        return by_halves(call(weights), call(everywhere), x, timesteps, context, control, transformer_options)
 
-        return by_halves(injected, plain, x, timesteps, context, control, transformer_options)
-
-    return wrapper
-
-
-def with_patches(options: Mapping[str, Any], features: Features, lam: float) -> dict[str, Any]:
-    """The call's transformer_options with our patches appended, so that they run after those of other nodes."""
-
-    def grid(extra: Mapping[str, Any]) -> tuple[int, int]:
-        return tuple(extra["activations_shape"][2:])
-
-    def layer_of(extra: Mapping[str, Any]) -> Layer:
-        return Layer(*extra["block"], extra["block_index"])
-
-    # Guidance nodes (PAG, SAG) replace a block's attention with code that expects as many keys as queries.
-    replaced = options.get("patches_replace", {}).get("attn1", {})
-
-    def attn1_patch(q: Tensor, k: Tensor, v: Tensor, extra: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
-        layer = layer_of(extra)
-        if layer not in features.self_attention or extra["block"] in replaced or tuple(layer) in replaced:
-            return q, k, v
-        f = fit_tokens(features.self_attention[layer], features.grids[layer], grid(extra)).to(k.dtype)
-        k, v, f = (as_tiles(t, len(q)) for t in (k, v, f))
-        return q, extend_keys(k, f), extend_values(v, f, lam)
-
-    def attn2_patch(q: Tensor, k: Tensor, v: Tensor, extra: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
-        layer = layer_of(extra)
-        if layer not in features.cross_attention:
-            return q, k, v
-        g = fit_tokens(features.cross_attention[layer], features.grids[layer], grid(extra)).to(q.dtype)
-        return add_to_query(q, g), k, v
-
-    patches = dict(options.get("patches", {}))
-    patches["attn1_patch"] = [*patches.get("attn1_patch", ()), attn1_patch]
-    patches["attn2_patch"] = [*patches.get("attn2_patch", ()), attn2_patch]
-    return {**options, "patches": patches}
+    return {
+        WrappersMP.OUTER_SAMPLE: outer_sample,
+        WrappersMP.PREPARE_SAMPLING: prepare_sampling,
+        WrappersMP.DIFFUSION_MODEL: diffusion_model,
+    }
 
 
-def as_tiles(tokens: Tensor, batch: int) -> Tensor:
-    """Cut tokens [b, n, channels] as HyperTile has cut the queries, [batch, n b / batch, channels]; else unchanged.
+def check_masks(options: Mapping[str, Any], conds: Mapping[str, Any]) -> None:
+    """Raise P3SError where effect masks cannot be placed."""
+    if options.get("patches", {}).get("attn1_output_patch"):
+        raise P3SError(
+            "the mask of Apply P3S does not work together with nodes that merge or cut the tokens of the attention "
+            "(ToMe, HyperTile): remove that node, or the mask"
+        )
+    if any(cond.get("area") is not None for part in conds.values() for cond in part):
+        raise P3SError(
+            "the mask of Apply P3S does not work together with Conditioning (Set Area), which crops the image: use "
+            "Conditioning (Set Mask) instead, or remove the mask"
+        )
 
-    Keys and values reach a patch uncut, and the host's attention regroups them in memory order: the same is done here,
-    before features are appended, so that every tile sees its own part of both.
-    """
-    return tokens if len(tokens) == batch else tokens.reshape(batch, -1, tokens.shape[-1])
 
-
-def by_halves(
-    injected: Callable[..., Tensor],
-    plain: Callable[..., Tensor],
-    x: Tensor,
-    timesteps: Tensor,
-    context: Tensor,
-    control: Mapping[str, Any] | None,
-    options: Mapping[str, Any],
-) -> Tensor:
-    """Run the conditional rows of a batch through ``injected``, the others through ``plain``.
-
-    The host lists one entry per chunk of the batch in ``cond_or_uncond``, 0 for the first conditioning of its guider
-    (the prompt, with ordinary guidance). Without the list all rows are conditional.
-    """
-    chunks = options.get("cond_or_uncond", [0])
-    size = len(x) // len(chunks)
-    out: Tensor | None = None
-    for run, wanted in ((injected, True), (plain, False)):
-        chosen = [i for i, kind in enumerate(chunks) if (kind == 0) == wanted]
-        if not chosen:
-            continue
-        rows = torch.cat([torch.arange(i * size, (i + 1) * size) for i in chosen]).to(x.device)
-
-        def pick(value: Any, rows: Tensor = rows) -> Any:
-            if isinstance(value, Tensor):
-                return value[rows] if value.ndim and len(value) == len(x) else value
-            if isinstance(value, list):
-                return [pick(v) for v in value]
-            return {k: pick(v) for k, v in value.items()} if isinstance(value, dict) else value
-
-        part = {**options, "cond_or_uncond": [chunks[i] for i in chosen]}
-        if len(options.get("uuids", ())) == len(chunks):
-            part["uuids"] = [options["uuids"][i] for i in chosen]
-        result = run(pick(x), pick(timesteps), pick(context), pick(control), part)
-        if out is None:
-            out = result.new_empty((len(x), *result.shape[1:]))
-        out[rows] = result
-    assert out is not None, "the host called the U-Net with an empty batch"
-    return out
+def rows_for_features(model: Any, subjects: Sequence[Applied], noise_shape: Sequence[int]) -> int:
+    """By how many images the host's estimate of memory must grow to hold what subjects keep during a step."""
+    values = sum(feature_values(s.copy, math.prod(noise_shape[2:])) for s in subjects)
+    # Features as they come, features weighted, and the longer keys and values that they become a part of.
+    needed = 4 * values * noise_shape[0] * compute_dtype(model).itemsize
+    return math.ceil(needed / max(1, model.model.memory_required([1, *noise_shape[1:]])))

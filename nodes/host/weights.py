@@ -37,18 +37,25 @@ def base_weights(model: Any) -> dict[str, Tensor]:
     weights = {}
     with torch.inference_mode(False):
         for key, entry in model.get_key_patches(PREFIX).items():
-            stored, convert = entry[0]
-            weight = convert(_dequantize(stored).to("cpu", torch.float32, copy=True), inplace=True)
-            if len(entry) > 1:
-                weight = comfy.lora.calculate_weight(entry[1:], weight, key)
-            weights[key[len(PREFIX) :]] = weight
+            weights[key[len(PREFIX) :]] = _weight(key, entry)
     return weights
 
 
-def base_fingerprint(model: Any) -> str:
-    """Fingerprint of the U-Net as its checkpoint holds it, without LoRAs."""
-    patches = model.get_key_patches(PREFIX)
-    return fingerprint({k[len(PREFIX) :]: _dequantize(v[0][0]) for k, v in patches.items()})
+def base_fingerprint(model: Any, patched: bool = False) -> str:
+    """Fingerprint of the U-Net as its checkpoint holds it; ``patched``: with the LoRAs of this MODEL applied."""
+    return fingerprint(
+        {
+            key[len(PREFIX) :]: _weight(key, entry) if patched and len(entry) > 1 else _dequantize(entry[0][0])
+            for key, entry in model.get_key_patches(PREFIX).items()
+        }
+    )
+
+
+def _weight(key: str, entry: Any) -> Tensor:
+    """A weight in float32 on the CPU from its entry of ``get_key_patches``: (stored tensor, conversion), patches."""
+    stored, convert = entry[0]
+    weight = convert(_dequantize(stored).to("cpu", torch.float32, copy=True), inplace=True)
+    return comfy.lora.calculate_weight(entry[1:], weight, key) if len(entry) > 1 else weight
 
 
 def noise_schedule(model: Any) -> NoiseSchedule:

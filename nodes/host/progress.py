@@ -1,0 +1,96 @@
+"""What a user sees of a training on the node and in the terminal, and the cancel button."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+from tqdm import tqdm
+
+from ...p3s.training import StepReport
+from . import memory
+from .run import show_text
+
+log = logging.getLogger("p3s")
+
+TEXT_EVERY = 0.5  # seconds between two lines on the node
+
+#: A picture for the host's progress bar: (format, PIL image, greatest side in pixels).
+Preview = tuple[str, Any, int]
+
+
+def check_cancelled() -> None:
+    """Raise the host's own exception once the user has cancelled. The host forgets the cancellation by that."""
+    comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+class Progress:
+    """Progress bar, a line of text and previews on a running V3 node, and a progress bar in the terminal.
+
+    :meth:`update` returns False once the user has cancelled; the host's exception is kept in ``cancelled``, to be
+    raised once what is trained is saved. ``preview``, called every ``every`` steps (0: never), makes the picture; if it
+    fails, the training goes on without previews.
+    """
+
+    def __init__(self, node: Any, preview: Callable[[], Preview], every: int) -> None:
+        self.cancelled: Exception | None = None
+        self._node = node
+        self._preview = preview
+        self._every = every
+        self._note = ""
+        self._bar: Any = None
+        self._terminal: Any = None
+        self._told = 0.0
+
+    def update(self, report: StepReport) -> bool:
+        """Show a finished step."""
+        try:
+            self._show(report)
+            check_cancelled()
+        except comfy.model_management.InterruptProcessingException as cancelled:
+            self.cancelled = cancelled
+        return self.cancelled is None
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._terminal is not None:
+            self._terminal.close()
+
+    def _show(self, report: StepReport) -> None:
+        if self._bar is None:
+            self._bar = comfy.utils.ProgressBar(report.total)
+            self._terminal = tqdm(desc="Train P3S", total=report.total, initial=report.step, unit="step")
+        self._terminal.set_postfix_str(f"loss {report.loss:.4f}", refresh=False)
+        self._terminal.update(report.step - self._terminal.n)
+        last = report.step == report.total
+        if last or time.monotonic() - self._told >= TEXT_EVERY:
+            self._told = time.monotonic()
+            show_text(self._node, self._line(report))
+        self._bar.update_absolute(report.step, report.total, self._picture(report.step))
+
+    def _line(self, report: StepReport) -> str:
+        parts = [f"Step {report.step} of {report.total}"]
+        rate = self._terminal.format_dict["rate"]  # None until two steps are done
+        if rate and report.step < report.total:
+            parts[0] += f", {tqdm.format_interval((report.total - report.step) / rate)} left"
+        parts.append(f"loss {report.loss:.4f} (denoising {report.denoising:.4f}, consistency {report.consistency:.4f})")
+        parts.append(f"{memory.in_use() / 2**30:.1f} GiB in use")
+        return "; ".join(parts) + self._note
+
+    def _picture(self, step: int) -> Preview | None:
+        if not self._every or step % self._every:
+            return None
+        try:
+            return self._preview()
+        except comfy.model_management.InterruptProcessingException:
+            raise
+        except Exception as error:
+            log.exception("Train P3S: the preview failed; training goes on without previews")
+            self._every, self._note = 0, f"; no previews ({error})"
+            return None

@@ -1,0 +1,272 @@
+"""The inputs of Train P3S, and the settings made of them."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..p3s.errors import P3SError
+from ..p3s.preview import EVERY
+from ..p3s.subject_copy import LARGEST_RANK, CopySettings
+from ..p3s.training import TrainSettings
+from .types import Reference, build
+
+COPY, TRAIN = CopySettings(), TrainSettings()
+CHECKPOINT_EVERY = 250  # steps; a state of a full copy has 7 GB, which take a disk some seconds
+
+
+def inputs() -> list[Any]:
+    """All inputs of the node. Their order is the order of the values in saved workflows: append only."""
+    return [
+        io.Model.Input("model", tooltip="An SD 1.x model. LoRAs before this node become part of the base."),
+        io.Vae.Input("vae", tooltip="The VAE of that model."),
+        Reference.Input("reference", tooltip="From RNGR Mask: one photo, or several chained ones."),
+        io.Conditioning.Input(
+            "positive",
+            tooltip='The training prompt with a rare identifier, such as "a photo of a sks dog".',
+        ),
+        io.Conditioning.Input("empty", tooltip="An empty prompt, encoded with the same CLIP."),
+        io.String.Input("name", default="subject", tooltip="Name of the file in models/p3s."),
+        io.Int.Input(
+            "epochs",
+            default=TRAIN.epochs,
+            min=1,
+            max=10000,
+            tooltip="Passes over the photos. The paper trains 60 epochs of 3 to 5 photos.",
+        ),
+        io.Int.Input(
+            "steps",
+            default=TRAIN.steps,
+            min=0,
+            max=1000000,
+            tooltip="Training steps; 0 follows epochs. With a single photo, 200 to 300 steps match the paper.",
+        ),
+        io.Int.Input("batch_size", default=TRAIN.batch_size, min=1, max=64, tooltip="Photos in one step."),
+        io.Float.Input(
+            "learning_rate",
+            default=TRAIN.learning_rate,
+            min=1e-8,
+            max=1.0,
+            step=1e-6,
+            round=False,
+            tooltip="Size of a step: lower it if the loss becomes NaN, raise it if the subject does not show.",
+        ),
+        io.Int.Input(
+            "seed",
+            default=TRAIN.seed,
+            min=0,
+            max=0xFFFFFFFFFFFFFFFF,
+            # A seed that changed by itself would train anew with every queue.
+            control_after_generate=False,
+            tooltip="Fixes every random choice (on a GPU to the last bit only with ComfyUI's --deterministic).",
+        ),
+        io.Combo.Input(
+            "precision",
+            options=list(TRAIN.CHOICES["precision"]),
+            default=TRAIN.precision,
+            tooltip="fp32, or bf16 (recent GPUs) or fp16: faster and smaller; the trained weights stay in fp32.",
+        ),
+        io.Int.Input(
+            "resolution",
+            default=512,
+            min=128,
+            max=2048,
+            step=64,
+            tooltip="Photos are trained at about this many pixels squared, uncropped, in their proportions.",
+        ),
+        io.Float.Input(
+            "gamma",
+            default=TRAIN.gamma,
+            min=0.0,
+            max=100.0,
+            step=0.01,
+            tooltip="Weight of the attention consistency loss.",
+        ),
+        io.Float.Input(
+            "lam",
+            default=COPY.lam,
+            min=-10.0,
+            max=10.0,
+            step=0.01,
+            tooltip="Lambda: how much of the subject's features is added to the values of self-attention.",
+        ),
+        io.String.Input(
+            "identifier",
+            default="",
+            optional=True,
+            tooltip="Kept in the file: the rare word that stands for the subject in prompts.",
+        ),
+        io.String.Input(
+            "licence",
+            default="",
+            optional=True,
+            tooltip="Kept in the file: what others may do with this subject.",
+        ),
+        build(
+            io.Float.Input,
+            "prompt_dropout",
+            default=TRAIN.prompt_dropout,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            optional=True,
+            advanced=True,
+            tooltip="Share of the steps that train without the prompt, for classifier-free guidance.",
+        ),
+        _choice(
+            TRAIN,
+            "zero_init",
+            "Start of the zero convolutions: zero (the paper), or identity (the copy's own features).",
+        ),
+        _choice(
+            TRAIN,
+            "attention_layers",
+            "Cross-attention layers that the attention consistency loss compares.",
+        ),
+        _choice(
+            TRAIN,
+            "attention_norm",
+            "Normaliser of that loss: the mean attention, or the sum as printed in the paper (almost 0).",
+        ),
+        _choice(
+            TRAIN,
+            "pairs",
+            "With several photos: the condition is a random other one, or the photo itself.",
+        ),
+        _choice(
+            COPY,
+            "feature",
+            "What the copy hands over: the input (norm1) or output (attn1) of its self-attention.",
+        ),
+        _choice(
+            COPY,
+            "pairing",
+            "level: all 16 attention layers of the model read the subject. one_to_one: 10 of them, cheaper.",
+        ),
+        _choice(
+            COPY,
+            "copy_input",
+            "What the copy sees: the noisy image plus the reference, or only that.",
+        ),
+        build(
+            io.Boolean.Input,
+            "cross_attention",
+            default=COPY.cross_attention,
+            optional=True,
+            advanced=True,
+            tooltip="Let the subject also steer the cross-attention's queries.",
+        ),
+        build(
+            io.Int.Input,
+            "image_dim",
+            default=COPY.image_dim,
+            min=1,
+            max=1024,
+            optional=True,
+            advanced=True,
+            tooltip="Inner size of the attention between the reference and its CLIP features.",
+        ),
+        io.Int.Input(
+            "preview_every",
+            default=EVERY,
+            min=0,
+            max=1000000,
+            optional=True,
+            tooltip="Steps between two previews on the node; 0: none. One takes about as long as 3 steps.",
+        ),
+        _choice(
+            TRAIN,
+            "views",
+            "whole: the photo, as in the paper. whole+subject: also a cut around the subject, so that its place in "
+            "the photo is not learned by heart.",
+        ),
+        _choice(TRAIN, "removed", "Whether the painted-over place of a removed subject is learned, or ignored."),
+        io.Boolean.Input(
+            "retrain",
+            default=False,
+            optional=True,
+            tooltip="Train at every queue. Off: a training that was done before is taken from its file.",
+        ),
+        io.Combo.Input(
+            "kind",
+            options=list(COPY.CHOICES["kind"]),
+            default=COPY.kind,
+            optional=True,
+            tooltip="full: the whole copy, as in the paper. lora: changes of low rank, a small file and less memory.",
+        ),
+        build(
+            io.Int.Input,
+            "rank",
+            default=COPY.rank,
+            min=1,
+            max=LARGEST_RANK,
+            optional=True,
+            advanced=True,
+            tooltip="Rank of the changes of lora: a higher one learns more and makes a larger file.",
+        ),
+        _choice(
+            COPY,
+            "weight",
+            "Weight of the subject in training: one (the paper), or a curve over the noise that is learned as well.",
+        ),
+        build(
+            io.Boolean.Input,
+            "checkpointing",
+            default=TRAIN.checkpointing,
+            optional=True,
+            advanced=True,
+            tooltip="Gradient checkpointing: less memory for about a third more time, and the same result.",
+        ),
+        _choice(TRAIN, "optimizer", "adamw, or adamw8bit of the package bitsandbytes: a quarter of its memory."),
+        build(
+            io.Int.Input,
+            "checkpoint_every",
+            default=CHECKPOINT_EVERY,
+            min=0,
+            max=1000000,
+            optional=True,
+            advanced=True,
+            tooltip="Steps between two copies of the training on the disk, from which it is resumed after a crash; "
+            "0: only when it is cancelled or stops.",
+        ),
+        build(
+            io.Boolean.Input,
+            "resume",
+            default=True,
+            optional=True,
+            advanced=True,
+            tooltip="Go on where this training was cancelled or stopped, if it was; more steps may be asked for.",
+        ),
+    ]
+
+
+def settings(values: dict[str, Any]) -> tuple[CopySettings, TrainSettings]:
+    """The settings among the node's values; the defaults stand for those that are not there. Raises P3SError."""
+
+    def of(kind: type) -> Any:
+        return kind(**{f.name: values[f.name] for f in fields(kind) if f.name in values})
+
+    return of(CopySettings), of(TrainSettings)
+
+
+def check(given: dict[str, Any]) -> bool | str:
+    """What is wrong with the values of choices, or True; None stands for a value that comes from another node."""
+    try:
+        settings({name: value for name, value in given.items() if value is not None})
+    except P3SError as error:
+        return str(error)
+    return True
+
+
+def _choice(settings: Any, name: str, tooltip: str) -> Any:
+    return build(
+        io.Combo.Input,
+        name,
+        options=list(settings.CHOICES[name]),
+        default=getattr(settings, name),
+        optional=True,
+        advanced=True,
+        tooltip=tooltip,
+    )

@@ -1,0 +1,114 @@
+"""Running a training for Train P3S: networks from a MODEL, progress and previews on the node, a subject at the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..p3s.errors import TrainingError
+from ..p3s.loss_map import FILED, loss_map
+from ..p3s.pipeline import subject_of
+from ..p3s.preview import preview
+from ..p3s.subject import Subject
+from ..p3s.subject_copy import SubjectCopy
+from ..p3s.training import Checkpoints, TrainResult, TrainState, train
+from ..p3s.training_state import load_state
+from ..p3s.training_step import DTYPES
+from ..p3s.unet import UNet
+from .host import memory
+from .host import run as host
+from .host.preview import picture
+from .host.progress import Progress, check_cancelled
+from .host.weights import base_weights
+from .train_task import Task
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a training.
+
+    ``resumed``: the step after which it went on (0: it began anew). ``notes``: what the user should know besides.
+    ``cancelled``: the host's own exception, if he did that.
+    """
+
+    subject: Subject
+    result: TrainResult
+    resumed: int
+    notes: tuple[str, ...]
+    cancelled: Exception | None
+
+    @property
+    def ending(self) -> str:
+        """What is added to the name of the subject's file."""
+        return "" if self.result.completed else "_cancelled" if self.cancelled else "_stopped"
+
+    def told(self, state: Path) -> list[str]:
+        """What to tell the user; ``state`` is the file from which the training can be resumed."""
+        told = [f"resumed after step {self.resumed}"] if self.resumed else []
+        told += self.notes
+        if not self.result.completed and state.exists():
+            size = state.stat().st_size / 2**20
+            told.append(f"queue again to resume it from {state} ({size:.0f} MiB; delete it if you do not want to)")
+        return told
+
+    def raise_if_ended_early(self, told: str) -> None:
+        """Let the host know that the training was cancelled, or went wrong."""
+        if self.cancelled is not None:
+            raise self.cancelled
+        if self.result.error is not None:
+            raise TrainingError(f"{self.result.error} ({told})") from self.result.error
+
+
+def run(node: Any, model: Any, task: Task, preview_every: int, checkpoints: Checkpoints, resume: bool) -> Outcome:
+    """Train, outside the host's inference mode, with all of the host's models out of the way.
+
+    With ``resume`` a training goes on from the state in ``checkpoints``, if there is one that can be read.
+    """
+    with torch.inference_mode(False):
+        try:
+            return _run(node, model, task, preview_every, checkpoints, resume)
+        finally:
+            memory.give_back()
+
+
+def _run(node: Any, model: Any, task: Task, preview_every: int, checkpoints: Checkpoints, resume: bool) -> Outcome:
+    device, settings, first = host.device(), task.settings, task.examples[0]
+    state, notes = _state(checkpoints.path) if resume else (None, ())
+    weights = base_weights(model)
+    memory.unload_models()
+    memory.reset_peak()
+    copy = SubjectCopy.from_base(
+        weights, task.copy_settings, first.tokens.shape[-1], settings.zero_init, settings.seed
+    ).to(device)
+    base = UNet.from_state_dict(weights, dtype=DTYPES[settings.precision])
+    del weights
+    base.to(device)
+
+    def look() -> Any:
+        latent = preview(base, copy, first, task.empty, task.noise, settings.precision, check_cancelled)
+        return picture(model, latent)
+
+    with Progress(node, look, preview_every) as progress:
+        result = train(base, copy, task.examples, task.empty, task.noise, settings, progress.update, checkpoints, state)
+    info = replace(
+        task.info,
+        steps=len(result.reports),
+        completed=result.completed,
+        loss_map=loss_map(result.reports, FILED),
+    )
+    subject = subject_of(copy, task.references, info)
+    resumed = len(state.reports) if state is not None else 0
+    return Outcome(subject, result, resumed, (*notes, *result.warnings), progress.cancelled)
+
+
+def _state(path: Path) -> tuple[TrainState | None, tuple[str, ...]]:
+    """The state of an interrupted training, and what is wrong with it."""
+    if not path.exists():
+        return None, ()
+    try:
+        return load_state(path), ()
+    except TrainingError as error:
+        return None, (f"not resumed: {error}",)

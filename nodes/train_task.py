@@ -1,0 +1,87 @@
+"""What Train P3S is asked to train: all of it, made from what comes over the wires before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from ..p3s.diffusion import NoiseSchedule
+from ..p3s.rngr import Reference
+from ..p3s.subject import SubjectInfo
+from ..p3s.subject_copy import CopySettings
+from ..p3s.training import Example, TrainSettings, check_base, check_examples
+from ..p3s.training_key import training_key
+from ..p3s.views import examples_of
+from .host import conditions, weights
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A training to be done on a MODEL.
+
+    ``references``: an example of each reference, for the subject file, as is ``info``, whose steps and losses are not
+    known yet. ``state_key``: the key that it shares with trainings of more steps, which may go on from its state.
+    """
+
+    examples: list[Example]
+    empty: torch.Tensor
+    noise: NoiseSchedule
+    settings: TrainSettings
+    copy_settings: CopySettings
+    references: list[Example]
+    info: SubjectInfo
+    state_key: str
+
+
+def make_task(
+    model: Any,
+    vae: Any,
+    references: Sequence[Reference],
+    positive: Any,
+    empty: Any,
+    resolution: int,
+    copy_settings: CopySettings,
+    settings: TrainSettings,
+    **notes: str,
+) -> Task:
+    """The task of the node's inputs; ``notes`` are fields of SubjectInfo. Raises P3SError for inputs that do not fit
+    together."""
+    config, noise = weights.unet_config(model), weights.noise_schedule(model)
+    check_base(config)
+    prompts = conditions.prompts(positive, len(references), "positive")
+    *texts, no_text = conditions.equally_long([*prompts, *conditions.prompts(empty, 1, "empty")])
+
+    def encode(picture: torch.Tensor) -> torch.Tensor:
+        return conditions.encode_latent(vae, model, picture, resolution)
+
+    groups = [examples_of(r, text, encode, settings) for r, text in zip(references, texts, strict=True)]
+    examples = [example for group in groups for example in group]
+    check_examples(config, examples, no_text)
+    inputs = (weights.base_fingerprint(model, patched=True), examples, no_text, noise, copy_settings, settings)
+    info = SubjectInfo(
+        family=config.family,
+        base_fingerprint=weights.base_fingerprint(model),
+        copy_settings=copy_settings.to_dict(),
+        train_settings=asdict(settings) | {"resolution": resolution},
+        points=tuple(r.points.to_json() for r in references),
+        image_hashes=tuple(r.image_hash for r in references),
+        steps=0,
+        completed=False,
+        prompt="",
+        prediction=noise.prediction,
+        training_key=training_key(*inputs),
+        **notes,
+    )
+    return Task(
+        examples,
+        no_text,
+        noise,
+        settings,
+        copy_settings,
+        [group[0] for group in groups],
+        info,
+        training_key(*inputs, to_the_end=False),
+    )
