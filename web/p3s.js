@@ -1,11 +1,12 @@
-// The pack's only entry into ComfyUI's frontend: the widget of the Point Picker node.
+// The pack's only entry into ComfyUI's frontend: the editor of the Point Picker and the curve of the Weight Schedule.
 
 import { api } from '../../scripts/api.js'
 import { app } from '../../scripts/app.js'
 import { bindPicker, growPicker } from './picker/binding.js'
+import { bindCurve } from './schedule/binding.js'
 
 app.registerExtension({
-  name: 'P3S.PointPicker',
+  name: 'P3S.Widgets',
   getCustomWidgets() {
     return {
       P3S_POINT_EDITOR: (node, inputName) => ({ widget: bindPicker(node, inputName, { app, api }) })
@@ -13,5 +14,6 @@ app.registerExtension({
   },
   nodeCreated(node) {
     if (node.comfyClass === 'P3S_PointPicker') growPicker(node)
+    if (node.comfyClass === 'P3S_WeightSchedule') bindCurve(node, { app })
   }
 })

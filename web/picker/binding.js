@@ -1,14 +1,18 @@
-// Ties a PickerView to a node: its value, its picture, its life. Nothing of ComfyUI is replaced: the node's own
-// callbacks are chained, and everything ends with the node.
+// Ties a PickerView to a node: its value, its picture, its life. Everything ends with the node.
 
+import { asOneStep, chain, hideOutputImages, passWheel } from '../common/host.js'
 import { shapeChanged } from './geometry.js'
-import { findPicture, viewRoute } from './sources.js'
+import { findMaskSettings } from './settings.js'
+import { annotated, findPicture, viewRoute } from './sources.js'
 import { PickerView } from './view.js'
 
 const IMAGE_INPUT = 'image'
 const LINK_INPUT = 'linked_image'
+const POINTS_OUTPUT = 'points'
 const UI_KEY = 'p3s_image' // what the node sends after a run with a linked picture
 const SIZE_KEY = 'p3s_size' // the size of the picture that the points were last placed on
+const MASK_ROUTE = '/p3s/masks'
+const RUN_ENDS = ['execution_success', 'execution_error', 'execution_interrupted']
 const WATCH = 400 // milliseconds; changes of upstream nodes raise no event here
 const MIN_SIZE = [380, 520]
 
@@ -20,12 +24,14 @@ const TEXTS = {
 }
 
 export function bindPicker(node, inputName, { app, api }) {
+  const source = Math.random().toString(36) // the server answers the newest request of each editor
   const view = new PickerView({
     change: (text) => changed(text),
     passWheel: (event) => passWheel(event, app),
     dragOver: (event) => node.onDragOver?.(event),
     drop: (event) => node.onDragDrop?.(event),
-    pasteFiles: (files) => pasteFiles(node, files)
+    pasteFiles: (files) => pasteFiles(node, files),
+    askMasks: (request) => askMasks(api, { ...request, source })
   })
   let last = view.value
   let shown = null // what the view shows, as a text
@@ -39,30 +45,33 @@ export function bindPicker(node, inputName, { app, api }) {
     },
     getMinHeight: () => 260,
     hideOnZoom: false,
+    socketless: true, // clicked, not wired; and no frontend shows a custom editor outside a subgraph
     hideInPanel: true, // there is one element; in the side panel it would be missing in the node
     onDraw: () => view.refresh()
   })
 
   function changed(text) {
-    // Between these two, ComfyUI's change tracker waits; after the second it takes one undo step.
-    app.canvas?.emitBeforeChange?.()
-    if (view.picture) node.properties[SIZE_KEY] = [view.picture.width, view.picture.height]
-    view.warn('')
-    widget.callback?.(text)
-    node.onWidgetChanged?.(inputName, text, last, widget)
-    last = text
-    app.canvas?.emitAfterChange?.()
+    asOneStep(app, () => {
+      if (view.picture) node.properties[SIZE_KEY] = [view.picture.width, view.picture.height]
+      view.warn('')
+      widget.callback?.(text)
+      node.onWidgetChanged?.(inputName, text, last, widget)
+      last = text
+    })
   }
 
   async function update() {
     view.refresh()
-    const source = findPicture(node, IMAGE_INPUT, LINK_INPUT, app.rootGraph ?? app.graph)
-    const executed = source.kind === 'linked' ? node.properties[UI_KEY] : null
-    const file = source.file ?? executed
-    const now = JSON.stringify([source.kind, file])
+    const rootGraph = app.rootGraph ?? app.graph
+    const picture = findPicture(node, IMAGE_INPUT, LINK_INPUT, rootGraph)
+    const executed = picture.kind === 'linked' ? node.properties[UI_KEY] : null
+    const file = picture.file ?? executed
+    const settings = findMaskSettings(node, POINTS_OUTPUT, rootGraph)
+    view.setMaskSource(file ? { image: annotated(file), settings } : null)
+    const now = JSON.stringify([picture.kind, file])
     if (now === shown) return
     shown = now
-    if (!file) return view.showNothing(TEXTS[source.kind])
+    if (!file) return view.showNothing(TEXTS[picture.kind])
     const url = api.apiURL(`${viewRoute(file)}&rand=${Math.random()}`) // a file of the same name may be new
     const many = file.batch > 1 ? `First of ${file.batch} pictures.` : ''
     view.showNothing(TEXTS.loading)
@@ -81,10 +90,13 @@ export function bindPicker(node, inputName, { app, api }) {
     view.warn(differs ? `The picture's shape changed from ${sizes}: check the points.` : '')
   }
 
+  const onRunEnd = () => view.refreshMasks()
+
   function start() {
     if (timer) return
     node.properties ??= {}
     view.attach()
+    for (const name of RUN_ENDS) api.addEventListener(name, onRunEnd)
     timer = setInterval(update, WATCH)
     update()
   }
@@ -93,6 +105,7 @@ export function bindPicker(node, inputName, { app, api }) {
     clearInterval(timer)
     timer = 0
     shown = null
+    for (const name of RUN_ENDS) api.removeEventListener(name, onRunEnd)
     view.detach()
   }
 
@@ -100,15 +113,13 @@ export function bindPicker(node, inputName, { app, api }) {
   chain(node, 'onRemoved', stop)
   chain(node, 'onConfigure', () => timer && update())
   chain(node, 'onExecuted', (output) => {
-    const picture = output?.[UI_KEY]?.[0]
-    const source = findPicture(node, IMAGE_INPUT, LINK_INPUT, app.rootGraph ?? app.graph)
+    const file = output?.[UI_KEY]?.[0]
+    const picture = findPicture(node, IMAGE_INPUT, LINK_INPUT, app.rootGraph ?? app.graph)
     // The file's name is made from its content, so this changes the workflow only if the picture did.
-    if (picture && source.kind === 'linked') node.properties[UI_KEY] = picture
+    if (file && picture.kind === 'linked') node.properties[UI_KEY] = file
     update()
   })
-  // The picture is in the widget; the frontends would draw it a second time below.
-  node.hideOutputImages = true
-  node.onDrawBackground = () => {}
+  hideOutputImages(node)
   return widget
 }
 
@@ -117,21 +128,16 @@ export function growPicker(node) {
   node.setSize([Math.max(node.size[0], MIN_SIZE[0]), Math.max(node.size[1], MIN_SIZE[1])])
 }
 
-/** Call `after` when ComfyUI calls node[name]; whatever was there still runs first. */
-function chain(node, name, after) {
-  const before = node[name]
-  node[name] = function (...args) {
-    const result = before?.apply(this, args)
-    after(...args)
-    return result
-  }
-}
-
-/** A wheel that is not for the picture is for the graph; in Nodes 2.0 it gets there by itself. */
-function passWheel(event, app) {
-  if (globalThis.LiteGraph?.vueNodesMode || !app.canvas?.processMouseWheel) return
-  event.preventDefault()
-  app.canvas.processMouseWheel(event)
+/** What the points select, see nodes/host/mask_route.py. Throws an Error for the user. */
+async function askMasks(api, request) {
+  const response = await api.fetchApi(MASK_ROUTE, {
+    method: 'POST',
+    headers: { 'Content-Type': 'application/json' },
+    body: JSON.stringify(request)
+  })
+  const answer = await response.json().catch(() => ({}))
+  if (!response.ok) throw new Error(answer.error ?? `the server answered ${response.status}.`)
+  return answer
 }
 
 function pasteFiles(node, files) {

@@ -1,5 +1,6 @@
 // Paints the stage: an ordered list of layers, each a function of the canvas context and one scene.
-// scene: {editor, image, rect, dark}; all measures are stage pixels. To show more (a mask, a heat map), add a layer.
+// scene: {editor, image, rect, pixelRatio, kept, overlay(context, scene)}; `kept` is a CachedLayer for the picture. All
+// measures are stage pixels. To show more, add a layer.
 
 import * as geometry from './geometry.js'
 
@@ -8,7 +9,7 @@ const GRID = 16 // CLIP ViT-L/14 at 224 pixels sees 16 x 16 patches
 const POINT = 9 // half the size of a mark
 const LOUPE = { radius: 46, gap: 16, zoom: 4 }
 
-export const LAYERS = [drawPicture, drawGrid, drawPoints, drawLoupe]
+export const LAYERS = [drawPicture, drawOverlay, drawGrid, drawPoints, drawLoupe]
 
 export function draw(context, scene, layers = LAYERS) {
   const { width, height } = scene.editor.stage
@@ -21,15 +22,19 @@ export function draw(context, scene, layers = LAYERS) {
   }
 }
 
-function drawPicture(context, { image, rect, pixelRatio, editor }) {
-  // Large pictures are drawn from a reduced copy until the zoom asks for more: only the visible part is touched.
-  const source = rect.width * pixelRatio <= image.reduced.width ? image.reduced : image.full
+function drawPicture(context, { image, rect, pixelRatio, editor, kept }) {
+  const key = [image, rect.x, rect.y, rect.width, rect.height]
+  kept.draw(context, pixelRatio, key, (layer) => paintPicture(layer, image, rect, pixelRatio, editor.stage))
+}
+
+function paintPicture(context, image, rect, pixelRatio, stage) {
+  const source = image.levels.find((level) => sizeOf(level).width >= rect.width * pixelRatio) ?? image.full
   context.imageSmoothingEnabled = rect.scale < 4
   context.imageSmoothingQuality = 'high'
   const left = Math.max(0, -rect.x / rect.width)
   const top = Math.max(0, -rect.y / rect.height)
-  const right = Math.min(1, (editor.stage.width - rect.x) / rect.width)
-  const bottom = Math.min(1, (editor.stage.height - rect.y) / rect.height)
+  const right = Math.min(1, (stage.width - rect.x) / rect.width)
+  const bottom = Math.min(1, (stage.height - rect.y) / rect.height)
   if (right <= left || bottom <= top) return
   const { width, height } = sizeOf(source)
   context.drawImage(
@@ -43,6 +48,10 @@ function drawPicture(context, { image, rect, pixelRatio, editor }) {
     (right - left) * rect.width,
     (bottom - top) * rect.height
   )
+}
+
+function drawOverlay(context, scene) {
+  scene.overlay(context, scene)
 }
 
 function drawGrid(context, { editor, rect }) {

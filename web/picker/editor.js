@@ -1,11 +1,13 @@
 // The editor without its looks: points, selection, view, history, commands and keys. No DOM in here: keys come by their
 // names, pointers through Gestures, and the outside is told through `listener`.
 
+import { History } from '../common/history.js'
 import * as geometry from './geometry.js'
 import { Gestures } from './gestures.js'
-import { History } from './history.js'
+import { MODES } from './masks.js'
 import * as points from './points.js'
 
+const OVERLAY_NAMES = { none: 'Masks hidden.', masks: 'Masks shown.', similarity: 'Similarity shown.' }
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }
 
 export class Editor {
@@ -16,6 +18,7 @@ export class Editor {
   picture = null // {width, height} in its own pixels
   stage = { width: 0, height: 0 }
   grid = false
+  overlay = 'none' // one of MODES
   problem = null // why the saved text cannot be read
   gestures = new Gestures(this)
   #points = points.EMPTY
@@ -138,6 +141,12 @@ export class Editor {
 
   setGrid(on) {
     this.grid = on
+    this.#listener.render()
+  }
+
+  nextOverlay() {
+    this.overlay = MODES[(MODES.indexOf(this.overlay) + 1) % MODES.length]
+    this.#say(OVERLAY_NAMES[this.overlay])
     this.#listener.render()
   }
 
@@ -267,7 +276,8 @@ export class Editor {
       '=': () => this.setSign('positive'),
       '-': () => this.setSign('negative'),
       g: () => this.setGrid(!this.grid),
-      f: () => this.fit()
+      f: () => this.fit(),
+      m: () => this.nextOverlay()
     }[name]
     command?.()
     return Boolean(command)

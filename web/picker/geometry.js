@@ -170,6 +170,13 @@ export function patchRect(point, picture, count) {
   }
 }
 
+/** The patches that are read of a picture, as one rectangle {left, top, right, bottom} in image units. */
+export function validArea(picture, count) {
+  const first = patchRect([0, 0], picture, count)
+  const last = patchRect([1, 1], picture, count)
+  return { left: first.left, top: first.top, right: last.right, bottom: last.bottom }
+}
+
 /** Whether two sizes have visibly different shapes. */
 export function shapeChanged(a, b) {
   const ratio = a.width / a.height / (b.width / b.height)

@@ -1,12 +1,13 @@
 // Builds the widget's elements. No events, no state.
 
+import { add, addKeys } from '../common/dom.js'
 import { COLOURS } from './draw.js'
 import { CSS, ICONS } from './style.js'
 
 const HELP =
   'Click the picture to place a point. Tab selects a point, arrow keys move it by one pixel, with Shift by ten. ' +
   'Enter places a point in the middle, X gives a point the other sign, Delete removes it, Escape deselects. ' +
-  'G shows the patch grid, F fits the picture, Control Z undoes.'
+  'M shows what is selected, G shows the patch grid, F fits the picture, Control Z undoes.'
 
 /** {root, bar, buttons: {name: button}, stage, canvas, keys, hint, warning, left, right, live} */
 export function buildParts() {
@@ -28,7 +29,7 @@ export function buildParts() {
   const status = add(root, 'div', 'p3s-status')
   const live = add(root, 'div', 'p3s-unseen')
   live.setAttribute('aria-live', 'polite')
-  const keys = buildKeys(stage)
+  const keys = addKeys(stage, 'Point editor', HELP)
   return {
     root,
     bar,
@@ -42,21 +43,6 @@ export function buildParts() {
     right: add(status, 'span', ''),
     live
   }
-}
-
-/**
- * Takes the keys of the stage. A text field, though nothing is ever typed into it: ComfyUI leaves Ctrl+Z and single keys
- * to text fields, and to nothing else.
- */
-function buildKeys(stage) {
-  const keys = add(stage, 'textarea', 'p3s-keys')
-  keys.inputMode = 'none' // no keyboard on the screen of a phone
-  keys.autocomplete = 'off'
-  keys.spellcheck = false
-  keys.setAttribute('role', 'application')
-  keys.setAttribute('aria-label', 'Point editor')
-  keys.setAttribute('aria-description', HELP)
-  return keys
 }
 
 function buildButtons(bar) {
@@ -80,18 +66,11 @@ function buildButtons(bar) {
   button(edit, 'redo', 'Redo (Ctrl+Shift+Z)')
   button(edit, 'remove', 'Remove the selected point (Delete)')
   const look = group()
+  button(look, 'masks', 'Show what is selected: masks, similarity, nothing (M)')
   button(look, 'grid', 'Show the patches that CLIP sees (G)')
   button(look, 'fit', 'Fit the picture (F, double-click)')
   const clear = group()
   button(clear, 'clearPositive', 'Remove all + points')
   button(clear, 'clearNegative', 'Remove all − points')
   return buttons
-}
-
-function add(parent, tag, className, text = '') {
-  const element = document.createElement(tag)
-  if (className) element.className = className
-  element.textContent = text
-  parent.append(element)
-  return element
 }

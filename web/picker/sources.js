@@ -1,9 +1,6 @@
 // Which picture does the node work on? Found by reading the graph; nothing is changed, and no DOM is needed.
 
-const MUTED = 2
-const BYPASSED = 4
-const SUBGRAPH_INPUT = -10 // litegraph's id of a subgraph's own input side
-const MAX_STEPS = 100 // a graph may be circular while it is edited
+import { BYPASSED, findLink, findSubgraphNode, isSubgraphInput, MAX_STEPS, MUTED, widgetValue } from '../common/graph.js'
 
 /** 'sub/name.png [output]' to {filename, subfolder, type}, as core writes picked files. */
 export function parseAnnotated(text) {
@@ -13,6 +10,11 @@ export function parseAnnotated(text) {
   const slash = path.lastIndexOf('/')
   if (!path.slice(slash + 1)) return null
   return { filename: path.slice(slash + 1), subfolder: slash < 0 ? '' : path.slice(0, slash), type: match[2] ?? 'input' }
+}
+
+/** The other way. */
+export function annotated({ filename, subfolder = '', type = 'input' }) {
+  return `${subfolder ? `${subfolder}/` : ''}${filename} [${type}]`
 }
 
 /** The route of ComfyUI's server that shows a file. */
@@ -31,7 +33,7 @@ export function findPicture(node, fileName, linkName, rootGraph) {
     const file = upstreamFile(node, slot, rootGraph, MAX_STEPS)
     return file ? { kind: 'file', file, linked: true } : { kind: 'linked' }
   }
-  const file = parseAnnotated(widgetValue(node, fileName))
+  const file = parseAnnotated(widgetValue(node, fileName, rootGraph))
   return file ? { kind: 'file', file, linked: false } : { kind: 'none' }
 }
 
@@ -43,7 +45,7 @@ function upstreamFile(node, slot, rootGraph, steps) {
 function followLink(graph, id, rootGraph, steps) {
   const link = graph && id != null && steps > 0 ? findLink(graph, id) : null
   if (!link) return null
-  if (link.origin_id === SUBGRAPH_INPUT) {
+  if (isSubgraphInput(link.origin_id)) {
     const outer = findSubgraphNode(rootGraph, graph, steps)
     return outer ? upstreamFile(outer, link.origin_slot, rootGraph, steps - 1) : null
   }
@@ -79,25 +81,6 @@ function loaderFile(node, slot, rootGraph, steps) {
   }
   const inputs = { ...node.constructor?.nodeData?.input?.required }
   const uploads = Object.keys(inputs).filter((name) => inputs[name]?.[1]?.image_upload && name !== 'upload')
-  return uploads.length && node.outputs?.[0]?.type === 'IMAGE' ? parseAnnotated(widgetValue(node, uploads[0])) : null
-}
-
-function findLink(graph, id) {
-  return graph.getLink?.(id) ?? graph.links?.get?.(id) ?? graph.links?.[id] ?? null
-}
-
-/** A node that shows this subgraph from outside (the first, if it is used several times). */
-function findSubgraphNode(graph, subgraph, steps) {
-  if (!graph || steps <= 0) return null
-  for (const node of graph.nodes ?? graph._nodes ?? []) {
-    if (!node.subgraph) continue
-    if (node.subgraph === subgraph) return node
-    const found = findSubgraphNode(node.subgraph, subgraph, steps - 1)
-    if (found) return found
-  }
-  return null
-}
-
-function widgetValue(node, name) {
-  return node.widgets?.find((widget) => widget.name === name)?.value
+  if (!uploads.length || node.outputs?.[0]?.type !== 'IMAGE') return null
+  return parseAnnotated(widgetValue(node, uploads[0], rootGraph, steps))
 }

@@ -12,6 +12,7 @@ export const ICONS = {
   undo: icon('<path d="M3 6.5h6.5a3.5 3.5 0 0 1 0 7H6M3 6.5l3-3M3 6.5l3 3"/>'),
   redo: icon('<path d="M13 6.5H6.5a3.5 3.5 0 0 0 0 7H10M13 6.5l-3-3M13 6.5l-3 3"/>'),
   remove: icon('<path d="M5.5 3.5H14v9H5.5L2 8zM7.8 6.2l3.6 3.6M11.4 6.2L7.8 9.8"/>'),
+  masks: icon('<circle cx="8" cy="8" r="6.2"/><path d="M3.7 8.6l4.9-4.9M4.2 12.3l8.1-8.1M7.4 13.4l6-6"/>'),
   grid: icon('<path d="M2.5 2.5h11v11h-11zM6.2 2.5v11M9.8 2.5v11M2.5 6.2h11M2.5 9.8h11"/>'),
   fit: icon('<path d="M2.5 6V2.5H6M10 2.5h3.5V6M13.5 10v3.5H10M6 13.5H2.5V10"/>'),
   clearPositive: icon(`${BIN}<path d="M11 9h4M13 7v4"/>`),

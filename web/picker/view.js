@@ -1,21 +1,27 @@
 // The widget's DOM: a bar of buttons, the stage, a line of status. It hands events to the Editor and paints what the
 // Editor says. It knows nothing of ComfyUI; listeners live from attach() to detach().
 
+import { WindowClaims } from '../common/claims.js'
+import { backingSize, listener, stageContext, swallow } from '../common/dom.js'
+import { CachedLayer } from '../common/layer.js'
 import { draw } from './draw.js'
 import { Editor } from './editor.js'
 import * as geometry from './geometry.js'
+import { MaskQuery } from './masks.js'
+import { MaskOverlay } from './overlay.js'
 import { buildParts } from './parts.js'
-import { count, get } from './points.js'
+import { count, toJson } from './points.js'
+import { describeMasks, paintBar, paintTexts } from './texts.js'
 
-const REDUCED_SIDE = 2048 // pixels; larger pictures are drawn from a copy of this size while zoomed out
-const MAX_BACKING = 4096 // pixels of the canvas's store, however far the graph is zoomed in
-const CLAIMED = ['wheel', 'pointerdown', 'pointermove', 'pointerup', 'touchstart', 'touchmove', 'touchend', 'touchcancel']
+// Pixels of the longer side of the copies from which a large picture is drawn while zoomed out.
+const LARGEST_COPY = 2048
+const SMALLEST_COPY = 256
 
 export class PickerView {
   #hooks
   #editor
   #parts = buildParts()
-  #image = null // {full, reduced}
+  #image = null // {full, levels}
   #emptyText = ''
   #notice = ''
   #warning = ''
@@ -23,12 +29,25 @@ export class PickerView {
   #frame = 0
   #space = false
   #abort = null
-  #overAbort = null
+  #claims
   #loading = 0
+  #kept = new CachedLayer()
+  #overlay = new MaskOverlay()
+  #query
+  #maskSource = null // {image, settings}: what the server calls the picture, and how its points will be read
+  #told = '' // what was last said about the masks
 
-  /** hooks: {change(text), passWheel(event), dragOver(event), drop(event), pasteFiles(files)}, all optional. */
+  /**
+   * hooks: {change(text), passWheel(event), dragOver(event), drop(event), pasteFiles(files), askMasks(request)}, all
+   * optional; the last as MaskQuery takes it.
+   */
   constructor(hooks = {}) {
     this.#hooks = hooks
+    this.#claims = new WindowClaims(this.#canvas, {
+      pointer: (event) => this.#onPointer(event),
+      wheel: (event) => this.#isOwnWheel(event) && this.#onWheel(event)
+    })
+    this.#query = new MaskQuery(hooks.askMasks, () => this.#schedule())
     this.#editor = new Editor({
       render: () => this.#schedule(),
       change: (text) => this.#hooks.change?.(text),
@@ -70,12 +89,9 @@ export class PickerView {
   attach() {
     if (this.#abort) return
     this.#abort = new AbortController()
-    const options = { signal: this.#abort.signal }
-    const on = (target, names, handler, more) => {
-      for (const name of names.split(' ')) target.addEventListener(name, handler, { ...options, ...more })
-    }
+    const on = listener(this.#abort.signal)
     on(this.#canvas, 'pointerdown pointermove pointerup pointercancel lostpointercapture', (e) => this.#onPointer(e))
-    on(this.#canvas, 'pointerenter', () => this.#watchWindow())
+    on(this.#canvas, 'pointerenter', () => this.#claims.watch())
     on(this.#canvas, 'pointerleave', (e) => this.#onLeave(e))
     on(this.#canvas, 'dblclick', (e) => this.#onDoubleClick(e))
     on(this.#canvas, 'mousedown', (e) => e.preventDefault()) // the focus stays; no autoscroll
@@ -98,7 +114,8 @@ export class PickerView {
   detach() {
     this.#abort?.abort()
     this.#abort = null
-    this.#unwatchWindow()
+    this.#claims.end()
+    this.#query.want(null)
     cancelAnimationFrame(this.#frame)
     this.#frame = 0
   }
@@ -108,7 +125,7 @@ export class PickerView {
     const { clientWidth, clientHeight } = this.#parts.stage
     const { width, height } = this.#editor.stage
     if (clientWidth !== width || clientHeight !== height) this.#editor.setStage(clientWidth, clientHeight)
-    else if (this.#backingSize()[0] !== this.#canvas.width) this.#schedule()
+    else if (backingSize(this.#canvas)[0] !== this.#canvas.width) this.#schedule()
   }
 
   // --- picture -----------------------------------------------------------------------------------------------------
@@ -128,7 +145,7 @@ export class PickerView {
       return false
     }
     if (ticket !== this.#loading) return false
-    this.#image = { full: image, reduced: reduce(image) }
+    this.#image = { full: image, levels: levelsOf(image) }
     this.#notice = notice
     this.#emptyText = ''
     this.#editor.setPicture(size ?? { width: image.naturalWidth, height: image.naturalHeight })
@@ -149,6 +166,31 @@ export class PickerView {
     this.#schedule()
   }
 
+  /** What to ask for the masks: {image, settings}, or null where they cannot be known. */
+  setMaskSource(source) {
+    if (JSON.stringify(source) === JSON.stringify(this.#maskSource)) return
+    this.#maskSource = source
+    this.#schedule()
+  }
+
+  /** After a run the server may know more. */
+  refreshMasks() {
+    this.#query.refresh()
+  }
+
+  #wantMasks() {
+    const { overlay, points, gestures } = this.#editor
+    const wanted = overlay !== 'none' && this.#image && this.#maskSource && points.positive.length
+    this.#query.want(wanted ? { ...this.#maskSource, points: toJson(points) } : null)
+    if (!wanted) this.#told = ''
+    if (!wanted || gestures.isBusy || !this.#query.isSettled) return
+    const text = describeMasks(this.#query)
+    if (text === this.#told) return
+    this.#told = text
+    this.#say(text)
+    if (!this.#query.masks) this.#message = '' // it stands in the picture
+  }
+
   // --- events ------------------------------------------------------------------------------------------------------
 
   #onButton(event) {
@@ -160,6 +202,7 @@ export class PickerView {
       undo: () => editor.undo(),
       redo: () => editor.redo(),
       remove: () => editor.removeSelected(),
+      masks: () => editor.nextOverlay(),
       grid: () => editor.setGrid(!editor.grid),
       fit: () => editor.fit(),
       clearPositive: () => editor.clear('positive'),
@@ -201,44 +244,13 @@ export class PickerView {
   }
 
   #onLeave(event) {
-    if (event.pointerType !== 'touch') this.#unwatchWindow() // a touch ends after its pointer has left
+    this.#claims.leave(event)
     this.#editor.gestures.leave()
   }
 
   #onDoubleClick(event) {
     event.stopPropagation()
     this.#editor.gestures.doubleClick({ ...this.#position(event), time: event.timeStamp })
-  }
-
-  /**
-   * The graph takes touches, and in Nodes 2.0 middle drags and Ctrl+wheel, before they reach a widget. While the
-   * pointer is over the picture they mean the picture, so they are caught at the window.
-   */
-  #watchWindow() {
-    if (this.#overAbort) return
-    this.#overAbort = new AbortController()
-    const options = { capture: true, passive: false, signal: this.#overAbort.signal }
-    for (const name of CLAIMED) {
-      window.addEventListener(name, (event) => this.#claim(event), options)
-    }
-  }
-
-  #unwatchWindow() {
-    this.#overAbort?.abort()
-    this.#overAbort = null
-  }
-
-  #claim(event) {
-    if (event.target !== this.#canvas) return
-    if (event.type.startsWith('touch')) return this.#claimTouch(event)
-    if (event.type === 'wheel') return this.#isOwnWheel(event) && this.#onWheel(event)
-    if (event.button === 1 || event.buttons & 4) this.#onPointer(event)
-  }
-
-  /** All of a touch or nothing, else the graph miscounts fingers. It comes as pointer events too. */
-  #claimTouch(event) {
-    event.stopPropagation()
-    if (event.touches.length === 0) this.#unwatchWindow()
   }
 
   #isOwnWheel(event) {
@@ -289,65 +301,29 @@ export class PickerView {
     })
   }
 
-  #backingSize() {
-    const { width, height } = this.#canvas.getBoundingClientRect()
-    const scale = Math.min(window.devicePixelRatio || 1, MAX_BACKING / Math.max(width, height, 1))
-    return [Math.round(width * scale), Math.round(height * scale)]
-  }
-
   #paint() {
     const editor = this.#editor
-    const [width, height] = this.#backingSize()
-    if (width && height && editor.stage.width) {
-      if (this.#canvas.width !== width) this.#canvas.width = width
-      if (this.#canvas.height !== height) this.#canvas.height = height
-      const context = this.#canvas.getContext('2d')
-      const pixelRatio = width / editor.stage.width
-      context.setTransform(pixelRatio, 0, 0, height / editor.stage.height, 0, 0)
-      draw(context, { editor, image: this.#image, rect: this.#image && editor.rect, pixelRatio })
+    this.#wantMasks()
+    const context = stageContext(this.#canvas, editor.stage)
+    if (context) {
+      draw(context, {
+        editor,
+        image: this.#image,
+        rect: this.#image && editor.rect,
+        pixelRatio: this.#canvas.width / editor.stage.width,
+        kept: this.#kept,
+        overlay: (context, scene) => this.#overlay.draw(context, scene, this.#query.masks)
+      })
     }
-    this.#paintBar()
-    this.#paintTexts()
+    paintBar(this.#parts, editor)
+    paintTexts(this.#parts, editor, {
+      hasPicture: this.#image !== null,
+      emptyText: this.#emptyText,
+      warning: this.#warning,
+      message: this.#message || this.#notice,
+      query: this.#query
+    })
     this.#showCursor()
-  }
-
-  #paintBar() {
-    const editor = this.#editor
-    const { buttons } = this.#parts
-    const press = (name, on) => buttons[name].setAttribute('aria-pressed', String(on))
-    press('positive', editor.sign === 'positive')
-    press('negative', editor.sign === 'negative')
-    press('grid', editor.grid)
-    buttons.undo.disabled = !editor.canUndo
-    buttons.redo.disabled = !editor.canRedo
-    buttons.remove.disabled = !editor.selection
-    buttons.fit.disabled = !editor.isZoomed
-    buttons.clearPositive.disabled = !editor.points.positive.length
-    buttons.clearNegative.disabled = !editor.points.negative.length
-  }
-
-  #paintTexts() {
-    const editor = this.#editor
-    const { picture } = editor
-    const write = (part, text) => {
-      if (this.#parts[part].textContent !== text) this.#parts[part].textContent = text
-    }
-    const hint = this.#image
-      ? count(editor.points) || editor.gestures.isBusy
-        ? ''
-        : 'Click the subject. Right-click what to leave out.'
-      : this.#emptyText
-    write('hint', hint)
-    this.#parts.hint.classList.toggle('p3s-alone', !this.#image)
-    write('warning', editor.problem ? `${editor.problem} Clicking starts anew.` : this.#warning)
-    const shown = get(editor.points, editor.hover ?? editor.selection)
-    const { sign, index } = editor.hover ?? editor.selection ?? {}
-    const at = shown && picture ? geometry.toPixel(shown, picture) : null
-    const mark = sign === 'positive' ? '+' : '−'
-    const counts = `+ ${editor.points.positive.length}   − ${editor.points.negative.length}`
-    write('left', at ? `${mark}${index + 1} at ${at[0]}, ${at[1]}` : this.#message || this.#notice || counts)
-    const zoom = editor.isZoomed ? `${Math.round(editor.view.zoom * 100)} % · ` : ''
-    write('right', picture ? `${zoom}${picture.width} × ${picture.height}` : '')
   }
 
   #showCursor() {
@@ -363,20 +339,22 @@ export class PickerView {
   }
 }
 
-function swallow(event) {
-  event.preventDefault()
-  event.stopPropagation()
+/** Copies of a large picture, each half as wide as the next, and the picture itself: a frame resamples little. */
+function levelsOf(image) {
+  const levels = [image]
+  for (let side = LARGEST_COPY; side >= SMALLEST_COPY; side /= 2) {
+    if (side < Math.max(image.naturalWidth, image.naturalHeight)) levels.unshift(copyOf(levels[0], image, side))
+  }
+  return levels
 }
 
-/** A smaller copy of a large picture, so that a drag repaints quickly; small pictures are their own copy. */
-function reduce(image) {
-  const scale = REDUCED_SIDE / Math.max(image.naturalWidth, image.naturalHeight)
-  if (scale >= 1) return image
+function copyOf(source, image, side) {
+  const scale = side / Math.max(image.naturalWidth, image.naturalHeight)
   const canvas = document.createElement('canvas')
   canvas.width = Math.max(1, Math.round(image.naturalWidth * scale))
   canvas.height = Math.max(1, Math.round(image.naturalHeight * scale))
   const context = canvas.getContext('2d')
   context.imageSmoothingQuality = 'high'
-  context.drawImage(image, 0, 0, canvas.width, canvas.height)
+  context.drawImage(source, 0, 0, canvas.width, canvas.height)
   return canvas
 }

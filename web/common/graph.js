@@ -1,0 +1,42 @@
+// Reading litegraph's graph, as far as finding pictures and settings needs it; nothing is changed, no DOM in here.
+
+export const MUTED = 2
+export const BYPASSED = 4
+// Litegraph's ids of a subgraph's own two sides; newer frontends write ids as texts.
+export const isSubgraphInput = (id) => Number(id) === -10
+export const isSubgraphOutput = (id) => Number(id) === -20
+export const MAX_STEPS = 100 // a graph may be circular while it is edited
+
+export function findLink(graph, id) {
+  return graph.getLink?.(id) ?? graph.links?.get?.(id) ?? graph.links?.[id] ?? null
+}
+
+/** A node that shows this subgraph from outside (the first, if it is used several times). */
+export function findSubgraphNode(graph, subgraph, steps) {
+  if (!graph || steps <= 0) return null
+  for (const node of graph.nodes ?? graph._nodes ?? []) {
+    if (!node.subgraph) continue
+    if (node.subgraph === subgraph) return node
+    const found = findSubgraphNode(node.subgraph, subgraph, steps - 1)
+    if (found) return found
+  }
+  return null
+}
+
+/**
+ * The value of a node's widget that a run would use: its own; where a subgraph promotes it, the one outside; where a
+ * primitive feeds it, that one's. undefined if only a run can tell.
+ */
+export function widgetValue(node, name, rootGraph, steps = MAX_STEPS) {
+  const own = node.widgets?.find((widget) => widget.name === name)?.value
+  const input = node.inputs?.find((input) => input.name === name)
+  if (input?.link == null) return own
+  const link = steps > 0 ? findLink(node.graph, input.link) : null
+  if (link && isSubgraphInput(link.origin_id)) {
+    const outer = findSubgraphNode(rootGraph, node.graph, steps)
+    const slot = outer?.inputs?.[link.origin_slot]
+    return slot && widgetValue(outer, slot.name, rootGraph, steps - 1)
+  }
+  const origin = link && node.graph.getNodeById(link.origin_id)
+  return origin?.isVirtualNode ? origin.widgets?.[0]?.value : undefined
+}

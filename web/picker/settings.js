@@ -1,0 +1,41 @@
+// With which settings will the points be read? Those of the RNGR Mask node that they are wired to. No DOM in here.
+
+import { BYPASSED, findLink, findSubgraphNode, isSubgraphOutput, MAX_STEPS, MUTED, widgetValue } from '../common/graph.js'
+
+const NAMES = ['value_range', 'blur', 'fill_region', 'grow']
+
+/** The mask settings that follow from the wires of a node's output: {name: value}; {} for the node's defaults. */
+export function findMaskSettings(node, outputName, rootGraph) {
+  const slot = node.outputs?.findIndex((output) => output.name === outputName) ?? -1
+  const found = slot < 0 ? null : followOutput(node, slot, rootGraph, MAX_STEPS)
+  if (!found) return {}
+  const values = NAMES.map((name) => [name, widgetValue(found, name, rootGraph)])
+  return Object.fromEntries(values.filter(([, value]) => value !== undefined))
+}
+
+function followOutput(node, slot, rootGraph, steps) {
+  return followLinks(node.graph, node.outputs?.[slot]?.links, rootGraph, steps)
+}
+
+function followLinks(graph, ids, rootGraph, steps) {
+  for (const id of ids ?? []) {
+    const link = steps > 0 ? findLink(graph, id) : null
+    const found = link && followLink(graph, link, rootGraph, steps - 1)
+    if (found) return found
+  }
+  return null
+}
+
+function followLink(graph, link, rootGraph, steps) {
+  if (isSubgraphOutput(link.target_id)) {
+    const outer = findSubgraphNode(rootGraph, graph, steps)
+    return outer ? followOutput(outer, link.target_slot, rootGraph, steps) : null
+  }
+  const target = graph.getNodeById(link.target_id)
+  if (!target || target.mode === MUTED || target.mode === BYPASSED) return null
+  if (target.comfyClass === 'P3S_RNGRMask') return target
+  if (target.subgraph) {
+    return followLinks(target.subgraph, target.subgraph.inputs?.[link.target_slot]?.linkIds, rootGraph, steps)
+  }
+  return target.isVirtualNode ? followOutput(target, 0, rootGraph, steps) : null
+}

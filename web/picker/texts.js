@@ -1,0 +1,55 @@
+// What stands around the picture: the buttons' states, the hint, the warning and the line of status.
+
+import * as geometry from './geometry.js'
+import { count, get } from './points.js'
+
+const START = 'Click the subject. Right-click what to leave out.'
+
+export function paintBar({ buttons }, editor) {
+  const press = (name, on) => buttons[name].setAttribute('aria-pressed', String(on))
+  press('positive', editor.sign === 'positive')
+  press('negative', editor.sign === 'negative')
+  press('masks', editor.overlay !== 'none')
+  press('grid', editor.grid)
+  buttons.undo.disabled = !editor.canUndo
+  buttons.redo.disabled = !editor.canRedo
+  buttons.remove.disabled = !editor.selection
+  buttons.fit.disabled = !editor.isZoomed
+  buttons.clearPositive.disabled = !editor.points.positive.length
+  buttons.clearNegative.disabled = !editor.points.negative.length
+}
+
+/** state: {hasPicture, emptyText, warning, message, query}; `emptyText` stands where there is no picture. */
+export function paintTexts(parts, editor, { hasPicture, emptyText, warning, message, query }) {
+  const write = (part, text) => {
+    if (parts[part].textContent !== text) parts[part].textContent = text
+  }
+  write('hint', hasPicture ? pictureHint(editor, query) : emptyText)
+  parts.hint.classList.toggle('p3s-alone', !hasPicture)
+  write('warning', editor.problem ? `${editor.problem} Clicking starts anew.` : warning)
+
+  const { picture } = editor
+  const at = editor.hover ?? editor.selection
+  const point = get(editor.points, at)
+  const counts = `+ ${editor.points.positive.length}   − ${editor.points.negative.length}`
+  write('left', point && picture ? describePoint(point, at, picture) : message || counts)
+  const zoom = editor.isZoomed ? `${Math.round(editor.view.zoom * 100)} % · ` : ''
+  write('right', picture ? `${zoom}${picture.width} × ${picture.height}` : '')
+}
+
+/** One sentence on the masks, for the status and for screen readers. */
+export function describeMasks({ masks, message }) {
+  if (!masks) return message
+  const percent = (share) => `${Math.round(share * 100)} %`
+  return `Subject: ${percent(masks.subjectShare)} of the picture. Removed: ${percent(masks.removedShare)}.`
+}
+
+function pictureHint(editor, query) {
+  if (count(editor.points) || editor.gestures.isBusy) return editor.overlay === 'none' ? '' : query.message
+  return START
+}
+
+function describePoint(point, { sign, index }, picture) {
+  const [x, y] = geometry.toPixel(point, picture)
+  return `${sign === 'positive' ? '+' : '−'}${index + 1} at ${x}, ${y}`
+}

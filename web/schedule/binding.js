@@ -1,0 +1,72 @@
+// Ties a CurveView to a Weight Schedule node. The curve has no value of its own: it shows and sets the node's widgets.
+
+import { asOneStep, chain, hideOutputImages, passWheel } from '../common/host.js'
+import { widgetValue } from '../common/graph.js'
+import { CurveView } from './view.js'
+
+const NAMES = ['kind', 'alpha', 'beta', 'k', 'value', 'keyframes']
+const STEPS_KEY = 'p3s_steps' // the number of steps that are marked, kept with the workflow
+const WATCH = 300 // milliseconds; typing, loading and undo raise no common event
+const MIN_HEIGHT = 170
+
+export function bindCurve(node, { app }) {
+  const view = new CurveView({
+    change: (settings) => asOneStep(app, () => write(settings)),
+    setSteps: (count) => {
+      node.properties[STEPS_KEY] = count
+    },
+    passWheel: (event) => passWheel(event, app)
+  })
+  let timer = 0
+
+  const curve = node.addDOMWidget('curve', 'P3S_CURVE', view.element, {
+    serialize: false, // not an input of the node
+    getMinHeight: () => MIN_HEIGHT,
+    hideOnZoom: false,
+    hideInPanel: true, // there is one element; in the side panel it would be missing in the node
+    onDraw: () => view.refresh()
+  })
+  curve.serialize = false // nor a value of the workflow
+
+  const widgetOf = (name) => node.widgets.find((widget) => widget.name === name)
+
+  function update() {
+    view.refresh()
+    view.setSteps(node.properties?.[STEPS_KEY] ?? 20)
+    const settings = Object.fromEntries(NAMES.map((name) => [name, widgetValue(node, name, app.rootGraph ?? app.graph)]))
+    const unknown = NAMES.find((name) => settings[name] === undefined)
+    if (unknown) Object.assign(settings, { kind: `that "${unknown}" gives`, keyframes: '' })
+    view.settings = settings
+    view.locked = NAMES.some((name) => node.inputs?.some((input) => input.name === name && input.link != null))
+  }
+
+  function write(settings) {
+    for (const name of NAMES) {
+      const widget = widgetOf(name)
+      if (widget.value === settings[name]) continue
+      const before = widget.value
+      widget.value = settings[name]
+      widget.callback?.(settings[name])
+      node.onWidgetChanged?.(name, settings[name], before, widget)
+    }
+  }
+
+  function start() {
+    if (timer) return
+    node.properties ??= {}
+    view.attach()
+    timer = setInterval(update, WATCH)
+    update()
+  }
+
+  function stop() {
+    clearInterval(timer)
+    timer = 0
+    view.detach()
+  }
+
+  chain(node, 'onAdded', start)
+  chain(node, 'onRemoved', stop)
+  chain(node, 'onConfigure', () => timer && update())
+  hideOutputImages(node)
+}

@@ -1,0 +1,172 @@
+// The weight of the subject over the course of denoising: the same curves as p3s/schedule.py. No DOM in here.
+//
+// A timestep t runs from 999 (noise) to 0 (image), a percent from 0 to 1. Settings are the node's:
+// {kind, alpha, beta, k, value, keyframes}, the last as text.
+
+const T = 1000
+const LAST_TIMESTEP = 999
+const NUMBER = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i
+
+export const MAX_STEPS = 1000
+
+const clamp = (value, low, high) => Math.min(high, Math.max(low, value))
+
+export const timestepOf = (percent) => (1 - percent) * LAST_TIMESTEP
+
+const percentOf = (t) => clamp(1 - t / LAST_TIMESTEP, 0, 1)
+
+// One entry per kind: settings -> (t in 0..1000 -> weight). "learned" is missing: its curve is the subject's.
+const CURVES = {
+  paper: ({ alpha, beta, k }) => (t) => 1 - alpha * (t / T) ** k + beta,
+  fixed: ({ value }) => () => value,
+  increasing: ({ value, k }) => (t) => value * (1 - t / T) ** k,
+  decreasing: ({ value, k }) => (t) => value * (t / T) ** k,
+  keyframes: ({ keyframes }) => keyframeCurve(parseKeyframes(keyframes))
+}
+
+/** The weight as a function of the timestep. Throws an Error for the user where there is no curve to show. */
+export function makeCurve(settings) {
+  const make = Object.hasOwn(CURVES, settings.kind) && CURVES[settings.kind]
+  if (!make) throw new Error(`The curve of the kind ${settings.kind} is only known in a run.`)
+  const curve = make(settings)
+  return (t) => Math.max(0, curve(clamp(t, 0, T)))
+}
+
+function keyframeCurve(pairs) {
+  if (!pairs.length) throw new Error('No keyframes: click into the graph to add one.')
+  return (t) => {
+    const percent = percentOf(t)
+    const next = pairs.findIndex(([at]) => percent <= at)
+    if (next === 0) return pairs[0][1]
+    if (next < 0) return pairs.at(-1)[1]
+    const [[first, weight], [second, nextWeight]] = [pairs[next - 1], pairs[next]]
+    return weight + ((nextWeight - weight) * (percent - first)) / (second - first)
+  }
+}
+
+/** The timesteps of a sampler's steps, evenly spaced from noise to image, as the scheduler "normal" places them. */
+export function stepTimesteps(count) {
+  return Array.from({ length: count }, (_, i) => (count > 1 ? LAST_TIMESTEP * (1 - i / (count - 1)) : LAST_TIMESTEP))
+}
+
+/** "0:0.7, 1:1.2" (or semicolons, or lines), or a JSON list of pairs, to sorted pairs [percent, weight]. */
+export function parseKeyframes(text) {
+  const pairs = text.trimStart().startsWith('[') ? parseList(text) : parseText(text)
+  const seen = new Set()
+  pairs.forEach((pair, i) => {
+    const [percent, weight] = pair
+    if (!pair.every(Number.isFinite)) throw new Error(`Keyframe ${i + 1}: expected two numbers.`)
+    if (percent < 0 || percent > 1) throw new Error(`Keyframe ${i + 1}: percent ${percent} lies outside 0..1.`)
+    if (weight < 0) throw new Error(`Keyframe ${i + 1}: the weight ${weight} is negative.`)
+    if (seen.has(percent)) throw new Error(`Keyframe ${i + 1}: percent ${percent} is used twice.`)
+    seen.add(percent)
+  })
+  return pairs.sort((a, b) => a[0] - b[0])
+}
+
+function parseList(text) {
+  let value
+  try {
+    value = JSON.parse(text)
+  } catch {
+    throw new Error('The keyframes cannot be read as JSON.')
+  }
+  value.forEach((pair, i) => {
+    if (!Array.isArray(pair) || pair.length !== 2) throw new Error(`Keyframe ${i + 1}: expected [percent, weight].`)
+  })
+  return value
+}
+
+function parseText(text) {
+  const entries = text.split(/[,;\n]/).map((entry) => entry.trim()).filter(Boolean)
+  return entries.map((entry, i) => {
+    const parts = entry.split(':').map((part) => part.trim())
+    if (parts.length !== 2 || !parts.every((part) => NUMBER.test(part))) {
+      throw new Error(`Keyframe ${i + 1}: "${entry}" is not "percent:weight", as in "0.5:1".`)
+    }
+    return parts.map(Number)
+  })
+}
+
+/** The pairs as text, in the form that `like` has. */
+export function formatKeyframes(pairs, like) {
+  const rounded = pairs.map((pair) => pair.map((value) => round(value, 3)))
+  if (like.trimStart().startsWith('[')) return JSON.stringify(rounded)
+  return rounded.map((pair) => pair.join(':')).join(', ')
+}
+
+// --- handles -------------------------------------------------------------------------------------------------------
+
+/** What can be dragged: {name, percent, weight, free}; a free one moves sideways too. [] where there is no curve. */
+export function handles(settings) {
+  let curve
+  try {
+    curve = makeCurve(settings)
+  } catch {
+    return []
+  }
+  const at = (name, percent) => ({ name, percent, weight: curve(timestepOf(percent)), free: false })
+  switch (settings.kind) {
+    case 'paper':
+      return [at('start', 0), at('end', 1)]
+    case 'fixed':
+      return [at('value', 0.5)]
+    case 'increasing':
+      return [at('value', 1)]
+    case 'decreasing':
+      return [at('value', 0)]
+    default:
+      return parseKeyframes(settings.keyframes).map(([percent, weight], i) => ({
+        name: `keyframe ${i + 1}`, percent, weight, free: true
+      }))
+  }
+}
+
+/** The settings after handle `index` was moved to a place, as far as they allow it. */
+export function moveHandle(settings, index, percent, weight) {
+  const wanted = clamp(weight, 0, 10)
+  if (settings.kind === 'keyframes') {
+    const pairs = parseKeyframes(settings.keyframes)
+    // Between its neighbours, a thousandth apart: the order stays, and no percent is used twice.
+    const low = index > 0 ? pairs[index - 1][0] + 0.001 : 0
+    const high = index < pairs.length - 1 ? pairs[index + 1][0] - 0.001 : 1
+    pairs[index] = [low <= high ? clamp(percent, low, high) : pairs[index][0], wanted]
+    return { ...settings, keyframes: formatKeyframes(pairs, settings.keyframes) }
+  }
+  if (settings.kind === 'paper') return moveEnd(settings, index === 0, wanted)
+  return { ...settings, value: round(wanted, 2) }
+}
+
+/** Eq. 10's two ends: beta sets the last step's weight, alpha how far below it the first one lies. */
+function moveEnd(settings, isStart, weight) {
+  const { alpha, beta, k } = settings
+  const power = (LAST_TIMESTEP / T) ** k // of the first step; the last step's is 0, or 1 where k is 0
+  if (k === 0) return { ...settings, beta: round(clamp(weight - 1 + alpha, -5, 5), 2) }
+  const start = isStart ? weight : 1 - alpha * power + beta
+  const end = isStart ? 1 + beta : weight
+  const nextBeta = round(clamp(end - 1, -5, 5), 2)
+  return { ...settings, alpha: round(clamp((1 + nextBeta - start) / power, -5, 5), 2), beta: nextBeta }
+}
+
+/** The settings with another keyframe, and its index; null if there is one at that place already. */
+export function addKeyframe(settings, percent, weight) {
+  const at = round(clamp(percent, 0, 1), 3)
+  let pairs = []
+  try {
+    pairs = parseKeyframes(settings.keyframes)
+  } catch {
+    return null // the text is being written
+  }
+  if (pairs.some(([other]) => Math.abs(other - at) < 0.0005)) return null
+  pairs.push([at, clamp(weight, 0, 10)])
+  pairs.sort((a, b) => a[0] - b[0])
+  const index = pairs.findIndex(([other]) => other === at)
+  return { settings: { ...settings, keyframes: formatKeyframes(pairs, settings.keyframes) }, index }
+}
+
+export function removeKeyframe(settings, index) {
+  const pairs = parseKeyframes(settings.keyframes).filter((_, i) => i !== index)
+  return { ...settings, keyframes: formatKeyframes(pairs, settings.keyframes) }
+}
+
+const round = (value, digits) => Number(value.toFixed(digits)) + 0

@@ -1,0 +1,175 @@
+// The curve's DOM: the stage and a line with the number of steps. It knows nothing of ComfyUI; listeners live from
+// attach() to detach().
+
+import { WindowClaims } from '../common/claims.js'
+import { add, addKeys, backingSize, listener, stageContext, swallow } from '../common/dom.js'
+import { MAX_STEPS } from './curve.js'
+import { draw } from './draw.js'
+import { describe, ScheduleEditor } from './editor.js'
+import { CSS } from './style.js'
+
+const HELP =
+  'The weight of the subject from noise on the left to image on the right. Tab selects a handle, arrow keys move it, ' +
+  'with Shift ten times as far. With keyframes, Enter adds one and Delete removes the selected one. Control Z undoes.'
+
+export class CurveView {
+  #hooks
+  #editor
+  #claims
+  #abort = null
+  #frame = 0
+  #message = ''
+
+  /** hooks: {change(settings), setSteps(count), passWheel(event)}, all optional. */
+  constructor(hooks = {}) {
+    this.#hooks = hooks
+    this.element = document.createElement('div')
+    this.element.className = 'p3s-curve'
+    this.element.title = '' // else the input's tooltip would pop up over the curve
+    add(this.element, 'style', '', CSS)
+    this.stage = add(this.element, 'div', 'p3s-plot')
+    this.canvas = add(this.stage, 'canvas', '')
+    this.hint = add(this.stage, 'div', 'p3s-plot-hint')
+    this.keys = addKeys(this.stage, 'Weight schedule', HELP)
+    const row = add(this.element, 'div', 'p3s-curve-row')
+    const label = add(row, 'label', '', 'steps')
+    this.steps = add(label, 'input', '')
+    Object.assign(this.steps, { type: 'number', min: 1, max: MAX_STEPS })
+    this.steps.title = 'How many steps the sampler has; evenly spaced here'
+    this.status = add(row, 'span', 'p3s-curve-status')
+    this.live = add(this.element, 'div', 'p3s-unseen')
+    this.live.setAttribute('aria-live', 'polite')
+    this.#claims = new WindowClaims(this.canvas, {})
+    this.#editor = new ScheduleEditor({
+      render: () => this.#schedule(),
+      change: (settings) => this.#hooks.change?.(settings),
+      say: (message) => this.#say(message)
+    })
+    this.setSteps(this.#editor.steps)
+  }
+
+  /** {kind, alpha, beta, k, value, keyframes}, as the node has them. */
+  get settings() {
+    return this.#editor.settings
+  }
+
+  set settings(settings) {
+    if (!this.#editor.isDragging) this.#editor.settings = settings
+  }
+
+  /** Whether the settings are shown only. */
+  set locked(locked) {
+    if (locked === this.#editor.locked) return
+    this.#editor.locked = locked
+    this.#schedule()
+  }
+
+  setSteps(count) {
+    this.#editor.setSteps(count)
+    if (document.activeElement !== this.steps) this.steps.value = String(this.#editor.steps)
+  }
+
+  attach() {
+    if (this.#abort) return
+    this.#abort = new AbortController()
+    const on = listener(this.#abort.signal)
+    on(this.canvas, 'pointerdown pointermove pointerup pointercancel lostpointercapture', (e) => this.#onPointer(e))
+    on(this.canvas, 'pointerenter', () => this.#claims.watch())
+    on(this.canvas, 'pointerleave', (e) => {
+      this.#claims.leave(e)
+      this.#editor.leave()
+    })
+    on(this.canvas, 'mousedown', (e) => e.preventDefault()) // the focus stays
+    on(this.canvas, 'contextmenu dblclick', swallow)
+    on(this.keys, 'beforeinput', (e) => e.preventDefault())
+    on(this.keys, 'keydown', (e) => this.#onKey(e))
+    on(this.keys, 'focus blur', () => this.#schedule())
+    on(this.stage, 'wheel', (e) => this.#hooks.passWheel?.(e), { passive: false })
+    on(this.steps, 'input', () => {
+      this.#editor.setSteps(Number(this.steps.value))
+      this.#hooks.setSteps?.(this.#editor.steps)
+    })
+    on(this.steps, 'blur', () => this.setSteps(this.#editor.steps))
+    on(this.steps, 'pointerdown mousedown keydown', (e) => e.stopPropagation()) // not the node's
+    const observer = new ResizeObserver(() => this.refresh())
+    observer.observe(this.stage)
+    this.#abort.signal.addEventListener('abort', () => observer.disconnect())
+    this.refresh()
+  }
+
+  detach() {
+    this.#abort?.abort()
+    this.#abort = null
+    this.#claims.end()
+    cancelAnimationFrame(this.#frame)
+    this.#frame = 0
+  }
+
+  /** Measure and paint again; call it when the graph's zoom may have changed. */
+  refresh() {
+    const { clientWidth: width, clientHeight: height } = this.stage
+    const { stage } = this.#editor
+    if (width !== stage.width || height !== stage.height) this.#editor.setStage(width, height)
+    else if (backingSize(this.canvas)[0] !== this.canvas.width) this.#schedule()
+  }
+
+  #onPointer(event) {
+    const { left, top, width, height } = this.canvas.getBoundingClientRect()
+    const { stage } = this.#editor
+    const plain = {
+      id: event.pointerId,
+      x: width ? ((event.clientX - left) / width) * stage.width : 0,
+      y: height ? ((event.clientY - top) / height) * stage.height : 0,
+      button: event.button,
+      type: event.pointerType
+    }
+    if (event.type === 'pointerdown') {
+      if (event.button === 1) return // the graph's
+      this.keys.focus({ preventScroll: true })
+      this.canvas.setPointerCapture(event.pointerId)
+      this.#editor.down(plain)
+    } else if (event.type === 'pointermove') this.#editor.move(plain)
+    else if (event.type === 'pointerup') this.#editor.up(plain)
+    else this.#editor.cancel()
+    event.stopPropagation()
+  }
+
+  #onKey(event) {
+    const plain = { key: event.key, ctrl: event.ctrlKey || event.metaKey, shift: event.shiftKey, alt: event.altKey }
+    if (this.#editor.key(plain)) swallow(event)
+  }
+
+  #say(message) {
+    this.#message = message
+    this.live.textContent = message
+    this.#schedule()
+  }
+
+  #schedule() {
+    if (!this.#abort || this.#frame) return
+    this.#frame = requestAnimationFrame(() => {
+      this.#frame = 0
+      this.#paint()
+    })
+  }
+
+  #paint() {
+    const editor = this.#editor
+    if (!editor.settings) return
+    const context = stageContext(this.canvas, editor.stage)
+    if (context) draw(context, editor)
+    this.hint.textContent = editor.problem
+    this.status.textContent = this.#statusText()
+  }
+
+  #statusText() {
+    const editor = this.#editor
+    const steps = editor.stepPoints
+    if (!steps.length) return ''
+    const hovered = steps[editor.hoverStep]
+    if (editor.isDragging && editor.handles[editor.selection]) return describe(editor.handles[editor.selection])
+    if (hovered) return `step ${editor.hoverStep + 1} of ${steps.length}: weight ${hovered.weight.toFixed(3)}`
+    if (document.activeElement === this.keys && this.#message) return this.#message
+    return `weight ${steps[0].weight.toFixed(2)} at the first step, ${steps.at(-1).weight.toFixed(2)} at the last`
+  }
+}
