@@ -10,21 +10,43 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from p3s.injection import InjectionHooks
+from p3s.injection import Features, InjectionHooks
+from p3s.sampling import EXACT, SamplingSettings, injection
 from p3s.subject_copy import CopySettings, SubjectCopy
 from p3s.training import Batch, TrainSettings, losses
 from p3s.unet import UNet
-from p3s.unet_config import UNetConfig
+from p3s.unet_config import Layer, UNetConfig
 
 TOKENS, TEXT = 257, 77
+FIRST = Layer("input", 1)
+
+#: Ways to a cheaper step, alone and together.
+FASTER = tuple(
+    SamplingSettings(**settings)
+    for settings in (
+        {"halves": "conditional"},
+        {"halves": "conditional", "reuse": 2},
+        {"halves": "conditional", "reuse": 3},
+        {"halves": "conditional", "reuse": 4},
+        {"halves": "conditional", "pairing": "one_to_one"},
+        {"halves": "conditional", "pool": 2},
+        {"halves": "conditional", "reuse": 3, "pool": 2},
+        {"halves": "conditional", "reuse": 2, "pool": 2, "pairing": "one_to_one"},
+        {"halves": "conditional", "reuse": 3, "pairing": "one_to_one"},
+        {"halves": "conditional", "reuse": 3, "pool": 2, "pairing": "one_to_one"},
+        {"halves": "conditional", "reuse": 5, "pool": 2},
+    )
+)
 
 
 def count(run: Callable[[], Any]) -> float:
@@ -32,6 +54,21 @@ def count(run: Callable[[], Any]) -> float:
     with FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops() / 1e12
+
+
+def describe(settings: SamplingSettings) -> str:
+    """The settings that differ from the exact ones."""
+    differ = {k: v for k, v in asdict(settings).items() if v != getattr(EXACT, k)}
+    return ", ".join(f"{k} {v}" for k, v in differ.items()) or "exact"
+
+
+class SharedHooks(InjectionHooks):
+    """As the host adapter does it: in the first layer the rows of the guidance's halves are still equal, and so is
+    what this self-attention gives."""
+
+    def self_attention(self, layer: Layer, z: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        rows = min(len(i.features.self_attention.get(layer, z)) for i in self.injections)
+        return super().self_attention(layer, z[:rows] if layer == FIRST else z, grid)
 
 
 class Models:
@@ -54,19 +91,34 @@ class Models:
         self.base(*self.inputs(rows))
 
     @torch.no_grad()
-    def subject(self, rows: int = 2) -> None:
-        condition = self.copy.condition(self.empty(1, 4, self.size, self.size), self.empty(1, TOKENS, 1024))
-        features = self.copy(*self.inputs(rows), condition)
-        self.base(*self.inputs(rows), InjectionHooks(features, self.copy.settings.lam))
+    def features(self, rows: int = 2, shared: bool = True) -> Features:
+        """The copy's part of a step. ``shared``: the rows are the halves of the guidance and read one x_t."""
+        x, t, context = self.inputs(rows)
+        one = slice(0, 1 if shared else rows)
+        return self.copy(x[one], t[one], context, self.empty(1, 4, self.size, self.size))
 
-    def conditional(self) -> None:
-        self.subject(1)
-        self.plain(1)
+    @torch.no_grad()
+    def injected(self, features: Features, rows: int = 2, settings: SamplingSettings = EXACT) -> None:
+        """The frozen U-Net's part of a step."""
+        self.base(*self.inputs(rows), SharedHooks(injection(self.copy, features, 0.9, settings=settings)))
+
+    def step(self, settings: SamplingSettings = EXACT) -> float:
+        """TFLOP of a step with guidance, on average over the steps at which the subject is on."""
+        rows = 2 if settings.halves == "both" else 1
+        features = self.features(rows)
+        parts = [count(lambda: self.features(rows)) / settings.reuse]
+        parts += [count(lambda: self.injected(features, rows, settings))]
+        return sum(parts) + (count(lambda: self.plain(1)) if rows == 1 else 0.0)
+
+    def literal(self) -> float:
+        """TFLOP of a step when nothing is shared between the halves."""
+        features = self.features(shared=False)
+        return count(lambda: self.features(shared=False)) + count(lambda: self.injected(features))
 
     def train(self, layers: str = "last") -> None:
         x, t, context = self.inputs(1)
         source = (self.empty(*x.shape[1:]), self.empty(TOKENS, 1024))
-        batch = Batch(x, t, x, context, (source,))
+        batch = Batch(x, t, x, context, (source,), torch.ones_like(x[:, :1]))
         denoising, consistency = losses(self.base, self.copy, batch, TrainSettings(attention_layers=layers))
         (denoising + consistency).backward()
 
@@ -76,20 +128,18 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=512, help="side of the image in pixels (default 512)")
     size = parser.parse_args().size
     default, lean = Models(size), Models(size, cross_attention=False)
-    one_to_one = Models(size, pairing="one_to_one")
     plain = count(default.plain)
     rows = [
         ("plain model, conditional + unconditional", plain),
-        ("P3S", count(default.subject)),
-        ("P3S, conditional half only", count(default.conditional)),
-        ("P3S without the cross-attention part", count(lean.subject)),
-        ("  the same, conditional half only", count(lean.conditional)),
-        ("P3S, one_to_one pairing", count(one_to_one.subject)),
+        ("P3S, nothing shared between the halves", default.literal()),
+        ("P3S (exact)", default.step()),
+        ("P3S without the cross-attention part", lean.step()),
         ("P3S at weight 0 (the copy is not run)", plain),
     ]
-    print(f"one sampling step at {size} x {size}          TFLOP   x plain")
+    rows += [(f"P3S, {describe(s)}", default.step(s)) for s in FASTER]
+    print(f"{f'one sampling step at {size} x {size}':62} TFLOP   x plain")
     for name, tflop in rows:
-        print(f"{name:42} {tflop:6.3f}   {tflop / plain:6.3f}")
+        print(f"{name:62} {tflop:6.3f}   {tflop / plain:6.3f}")
     one = count(lambda: default.plain(1))
     print(f"\none training step, batch 1                 TFLOP   x one plain forward pass ({one:.3f})")
     for name, layers in (("P3S", "last"), ("P3S without L_ac", "none"), ("P3S, L_ac on all layers", "all")):

@@ -1,12 +1,13 @@
 """The paper's tables in miniature: P3S, its ablations and the users' alternatives on held-out scenes of two animals.
 
-    python -m benchmarks.toyworld run --methods p3s,no-rngr,plain --references 20 --out results.jsonl
-    python -m benchmarks.toyworld table results.jsonl
+    python -m benchmarks.toyworld run --table main --references 20 --out results.jsonl --sheets sheets
+    python -m benchmarks.toyworld table results.jsonl --table main
     python -m benchmarks.toyworld --help
 
-Each reference is a held-out scene with two animals of one class; one of them is clicked. Every method trains on it from
-the same caption ("a photo of a sks dog on the beach") and generates the same prompts, on other backgrounds, from the
-same seeds. A row of the results is one reference under one method; a run continues where it stopped.
+Each reference is a held-out scene with two animals of one class; one of them is clicked. Every method trains on it
+from the same caption ("a photo of a sks dog on the beach") with the same floating-point work, and generates the same
+prompts, on other backgrounds, from the same seeds. A row of the results is one reference under one method; a run
+continues where it stopped.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,77 +26,45 @@ from torch import Tensor
 from p3s.errors import MaskError, PointError
 from p3s.rngr import Reference
 from p3s.schedule import Schedule
-from p3s.subject_copy import CopySettings, SubjectCopy
+from p3s.subject_copy import SubjectCopy
 from p3s.toyworld.scenes import BACKGROUNDS, IDENTIFIER, Scene, prompt, scene
 from p3s.toyworld.world import WEIGHTS, ToyWorld, click, load_world, picture_of
-from p3s.training import TrainSettings, train
+from p3s.training import Example, TrainSettings, draw, losses, train
+from p3s.views import examples_of
 
-from .toyworld_metrics import interval, score
-from .toyworld_rivals import tune
+from .toyworld_methods import METHODS, TABLES, Method
+from .toyworld_metrics import clip_scores, interval, portraits, score
+from .toyworld_rivals import rival_work, tune
 
-COUNTED = ("selection", "look", "preferred", "leaked", "prompt", "one")
-
-
-@dataclass(frozen=True)
-class Method:
-    """``kind``: "p3s", "plain" (nothing is trained), "dreambooth" or "lora". ``rngr``: whether it trains on the clean
-    reference, or on the photo as it is. ``train``: changes to the default settings of training."""
-
-    kind: str = "p3s"
-    rngr: bool = True
-    copy: CopySettings = field(default_factory=CopySettings)
-    train: dict[str, Any] = field(default_factory=dict)
-    weight: Schedule = field(default_factory=Schedule)
-
-
-def _p3s(**train: Any) -> Method:
-    return Method(train=train)
-
-
-METHODS: dict[str, Method] = {
-    "plain": Method("plain"),
-    "p3s": Method(),
-    "no-rngr": Method(rngr=False),
-    "zero-start": _p3s(zero_init="zero"),
-    "identity-start": _p3s(zero_init="identity"),
-    "no-lac": _p3s(attention_layers="none"),
-    "lac-all": _p3s(attention_layers="all"),
-    "lac-sum": _p3s(attention_norm="sum"),
-    "fixed": Method(weight=Schedule("fixed")),
-    "fixed-1.2": Method(weight=Schedule("fixed", value=1.2)),
-    "increasing": Method(weight=Schedule("increasing")),
-    "decreasing": Method(weight=Schedule("decreasing")),
-    "no-cross": Method(copy=CopySettings(cross_attention=False)),
-    "attn1-feature": Method(copy=CopySettings(feature="attn1")),
-    "one-to-one": Method(copy=CopySettings(pairing="one_to_one")),
-    "reference-input": Method(copy=CopySettings(copy_input="reference")),
-    "dreambooth": Method("dreambooth", rngr=False),
-    "dreambooth-rngr": Method("dreambooth"),
-    "lora": Method("lora", rngr=False),
-    "lora-rngr": Method("lora"),
-}
+COUNTED = ("selection", "preferred", "leaked", "prompt", "one", "clip_i", "clip_t")
+#: The world to sample in, further arguments of its ``sample``, and figures for the row of results.
+Trained = tuple[ToyWorld, dict[str, Any], dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What all methods share. ``caption``: whether the training caption names the reference's "background", or just
-    the "class". A batch holds the one example ``batch`` times, with other noise."""
+    """What all methods share. ``steps`` are those of P3S as it is by default; a method whose step costs less (or more)
+    floating-point work takes more (or fewer) of them. A batch holds the one reference ``batch`` times, with other
+    noise."""
 
-    steps: int = 300
+    steps: int = 100
     batch: int = 4
-    rate: float = 5e-4
-    zero_init: str = "identity"
-    caption: str = "background"
+    rate: float = 2.5e-4
     backgrounds: int = 2
     seeds: int = 2
     guidance: float = 3.0
     sample_steps: int = 25
 
 
-def reference_of(world: ToyWorld, s: Scene, wanted: int) -> Reference | None:
-    """The clean reference, or None where the points give no mask (counted as a failure of the method)."""
+def reference_of(world: ToyWorld, s: Scene, wanted: int, rngr: bool) -> Reference | None:
+    """The clean reference, or the photo as it is without RNGR; None where the points give no mask (a failure of the
+    method: all its pictures count as wrong)."""
+    photo, points = picture_of(s), click(s, wanted)
+    if not rngr:
+        nothing = torch.zeros(photo.shape[:2])
+        return Reference(photo, world.encode_clip(photo[None])[0], nothing, nothing, nothing, points, "")
     try:
-        return world.reference(picture_of(s), click(s, wanted))
+        return world.reference(photo, points)
     except (MaskError, PointError):
         return None
 
@@ -105,53 +75,103 @@ def prompts(s: Scene, number: int, count: int) -> list[str]:
     return [others[(number * count + i) % len(others)] for i in range(count)]
 
 
-def run_one(world: ToyWorld, name: str, number: int, budget: Budget) -> tuple[dict[str, Any], list[Tensor]]:
-    """One reference under one method: a row of results, and the pictures."""
-    method, s, wanted = METHODS[name], scene("heldout", number, "different"), number % 2
-    reference = reference_of(world, s, wanted) if method.rngr or method.kind == "plain" else None
-    photo = picture_of(s)
-    row: dict[str, Any] = {"method": name, "reference": number, "masked": reference is not None or not method.rngr}
-    shown = [photo, reference.image if reference is not None else photo]
-    started = time.time()
-    picture = shown[1]
-    tokens = world.encode_clip(picture[None])[0]
-    named = s.background if budget.caption == "background" else None
-    example = world.example(picture, tokens, prompt(s.animal, named, IDENTIFIER))
-    settings = TrainSettings(
-        **{
-            "steps": budget.steps,
-            "batch_size": budget.batch,
-            "learning_rate": budget.rate,
-            "zero_init": budget.zero_init,
-            "seed": number,
-            **method.train,
-        }
+def settings_of(method: Method, budget: Budget, seed: int, steps: int = 1) -> TrainSettings:
+    values = {"batch_size": budget.batch, "learning_rate": budget.rate * method.rate, "seed": seed, "steps": steps}
+    return TrainSettings(**values | method.train)
+
+
+def batch_of(examples: Sequence[Example], size: int) -> list[Example]:
+    """Every view as often as fills a whole number of batches."""
+    return [example for example in examples for _ in range(size)]
+
+
+def copy_of(world: ToyWorld, method: Method, settings: TrainSettings) -> SubjectCopy:
+    width = world.clip.position.shape[1]
+    return SubjectCopy.from_base(world.unet.state_dict(), method.copy, width, settings.zero_init, settings.seed)
+
+
+def work(world: ToyWorld, method: Method, budget: Budget, example: Example) -> int:
+    """Floating-point operations of a training step."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    settings = settings_of(method, budget, 0)
+    batch = draw(
+        [example],
+        [0] * budget.batch,
+        world.encode_text(""),
+        world.noise,
+        settings,
+        torch.Generator().manual_seed(0),
+        torch.device("cpu"),
     )
-    used, sampling = world, {}
-    if method.kind == "p3s":
-        copy = SubjectCopy.from_base(
-            world.unet.state_dict(), method.copy, tokens.shape[-1], settings.zero_init, settings.seed
-        )
-        result = train(world.unet, copy, [example] * budget.batch, world.encode_text(""), world.noise, settings)
-        tail = result.reports[-50:]
-        row["loss"] = sum(r.denoising for r in tail) / len(tail)
-        row["consistency"] = [sum(r.consistency for r in part) / len(part) for part in (result.reports[:50], tail)]
-        condition = copy.condition(example.latent[None], example.tokens[None])
-        sampling = {"copy": copy, "condition": condition, "weight": method.weight}
-    elif method.kind != "plain":
-        used = replace(world, unet=tune(world, method.kind, example, settings))
-    row["train_seconds"] = round(time.time() - started, 1)
+    if method.kind != "p3s":
+        return rival_work(world, method.kind, batch)
+    copy = copy_of(world, method, settings)
+    with FlopCounterMode(display=False) as counter:
+        sum(losses(world.unet, copy, batch, settings)).backward()
+    return counter.get_total_flops()
+
+
+def run_one(
+    world: ToyWorld, name: str, number: int, budget: Budget, trained: dict[str, Trained]
+) -> tuple[dict[str, Any], list[Tensor]]:
+    """One reference under one method: a row of results, and the pictures. ``trained`` keeps what was trained on this
+    reference, for methods that differ in sampling alone."""
+    method, s, wanted = METHODS[name], scene("heldout", number, "different"), number % 2
+    reference = reference_of(world, s, wanted, method.rngr)
+    row: dict[str, Any] = {"method": name, "reference": number, "masked": reference is not None}
+    if reference is None:
+        count = budget.backgrounds * budget.seeds
+        return row | {key: [float(key == "leaked")] * count for key in COUNTED} | {"train_seconds": 0, "steps": 0}, []
+    key = repr(replace(method, weight=Schedule()))
+    if key not in trained:
+        trained[key] = train_one(world, method, number, budget, s, reference)
+    used, sampling, figures = trained[key]
+    if "copy" in sampling:
+        sampling = sampling | {"weight": sampling["copy"].schedule(method.weight)}
     looks = s.subjects[wanted].look, s.subjects[1 - wanted].look
-    scores = []
+    truth = portraits(s, wanted)
+    scores, shown = [], [picture_of(s), reference.image]
     for background in prompts(s, number, budget.backgrounds):
         text = prompt(s.animal, background, "" if method.kind == "plain" else IDENTIFIER)
         seeds = [1000 * number + i for i in range(budget.seeds)]
         pictures = used.sample(text, seeds, steps=budget.sample_steps, guidance=budget.guidance, **sampling)
-        scores += score(world, pictures, *looks, s.animal, background)
+        told = clip_scores(world, pictures, truth, prompt(s.animal, background))
+        for a, b in zip(score(world, pictures, *looks, s.animal, background), told, strict=True):
+            scores.append(a | b)
         shown += list(pictures)
-    row |= {key: [r[key] for r in scores] for key in COUNTED}
-    row["seconds"] = round(time.time() - started, 1)
-    return row, shown
+    return row | figures | {key: [round(r[key], 4) for r in scores] for key in COUNTED}, shown
+
+
+def train_one(world: ToyWorld, method: Method, number: int, budget: Budget, s: Scene, reference: Reference) -> Trained:
+    """The world to sample in, what its ``sample`` takes besides, and figures of the training."""
+    settings = settings_of(method, budget, number)
+    examples = examples_of(
+        reference,
+        world.encode_text(prompt(s.animal, s.background, IDENTIFIER)),
+        world.encode_latent,
+        settings,
+    )
+    figures: dict[str, Any] = {"train_seconds": 0.0}
+    if method.kind == "plain":
+        return world, {}, figures
+    own = work(world, method, budget, examples[0])
+    steps = max(1, round(budget.steps * work(world, METHODS["p3s"], budget, examples[0]) / own))
+    settings = replace(settings, steps=steps)
+    figures |= {"steps": steps, "step_gflop": round(own / 1e9, 2)}
+    repeated, started = batch_of(examples, budget.batch), time.time()
+    used, sampling = world, {}
+    if method.kind == "p3s":
+        copy = copy_of(world, method, settings)
+        result = train(world.unet, copy, repeated, world.encode_text(""), world.noise, settings)
+        tail = result.reports[-50:]
+        figures["loss"] = sum(r.denoising for r in tail) / len(tail)
+        figures["consistency"] = [sum(r.consistency for r in part) / len(part) for part in (result.reports[:50], tail)]
+        condition = copy.condition(examples[0].latent[None], reference.tokens[None])
+        sampling = {"copy": copy, "condition": condition}
+    else:
+        used = replace(world, unet=tune(world, method.kind, repeated, settings))
+    return used, sampling, figures | {"train_seconds": round(time.time() - started, 1)}
 
 
 def run(args: argparse.Namespace) -> None:
@@ -159,56 +179,86 @@ def run(args: argparse.Namespace) -> None:
         torch.set_num_threads(args.threads)
     world = load_world(args.weights)
     budget = Budget(**{k: v for k, v in vars(args).items() if k in Budget.__dataclass_fields__})
+    names = args.methods.split(",") if args.methods else TABLES[args.table]
     done = set()
     if args.out.exists():
         done = {(r["method"], r["reference"]) for r in map(json.loads, args.out.read_text().splitlines())}
     for number in range(args.first, args.first + args.references):
-        sheet = []
-        for name in args.methods.split(","):
+        sheet: list[Tensor] = []
+        trained: dict[str, Trained] = {}
+        for name in names:
             if (name, number) in done:
                 continue
-            row, shown = run_one(world, name, number, budget)
+            row, shown = run_one(world, name, number, budget, trained)
             with args.out.open("a") as file:
                 file.write(json.dumps(row | {"budget": asdict(budget)}) + "\n")
             told = {k: round(sum(row[k]) / len(row[k]), 2) for k in COUNTED}
-            print(f"{number:3} {name:16} {told} {row['seconds']} s", flush=True)
-            sheet.append(torch.cat(shown, 1))
+            print(
+                f"{number:3} {name:16} {told} {row.get('steps', 0)} steps {row['train_seconds']} s",
+                flush=True,
+            )
+            if shown:
+                sheet.append(torch.cat(shown, 1))
         if sheet and args.sheets:
             save_sheet(sheet, args.sheets / f"reference-{number:02}.png")
 
 
 def save_sheet(rows: list[Tensor], path: Path) -> None:
+    """One row a method: the photo, what was trained on, and the generated pictures."""
     from PIL import Image
 
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = (torch.cat(rows) * 255).byte().numpy()
-    Image.fromarray(pixels).resize((pixels.shape[1] * 3, pixels.shape[0] * 3), Image.Resampling.NEAREST).save(path)
+    Image.fromarray(pixels).resize((pixels.shape[1] * 2, pixels.shape[0] * 2), Image.Resampling.NEAREST).save(path)
 
 
 def table(args: argparse.Namespace) -> None:
     """A Markdown table: means over references with 95 % bootstrap intervals (references are redrawn whole)."""
-    rows: dict[str, list[dict[str, Any]]] = {}
+    found: dict[str, dict[int, dict[str, Any]]] = {}
     for line in args.results.read_text().splitlines():
         row = json.loads(line)
-        rows.setdefault(row["method"], []).append(row)
-    print("| method | references | " + " | ".join(COUNTED) + " | training s |")
-    print("|---" * (len(COUNTED) + 3) + "|")
-    for name, found in rows.items():
-        cells = []
-        for key in COUNTED:
-            values = [v for r in found for v in r[key]]
-            groups = [r["reference"] for r in found for _ in r[key]]
+        found.setdefault(row["method"], {})[row["reference"]] = row
+    names = [name for name in TABLES[args.table] if name in found] if args.table else list(found)
+    shared = set.intersection(*(set(found[name]) for name in names))
+    print(f"{len(shared)} references; every row is of the same ones.\n")
+    print(
+        "| method | selection | less than the first row | preferred | leaked | prompt | one animal | CLIP-I | CLIP-T "
+        "| CLIP-I var. | steps | training s |"
+    )
+    print("|---" * 12 + "|")
+    first = found[names[0]]
+    for name in names:
+        rows = [found[name][n] for n in sorted(shared)]
+        groups = [r["reference"] for r in rows for _ in r["selection"]]
+
+        def cell(values: Sequence[float], places: int = 2, groups: Sequence[int] = groups) -> str:
             low, high = interval(values, groups)
-            cells.append(f"{sum(values) / len(values):.2f} [{low:.2f}, {high:.2f}]")
-        seconds = sum(r["train_seconds"] for r in found) / len(found)
-        print(f"| {name} | {len(found)} | " + " | ".join(cells) + f" | {seconds:.0f} |")
+            return f"{sum(values) / len(values):.{places}f} [{low:.{places}f}, {high:.{places}f}]"
+
+        def of(key: str, rows: Sequence[dict[str, Any]] = rows) -> list[float]:
+            return [v for r in rows for v in r[key]]
+
+        lost = [a - b for r in rows for a, b in zip(first[r["reference"]]["selection"], r["selection"], strict=True)]
+        variance = [float(torch.tensor(r["clip_i"]).var()) for r in rows]
+        cells = [
+            cell(of("selection")),
+            "" if name == names[0] else cell(lost),
+            *(cell(of(key)) for key in ("preferred", "leaked", "prompt", "one")),
+            cell(of("clip_i"), 3),
+            cell(of("clip_t"), 3),
+            f"{sum(variance) / len(variance):.4f}",
+            f"{rows[0].get('steps', 0)}",
+            f"{sum(r['train_seconds'] for r in rows) / len(rows):.0f}",
+        ]
+        print(f"| {name} | " + " | ".join(cells) + " |")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.toyworld", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.toyworld", description=str(__doc__).splitlines()[0])
     commands = parser.add_subparsers(required=True)
     runner = commands.add_parser("run", help="train and generate; appends to --out")
-    runner.add_argument("--methods", default="plain,p3s,no-rngr", help=f"of: {', '.join(METHODS)}")
+    runner.add_argument("--table", choices=TABLES, default="main", help="the methods of a table")
+    runner.add_argument("--methods", help=f"instead of a table, some of: {', '.join(METHODS)}")
     runner.add_argument("--references", type=int, default=20)
     runner.add_argument("--first", type=int, default=0, help="number of the first reference")
     runner.add_argument("--out", type=Path, required=True)
@@ -220,6 +270,7 @@ def main() -> None:
     runner.set_defaults(call=run)
     teller = commands.add_parser("table", help="print the table of a results file")
     teller.add_argument("results", type=Path)
+    teller.add_argument("--table", choices=TABLES, help="only the methods of this table; default: all there are")
     teller.set_defaults(call=table)
     args = parser.parse_args()
     args.call(args)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from p3s.diffusion import ddim
-from p3s.injection import Features, InjectionHooks
+from p3s.injection import Features, Injection, InjectionHooks
 from p3s.subject_copy import CopyReader
 from p3s.toyworld.scenes import BACKGROUNDS, prompt, scene
 from p3s.toyworld.world import GUIDANCE, STEPS, WEIGHTS, ToyWorld, load_world, picture_of, start
@@ -38,7 +38,8 @@ def reference_only(
         reader = CopyReader()
         world.unet(world.noise.add_noise(latent[None], noise, times), times, own, reader)
         hidden = {layer: z.expand(len(x), -1, -1) for layer, z in reader.norm1.items()}
-        hooks = InjectionHooks(Features(hidden, {}, reader.grids).weighted(weight), lam) if weight else PLAIN
+        features = Features(hidden, {}, reader.grids).weighted(weight)
+        hooks = InjectionHooks(Injection(features, lam)) if weight else PLAIN
         times = times.expand(len(x))
         uncond, cond = (world.unet(x, times, c.expand(len(x), -1, -1), hooks) for c in (empty, words))
         return uncond + GUIDANCE * (cond - uncond)

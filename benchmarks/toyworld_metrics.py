@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from p3s.toyworld.models import QUESTIONS
-from p3s.toyworld.scenes import Appearance, scene
+from p3s.toyworld.scenes import BACKGROUNDS, SIDE, Appearance, Scene, scene
 from p3s.toyworld.world import ToyWorld, picture_of
 
 
@@ -59,6 +60,22 @@ def score(
             }
         )
     return rows
+
+
+def portraits(s: Scene, wanted: int) -> Tensor:
+    """The wanted individual alone on every background, as drawn, [backgrounds, 48, 48, 3], for CLIP-I."""
+    placed = replace(s.subjects[wanted], x=SIDE / 2, y=SIDE * 0.58, size=15.0)
+    return torch.stack(
+        [picture_of(replace(s, kind="single", background=name, subjects=(placed,))) for name in BACKGROUNDS]
+    )
+
+
+@torch.no_grad()
+def clip_scores(world: ToyWorld, pictures: Tensor, truth: Tensor, text: str) -> list[dict[str, float]]:
+    """CLIP-I, the mean cosine to ``truth``, and CLIP-T, the cosine to the prompt, of each of the pictures."""
+    seen, real = (world.clip.image_embedding(world.clip.hidden(p)) for p in (pictures, truth))
+    image, told = (seen @ real.T).mean(1), (seen @ world.clip.text_embedding([text]).T)[:, 0]
+    return [{"clip_i": a, "clip_t": b} for a, b in zip(image.tolist(), told.tolist(), strict=True)]
 
 
 def validate(world: ToyWorld, count: int = 300, stream: str = "heldout") -> dict[str, float]:

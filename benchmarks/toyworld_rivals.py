@@ -1,8 +1,9 @@
 """The users' alternatives on the toy world: DreamBooth (the whole U-Net is tuned) and LoRA (low-rank changes of its
-attention), trained on the same example with the same noise schedule, batch and number of steps."""
+attention), trained on the same examples with the same noise schedule and batch."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
 
 import torch
@@ -10,12 +11,10 @@ from torch import nn
 
 from p3s.losses import denoising_loss
 from p3s.toyworld.world import ToyWorld
-from p3s.training import Example, TrainSettings, draw
+from p3s.training import Batch, Example, TrainSettings, draw
 from p3s.unet import UNet
 
 RANK = 8
-#: DreamBooth moves every weight of the base and needs a lower rate than newly added layers.
-DREAMBOOTH_RATE = 0.2
 
 
 class LowRank(nn.Module):
@@ -32,27 +31,45 @@ class LowRank(nn.Module):
         return self.layer(x) + self.up(self.down(x))
 
 
-def tune(world: ToyWorld, kind: str, example: Example, settings: TrainSettings) -> UNet:
-    """A tuned copy of the world's U-Net; ``kind`` is "dreambooth" or "lora"."""
-    torch.manual_seed(settings.seed)
+def rival(world: ToyWorld, kind: str) -> UNet:
+    """A copy of the world's U-Net, ready to be tuned; ``kind`` is "dreambooth" or "lora"."""
     unet = deepcopy(world.unet).requires_grad_(kind == "dreambooth")
-    rate = settings.learning_rate
-    if kind == "dreambooth":
-        rate *= DREAMBOOTH_RATE
-    else:
+    if kind == "lora":
         for layer in unet.config.layers():
             block = unet.block(layer)
             for attention in (block.attn1, block.attn2):
                 for name in ("to_q", "to_k", "to_v"):
                     setattr(attention, name, LowRank(getattr(attention, name)))
                 attention.to_out[0] = LowRank(attention.to_out[0])
+    return unet
+
+
+def rival_loss(unet: UNet, batch: Batch) -> torch.Tensor:
+    return denoising_loss(unet(batch.x, batch.timesteps, batch.context), batch.target, batch.counted)
+
+
+def rival_work(world: ToyWorld, kind: str, batch: Batch) -> int:
+    """Floating-point operations of a training step."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    unet = rival(world, kind)
+    with FlopCounterMode(display=False) as counter:
+        rival_loss(unet, batch).backward()
+    return counter.get_total_flops()
+
+
+def tune(world: ToyWorld, kind: str, examples: Sequence[Example], settings: TrainSettings) -> UNet:
+    """A tuned U-Net; in each step ``batch_size`` random examples."""
+    torch.manual_seed(settings.seed)
+    unet = rival(world, kind)
     trained = [p for p in unet.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     generator = torch.Generator().manual_seed(settings.seed)
-    empty, rows = world.encode_text(""), [0] * settings.batch_size
+    empty = world.encode_text("")
     for _ in range(settings.steps):
-        batch = draw([example], rows, empty, world.noise, settings, generator, torch.device("cpu"))
-        loss = denoising_loss(unet(batch.x, batch.timesteps, batch.context), batch.target)
+        rows = torch.randint(len(examples), (settings.batch_size,), generator=generator).tolist()
+        batch = draw(examples, rows, empty, world.noise, settings, generator, torch.device("cpu"))
+        loss = rival_loss(unet, batch)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

@@ -1,0 +1,156 @@
+"""The paper's protocol on real weights: DreamBench's subjects, 25 prompts of 4 pictures each.
+
+    python -m benchmarks.dreambench --data DREAMBENCH --world sd15.safetensors --clip clip-vit-large-patch14 \\
+        --dino dinov2-base --out results
+
+Trains every subject, generates its pictures with DDIM, and scores them: CLIP-I, CLIP-T, DINOv2 and the variances
+CLIP-Iv and DINO-v. Writes <out>/table.md, beside the paper's numbers, and <out>/sheet.png. A run that was killed goes
+on where it was when it is started again."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from p3s.commands.generate import add_schedule, chosen_schedule
+from p3s.commands.options import add_settings, chosen
+from p3s.commands.train import COPY_HELP, TRAIN_HELP
+from p3s.commands.worlds import add_computing, check_folder, open_stable_diffusion
+from p3s.errors import P3SError
+from p3s.subject_copy import CopySettings
+from p3s.training import TrainSettings
+
+from .data import LIST, read_cases, read_points
+from .metrics import Encoders, Scores
+from .protocol import Protocol, Run, write_text
+from .report import table, write_sheet
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the protocol; the exit status. Errors that a user can mend are one line, without a traceback."""
+    options = _parser().parse_args(arguments)
+    try:
+        _run(options)
+    except (P3SError, OSError, ImportError) as error:
+        print(f"dreambench: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    cases, absent = read_cases(options.data, options.subjects, options.prompts)
+    points = read_points(options.points, cases)
+    standard = Protocol()
+    copy = chosen(options, standard.copy)
+    protocol = Protocol(
+        chosen(options, standard.train),
+        copy,
+        chosen_schedule(options, copy),
+        options.images,
+        options.sample_steps,
+        options.guidance,
+        options.identifier,
+        options.score_identifier,
+    )
+    check_folder("--dino", options.dino, "facebook/dinov2-base")
+    check_folder("--score-clip", options.score_clip or options.clip, "a CLIP")
+    world = open_stable_diffusion(options)
+    encoders = Encoders(options.score_clip or options.clip, options.dino, str(world.device))
+    points_name = hashlib.sha256(options.points.read_bytes()).hexdigest() if options.points else "centre"
+    run = Run(protocol, world, encoders, points, points_name, options.out)
+    run.claim_folder()
+    run.check_points(cases)
+
+    notes = [
+        f"{len(cases)} subjects"
+        + (f" (of {len(cases) + len(absent)} in the list)" if absent else "")
+        + f", {len(cases[0].prompts)} prompts, {protocol.images} pictures each; DDIM, {protocol.sample_steps} steps, "
+        f"guidance {protocol.guidance:g}",
+        f"points: {options.points.name}"
+        if options.points
+        else "points: the middle of every photo, none negative: nothing is removed from the photos",
+        *_changes(protocol),
+    ]
+    if absent:
+        print(f"without photos in {options.data}, left out: {', '.join(absent)}")
+    results: dict[str, Scores] = {}
+    for number, case in enumerate(cases, 1):
+        print(f"{number} of {len(cases)}: {case.name}", flush=True)
+        results[case.name] = run.scores(case)
+        write_text(options.out / "table.md", table(options.name, results, notes))
+    write_sheet(options.out / "sheet.png", options.name, notes, cases, options.out)
+    print(f"wrote {options.out / 'table.md'} and {options.out / 'sheet.png'}")
+
+
+def _changes(protocol: Protocol) -> list[str]:
+    """What differs from the paper's settings."""
+    standard = Protocol()
+    pairs = [
+        (f"{name} = {value}", value != getattr(usual, name))
+        for ours, usual in (
+            (protocol.train, standard.train),
+            (protocol.copy, standard.copy),
+            (protocol.weight, standard.weight),
+        )
+        for name, value in asdict(ours).items()
+    ]
+    changed = [text for text, differs in pairs if differs]
+    return [f"other than the paper's settings: {', '.join(changed)}"] if changed else []
+
+
+def _parser() -> argparse.ArgumentParser:
+    standard = Protocol()
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.dreambench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data", type=Path, required=True, metavar="FOLDER", help=f"DreamBench, with its {LIST}")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FOLDER", help="for all results; a run goes on there"
+    )
+    parser.add_argument("--name", default="P3S, this repository", help="of the row in the table (default: %(default)s)")
+    parser.add_argument("--subjects", nargs="+", default=[], metavar="NAME", help="only these (default: all)")
+    parser.add_argument(
+        "--points",
+        type=Path,
+        metavar="FILE",
+        help='JSON: {"dog": {"00.jpg": {"positive": [[0.4, 0.5]], "negative": [[0.8, 0.5]]}}}, in 0..1 of width and '
+        "height. Photos that it leaves out: the middle is positive, and nothing is removed",
+    )
+    models = parser.add_argument_group("models")
+    models.add_argument(
+        "--world",
+        required=True,
+        metavar="MODELS",
+        help="Stable Diffusion 1.5: a .safetensors checkpoint, or a folder as diffusers writes it",
+    )
+    models.add_argument("--clip", required=True, metavar="FOLDER", help="openai/clip-vit-large-patch14")
+    models.add_argument("--dino", required=True, metavar="FOLDER", help="DINOv2, such as facebook/dinov2-base")
+    models.add_argument("--score-clip", metavar="FOLDER", help="another CLIP for the scores (default: that of --clip)")
+    add_computing(models)
+    work = parser.add_argument_group("generating and scoring")
+    work.add_argument("--prompts", type=int, metavar="N", help="only the first N of each subject (default: all 25)")
+    for name, kind, text in (
+        ("images", int, "pictures a prompt"),
+        ("sample_steps", int, "steps of DDIM"),
+        ("guidance", float, "scale of classifier-free guidance"),
+        ("identifier", str, "the rare word of the prompts"),
+    ):
+        default = getattr(standard, name)
+        work.add_argument(
+            f"--{name.replace('_', '-')}", type=kind, default=default, metavar="N", help=f"{text} (default: {default})"
+        )
+    work.add_argument("--score-identifier", action="store_true", help="CLIP-T scores prompts with the identifier")
+    add_settings(parser, "training", standard.train, TRAIN_HELP, TrainSettings.CHOICES)
+    add_settings(parser, "the copy", standard.copy, COPY_HELP, CopySettings.CHOICES)
+    add_schedule(parser)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

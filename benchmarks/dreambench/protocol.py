@@ -1,0 +1,223 @@
+"""The paper's protocol for one subject after the other, in a folder that a killed run finds again.
+
+    <out>/run.json                     what the results depend on; another run may not go on in this folder
+    <out>/<subject>/subject.safetensors
+    <out>/<subject>/<prompt>-<image>.png
+    <out>/<subject>/scores.json
+
+Every file is written under another name, flushed and renamed, so one that bears its name is whole; it is checked when
+it is read all the same, and made again when it does not pass.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from p3s.errors import MaskError, P3SError, PointError, SubjectFileError
+from p3s.files import write_atomic
+from p3s.framing import Frame
+from p3s.generate import GUIDANCE, STEPS
+from p3s.pictures import read_picture, write_png
+from p3s.pipeline import apply_subject, train_subject
+from p3s.points import PointSet
+from p3s.progress import progress_bar
+from p3s.rngr import Reference, image_hash
+from p3s.schedule import Schedule
+from p3s.stable_diffusion import StableDiffusion
+from p3s.subject import Subject, fingerprint, load_subject, save_subject
+from p3s.subject_copy import CopySettings
+from p3s.training import TrainSettings
+
+from .data import Case
+from .metrics import Encoders, Scores, score
+from .report import picture_name
+
+#: The paper's training, where this repository's defaults go beyond it.
+PAPER_TRAINING = TrainSettings(views="whole", removed="learned")
+#: Distance between the seeds of two prompts, so that the pictures of a prompt have neighbouring ones.
+SEEDS_A_PROMPT = 1000
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What a run does. The defaults are the paper's; it does not say the identifier, nor whether CLIP-T scores the
+    prompt with it: by default without, because CLIP does not know the word."""
+
+    train: TrainSettings = PAPER_TRAINING
+    copy: CopySettings = field(default_factory=CopySettings)
+    weight: Schedule = field(default_factory=Schedule)
+    images: int = 4
+    sample_steps: int = STEPS
+    guidance: float = GUIDANCE
+    identifier: str = "sks"
+    score_identifier: bool = False
+
+
+@dataclass(frozen=True)
+class Run:
+    """A protocol on models, in a folder."""
+
+    protocol: Protocol
+    world: StableDiffusion
+    encoders: Encoders
+    points: Mapping[Path, PointSet]
+    #: Tells one points file from another.
+    points_name: str
+    folder: Path
+    say: Callable[[str], None] = print
+
+    def claim_folder(self) -> None:
+        """Note in the folder what this run's results depend on. Raises P3SError where other results lie there."""
+        facts = json.loads(json.dumps(self._facts()))
+        file = self.folder / "run.json"
+        if not file.exists():
+            write_text(file, json.dumps(facts, indent=1))
+            return
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError:
+            found = {}
+        if differing := [key for key in facts | found if facts.get(key) != found.get(key)]:
+            raise P3SError(
+                f"{self.folder} holds the results of another run, which differs in {', '.join(differing)}: "
+                "choose another --out"
+            )
+
+    def _facts(self) -> dict[str, Any]:
+        protocol = self.protocol
+        facts = {f"train {name}": value for name, value in asdict(protocol.train).items()}
+        facts |= {f"copy {name}": value for name, value in asdict(protocol.copy).items()}
+        facts |= {"weight": protocol.weight.to_json(), "points": self.points_name, "resolution": self.world.resolution}
+        for name in ("sample_steps", "guidance", "identifier", "score_identifier"):
+            facts[name] = getattr(protocol, name)
+        facts |= {"precision of sampling": self.world.precision, "U-Net": fingerprint(self.world.unet.state_dict())}
+        return facts | {f"encoder {name}": value for name, value in self.encoders.fingerprints().items()}
+
+    def check_points(self, cases: Sequence[Case]) -> None:
+        """Make the references of all photos that have something to leave out, so that points from which no mask
+        follows are found before hours of training. Raises MaskError or PointError, naming the photo."""
+        for case in cases:
+            for photo in case.photos:
+                if self.points[photo].negative:
+                    self._reference(photo)
+
+    def scores(self, case: Case) -> Scores:
+        """Train, generate and score one subject, or what of it is not done yet."""
+        folder = self.folder / case.name
+        count = len(case.prompts) * self.protocol.images
+        if (scores := read_scores(folder / "scores.json", count)) is not None:
+            self.say(f"{case.name}: done before")
+            return scores
+        started = time.monotonic()
+        pictures = self._pictures(case, self._subject(case, folder / "subject.safetensors"), folder)
+        photos = self.encoders.pictures([read_picture(photo) for photo in case.photos])
+        identifier = self.protocol.identifier if self.protocol.score_identifier else ""
+        prompts = self.encoders.prompts([case.prompt(i, identifier) for i in range(len(case.prompts))])
+        rows = prompts.repeat_interleave(self.protocol.images, 0)
+        scores = score(self.encoders.pictures(pictures), photos, rows)
+        write_text(folder / "scores.json", json.dumps(asdict(scores)))
+        self.say(f"{case.name}: {count} pictures scored, {time.monotonic() - started:.0f} s")
+        return scores
+
+    def _subject(self, case: Case, file: Path) -> Subject:
+        """The trained subject, from its file if that is whole."""
+        if file.exists():
+            try:
+                return load_subject(file)
+            except SubjectFileError as error:
+                self.say(f"{case.name}: {error}; trained again")
+        references = [self._reference(photo) for photo in case.photos]
+        prompt = f"a photo of a {self.protocol.identifier} {case.kind}"
+        with progress_bar() as show:
+            subject, result = train_subject(
+                self.world,
+                references,
+                prompt,
+                self.protocol.train,
+                self.protocol.copy,
+                self.protocol.identifier,
+                callback=show,
+            )
+        if result.error is not None:
+            raise result.error
+        save_subject(subject, file, overwrite=True)
+        self.say(
+            f"{case.name}: {len(references)} photos, {len(result.reports)} steps, loss {result.reports[-1].loss:.3f}"
+        )
+        return subject
+
+    def _reference(self, photo: Path) -> Reference:
+        """The clean reference. Where no mask follows from the points and nothing is to be removed, the photo as it is:
+        points in the middle of every photo must not stop a run."""
+        picture, points = read_picture(photo), self.points[photo]
+        try:
+            return self.world.reference(picture, points)
+        except (MaskError, PointError) as error:
+            if points.negative:
+                raise type(error)(f"{photo}: {error}") from None
+        self.say(f"{photo}: no mask follows from its points, and none is needed")
+        frame = Frame(picture.shape[1], picture.shape[0])
+        tokens = self.world.encode_clip(frame.clip_input(picture, self.world.clip.config.image_size))
+        nothing = torch.zeros(picture.shape[:2])
+        return Reference(picture, tokens[0].float().cpu(), nothing, nothing, nothing, points, image_hash(picture))
+
+    def _pictures(self, case: Case, subject: Subject, folder: Path) -> list[Tensor]:
+        """All pictures of a subject, prompt by prompt; those that are missing are generated."""
+        protocol, found = self.protocol, dict[tuple[int, int], Tensor]()
+        for number in range(len(case.prompts)):
+            for image in range(protocol.images):
+                picture = _whole_picture(folder / picture_name(number, image))
+                if picture is not None:
+                    found[number, image] = picture
+        applied = None
+        for number in range(len(case.prompts)):
+            missing = [image for image in range(protocol.images) if (number, image) not in found]
+            if not missing:
+                continue
+            applied = applied or apply_subject(self.world, subject)
+            made = self.world.sample(
+                case.prompt(number, protocol.identifier),
+                [protocol.train.seed + SEEDS_A_PROMPT * number + image for image in missing],
+                applied.copy,
+                applied.condition,
+                protocol.weight,
+                protocol.sample_steps,
+                protocol.guidance,
+            )
+            for image, picture in zip(missing, made, strict=True):
+                write_png(picture, folder / picture_name(number, image))
+                # As a later run will read it.
+                found[number, image] = read_picture(folder / picture_name(number, image))
+        return [found[key] for key in sorted(found)]
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a file all or nothing, over what was there."""
+    write_atomic(file, lambda out: out.write(text.encode()), overwrite=True)
+
+
+def read_scores(file: Path, count: int) -> Scores | None:
+    """The scores in a file, if they are ``count`` finite numbers of each sort."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        scores = Scores(**{name: tuple(map(float, given)) for name, given in values.items()})
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+    kinds = (scores.clip_i, scores.clip_t, scores.dino)
+    return scores if all(len(kind) == count and all(map(math.isfinite, kind)) for kind in kinds) else None
+
+
+def _whole_picture(file: Path) -> Tensor | None:
+    try:
+        return read_picture(file)
+    except (FileNotFoundError, MaskError):
+        return None

@@ -1,0 +1,68 @@
+"""The price of a sampling step in a real ComfyUI: P3S next to ControlNet, IPAdapter-plus and reference-only.
+
+    python benchmarks/sampling.py                                  small models, minutes
+    python benchmarks/sampling.py --preset full --size 512         random SD 1.5 in full size, 14 GB
+    python benchmarks/sampling.py --preset full --size 512 --device gpu
+
+All variants run in one process in turn, round after round; the wall time is the median ratio to the plain model of the
+same round. Floating-point work is counted by torch and is the same on every machine. IPAdapter-plus needs its pack
+(ComfyUI_IPAdapter_plus) in $P3S_PEERS or ~/comfy/peers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from host.hosts import find_hosts, host_at
+from host.inside import Inside
+
+PEERS = Path(os.environ.get("P3S_PEERS") or Path.home() / "comfy" / "peers")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=str(__doc__).splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--host", type=Path, help="folder of a ComfyUI (default: the first that the tests find)")
+    parser.add_argument("--preset", default="slim", choices=("slim", "topo", "full"), help="size of the random models")
+    parser.add_argument("--size", type=int, default=256, help="side of the image in pixels")
+    parser.add_argument("--steps", type=int, default=4, help="sampling steps of a run, with guidance")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=0, help="0: as many as torch takes")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "gpu"))
+    parser.add_argument("--only", default="", help="only variants whose name holds this text, and the plain model")
+    args = parser.parse_args()
+    host = host_at(args.host.expanduser().absolute()) if args.host else next(iter(find_hosts()), None)
+    if host is None:
+        raise SystemExit("no ComfyUI found: name its folder with --host, or several in COMFYUI_PATH")
+    pack = PEERS / "ComfyUI_IPAdapter_plus"
+    with tempfile.TemporaryDirectory() as base:
+        inside = Inside(host, Path(base))
+        arguments = {
+            "checkpoint": inside.model(f"sd15-{args.preset}"),
+            "controlnet": inside.model(f"controlnet-{args.preset}"),
+            "peers": [str(pack)] if (pack / "__init__.py").is_file() else [],
+            **{key: getattr(args, key) for key in ("size", "steps", "rounds", "threads", "only")},
+        }
+        script = Path(__file__).with_name("sampling_inside.py")
+        found = inside.run(script, arguments, timeout=None, options=["--cpu"] if args.device == "cpu" else [])
+    print(
+        f"\n{host.version}, {args.preset} models, {args.size} x {args.size}, {args.steps} steps, {args.rounds} rounds\n"
+    )
+    print("| | TFLOP a step | work | wall time | seconds a step |" + (" GiB |" if args.device == "gpu" else ""))
+    print("|---|---|---|---|---|" + ("---|" if args.device == "gpu" else ""))
+    for name, row in sorted(found.items(), key=lambda item: item[1]["work"]):
+        low, high = row["times"]
+        cells = [name, f"{row['tflop']:.3f}", f"{row['work']:.3f}", f"{row['time']:.2f} ({low:.2f}-{high:.2f})"]
+        cells += [f"{row['seconds']:.3f}"] + ([f"{row['memory']:.1f}"] if args.device == "gpu" else [])
+        print("| " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""The methods that the toy world compares, and the tables they stand in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from p3s.schedule import Schedule
+from p3s.subject_copy import CopySettings
+
+
+@dataclass(frozen=True)
+class Method:
+    """``kind``: "p3s", "plain" (nothing is trained), "dreambooth" or "lora". ``rngr``: whether it trains on the clean
+    reference, or on the photo as it is. ``train``: changes to the benchmark's settings of training, ``rate`` a factor
+    of its learning rate."""
+
+    kind: str = "p3s"
+    rngr: bool = True
+    copy: CopySettings = field(default_factory=CopySettings)
+    train: dict[str, Any] = field(default_factory=dict)
+    weight: Schedule = field(default_factory=Schedule)
+    rate: float = 1.0
+
+
+#: What "p3s" is here, besides the defaults of the pack.
+BASE: dict[str, Any] = {"zero_init": "identity", "views": "whole+subject", "removed": "ignored"}
+
+
+def _p3s(copy: CopySettings | None = None, weight: Schedule | None = None, **train: Any) -> Method:
+    return Method(copy=copy or CopySettings(), weight=weight or Schedule(), train=BASE | train)
+
+
+METHODS: dict[str, Method] = {
+    "plain": Method("plain"),
+    "p3s": _p3s(),
+    # Low-rank changes of the base's own weights instead of a copy with weights of its own.
+    "p3s-lora": _p3s(CopySettings(kind="lora")),
+    # The paper's training data: the whole clean reference and nothing else.
+    "p3s-whole": _p3s(views="whole", removed="learned"),
+    "no-rngr": Method(rngr=False, train=BASE | {"views": "whole", "removed": "learned"}),
+    "removed-learned": _p3s(removed="learned"),
+    "view-whole": _p3s(views="whole"),
+    "zero-start": _p3s(zero_init="zero"),
+    "no-lac": _p3s(attention_layers="none"),
+    "lac-all": _p3s(attention_layers="all"),
+    "lac-sum": _p3s(attention_norm="sum"),
+    "fixed": _p3s(weight=Schedule("fixed")),
+    "increasing": _p3s(weight=Schedule("increasing")),
+    "decreasing": _p3s(weight=Schedule("decreasing")),
+    "learned": _p3s(CopySettings(weight="learned"), Schedule("learned")),
+    "no-cross": _p3s(CopySettings(cross_attention=False)),
+    "attn1-feature": _p3s(CopySettings(feature="attn1")),
+    "one-to-one": _p3s(CopySettings(pairing="one_to_one")),
+    "reference-input": _p3s(CopySettings(copy_input="reference")),
+    "dreambooth": Method("dreambooth", rngr=False, rate=0.4),
+    "dreambooth-rngr": Method("dreambooth", train=BASE, rate=0.4),
+    "lora": Method("lora", rngr=False, rate=2.0),
+    "lora-rngr": Method("lora", train=BASE, rate=2.0),
+}
+
+TABLES: dict[str, tuple[str, ...]] = {
+    "main": ("p3s", "p3s-whole", "no-rngr", "dreambooth", "lora", "dreambooth-rngr", "lora-rngr", "plain"),
+    "data": ("p3s", "removed-learned", "view-whole", "p3s-whole"),
+    "start": ("p3s", "zero-start"),
+    "kind": ("p3s", "p3s-lora"),
+    "consistency": ("p3s", "no-lac", "lac-all", "lac-sum"),
+    "weight": ("p3s", "fixed", "increasing", "decreasing", "learned"),
+    "structure": ("p3s", "no-cross", "attn1-feature", "one-to-one", "reference-input"),
+}
