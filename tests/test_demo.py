@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,14 @@ from subjects import make_subject
 
 from p3s.__main__ import main
 from p3s.demo import stand_ins
-from p3s.demo.chain import ABOUT, WEIGHTS, DemoSettings, generate_row, run_demo, toy_world
+from p3s.demo.chain import ABOUT, TRAINING, WEIGHTS, generate_row, run_demo
 from p3s.demo.sheet import Panel, Row, draw_sheet, loss_curve
 from p3s.rngr import make_reference
 from p3s.schedule import Schedule
 from p3s.subject import load_subject, save_subject
+from p3s.toyworld.world import load_world
 
-QUICK = DemoSettings(train_steps=3, batch=1, sample_steps=2)
+QUICK = replace(TRAINING, steps=3, batch_size=1)
 DATA = Path(__file__).parent / "data"
 
 
@@ -32,13 +34,14 @@ def picture(path: Path) -> np.ndarray:
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder, said = tmp_path_factory.mktemp("demo") / "out", []
-    run_demo(folder, QUICK, said.append)
+    run_demo(folder, QUICK, 2, said.append)
     return folder, "\n".join(said)
 
 
 def test_the_chain_writes_a_sheet_and_a_subject_and_says_what_it_is(ran: tuple[Path, str]) -> None:
     folder, said = ran
-    assert sorted(path.name for path in folder.iterdir()) == ["sheet.png", "subject.safetensors"]
+    names = ["photo.png", "points.json", "sheet.png", "subject.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == names
     assert said.startswith(f"P3S demo\n{ABOUT}")
     assert "weight 0 gives the plain model's pictures: yes, bit for bit" in said
     info = load_subject(folder / "subject.safetensors").info
@@ -50,7 +53,7 @@ def test_the_chain_writes_a_sheet_and_a_subject_and_says_what_it_is(ran: tuple[P
 def test_the_saved_subject_changes_pictures_but_not_at_weight_0(ran: tuple[Path, str]) -> None:
     folder, _ = ran
     subject = load_subject(folder / "subject.safetensors")
-    row = generate_row(toy_world(), subject, "a photo of a sks dog", QUICK)
+    row = generate_row(load_world(), subject, "a photo of a sks dog", seed=0, steps=2)
     assert list(row) == list(WEIGHTS)
     plain, zero, _, paper, one = row.values()
     assert torch.equal(plain, zero)
@@ -189,9 +192,7 @@ def test_mistakes_are_one_line(
     assert said.startswith(f"p3s {arguments[0]}: ") and said.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    "arguments", [[], ["train"], ["demo", "--steps", "0"], ["mask", "a.jpg", "--positive", "left"]]
-)
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["demo", "--steps", "0"], ["mask", "a.jpg", "--positive", "left"]])
 def test_a_wrong_command_line_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(arguments)

@@ -80,3 +80,12 @@ def test_impossible_step_counts_are_refused(steps):
 def test_other_predictions_are_refused():
     with pytest.raises(P3SError, match="flow"):
         NoiseSchedule(torch.ones(3), "flow")
+
+
+def test_sigmas_stand_for_timesteps():
+    noise = NoiseSchedule.stable_diffusion()
+    sigmas = (1 / noise.alphas_cumprod.double() - 1).sqrt()
+    assert torch.equal(noise.timesteps(sigmas), torch.arange(1000))
+    between = (sigmas[10] * sigmas[11]).sqrt()
+    assert noise.timesteps(torch.stack([between * 1.001, between * 0.999])).tolist() == [11, 10]
+    assert noise.timesteps(torch.tensor([14.7, 0.0291])).tolist() == [999, 0]

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from small import SMALL, random_copy, random_unet
+from small import SMALL, TOKEN_DIM, random_copy, random_unet
 
 from p3s.diffusion import NoiseSchedule, ddim_timesteps
 from p3s.errors import P3SError
 from p3s.generate import generate
-from p3s.injection import InjectionHooks
+from p3s.injection import Injection, InjectionHooks
 from p3s.schedule import Schedule
+from p3s.subject_copy import CopySettings, SubjectCopy
 
 NOISE = NoiseSchedule.stable_diffusion()
 
@@ -42,11 +43,12 @@ def test_a_subject_changes_the_image(world):
 
 @pytest.mark.parametrize("off", [Schedule("fixed", value=0.0), Schedule("fixed", start=1.0, end=1.0)])
 def test_weight_0_is_the_plain_model_bit_for_bit_and_runs_no_copy(world, off):
-    class Untouchable(torch.nn.Module):
+    class Untouchable(SubjectCopy):
         def forward(self, *args):
             raise AssertionError("the copy was run")
 
-    assert torch.equal(image(world, copy=Untouchable(), weight=off), plain(world))
+    untouchable = Untouchable(SMALL, CopySettings(), TOKEN_DIM)
+    assert torch.equal(image(world, copy=untouchable, weight=off), plain(world))
 
 
 @pytest.mark.parametrize("halves", ["both", "conditional"])
@@ -65,7 +67,7 @@ def test_one_step_by_hand(world, halves):
         for part in (features.self_attention, features.cross_attention):
             for layer in part:
                 part[layer] = part[layer] * eps_t
-        return base(x, times, context, InjectionHooks(features, 0.2))
+        return base(x, times, context, InjectionHooks(Injection(features, 0.2)))
 
     with torch.no_grad():
         uncond = call(world["empty_prompt"], halves == "both")

@@ -6,7 +6,7 @@ import torch
 from small import SMALL, random_copy, random_unet
 
 from p3s.image_latent import ImageLatent, fit_condition
-from p3s.injection import Features, InjectionHooks, add_to_query, extend_keys, extend_values, fit_tokens
+from p3s.injection import Features, Injection, InjectionHooks, add_to_query, extend_keys, extend_values, fit_tokens
 from p3s.resize import resize
 from p3s.unet import Attention
 from p3s.unet_config import Layer
@@ -40,7 +40,7 @@ def test_eq_7_and_8_self_attention():
     layer = Attention(dim, dim, heads, torch.nn)
     z, f = torch.randn(1, 5, dim), torch.randn(1, 5, dim)
     with torch.no_grad():
-        found = layer(z, extend_keys(z, f), extend_values(z, f, lam))[0].numpy()
+        found = layer(z, extend_keys(z, [f]), extend_values(z, [lam * f], [f]))[0].numpy()
     w = {n: getattr(layer, f"to_{n}").weight.detach().numpy() for n in "qkv"}
     zn, fn = z[0].numpy(), f[0].numpy()
     q, k = zn @ w["q"].T, np.concatenate([zn, fn]) @ w["k"].T
@@ -51,12 +51,13 @@ def test_eq_7_and_8_self_attention():
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_a_second_subject_adds_lambda_f_to_the_image_tokens_alone():
-    z, f, g = (torch.randn(1, 3, 2) for _ in range(3))
-    k = extend_keys(extend_keys(z, f), g)
-    v = extend_values(extend_values(z, f, 0.2), g, 0.5)
-    assert torch.equal(k, torch.cat([z, f, g], 1))
-    torch.testing.assert_close(v, torch.cat([z + 0.2 * f + 0.5 * g, f, g], 1))
+def test_several_subjects_are_concatenated_once_and_add_lambda_f_to_the_image_tokens_alone():
+    z, f, g, foreign = (torch.randn(1, 3, 2) for _ in range(4))
+    longer = torch.cat([z, foreign], 1)
+    k = extend_keys(longer, [f, g])
+    v = extend_values(longer, [0.2 * f, 0.5 * g], [f, g])
+    assert torch.equal(k, torch.cat([z, foreign, f, g], 1))
+    torch.testing.assert_close(v, torch.cat([z + 0.2 * f + 0.5 * g, foreign, f, g], 1))
 
 
 def test_zero_features_are_not_off():
@@ -64,7 +65,7 @@ def test_zero_features_are_not_off():
     torch.manual_seed(0)
     layer, z = Attention(8, 8, 2, torch.nn), torch.randn(1, 5, 8)
     with torch.no_grad():
-        plain, injected = layer(z, z, z), layer(z, extend_keys(z, z * 0), extend_values(z, z * 0, 0.2))
+        plain, injected = layer(z, z, z), layer(z, extend_keys(z, [z * 0]), extend_values(z, [z * 0], [z * 0]))
     assert (plain - injected).abs().max() > 0.01
 
 
@@ -73,7 +74,7 @@ def test_duplicated_tokens_leave_the_softmax_unchanged():
     torch.manual_seed(0)
     layer, z = Attention(8, 8, 2, torch.nn), torch.randn(1, 5, 8)
     with torch.no_grad():
-        torch.testing.assert_close(layer(z, z, z), layer(z, extend_keys(z, z), extend_values(z, z, 0.0)))
+        torch.testing.assert_close(layer(z, z, z), layer(z, extend_keys(z, [z]), extend_values(z, [0 * z], [z])))
 
 
 def test_eq_9_weights_scale_all_features_and_keep_sharing():
@@ -83,6 +84,7 @@ def test_eq_9_weights_scale_all_features_and_keep_sharing():
     assert torch.equal(scaled.self_attention[a], 0.5 * f)
     assert scaled.self_attention[a] is scaled.self_attention[b]
     assert torch.equal(scaled.cross_attention[a], 0.5 * f)
+    assert torch.equal(features.weighted(torch.tensor(0.5)).self_attention[a], 0.5 * f)
     per_row = features.weighted(torch.tensor([0.5, 2.0]))
     assert torch.equal(per_row.self_attention[b], f * torch.tensor([0.5, 2.0])[:, None, None])
     assert features.weighted(1.0) is features
@@ -92,7 +94,7 @@ def test_cross_attention_part():
     z, g = torch.randn(1, 4, 3), torch.randn(1, 4, 3)
     assert torch.equal(add_to_query(z, g), z + g)
     layer = Layer("input", 1)
-    hooks = InjectionHooks(Features({}, {layer: g}, {layer: (2, 2)}), 0.2)
+    hooks = InjectionHooks(Injection(Features({}, {layer: g}, {layer: (2, 2)}), 0.2))
     assert torch.equal(hooks.cross_attention(layer, z, z, (2, 2)), z + g)
     assert hooks.cross_attention(Layer("input", 2), z, z, (2, 2)) is z
     assert hooks.self_attention(layer, z, (2, 2)) == (z, z, z)
@@ -108,8 +110,10 @@ def test_zero_cross_convolutions_are_exactly_off():
     x, t, context = torch.randn(1, 4, 16, 16), torch.tensor([300.0]), torch.randn(1, 7, SMALL.context_dim)
     with torch.no_grad():
         features = copy(x, t, context, torch.randn(1, 4, 16, 16))
-        with_part = base(x, t, context, InjectionHooks(features, 0.2))
-        without = base(x, t, context, InjectionHooks(Features(features.self_attention, {}, features.grids), 0.2))
+        with_part = base(x, t, context, InjectionHooks(Injection(features, 0.2)))
+        without = base(
+            x, t, context, InjectionHooks(Injection(Features(features.self_attention, {}, features.grids), 0.2))
+        )
     assert torch.equal(with_part, without)
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import pytest
+from PIL import Image
 
 import p3s
 
@@ -35,10 +40,64 @@ def test_runtime_dependencies_are_in_step_and_unpinned() -> None:
     assert all(line.replace("-", "").isalnum() for line in lines)
 
 
+def packed() -> list[str]:
+    """What the registry's publisher packs: the tracked files that .comfyignore does not name."""
+
+    def listed(*options: str) -> set[str]:
+        done = subprocess.run(["git", "ls-files", *options], cwd=ROOT, capture_output=True, text=True, check=True)
+        return set(done.stdout.splitlines())
+
+    return sorted(listed() - listed("--cached", "--ignored", "--exclude-from=.comfyignore"))
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a checkout: the publisher packs what git tracks")
+def test_the_package_for_the_registry_holds_what_is_needed_and_nothing_else() -> None:
+    files = packed()
+    top = {name.split("/")[0] for name in files}
+    folders = {"docs", "example_workflows", "locales", "nodes", "p3s", "web"}
+    assert top == folders | {
+        "__init__.py",
+        "CHANGELOG.md",
+        "LICENSE",
+        "README.md",
+        "pyproject.toml",
+        "requirements.txt",
+    }
+    kinds = {folder: {Path(name).suffix for name in files if name.startswith(folder + "/")} for folder in folders}
+    assert kinds == {
+        "docs": {".md"},
+        "example_workflows": {".json", ".jpg"},
+        "locales": {".json"},
+        "nodes": {".py"},
+        "p3s": {".py", ".md", ".safetensors"},
+        "web": {".js", ".json", ".md", ".png"},
+    }
+    assert sum((ROOT / name).stat().st_size for name in files) < 12 * 2**20
+
+
+def test_no_ignored_name_is_left_over() -> None:
+    lines = (ROOT / ".comfyignore").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if not line.startswith("#") and not (ROOT / line).exists()] == []
+
+
 def test_registry_metadata() -> None:
+    """As https://docs.comfy.org/registry/specifications asks for it."""
+    project = pyproject()["project"]
+    assert re.fullmatch(r"[a-z](?:[a-z0-9]|[-_.](?=[a-z0-9])){0,98}", project["name"])
+    assert "comfyui" not in project["name"]
+    assert re.fullmatch(r"\d+\.\d+\.\d+", project["version"])
+    assert (ROOT / project["license"]["file"]).is_file()
+    assert {"Repository", "Documentation", "Bug Tracker"} <= project["urls"].keys()
+    assert "Operating System :: OS Independent" in project["classifiers"]
     comfy = pyproject()["tool"]["comfy"]
     assert comfy["requires-comfyui"] == ">=0.3.64"
     assert comfy["PublisherId"] and comfy["DisplayName"]
+    raw = project["urls"]["Repository"].replace("github.com", "raw.githubusercontent.com") + "/main/"
+    for key, ratio, largest in (("Icon", 1, 400), ("Banner", 21 / 9, 1260)):
+        with Image.open(ROOT / comfy[key].removeprefix(raw)) as picture:
+            assert picture.format == "PNG"
+            assert picture.width <= largest
+            assert picture.width / picture.height == ratio
     # The pack exports WEB_DIRECTORY; both together would load every script twice.
     assert "web" not in comfy
 

@@ -22,10 +22,12 @@ from p3s.subject import (
     check_weights,
     fingerprint,
     free_path,
+    load_info,
     load_subject,
     save_new_subject,
     save_subject,
 )
+from p3s.subject_info import info_from_json, info_to_json
 
 
 @pytest.fixture
@@ -88,6 +90,34 @@ def test_unknown_facts_of_the_same_version_are_kept(tmp_path):
     assert loaded.info.extra == {"losses": [1.0, 0.5], "note": {"deep": None}}
     again = save_subject(loaded, tmp_path / "b.safetensors")
     assert again.read_bytes() == path.read_bytes()
+
+
+def test_the_info_is_read_without_the_tensors(saved):
+    assert load_info(saved) == make_subject().info
+    whole = saved.read_bytes()
+    saved.write_bytes(whole[:-1] + b"\xff")
+    assert load_info(saved) == make_subject().info
+    saved.write_bytes(whole[:-1])
+    with pytest.raises(SubjectFileError, match=r"^subject.safetensors: .*cut off"):
+        load_info(saved)
+    with pytest.raises(SubjectFileError, match="no such file"):
+        load_info(saved.parent / "other.safetensors")
+
+
+def test_facts_that_older_files_lack_are_empty(tmp_path):
+    losses = {"loss": [1.0, 0.5], "step": [1, 2]}
+    subject = make_subject(training_key="ef" * 32, loss_map=losses)
+    path = save_subject(subject, tmp_path / "a.safetensors")
+    assert same(load_subject(path), subject)
+    old = json.loads(info_to_json(subject.info))
+    del old["training_key"], old["loss_map"]
+    assert info_from_json(json.dumps(old)) == make_subject().info
+
+
+@pytest.mark.parametrize("losses", [{"loss": 1}, {"loss": ["1"]}, {"loss": [1.0], "step": []}, {"loss": [True]}])
+def test_losses_that_are_no_lists_of_numbers_are_refused(losses):
+    with pytest.raises(SubjectFileError, match="loss_map"):
+        info_to_json(make_subject(loss_map=losses).info)
 
 
 def test_a_model_manager_may_edit_the_title(saved):
@@ -434,7 +464,7 @@ BAD_HEADERS = {
     "metadata kind": (lambda header: header.update(__metadata__=[]), "header is damaged"),
     "metadata value": (set_metadata(x=1), "header is damaged"),
     "no metadata": (lambda header: header.pop("__metadata__") and None, "not a P3S subject"),
-    "newer": (set_metadata(format_version="2"), "format version 2 is newer than version 1"),
+    "newer": (set_metadata(format_version="3"), "format version 3 is newer than version 2"),
     "version": (set_metadata(format_version="one"), "no valid format version"),
     "old version": (set_metadata(format_version="0"), "no valid format version"),
     "no info": (lambda header: header["__metadata__"].pop("p3s") and None, "metadata of the subject is missing"),
@@ -471,7 +501,7 @@ def with_valid_checksum(path, change):
     metadata = json.loads(raw[8 : 8 + struct.unpack("<Q", raw[:8])[0]])["__metadata__"]
     tensors = load(raw)
     change(tensors, metadata)
-    metadata["sha256"] = _digest(tensors, metadata["p3s"])
+    metadata["sha256"] = _digest(tensors, metadata["p3s"], metadata["format_version"])
     with open(path, "wb") as file:
         write_safetensors(file, tensors, metadata)
 

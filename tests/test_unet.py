@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from real_models import diffusers_twin
 from small import SMALL, random_unet
 
 from p3s.errors import FamilyError
@@ -56,34 +57,6 @@ def test_the_prefix_of_a_checkpoint_is_found(prefix):
 def test_other_families_are_refused_by_name(change, message):
     with pytest.raises(FamilyError, match=message):
         UNetConfig.from_state_dict(change(meta_state(SMALL)))
-
-
-def diffusers_twin(net):
-    """diffusers' U-Net with the same weights, converted by diffusers' own converter."""
-    diffusers = pytest.importorskip("diffusers")
-    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
-
-    config = net.config
-    levels = [b.level for b in config.output_blocks]
-    count = max(levels) + 1
-    widths = [next(b.out_channels for b in config.output_blocks if b.level == i) for i in range(count)]
-    depth = [next(b.depth for b in config.output_blocks if b.level == i) for i in range(count)]
-    twin = diffusers.UNet2DConditionModel(
-        in_channels=config.in_channels,
-        out_channels=config.out_channels,
-        block_out_channels=widths,
-        layers_per_block=levels.count(0) - 1,
-        down_block_types=["CrossAttnDownBlock2D" if d else "DownBlock2D" for d in depth],
-        up_block_types=["CrossAttnUpBlock2D" if d else "UpBlock2D" for d in reversed(depth)],
-        cross_attention_dim=config.context_dim,
-        attention_head_dim=[config.heads(w) for w in widths],
-        use_linear_projection=config.linear_projection,
-    )
-    state = convert_ldm_unet_checkpoint(
-        {f"model.diffusion_model.{k}": v for k, v in net.state_dict().items()}, dict(twin.config)
-    )
-    twin.load_state_dict(state)
-    return twin.eval()
 
 
 @pytest.mark.parametrize("size", [(16, 16), (24, 16)])

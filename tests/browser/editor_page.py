@@ -6,6 +6,7 @@ Where a click must go is computed here from the picture's size and the stage's b
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 from host.server import Server
@@ -216,8 +217,9 @@ class EditorPage:
         sent = response.request.post_data_json
         assert response.ok, response.text()
         prompt_id = response.json()["prompt_id"]
-        self.page.wait_for_function(
-            "async (id) => id in (await (await fetch('/api/history/' + id)).json())", arg=prompt_id, timeout=60_000
-        )
+        end = time.monotonic() + 180
+        while not (history := self.server.client.get_json(f"/history/{prompt_id}")):
+            assert time.monotonic() < end, "the run does not end"
+            self.page.wait_for_timeout(100)
         self.page.wait_for_timeout(200)
-        return {**sent, "history": self.server.client.get_json(f"/history/{prompt_id}")[prompt_id]}
+        return {**sent, "history": history[prompt_id]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ PAGE = """<!doctype html><body style="margin: 30px">
 <script type="module">
   import { PickerView } from '/picker/view.js'
   window.changes = []
-  window.view = new PickerView({ change: (text) => changes.push(text) })
+  window.view = new PickerView({ change: (text) => changes.push(text), askMasks: async () => window.answer })
   outer.append(view.element)
   view.attach()
   window.ready = await view.showPicture('/square.png')
@@ -23,19 +24,25 @@ PAGE = """<!doctype html><body style="margin: 30px">
 
 
 @pytest.fixture
-def page(chromium: Any, tmp_path) -> Iterator[Any]:
-    write_pictures(tmp_path)
-    context = chromium.new_context(viewport={"width": 800, "height": 700})
+def page(chromium: Any, tmp_path: Path) -> Iterator[Any]:
+    yield from open_alone(chromium, tmp_path)
+
+
+def open_alone(chromium: Any, folder: Path, script: str = "", **options: Any) -> Iterator[Any]:
+    """A page with the editor on square.png; it may load other pictures of the folder. ``script`` runs before it."""
+    write_pictures(folder)
+    context = chromium.new_context(viewport={"width": 800, "height": 700}, **options)
     page = context.new_page()
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
+    page.add_init_script(script)
 
     def serve(route: Any) -> None:
         path = route.request.url.removeprefix("http://picker.test/")
         if not path:
             route.fulfill(body=PAGE, content_type="text/html")
             return
-        file = tmp_path / path if path.endswith(".png") else REPO / "web" / path
+        file = folder / path if path.endswith((".png", ".jpg")) else REPO / "web" / path
         if file.is_file():
             route.fulfill(path=file)
         else:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,20 @@ class Inside:
         link_model(self.base, name)
         return str(next((self.base / "models").glob(f"*/{name}.safetensors")))
 
-    def run(self, script: Path | str, arguments: dict[str, Any] | None = None, timeout: float = 300) -> Any:
-        """What ``main(arguments)`` of a file returned; AssertionError with its output when it failed."""
+    def run(
+        self,
+        script: Path | str,
+        arguments: dict[str, Any] | None = None,
+        timeout: float | None = 300,
+        options: Sequence[str] = ("--cpu",),
+    ) -> Any:
+        """What ``main(arguments)`` of a file returned; AssertionError with its output when it failed. ``options`` are
+        ComfyUI's own."""
         result = self.base / "result.json"
         result.unlink(missing_ok=True)
         job = {"repo": str(REPO), "script": str(script), "arguments": arguments or {}, "result": str(result)}
         command = [str(self.host.python), str(Path(__file__).with_name("inside_main.py")), json.dumps(job)]
-        command += ["--cpu", "--base-directory", str(self.base), "--disable-api-nodes"]
+        command += [*options, "--base-directory", str(self.base), "--disable-api-nodes"]
         done = subprocess.run(
             command,
             cwd=self.host.path,

@@ -29,12 +29,14 @@ def main() -> None:
     comfy.options.enable_args_parsing()
     import folder_paths
     import torch
+    import utils.extra_config  # noqa: F401  as main.py: later, ComfyUI's nodes.py puts another utils on the path
     from comfy.cli_args import args
 
     folder_paths.set_output_directory(os.path.join(args.base_directory, "output"))
     repo = Path(job["repo"])
     if (repo / "__init__.py").exists():
         load("comfyui_p3s", repo / "__init__.py", repo)
+    sys.path.append(str(Path(job["script"]).parent))  # for what scripts share; the host's own modules come first
     script = load("inside_script", Path(job["script"]))
     with torch.inference_mode():
         result = script.main(job["arguments"])

@@ -2,79 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 import comfy.model_management
 import comfy.model_sampling
-import comfy.sample
 import comfy.sd
 import comfy.utils
 import torch
 from comfy.patcher_extension import WrappersMP
-from comfyui_p3s.nodes.host import conditions, patch, weights
-from comfyui_p3s.p3s.errors import P3SError
-from comfyui_p3s.p3s.injection import InjectionHooks
+from comfyui_p3s.nodes.host import attention, conditions, halves, patch, weights
+from comfyui_p3s.nodes.host.sampling import Application
+from comfyui_p3s.p3s.injection import Injection, InjectionHooks
+from comfyui_p3s.p3s.sampling import SamplingSettings
 from comfyui_p3s.p3s.schedule import Schedule
-from comfyui_p3s.p3s.subject import Subject, SubjectInfo, SubjectReference
-from comfyui_p3s.p3s.subject_copy import CopySettings, SubjectCopy
 from comfyui_p3s.p3s.unet import UNet
-
-FIXED = Schedule("fixed")
-GENERATOR = torch.Generator()
-
-
-def draw(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=GENERATOR.manual_seed(seed))
-
-
-def subject_for(model: Any, seed: int = 1, **settings: Any) -> Subject:
-    """A subject whose zero convolutions are no longer zero, as after some training."""
-    chosen = CopySettings(**settings)
-    with torch.inference_mode(False):
-        copy = SubjectCopy.from_base(weights.base_weights(model), chosen, 20)
-        for i, zero in enumerate([*copy.zero_self.values(), *copy.zero_cross.values()]):
-            zero.weight.data = draw(*zero.weight.shape, seed=seed * 100 + i) * zero.weight.shape[1] ** -0.5
-        reference = SubjectReference(draw(4, 16, 16, seed=seed), draw(17, 20, seed=seed))
-    config = weights.unet_config(model)
-    info = SubjectInfo(
-        config.family, weights.base_fingerprint(model), asdict(chosen), {}, ("",), ("",), 1, True, "", ""
-    )
-    return Subject({k: v.detach() for k, v in copy.state_dict().items()}, (reference,), info)
-
-
-def inputs(rows: int = 2, size: int = 16) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    return draw(rows, 4, size, size), torch.full((rows,), 500.0), draw(rows, 77, 768, seed=1)
-
-
-def call(model: Any, x: torch.Tensor, t: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-    """One U-Net call with a model's wrappers and patches, as the sampler makes it."""
-    options = dict(model.model_options["transformer_options"])
-    options["wrappers"] = model.wrappers
-    options["cond_or_uncond"] = [1, 0][: len(x)]
-    options["uuids"] = ["a", "b"][: len(x)]
-    return model.model.diffusion_model(x, t, context, transformer_options=options)
-
-
-def sample(model: Any, cfg: float = 7.0, steps: int = 2, **options: Any) -> torch.Tensor:
-    positive, negative = ([[draw(1, 77, 768, seed=s), {}]] for s in (1, 2))
-    arguments = {"denoise": 1.0, "seed": 3, **options}
-    return comfy.sample.sample(
-        model,
-        draw(1, 4, 16, 16, seed=5),
-        steps,
-        cfg,
-        "euler",
-        "normal",
-        positive,
-        negative,
-        torch.zeros(1, 4, 16, 16),
-        **arguments,
-    )
-
-
-def apply(model: Any, subject: Subject, strength: float = 1.0, schedule: Schedule = FIXED, conditional: bool = False):
-    return patch.apply_subject(model, subject, 0, patch.Application(schedule, strength, conditional))[0]
+from inside_subjects import FIXED, apply, call, draw, inputs, load, message, sample, subject_for
 
 
 def same_unet(model: Any) -> float:
@@ -124,11 +66,11 @@ def injection_facts(model: Any) -> dict[str, Any]:
         copy = patch.build_copy(base.config, subject, torch.float32)
         condition = copy.condition(subject.references[0].latent[None], subject.references[0].tokens[None])
         features = copy(x, t, context, condition).weighted(0.8)
-        expected = base(x, t, context, InjectionHooks(features, copy.settings.lam))
+        expected = base(x, t, context, InjectionHooks(Injection(features, copy.settings.lam)))
         plain = base(x, t, context)
         patched = apply(model, subject, strength=0.8)
         found = call(patched, x, t, context)
-        half = call(apply(model, subject, strength=0.8, conditional=True), x, t, context)
+        half = call(apply(model, subject, strength=0.8, settings=SamplingSettings(halves="conditional")), x, t, context)
         facts[name] = {
             "error": ((found - expected).abs().max() / expected.std()).item(),
             "effect": ((found - plain).abs().mean() / plain.std()).item(),
@@ -171,14 +113,6 @@ def identity_facts(model: Any) -> dict[str, bool]:
     }
 
 
-def message(run: Any) -> str:
-    try:
-        run()
-    except P3SError as error:
-        return f"{type(error).__name__}: {error}"
-    return "no error"
-
-
 class Foreign:
     """Stands for a MODEL of an architecture that needs no small checkpoint to be recognised by its keys."""
 
@@ -198,9 +132,9 @@ def refusals(model: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     parameter.tensor_type = 2  # as GGUF marks its tensors
     gguf = message(lambda: weights.base_weights(packed))
     del parameter.tensor_type
-    sd2, *_ = comfy.sd.load_checkpoint_guess_config(arguments["sd2"], output_vae=False, output_clip=False)
-    micro, *_ = comfy.sd.load_checkpoint_guess_config(arguments["micro"], output_vae=False, output_clip=False)
-    other, *_ = comfy.sd.load_checkpoint_guess_config(arguments["other"], output_vae=False, output_clip=False)
+    sd2 = load(arguments["sd2"])
+    micro = load(arguments["micro"])
+    other = load(arguments["other"])
     return {
         "gguf": gguf,
         "flux": message(
@@ -210,9 +144,9 @@ def refusals(model: Any, arguments: dict[str, Any]) -> dict[str, Any]:
         "other shapes": message(lambda: apply(micro, subject)),
         "no clip vision": message(lambda: conditions.clip_encoder(None)),
         "no vae": message(lambda: conditions.encode_latent(None, model, torch.zeros(8, 8, 3), 128)),
-        "no such photo": message(lambda: patch.apply_subject(model, subject, 3, patch.Application(FIXED, 1.0, False))),
-        "other weights": list(patch.apply_subject(other, subject, 0, patch.Application(FIXED, 1.0, False))[1]),
-        "same weights": list(patch.apply_subject(model, subject, 0, patch.Application(FIXED, 1.0, False))[1]),
+        "no such photo": message(lambda: patch.apply_subject(model, subject, 3, Application(FIXED))),
+        "other weights": list(patch.apply_subject(other, subject, 0, Application(FIXED))[1]),
+        "same weights": list(patch.apply_subject(model, subject, 0, Application(FIXED))[1]),
         "several gpus": message(
             lambda: apply(model, subject).wrappers[WrappersMP.DIFFUSION_MODEL][patch.KEY][0](
                 None, *inputs(), transformer_options={"multigpu_thread_device": "cuda:1"}
@@ -261,7 +195,7 @@ def halves_facts() -> dict[str, bool]:
             seen.append((sign, agree, options["cond_or_uncond"], options["uuids"]))
             return sign * (x + 1)
 
-        out = patch.by_halves(
+        out = halves.by_halves(
             lambda *a: run(1.0, *a), lambda *a: run(-1.0, *a), x, x.flatten(), x.view(n, 1, 1), control, given
         )
         signs = torch.tensor([1.0 if kind == 0 else -1.0 for kind in chunks]).repeat_interleave(rows).view(n, 1, 1, 1)
@@ -273,8 +207,8 @@ def halves_facts() -> dict[str, bool]:
         facts[str(chunks)] = torch.equal(out, signs * (x + 1)) and all(s[1] for s in seen) and kept
         facts[f"{chunks} as it was"] = given["cond_or_uncond"] == chunks and len(control["input"]) == 2
     tiles = torch.arange(24.0).view(2, 6, 2)
-    facts["tiles keep the order"] = torch.equal(patch.as_tiles(tiles, 6).flatten(), tiles.flatten())
-    facts["no tiles"] = patch.as_tiles(tiles, 2) is tiles
+    facts["tiles keep the order"] = torch.equal(attention.as_tiles(tiles, 6).flatten(), tiles.flatten())
+    facts["no tiles"] = attention.as_tiles(tiles, 2) is tiles
     return facts
 
 
@@ -294,8 +228,8 @@ def fp8_facts(path: str) -> dict[str, Any]:
 
 def inpaint_facts(path: str, plain_path: str) -> dict[str, Any]:
     """A subject of the ordinary model on an inpainting U-Net of nine channels."""
-    plain, *_ = comfy.sd.load_checkpoint_guess_config(plain_path, output_vae=False, output_clip=False)
-    inpaint, *_ = comfy.sd.load_checkpoint_guess_config(path, output_vae=False, output_clip=False)
+    plain = load(plain_path)
+    inpaint = load(path)
     subject = subject_for(plain)
     before, after = sample(inpaint), sample(apply(inpaint, subject))
     return {
@@ -305,8 +239,8 @@ def inpaint_facts(path: str, plain_path: str) -> dict[str, Any]:
 
 
 def main(arguments: dict[str, Any]) -> dict[str, Any]:
-    model, *_ = comfy.sd.load_checkpoint_guess_config(arguments["topo"], output_vae=False, output_clip=False)
-    slim, *_ = comfy.sd.load_checkpoint_guess_config(arguments["slim"], output_vae=False, output_clip=False)
+    model = load(arguments["topo"])
+    slim = load(arguments["slim"])
     lora = comfy.utils.load_torch_file(arguments["lora"])
     return {
         "unet": {"full": same_unet(model), "one ResBlock": same_unet(slim)},

@@ -31,9 +31,11 @@ class Job:
         loaded = self.g.add("CheckpointLoaderSimple", ckpt_name=server.model(checkpoint))
         self.model, self.clip, self.vae = loaded[0], loaded[1], loaded[2]
 
-    def reference(self, photo: np.ndarray | None = None, points: str = POINTS, **settings: Any) -> Node:
-        name = self.server.client.upload_image(two_subjects() if photo is None else photo, "two.png")
-        picker = self.g.add("P3S_PointPicker", image=name, points=points)
+    def reference(
+        self, photo: np.ndarray | None = None, points: str = POINTS, name: str = "two.png", **settings: Any
+    ) -> Node:
+        file = self.server.client.upload_image(two_subjects() if photo is None else photo, name)
+        picker = self.g.add("P3S_PointPicker", image=file, points=points)
         vision = self.g.add("CLIPVisionLoader", clip_name=self.server.model("clip-vision"))
         defaults = {"fill": "telea", "fill_region": "negative", "value_range": "clip", "blur": 1.0, "grow": 0.0}
         return self.g.add(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -45,12 +46,16 @@ def link_model(base: Path, name: str) -> str:
 
 
 class Server:
-    """One server process. ``base`` is its base directory, ``log`` the file with all it printed."""
+    """One server process. ``base`` is its base directory, ``log`` the file with all it printed.
 
-    def __init__(self, host: Host, base: Path, arguments: tuple[str, ...] = ()) -> None:
+    ``prefix`` is put before its command line and must end in replacing itself by it (as ``nice``, ``unshare`` do).
+    """
+
+    def __init__(self, host: Host, base: Path, arguments: tuple[str, ...] = (), prefix: tuple[str, ...] = ()) -> None:
         self.host = host
         self.base = base
         self.arguments = arguments
+        self.prefix = prefix
         self.log = base / "server.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._client: Client | None = None
@@ -72,7 +77,7 @@ class Server:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        command = [str(self.host.python), "main.py", "--cpu", "--base-directory", str(self.base)]
+        command = [*self.prefix, str(self.host.python), "main.py", "--cpu", "--base-directory", str(self.base)]
         command += ["--listen", "127.0.0.1", "--port", str(port), "--disable-auto-launch", "--disable-api-nodes"]
         command += ["--database-url", "sqlite:///:memory:", *self.arguments]
         with self.log.open("ab") as log:
@@ -117,6 +122,20 @@ class Server:
                 self._process.wait()
             self._process = None
 
+    @property
+    def pid(self) -> int:
+        """The server's process; raises when it has ended."""
+        self.check_alive()
+        assert self._process is not None
+        return self._process.pid
+
+    def kill(self) -> None:
+        """End the process at once, as a crash or a power cut does."""
+        os.kill(self.pid, signal.SIGKILL)
+        assert self._process is not None
+        self._process.wait()
+        self.stop()
+
     def restart(self) -> Client:
         """Stop, start again on the same base directory, and connect: files stay, memory and caches do not."""
         self.stop()
@@ -136,7 +155,5 @@ class Server:
 
     def peak_memory(self) -> int:
         """The server process's peak resident memory in bytes (Linux)."""
-        self.check_alive()
-        assert self._process is not None
-        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        status = Path(f"/proc/{self.pid}/status").read_text()
         return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))

@@ -13,7 +13,7 @@ from host.hosts import Host
 from host.server import Server
 from subjects import make_subject, same
 
-from p3s.plot import plot_schedule
+from p3s.plot import MARK, plot_schedule
 from p3s.schedule import Schedule
 from p3s.subject import load_subject, save_subject
 
@@ -41,7 +41,7 @@ def test_the_inputs_are_in_their_order_for_ever(client: Client) -> None:
         order = client.object_info(node)["input_order"]
         return [name for kind in ("required", "optional") for name in order.get(kind, [])]
 
-    assert inputs("P3S_WeightSchedule") == ["kind", "alpha", "beta", "k", "value", "keyframes"]
+    assert inputs("P3S_WeightSchedule") == ["kind", "alpha", "beta", "k", "value", "keyframes", "sigmas"]
     assert inputs("P3S_LoadSubject") == ["subject_file"]
     assert inputs("P3S_SaveSubject") == ["subject", "filename"]
     assert client.object_info("P3S_WeightSchedule")["output"] == ["P3S_SCHEDULE", "IMAGE"]
@@ -58,6 +58,16 @@ def test_weight_schedule_shows_its_curve(client: Client) -> None:
     assert shown.shape == expected.shape
     # Another Pillow may draw letters by other pixels, but the curve is the same.
     assert (np.abs(shown.astype(float) - expected).max(-1) > 8).mean() < 0.02
+
+
+def test_weight_schedule_marks_the_samplers_steps(client: Client) -> None:
+    g = Graphs()
+    sigmas = g.add("KarrasScheduler", steps=5, sigma_max=14.614642, sigma_min=0.0291675, rho=7.0)
+    node = g.add("P3S_WeightSchedule", **SETTINGS, sigmas=sigmas)
+    (shown,) = client.run_ok(g.graph).images(node.id)
+    plain = plot_schedule(Schedule()).numpy() * 255
+    steps = np.asarray(MARK)
+    assert (np.abs(shown.astype(float) - steps).max(-1) < 8).sum() > 5 * (np.abs(plain - steps).max(-1) < 8).sum() + 50
 
 
 @pytest.mark.parametrize(

@@ -168,12 +168,11 @@ def test_a_saved_workflow_runs_on_a_host(server: Server, client: Client) -> None
     assert image.shape == (64, 64, 3)
 
 
-def test_example_workflows_fit_the_host(client: Client) -> None:
-    """Every example becomes a prompt on every host: core nodes and ours only, no value too many."""
+def test_workflows_fit_the_host(client: Client) -> None:
+    """Every example, and those of every release, becomes a prompt: core nodes and ours only, no value too many."""
     info = client.object_info()
-    files = sorted((REPO / "example_workflows").glob("*.json"))
-    if not files:
-        pytest.skip("no example workflows yet")
-    for file in files:
+    releases = sorted((REPO / "tests" / "data").glob("workflows_*"))
+    assert releases
+    for file in (file for folder in (REPO / "example_workflows", *releases) for file in sorted(folder.glob("*.json"))):
         graph = to_prompt(json.loads(file.read_text(encoding="utf-8")), info)
         assert any(node["class_type"].startswith("P3S_") for node in graph.values())

@@ -280,6 +280,7 @@ MODELS: dict[str, tuple[str, Callable[[], TensorDict]]] = {
     "controlnet-micro": ("controlnet", lambda: controlnet("micro")),
     "controlnet-slim": ("controlnet", lambda: controlnet("slim")),
     "controlnet-topo": ("controlnet", lambda: controlnet("topo")),
+    "controlnet-full": ("controlnet", lambda: controlnet("full")),
     "lora-micro": ("loras", lambda: lora("micro")),
     "lora-slim": ("loras", lambda: lora("slim")),
     "lora-topo": ("loras", lambda: lora("topo")),

@@ -330,3 +330,16 @@ test('what is done is said, for those who do not see it', () => {
   key('Delete')
   assert.match(log.said.at(-1), /removed/)
 })
+
+test('M goes through the overlays and says so, without a step of history', () => {
+  const { editor, key, log } = makeEditor()
+  const seen = []
+  for (let i = 0; i < 4; i++) {
+    assert.equal(key('m'), true)
+    seen.push(editor.overlay)
+  }
+  assert.deepEqual(seen, ['masks', 'similarity', 'none', 'masks'])
+  assert.deepEqual(log.said, ['Masks shown.', 'Similarity shown.', 'Masks hidden.', 'Masks shown.'])
+  assert.equal(editor.canUndo, false)
+  assert.deepEqual(log.changes, [])
+})

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { History } from '../../web/picker/history.js'
+import { History } from '../../web/common/history.js'
 import * as p from '../../web/picker/points.js'
 
 const SOME = { positive: [[0.25, 0.5]], negative: [[1, 0], [0.1, 0.9]] }

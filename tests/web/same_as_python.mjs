@@ -1,16 +1,34 @@
-// Reads {points, pictures, pixels} as JSON from standard input and answers with what the editor makes of them; see
+// Reads cases as JSON from standard input and answers with what the editor makes of them; see
 // test_same_as_python.py.
 
-import { patchOf } from '../../web/picker/geometry.js'
+import { patchOf, validArea } from '../../web/picker/geometry.js'
+import { fromRuns } from '../../web/picker/masks.js'
 import { fromJson, fromPasted, toJson } from '../../web/picker/points.js'
+import { makeCurve, parseKeyframes } from '../../web/schedule/curve.js'
+
+const NAMES = ['saved', 'patches', 'areas', 'masks', 'pasted', 'curves', 'keyframes']
+
+/** The result, or null for an error. */
+const tried = (call) => {
+  try {
+    return call()
+  } catch {
+    return null
+  }
+}
 
 let text = ''
 for await (const part of process.stdin) text += part
-const { saved, patches, pasted } = JSON.parse(text)
+const given = JSON.parse(text)
+const [saved, patches, areas, masks, pasted, curves, keyframes] = NAMES.map((name) => given[name] ?? [])
 process.stdout.write(
   JSON.stringify({
     saved: saved.map((value) => toJson(fromJson(value))),
     patches: patches.map(([point, width, height, grid]) => patchOf(point, { width, height }, grid)),
-    pasted: pasted.map(([value, width, height]) => toJson(fromPasted(value, 'positive', { width, height }).points))
+    areas: areas.map(([width, height, grid]) => validArea({ width, height }, grid)),
+    masks: masks.map(([runs, size]) => [...fromRuns(runs, size)]),
+    pasted: pasted.map(([value, width, height]) => toJson(fromPasted(value, 'positive', { width, height }).points)),
+    curves: curves.map(([settings, timesteps]) => tried(() => timesteps.map(makeCurve(settings)))),
+    keyframes: keyframes.map((value) => tried(() => parseKeyframes(value)))
   })
 )

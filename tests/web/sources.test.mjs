@@ -94,6 +94,26 @@ test('into and out of subgraphs', () => {
   assert.deepEqual(find(made).file, file('deep.png'))
 })
 
+test('a file name that subgraphs promote, a primitive gives, or only a run can tell', () => {
+  const withSlot = { ...picker('stale.png'), inputs: [{ name: 'image', type: 'COMBO', link: null }] }
+  const inner = graph({ 1: withSlot }, [[1, '-10', 0, 1, 0]]) // as newer frontends write it
+  const outside = (slot, file) => ({
+    subgraph: inner,
+    inputs: [{ name: slot, type: 'COMBO', link: null }],
+    outputs: [],
+    widgets: [{ name: slot, value: file }]
+  })
+  assert.deepEqual(find(inner, 1, graph({ 8: outside('photo', 'out.png') }, [])).file, file('out.png'))
+
+  const middle = graph({ 8: outside('photo', 'stale.png') }, [[3, -10, 0, 8, 0]])
+  const root = graph({ 9: { ...outside('which', 'outermost.png'), subgraph: middle } }, [])
+  assert.deepEqual(find(inner, 1, root).file, file('outermost.png'))
+
+  const fed = (more) => graph({ 1: withSlot, 2: { outputs: [{}], widgets: [{ name: 'value', value: 'prim.png' }], ...more } }, [[1, 2, 0, 1, 0]])
+  assert.deepEqual(find(fed({ isVirtualNode: true })).file, file('prim.png'))
+  assert.deepEqual(find(fed({})), { kind: 'none' })
+})
+
 test('a picture that only a run can tell', () => {
   const linked = { kind: 'linked' }
   const via = (node, slot = 0) => find(graph({ 1: picker('own.png'), 2: node }, [[1, 2, slot, 1, 0]]))

@@ -1,0 +1,136 @@
+"""What Apply P3S is tested with, and the page docs/chaining.md that says how it went.
+
+    python tests/host/chaining.py      write the page from the results of the last runs of test_chaining.py
+
+Each case is another node or way of sampling; host/inside_chaining.py runs it in the host's process. The results are
+kept in the tests' cache, one file for each host version.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tools.tiny_models import cache_folder
+
+PAGE = Path(__file__).parents[2] / "docs" / "chaining.md"
+BOTH = ("before", "after")
+ALONE = ("",)
+INTRODUCTION = """\
+# What Apply P3S works with
+
+Written by `python tests/host/chaining.py` from the results of `tests/host/test_chaining.py`, which runs every case in
+ComfyUI's own process on small random models: do not edit by hand. *Works* means: the run ends, the picture is finite,
+the subject acts, and so does the other node. *Refused* means: a message before the first step says what to do. The
+order is that of the MODEL wire, *before* or *after* Apply P3S.
+"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """``expected`` is "works", or the beginning of the message of a refusal. ``peer`` is the folder of another pack
+    that the case needs. ``minimum``: versions of ComfyUI before it lack the node."""
+
+    title: str
+    orders: tuple[str, ...] = ALONE
+    note: str = ""
+    expected: str = "works"
+    peer: str = ""
+    section: str = "Other nodes on the MODEL wire"
+
+
+MODEL = "Other nodes on the MODEL wire"
+PROMPT = "Conditioning"
+SAMPLING = "Sampling"
+TOKENS = "the mask of Apply P3S does not work together with nodes that merge or cut the tokens"
+
+CASES: dict[str, Case] = {
+    "lora": Case("LoRA", BOTH, "acts on the model, not on the subject's own copy"),
+    "freeu": Case("FreeU", BOTH),
+    "freeu-v2": Case("FreeU V2", BOTH),
+    "hypertile": Case("HyperTile", BOTH, "each tile sees its own part of the subject"),
+    "tome": Case("Token merging (ToMe)", BOTH),
+    "pag": Case("Perturbed-Attention Guidance", BOTH, "the middle block is left to it"),
+    "sag": Case("Self-Attention Guidance", BOTH, "the middle block is left to it"),
+    "deepshrink": Case("PatchModelAddDownscale (DeepShrink)", BOTH, "features are resized to the smaller grid"),
+    "easycache": Case("EasyCache", BOTH),
+    "rescale-cfg": Case("RescaleCFG", BOTH),
+    "v-prediction": Case("ModelSamplingDiscrete", BOTH),
+    "attention-multiply": Case("UNet Self Attention Multiply", BOTH),
+    "compile": Case("TorchCompileModel", BOTH, "compiled in parts; torch says so in the log"),
+    "ipadapter": Case("IPAdapter Plus", BOTH, peer="ComfyUI_IPAdapter_plus"),
+    "second-subject": Case("a second Apply P3S", BOTH),
+    "hypertile-mask": Case("HyperTile, with a mask on Apply P3S", BOTH, "remove either", TOKENS),
+    "tome-mask": Case("Token merging (ToMe), with a mask on Apply P3S", BOTH, "remove either", TOKENS),
+    "controlnet": Case("ControlNet", section=PROMPT),
+    "controlnet-window": Case("ControlNet for a part of the steps", section=PROMPT),
+    "advanced-controlnet": Case("Advanced-ControlNet: ControlNet", section=PROMPT, peer="ComfyUI-Advanced-ControlNet"),
+    "reference-controlnet": Case(
+        "Advanced-ControlNet: Reference ControlNet", section=PROMPT, peer="ComfyUI-Advanced-ControlNet"
+    ),
+    "area": Case("Conditioning (Set Area)", note="each crop sees the subject anew", section=PROMPT),
+    "area-mask": Case(
+        "Conditioning (Set Area), with a mask on Apply P3S",
+        note="use Conditioning (Set Mask)",
+        expected="the mask of Apply P3S does not work together with Conditioning (Set Area)",
+        section=PROMPT,
+    ),
+    "mask": Case("Conditioning (Set Mask)", section=PROMPT),
+    "combine": Case("Conditioning (Combine)", section=PROMPT),
+    "timesteps": Case("ConditioningSetTimestepRange", section=PROMPT),
+    "long-prompt": Case("prompts of more than 77 tokens", section=PROMPT),
+    "unequal-prompts": Case("prompts of unequal length", section=PROMPT),
+    "no-guidance": Case("cfg 1", section=SAMPLING),
+    "samplers": Case(
+        "every sampler of KSampler", note="ancestral, second-order and adaptive ones too", section=SAMPLING
+    ),
+    "guiders": Case("SamplerCustomAdvanced: Basic, CFG, Dual CFG and Perp-Neg Guider", section=SAMPLING),
+    "advanced": Case("KSampler (Advanced), a run in two parts", note="equal to one run", section=SAMPLING),
+    "split-batch": Case("batches that the host splits to save memory", note="equal to one batch", section=SAMPLING),
+    "batch": Case("several images in a batch", note="each equal to its own run", section=SAMPLING),
+    "image-to-image": Case("image-to-image, denoise below 1", section=SAMPLING),
+    "noise-mask": Case("inpainting by a noise mask", section=SAMPLING),
+    "inpainting": Case("an inpainting model", section=SAMPLING),
+    "sizes": Case("other sizes and aspect ratios than those of the training", section=SAMPLING),
+    "context-windows": Case("Context Windows (Manual)", BOTH),
+    "several-gpus": Case(
+        "several GPUs at once",
+        note="remove the multi-GPU node",
+        expected="Apply P3S does not work with several GPUs",
+        section=SAMPLING,
+    ),
+}
+
+
+def results_file(version: str) -> Path:
+    return cache_folder() / f"chaining-{version}.json"
+
+
+def page(results: dict[str, dict[str, dict[str, str]]]) -> str:
+    """The page from the outcomes: host version -> case -> order -> outcome."""
+    versions = sorted(results, key=lambda v: [int(n) for n in v.split(".")])
+    text = INTRODUCTION
+    for section in dict.fromkeys(case.section for case in CASES.values()):
+        text += f"\n## {section}\n\n| | order | " + " | ".join(f"ComfyUI {v}" for v in versions) + " | |\n"
+        text += "|---" * (3 + len(versions)) + "|\n"
+        for name, case in CASES.items():
+            for order in case.orders if case.section == section else ():
+                told = [results[v].get(name, {}).get(order, "not run") for v in versions]
+                text += f"| {case.title} | {order} | {' | '.join(told)} | {case.note} |\n"
+    return text
+
+
+def main() -> None:
+    files = sorted(cache_folder().glob("chaining-*.json"))
+    if not files:
+        raise SystemExit("no results: run tests/host/test_chaining.py first")
+    PAGE.write_text(page({f.stem.removeprefix("chaining-"): json.loads(f.read_text()) for f in files}))
+    print(PAGE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,382 @@
+"""Run by test_chaining.py inside a host: every case of chaining.py, in every order. Returns how each went."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import comfy.model_management
+import comfy.samplers
+import torch
+from comfyui_p3s.p3s.errors import P3SError
+from comfyui_p3s.p3s.injection import EffectMask
+from inside_peers import ipadapter, load_nodes, node
+from inside_subjects import apply, conditioning, difference, draw, inputs, load, sample, subject_for
+
+HALF = EffectMask(torch.cat([torch.ones(8, 4), torch.zeros(8, 4)], 1))
+#: Below this share of the latent's size a change counts as none.
+SEEN = 1e-3
+#: Runs that are to be equal may differ by rounding.
+EQUAL = 2e-3
+
+
+class Chain:
+    """The models, and one method for each case: it returns a MODEL for the cases with an order, else the changes to
+    sampling that both the plain model and the one with the subject get."""
+
+    def __init__(self, arguments: dict[str, Any], checkpoint: str = "slim") -> None:
+        self.arguments = arguments
+        self.model = load(arguments[checkpoint])
+        self.subject = subject_for(self.model)
+        self.control = comfy_controlnet(arguments["controlnet"])
+        self.hint = draw(1, 128, 128, 3).clamp(0, 1)
+
+    # On the MODEL wire
+
+    def lora(self, model: Any) -> Any:
+        return node("LoraLoaderModelOnly", model=model, lora_name="lora-slim.safetensors", strength_model=1.0)[0]
+
+    def freeu(self, model: Any) -> Any:
+        return node("FreeU", model=model, b1=1.3, b2=1.4, s1=0.9, s2=0.2)[0]
+
+    def freeu_v2(self, model: Any) -> Any:
+        return node("FreeU_V2", model=model, b1=1.3, b2=1.4, s1=0.9, s2=0.2)[0]
+
+    def hypertile(self, model: Any) -> Any:
+        return node("HyperTile", model=model, tile_size=32, swap_size=1, max_depth=0, scale_depth=False)[0]
+
+    def tome(self, model: Any) -> Any:
+        return node("TomePatchModel", model=model, ratio=0.5)[0]
+
+    def pag(self, model: Any) -> Any:
+        return node("PerturbedAttentionGuidance", model=model, scale=3.0)[0]
+
+    def sag(self, model: Any) -> Any:
+        return node("SelfAttentionGuidance", model=model, scale=0.5, blur_sigma=2.0)[0]
+
+    def deepshrink(self, model: Any) -> Any:
+        settings = {"downscale_method": "bicubic", "upscale_method": "bicubic", "downscale_after_skip": True}
+        settings |= {"block_number": 3, "downscale_factor": 2.0, "start_percent": 0.0, "end_percent": 0.6}
+        return node("PatchModelAddDownscale", model=model, **settings)[0]
+
+    def easycache(self, model: Any) -> Any:
+        settings = {"reuse_threshold": 5.0, "start_percent": 0.0, "end_percent": 1.0, "verbose": False}
+        return node("EasyCache", model=model, **settings)[0]
+
+    def rescale_cfg(self, model: Any) -> Any:
+        return node("RescaleCFG", model=model, multiplier=0.7)[0]
+
+    def v_prediction(self, model: Any) -> Any:
+        return node("ModelSamplingDiscrete", model=model, sampling="v_prediction", zsnr=True)[0]
+
+    def attention_multiply(self, model: Any) -> Any:
+        return node("UNetSelfAttentionMultiply", model=model, q=1.1, k=0.9, v=1.1, out=1.0)[0]
+
+    def compile(self, model: Any) -> Any:
+        # What the node does, with the backend that needs no compiler.
+        from comfy_api.torch_helpers import set_torch_compile_wrapper
+
+        compiled = model.clone()
+        set_torch_compile_wrapper(model=compiled, backend="eager")
+        return compiled
+
+    def ipadapter(self, model: Any) -> Any:
+        return ipadapter(model)
+
+    def second_subject(self, model: Any) -> Any:
+        return apply(model, subject_for(self.model, 2))
+
+    def context_windows(self, model: Any) -> Any:
+        settings = {"context_length": 2, "context_overlap": 1, "context_schedule": "standard_static", "dim": 0}
+        settings |= {"context_stride": 1, "closed_loop": False, "fuse_method": "pyramid"}
+        return node("ContextWindowsManual", model=model, **settings)[0]
+
+    # On the CONDITIONING wires
+
+    def controlnet(self, **window: float) -> dict[str, Any]:
+        settings = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0, **window}
+        given = {"positive": conditioning(1), "negative": conditioning(2), "control_net": self.control}
+        positive, negative = node("ControlNetApplyAdvanced", **given, image=self.hint, **settings)
+        return {"positive": positive, "negative": negative}
+
+    def controlnet_window(self) -> dict[str, Any]:
+        return self.controlnet(start_percent=0.3, end_percent=0.8)
+
+    def area(self) -> dict[str, Any]:
+        left = node("ConditioningSetArea", conditioning=conditioning(1), width=64, height=128, x=0, y=0, strength=1.0)
+        right = node("ConditioningSetArea", conditioning=conditioning(3), width=64, height=128, x=64, y=0, strength=1.0)
+        return {"positive": left[0] + right[0]}
+
+    def mask(self) -> dict[str, Any]:
+        parts = []
+        for seed, side in ((1, 0), (3, 1)):
+            mask = torch.zeros(1, 128, 128)
+            mask[:, :, 64 * side : 64 * side + 64] = 1
+            given = {"conditioning": conditioning(seed), "mask": mask, "strength": 1.0, "set_cond_area": "default"}
+            parts += node("ConditioningSetMask", **given)[0]
+        return {"positive": parts}
+
+    def combine(self) -> dict[str, Any]:
+        return {
+            "positive": node("ConditioningCombine", conditioning_1=conditioning(1), conditioning_2=conditioning(3))[0]
+        }
+
+    def timesteps(self) -> dict[str, Any]:
+        parts = []
+        for seed, start, end in ((1, 0.0, 0.5), (3, 0.5, 1.0)):
+            parts += node("ConditioningSetTimestepRange", conditioning=conditioning(seed), start=start, end=end)[0]
+        return {"positive": parts}
+
+    def long_prompt(self) -> dict[str, Any]:
+        return {"positive": conditioning(1, tokens=154), "negative": conditioning(2, tokens=154)}
+
+    def unequal_prompts(self) -> dict[str, Any]:
+        return {"positive": conditioning(1, tokens=154), "negative": conditioning(2)}
+
+    def advanced_controlnet(self) -> dict[str, Any]:
+        return self.advanced(self.control, self.hint)
+
+    def reference_controlnet(self) -> dict[str, Any]:
+        settings = {"reference_type": "reference_attn", "style_fidelity": 0.5, "ref_weight": 1.0}
+        (control,) = node("ACN_ReferenceControlNet", **settings)
+        size = {"samples": draw(1, 4, 16, 16)}
+        (hint,) = node("ACN_ReferencePreprocessor", vae=Encoder(), image=self.hint, latent_size=size)
+        return self.advanced(control, hint)
+
+    def advanced(self, control: Any, hint: Any) -> dict[str, Any]:
+        given = {"positive": conditioning(1), "negative": conditioning(2), "control_net": control, "image": hint}
+        settings = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0}
+        positive, negative, *_ = node("ACN_AdvancedControlNetApply_v2", **given, **settings)
+        return {"positive": positive, "negative": negative}
+
+    # Ways of sampling
+
+    def no_guidance(self) -> dict[str, Any]:
+        return {"cfg": 1.0}
+
+    def image_to_image(self) -> dict[str, Any]:
+        return {"latent": draw(1, 4, 16, 16, seed=9), "denoise": 0.5, "steps": 4}
+
+    def noise_mask(self) -> dict[str, Any]:
+        mask = torch.zeros(1, 1, 16, 16)
+        mask[..., 8:] = 1
+        return {"latent": draw(1, 4, 16, 16, seed=9), "noise_mask": mask}
+
+    # Helpers
+
+    def with_subject(self, model: Any, **application: Any) -> Any:
+        return apply(model, self.subject, **application)
+
+
+class Encoder:
+    """Stands for a VAE where only a latent is wanted."""
+
+    downscale_ratio = 8
+
+    def spacial_compression_encode(self) -> int:
+        return 8
+
+    def vae_encode_crop_pixels(self, picture: torch.Tensor) -> torch.Tensor:
+        return picture
+
+    def encode(self, picture: torch.Tensor) -> torch.Tensor:
+        return draw(len(picture), 4, picture.shape[1] // 8, picture.shape[2] // 8, seed=11)
+
+
+def comfy_controlnet(path: str) -> Any:
+    import comfy.controlnet
+
+    return comfy.controlnet.load_controlnet(path)
+
+
+def acts(image: torch.Tensor, without: torch.Tensor) -> bool:
+    return bool(torch.isfinite(image).all()) and difference(image, without) > SEEN
+
+
+def told(run: Callable[[], str]) -> str:
+    """How a case went: its own words, "refused: ..." or "fails: ..."."""
+    try:
+        return run()
+    except P3SError as error:
+        return f"refused: {error}"
+    except Exception as error:  # a crash is a result too
+        return f"fails: {type(error).__name__}: {error}"
+
+
+def on_the_wire(chain: Chain, other: Callable[[Any], Any], order: str, **application: Any) -> str:
+    settings: dict[str, Any] = {"steps": 3}
+    if other == chain.context_windows:
+        settings["batch"] = 4
+    alone = other(chain.model)
+    both = chain.with_subject(other(chain.model), **application)
+    if order == "after":
+        both = other(chain.with_subject(chain.model, **application))
+    image = sample(both, **settings)
+    plain, without = sample(chain.model, **settings), sample(alone, **settings)
+    if not acts(image, without):
+        return "the subject does not act"
+    if difference(without, plain) > SEEN and not acts(image, sample(chain.with_subject(chain.model), **settings)):
+        return "the other node does not act"
+    return "works"
+
+
+def in_sampling(chain: Chain, changes: dict[str, Any], **application: Any) -> str:
+    model = chain.with_subject(chain.model, **application)
+    settings = {"steps": 3, **changes}
+    image = sample(model, **settings)
+    if not acts(image, sample(chain.model, **settings)):
+        return "the subject does not act"
+    if "positive" in changes and not acts(image, sample(model, **{**settings, "positive": None, "negative": None})):
+        return "the other node does not act"
+    return "works"
+
+
+def samplers(chain: Chain) -> str:
+    """Each of them, on a smaller model."""
+    model = load(chain.arguments["micro"])
+    applied = apply(model, subject_for(model))
+    wrong = []
+    for name in comfy.samplers.KSampler.SAMPLERS:
+        images = [sample(m, sampler=name, steps=3) for m in (model, applied)]
+        if not acts(images[1], images[0]):
+            wrong.append(name)
+    return f"not with {', '.join(wrong)}" if wrong else "works"
+
+
+def guiders(chain: Chain) -> str:
+    def run(model: Any, kind: str) -> torch.Tensor:
+        positive, negative, empty = (conditioning(seed) for seed in (1, 2, 3))
+        inputs = {
+            "BasicGuider": {"conditioning": positive},
+            "CFGGuider": {"positive": positive, "negative": negative, "cfg": 5.0},
+            "DualCFGGuider": {"cond1": positive, "cond2": empty, "negative": negative, "cfg_conds": 5.0}
+            | {"cfg_cond2_negative": 3.0, "style": "regular"},
+            "PerpNegGuider": {"positive": positive, "negative": negative, "empty_conditioning": empty}
+            | {"cfg": 5.0, "neg_scale": 1.0},
+        }[kind]
+        (guider,) = node(kind, model=model, **inputs)
+        (noise,) = node("RandomNoise", noise_seed=3)
+        (sampler,) = node("KSamplerSelect", sampler_name="heun")
+        (sigmas,) = node("BasicScheduler", model=model, scheduler="karras", steps=3, denoise=1.0)
+        given = {"noise": noise, "guider": guider, "sampler": sampler, "sigmas": sigmas}
+        return node("SamplerCustomAdvanced", **given, latent_image={"samples": torch.zeros(1, 4, 16, 16)})[0]["samples"]
+
+    applied = chain.with_subject(chain.model)
+    kinds = ("BasicGuider", "CFGGuider", "DualCFGGuider", "PerpNegGuider")
+    wrong = [kind for kind in kinds if not acts(run(applied, kind), run(chain.model, kind))]
+    return f"not with {', '.join(wrong)}" if wrong else "works"
+
+
+def advanced(chain: Chain) -> str:
+    """Four steps in one run, and in two with the subject only in the middle of the schedule."""
+    from comfyui_p3s.p3s.schedule import Schedule
+
+    applied = chain.with_subject(chain.model, schedule=Schedule("fixed", start=0.2, end=0.8))
+
+    def part(latent: torch.Tensor, start: int, end: int) -> torch.Tensor:
+        given = {"model": applied, "positive": conditioning(1), "negative": conditioning(2)}
+        given |= {"noise_seed": 3, "steps": 4, "cfg": 7.0, "sampler_name": "euler", "scheduler": "normal"}
+        given |= {"add_noise": "enable" if start == 0 else "disable", "start_at_step": start, "end_at_step": end}
+        keep = "disable" if end == 4 else "enable"
+        return node("KSamplerAdvanced", **given, latent_image={"samples": latent}, return_with_leftover_noise=keep)[0][
+            "samples"
+        ]
+
+    nothing = torch.zeros(1, 4, 16, 16)
+    whole = part(nothing, 0, 4)
+    parts = part(part(nothing, 0, 2), 2, 4)
+    return "works" if difference(parts, whole) < EQUAL else "two parts are not one run"
+
+
+def split_batch(chain: Chain) -> str:
+    """The host runs the halves of the guidance apart when it believes that memory is short."""
+    applied = chain.with_subject(chain.model)
+    together = sample(applied)
+    measured = comfy.model_management.get_free_memory
+    patcher = type(chain.model)
+    own = getattr(patcher, "get_free_memory", None)
+    try:
+        comfy.model_management.get_free_memory = lambda *args, **kwargs: 0
+        if own is not None:
+            patcher.get_free_memory = lambda *args, **kwargs: 0
+        apart = sample(applied)
+    finally:
+        comfy.model_management.get_free_memory = measured
+        if own is not None:
+            patcher.get_free_memory = own
+    return "works" if difference(apart, together) < EQUAL else "the halves apart are another picture"
+
+
+def batch(chain: Chain) -> str:
+    """Every image of a batch is what it is alone, from the same noise."""
+    applied = chain.with_subject(chain.model)
+    together = sample(applied, batch=3)
+    noise = draw(3, 4, 16, 16, seed=5)
+    for i in range(3):
+        alone = comfy.sample.sample(
+            applied, noise[i : i + 1], 2, 7.0, "euler", "normal", conditioning(1), conditioning(2),
+            torch.zeros(1, 4, 16, 16), denoise=1.0, seed=3, disable_pbar=True,
+        )  # fmt: skip
+        if difference(alone, together[i : i + 1]) > EQUAL:
+            return f"image {i} of the batch is another"
+    return "works"
+
+
+def inpainting(chain: Chain) -> str:
+    model, plain = load(chain.arguments["inpaint"]), load(chain.arguments["micro"])
+    applied = apply(model, subject_for(plain))
+    return "works" if acts(sample(applied), sample(model)) else "the subject does not act"
+
+
+def sizes(chain: Chain) -> str:
+    applied = chain.with_subject(chain.model)
+    for size in ((24, 16), (16, 40), (13, 18), (33, 9)):
+        settings = {"size": size, "latent": torch.zeros(1, 4, *size)}
+        if not acts(sample(applied, **settings), sample(chain.model, **settings)):
+            return f"not at {size}"
+    return "works"
+
+
+def several_gpus(chain: Chain) -> str:
+    from comfy.patcher_extension import WrappersMP
+
+    (wrapper,) = chain.with_subject(chain.model).wrappers[WrappersMP.DIFFUSION_MODEL]["p3s"]
+    wrapper(None, *inputs(), transformer_options={"multigpu_thread_device": "cuda:1"})
+    return "works"
+
+
+#: Packs that count on every block of SD 1.5.
+EVERY_BLOCK = ("ipadapter", "reference-controlnet")
+
+#: Cases that are more than a change of the model or of the conditioning.
+OWN = {
+    "samplers": samplers,
+    "guiders": guiders,
+    "advanced": advanced,
+    "split-batch": split_batch,
+    "batch": batch,
+    "inpainting": inpainting,
+    "sizes": sizes,
+    "several-gpus": several_gpus,
+}
+
+
+def main(arguments: dict[str, Any]) -> dict[str, dict[str, str]]:
+    load_nodes(arguments["peers"])
+    slim, topo = Chain(arguments), Chain(arguments, "topo")
+    found: dict[str, dict[str, str]] = {}
+    for name, orders in arguments["cases"].items():
+        chain = topo if name in EVERY_BLOCK else slim
+        bare = name.removesuffix("-mask") if name.endswith("-mask") else name
+        application = {"mask": HALF} if name.endswith("-mask") else {}
+        case = getattr(chain, bare.replace("-", "_"), None)
+        found[name] = {}
+        for order in orders:
+            if name in OWN:
+                found[name][order] = told(lambda: OWN[name](chain))  # noqa: B023
+            elif order:
+                found[name][order] = told(lambda: on_the_wire(chain, case, order, **application))  # noqa: B023
+            else:
+                found[name][order] = told(lambda: in_sampling(chain, case(), **application))  # noqa: B023
+            print(name, order, found[name][order], flush=True)
+    return found

@@ -1,0 +1,49 @@
+"""The host's own nodes and those of other packs, called from scripts that run inside a host."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from inside_subjects import draw
+
+import nodes
+
+
+def load_nodes(packs: Sequence[str] = ()) -> None:
+    """The host's extra nodes, and packs by their folders. RuntimeError for one that does not load."""
+    asyncio.run(nodes.init_builtin_extra_nodes())
+    for folder in packs:
+        if not asyncio.run(nodes.load_custom_node(folder)):
+            raise RuntimeError(f"{folder} does not load in this host")
+
+
+def node(name: str, /, **inputs: Any) -> tuple[Any, ...]:
+    """The outputs of a node."""
+    kind = nodes.NODE_CLASS_MAPPINGS[name]
+    found = getattr(kind if hasattr(kind, "define_schema") else kind(), kind.FUNCTION)(**inputs)
+    return tuple(getattr(found, "args", found))
+
+
+def ipadapter(model: Any, weight: float = 1.0) -> Any:
+    """A MODEL with a random IPAdapter-plus (16 tokens), by ComfyUI_IPAdapter_plus."""
+    package = nodes.NODE_CLASS_MAPPINGS["IPAdapterEmbeds"].__module__.rpartition(".")[0]
+    projection = sys.modules[f"{package}.image_proj_models"].Resampler(
+        dim=768, depth=4, dim_head=64, heads=12, num_queries=16, embedding_dim=1280, output_dim=768, ff_mult=4
+    )
+    unet = model.model.diffusion_model
+    blocks = [(unet.input_blocks, i) for i in (1, 2, 4, 5, 7, 8)] + [(unet.output_blocks, i) for i in range(3, 12)]
+    layers = {}
+    for number, (side, i) in enumerate([*blocks, ([unet.middle_block], 0)]):
+        # A smaller model lacks some blocks; the pack wants weights for all of them.
+        found = [m for m in side[i].modules() if hasattr(m, "attn2")] if i < len(side) else []
+        width = found[0].attn2.to_k.out_features if found else 320
+        for part in "kv":
+            layers[f"{2 * number + 1}.to_{part}_ip.weight"] = draw(width, 768, seed=number) * 768**-0.5
+    given = {"model": model, "ipadapter": {"image_proj": projection.state_dict(), "ip_adapter": layers}}
+    given |= {"pos_embed": draw(1, 257, 1280, seed=8), "neg_embed": torch.zeros(1, 257, 1280)}
+    settings = {"weight": weight, "weight_type": "linear", "start_at": 0.0, "end_at": 1.0}
+    return node("IPAdapterEmbeds", **given, **settings)[0]

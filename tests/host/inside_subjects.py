@@ -1,0 +1,107 @@
+"""What the scripts that run inside a host share: subjects for its models, and sampling with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import comfy.sample
+import comfy.sd
+import torch
+from comfyui_p3s.nodes.host import patch, weights
+from comfyui_p3s.nodes.host.sampling import Application
+from comfyui_p3s.p3s.errors import P3SError
+from comfyui_p3s.p3s.schedule import Schedule
+from comfyui_p3s.p3s.subject import Subject, SubjectInfo, SubjectReference
+from comfyui_p3s.p3s.subject_copy import CopySettings, SubjectCopy
+
+FIXED = Schedule("fixed")
+GENERATOR = torch.Generator()
+
+
+def load(path: str) -> Any:
+    """The MODEL of a checkpoint."""
+    return comfy.sd.load_checkpoint_guess_config(path, output_vae=False, output_clip=False)[0]
+
+
+def draw(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=GENERATOR.manual_seed(seed))
+
+
+def subject_for(model: Any, seed: int = 1, **settings: Any) -> Subject:
+    """A subject whose zero convolutions are no longer zero, as after some training."""
+    chosen = CopySettings(**settings)
+    with torch.inference_mode(False):
+        copy = SubjectCopy.from_base(weights.base_weights(model), chosen, 20)
+        for i, zero in enumerate([*copy.zero_self.values(), *copy.zero_cross.values()]):
+            zero.weight.data = draw(*zero.weight.shape, seed=seed * 100 + i) * zero.weight.shape[1] ** -0.5
+        reference = SubjectReference(draw(4, 16, 16, seed=seed), draw(17, 20, seed=seed))
+    config = weights.unet_config(model)
+    info = SubjectInfo(
+        config.family, weights.base_fingerprint(model), chosen.to_dict(), {}, ("",), ("",), 1, True, "", ""
+    )
+    return Subject({k: v.detach() for k, v in copy.state_dict().items()}, (reference,), info)
+
+
+def apply(model: Any, subject: Subject, strength: float = 1.0, schedule: Schedule = FIXED, **application: Any) -> Any:
+    """A MODEL with a subject applied."""
+    return patch.apply_subject(model, subject, 0, Application(schedule, strength, **application))[0]
+
+
+def inputs(rows: int = 2, size: int = 16) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return draw(rows, 4, size, size), torch.full((rows,), 500.0), draw(rows, 77, 768, seed=1)
+
+
+def call(model: Any, x: torch.Tensor, t: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+    """One U-Net call with a model's wrappers and patches, as the sampler makes it."""
+    options = dict(model.model_options["transformer_options"])
+    options["wrappers"] = model.wrappers
+    options["cond_or_uncond"] = [1, 0][: len(x)]
+    options["uuids"] = ["a", "b"][: len(x)]
+    return model.model.diffusion_model(x, t, context, transformer_options=options)
+
+
+def conditioning(seed: int, tokens: int = 77, **options: Any) -> list[Any]:
+    return [[draw(1, tokens, 768, seed=seed), options]]
+
+
+def sample(
+    model: Any,
+    cfg: float = 7.0,
+    steps: int = 2,
+    sampler: str = "euler",
+    positive: Sequence[Any] | None = None,
+    negative: Sequence[Any] | None = None,
+    batch: int = 1,
+    size: tuple[int, int] = (16, 16),
+    latent: torch.Tensor | None = None,
+    **options: Any,
+) -> torch.Tensor:
+    """KSampler on seeded noise; the latents [batch, 4, height, width]."""
+    arguments = {"denoise": 1.0, "seed": 3, "disable_pbar": True, **options}
+    return comfy.sample.sample(
+        model,
+        draw(batch, 4, *size, seed=5),
+        steps,
+        cfg,
+        sampler,
+        "normal",
+        positive or conditioning(1),
+        negative or conditioning(2),
+        torch.zeros(batch, 4, *size) if latent is None else latent,
+        **arguments,
+    )
+
+
+def difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Largest difference, relative to the size of ``b``."""
+    return ((a - b).abs().max() / b.std()).item()
+
+
+def message(run: Any) -> str:
+    """The text of the error that something raises, with its type."""
+    try:
+        run()
+    except P3SError as error:
+        return f"{type(error).__name__}: {error}"
+    return "no error"

@@ -1,0 +1,200 @@
+"""Trainings that do not reach their end, on a real server: cancelled, killed, out of memory, a loss that explodes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from host.client import Result
+from host.hosts import Host
+from host.job import Job
+from host.server import Server
+
+from p3s.subject import load_subject
+
+STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def faulty(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server on which trainings can be made to fail, see ``fault_pack``."""
+    server = Server(host, tmp_path_factory.mktemp("faulty"))
+    shutil.copy(Path(__file__).with_name("fault_pack.py"), server.base / "custom_nodes")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def folder(faulty: Server) -> Path:
+    """The folder of the subjects, empty, on a server that has forgotten what it has run."""
+    folder = faulty.base / "models" / "p3s"
+    if folder.exists():
+        for file in folder.iterdir():
+            file.unlink()
+    faulty.client.free()
+    return folder
+
+
+def job(server: Server, **settings: Any) -> tuple[Job, str]:
+    """A training of 12 steps, and the id of its node."""
+    job = Job(server, "sd15-micro")
+    return job, job.train(job.reference(), **{"steps": STEPS, "learning_rate": 1e-4, **settings}).id
+
+
+def train(server: Server, **settings: Any) -> str:
+    """Train to the end; the text on the node."""
+    graph, node = job(server, **settings)
+    return server.client.run_ok(graph.g.graph).outputs[node]["text"][0]
+
+
+def until_step(server: Server, step: int, **settings: Any) -> str:
+    """Start a training and wait for a step; the id of the prompt."""
+    graph, node = job(server, **settings)
+    start = server.client.mark()
+    prompt_id = server.client.queue(graph.g.graph)
+    assert isinstance(prompt_id, str)
+    server.client.wait_event(
+        lambda event: (
+            event.type == "progress" and event.data.get("node") == node and step <= event.data["value"] < STEPS
+        ),
+        timeout=240,
+        since=start,
+    )
+    return prompt_id
+
+
+def cancel_at(server: Server, step: int, **settings: Any) -> Result:
+    prompt_id = until_step(server, step, **settings)
+    server.client.interrupt()
+    result = server.client.wait(prompt_id)
+    assert result.status == "interrupted"
+    return result
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return load_subject(path).weights
+
+
+def same(first: Path, second: Path) -> bool:
+    a, b = weights(first), weights(second)
+    return a.keys() == b.keys() and all(torch.equal(tensor, b[key]) for key, tensor in a.items())
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_cancelled_and_resumed_is_uninterrupted(faulty: Server, folder: Path, kind: str) -> None:
+    settings = {"kind": kind, "rank": 4}
+    result = cancel_at(faulty, 3, **settings)
+    told = [event.data["text"] for event in result.events if event.type == "text"][-1]
+    cancelled = folder / "dog_cancelled.safetensors"
+    (state,) = folder.glob("dog_*.training")
+    done = load_subject(cancelled).info.steps
+    assert 3 <= done < STEPS
+    assert told.startswith(f"{done} steps trained, saved to {cancelled}; queue again to resume it from {state}")
+
+    faulty.restart()
+    told = train(faulty, **settings)
+    assert told == f"{STEPS} steps trained, saved to {folder / 'dog.safetensors'}; resumed after step {done}"
+    assert not state.exists()
+    info = load_subject(folder / "dog.safetensors").info
+    assert (info.completed, info.steps, info.loss_map["step"]) == (True, STEPS, list(range(1, STEPS + 1)))
+    told = train(faulty, retrain=True, **settings)
+    assert "resumed" not in told
+    assert same(folder / "dog.safetensors", folder / "dog_00002.safetensors")
+    assert not same(folder / "dog.safetensors", cancelled)
+
+
+def test_a_killed_training_goes_on_from_its_last_checkpoint(faulty: Server, folder: Path) -> None:
+    until_step(faulty, 7, checkpoint_every=3, kind="lora")
+    faulty.kill()
+    assert [path.suffix for path in folder.iterdir()] == [".training"]
+    told = train(faulty, checkpoint_every=3, kind="lora")
+    resumed = int(told.split("resumed after step ")[1])
+    assert resumed >= 6
+    assert resumed % 3 == 0
+    train(faulty, kind="lora", retrain=True)
+    assert same(folder / "dog.safetensors", folder / "dog_00002.safetensors")
+
+
+def test_more_steps_go_on_from_a_cancelled_training(faulty: Server, folder: Path) -> None:
+    cancel_at(faulty, 2, kind="lora")
+    told = train(faulty, kind="lora", steps=STEPS + 2, name="rex")
+    assert "resumed after step" in told
+    assert load_subject(folder / "rex.safetensors").info.steps == STEPS + 2
+
+
+def test_without_resume_it_begins_anew(faulty: Server, folder: Path) -> None:
+    cancel_at(faulty, 2, kind="lora")
+    told = train(faulty, kind="lora", resume=False)
+    assert "resumed" not in told
+    assert list(folder.glob("*.training")) == []
+
+
+def test_a_damaged_state_is_told_and_not_used(faulty: Server, folder: Path) -> None:
+    cancel_at(faulty, 2, kind="lora")
+    (state,) = folder.glob("*.training")
+    state.write_bytes(state.read_bytes()[:1000])
+    told = train(faulty, kind="lora")
+    assert f"not resumed: {state.name} is damaged" in told
+    assert load_subject(folder / "dog.safetensors").info.completed
+
+
+def out_of_memory(server: Server, start: int, times: int) -> None:
+    order = {"out_of_memory_from": start, "times": times}
+    (server.base / "fault.json").write_text(json.dumps(order))
+
+
+@pytest.fixture
+def no_fault(faulty: Server) -> Iterator[None]:
+    yield
+    (faulty.base / "fault.json").unlink(missing_ok=True)
+
+
+def test_a_step_that_runs_out_of_memory_is_tried_with_checkpointing(
+    faulty: Server, folder: Path, no_fault: None
+) -> None:
+    out_of_memory(faulty, start=3, times=1)
+    told = train(faulty, kind="lora")
+    assert "step 3 ran out of memory: gradient checkpointing was turned on" in told
+    (faulty.base / "fault.json").unlink()
+    train(faulty, kind="lora", retrain=True)
+    assert same(folder / "dog.safetensors", folder / "dog_00002.safetensors")
+
+
+def test_out_of_memory_keeps_what_is_trained_and_says_what_to_change(
+    faulty: Server, folder: Path, no_fault: None
+) -> None:
+    out_of_memory(faulty, start=5, times=1000)
+    graph, _ = job(faulty)
+    result = faulty.client.run(graph.g.graph)
+    assert result.error is not None
+    message = result.error.message
+    for part in ("out of memory at step 5 of 12", 'kind = "lora"', "precision", "resolution", "4 steps trained"):
+        assert part in message
+    stopped = folder / "dog_stopped.safetensors"
+    assert str(stopped) in message
+    assert load_subject(stopped).info.steps == 4
+
+    # The server is fine, and with less memory in need the training goes on.
+    (faulty.base / "fault.json").unlink()
+    told = train(faulty, checkpointing=True)
+    assert "resumed after step 4" in told
+    train(faulty, retrain=True)
+    assert same(folder / "dog.safetensors", folder / "dog_00002.safetensors")
+
+
+def test_a_loss_that_explodes_keeps_the_last_good_step(faulty: Server, folder: Path) -> None:
+    graph, _ = job(faulty, learning_rate=1.0, steps=30)
+    result = faulty.client.run(graph.g.graph)
+    assert result.error is not None
+    assert "lower learning_rate (now 1)" in result.error.message
+    (path,) = folder.glob("*.safetensors")
+    assert path.name == "dog_stopped.safetensors"
+    assert str(path) in result.error.message
+    info = load_subject(path).info
+    assert 1 <= info.steps < 30
+    assert len(info.loss_map["loss"]) == info.steps

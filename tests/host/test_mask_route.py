@@ -1,0 +1,344 @@
+"""POST /p3s/masks on a real server: what it answers, what it refuses, and that it never loads a model."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from host.client import Client
+from host.graphs import Graphs
+from host.inside import Inside
+from host.job import POINTS, two_subjects
+from host.server import Server
+from host.test_help_pages import NODES
+from PIL import Image
+from test_mask_preview import from_runs
+
+JSON = {"Content-Type": "application/json"}
+
+
+def send(
+    client: Client, body: bytes | Any, headers: dict[str, str] = JSON, path: str = "/p3s/masks"
+) -> tuple[int, dict[str, Any]]:
+    """POST bytes as they are; an iterator is sent in chunks, without a length."""
+    connection = http.client.HTTPConnection(urlsplit(client.url).netloc, timeout=60)
+    try:
+        connection.request("POST", path, body, headers)
+        response = connection.getresponse()
+        text = response.read()
+        return response.status, json.loads(text) if text.startswith(b"{") else {}
+    finally:
+        connection.close()
+
+
+def content(image: str = "two.png", points: str = POINTS, **more: Any) -> dict[str, Any]:
+    return {"image": image, "points": points, "source": "a test", **more}
+
+
+def ask(client: Client, *args: Any, headers: dict[str, str] = JSON, **more: Any) -> tuple[int, dict[str, Any]]:
+    return send(client, json.dumps(content(*args, **more)).encode(), headers)
+
+
+def mask_graph(server: Server, image: Any = "two.png", points: str = POINTS, **linked: Any) -> Graphs:
+    g = Graphs()
+    picker = g.add("P3S_PointPicker", image=image, points=points, **linked)
+    vision = g.add("CLIPVisionLoader", clip_name=server.model("clip-vision"))
+    settings = {"fill": "telea", "fill_region": "negative", "value_range": "clip", "blur": 1.0, "grow": 0.0}
+    masks = g.add("P3S_RNGRMask", clip_vision=vision, image=picker, points=picker[1], **settings)
+    for slot in (2, 3):
+        g.add("SaveImage", images=g.add("MaskToImage", mask=masks[slot]), filename_prefix=f"mask{slot}")
+    return g
+
+
+def test_before_any_run_it_says_so_and_afterwards_it_shows_what_a_run_gives(server: Server) -> None:
+    client = server.restart()
+    client.upload_image(two_subjects(), "two.png")
+    started = server.log_size()
+    assert ask(client) == (200, {"state": "unread"})
+    result = client.run_ok(mask_graph(server).graph)
+    start = time.monotonic()
+    status, shown = ask(client)
+    assert time.monotonic() - start < 1
+    assert (status, shown["state"], shown["grid"]) == (200, "ready", 16)
+    for name, node in (("subject", "5"), ("removed", "7")):
+        drawn = from_runs(shown[name], shown["size"])
+        np.testing.assert_array_equal(drawn, result.images(node)[0][1::3, 1::3, 0] > 127)
+    assert np.shape(shown["similarity"]) == (8, 16)
+
+    moved = POINTS.replace("0.39, 0.5]", "0.39, 0.45]")
+    assert ask(client, points=moved)[1]["state"] == "ready"
+    assert ask(client, points=moved)[1]["similarity"] != shown["similarity"]
+    wide = ask(client, settings={"fill_region": "background", "blur": 2, "grow": 1, "value_range": "minmax"})[1]
+    subject, removed = (from_runs(wide[name], wide["size"]) for name in ("subject", "removed"))
+    assert (subject ^ removed).all()
+    assert "Traceback" not in server.log_text(started)
+
+
+def test_without_a_server_the_nodes_load_and_a_second_copy_adds_no_second_route(inside: Inside) -> None:
+    facts = inside.run(Path(__file__).with_name("inside_route.py"))
+    assert facts == {"nodes": len(NODES), "server": False, "routes": ["POST /p3s/masks"]}
+
+
+def test_it_is_under_the_frontends_prefix_too(client: Client) -> None:
+    assert send(client, b"{}", JSON, "/api/p3s/masks")[0] == 400
+
+
+def test_a_picture_that_no_run_has_seen_is_read_while_the_model_is_alive(server: Server, client: Client) -> None:
+    client.upload_image(two_subjects(), "two.png")
+    client.run_ok(mask_graph(server).graph)
+    Image.fromarray(two_subjects()[:, ::-1]).save(server.base / "input" / "turned.png")
+    turned = {"v": 1, "positive": [[0.61, 0.5]], "negative": [[0.25, 0.55]]}
+    shown, plain = ask(client, "turned.png", json.dumps(turned))[1], ask(client)[1]
+    mirrored = from_runs(plain["subject"], plain["size"])[:, ::-1]
+    assert (from_runs(shown["subject"], shown["size"]) != mirrored).mean() < 0.02
+
+    # Another content under the same name is another picture.
+    Image.fromarray(two_subjects()).save(server.base / "input" / "turned.png")
+    assert ask(client, "turned.png")[1] == plain
+
+    # A graph without the model, and the host lets go of it: the route does not keep or load it.
+    g = Graphs()
+    g.add("PreviewImage", images=g.add("LoadImage", image="two.png"))
+    client.run_ok(g.graph)
+    client.free()
+    states = []
+    for shift in range(1, 21):
+        Image.fromarray(np.roll(two_subjects(), shift, 0)).save(server.base / "input" / "new.png")
+        states.append(ask(client, "new.png")[1]["state"])
+        if states[-1] == "unread":
+            break
+        time.sleep(0.5)
+    assert states[-1] == "unread", states
+    assert ask(client)[1] == plain, "what it said of pictures is still known"
+
+
+def test_points_that_give_no_mask_are_explained_also_when_the_run_failed(server: Server, client: Client) -> None:
+    client.upload_image(np.roll(two_subjects(), 5, 0), "two.png")
+    together = json.dumps({"v": 1, "positive": [[0.39, 0.5]], "negative": [[0.391, 0.5]]})
+    result = client.run(mask_graph(server, points=together).graph)
+    assert result.status == "error"
+    status, shown = ask(client, points=together)
+    assert (status, shown["state"]) == (200, "problem")
+    assert "same of CLIP's patches" in shown["message"]
+    assert ask(client, points='{"v":1}')[1]["message"].startswith("There is no positive point.")
+    assert ask(client)[1]["state"] == "ready"
+
+
+def test_a_linked_picture_is_known_by_the_preview_that_the_picker_shows(server: Server, client: Client) -> None:
+    big = np.asarray(Image.fromarray(two_subjects()).resize((3000, 1500)))
+    client.upload_image(big, "big.png")
+    g = mask_graph(server, linked_image=["20", 0])
+    g.graph["20"] = {"class_type": "ImageInvert", "inputs": {"image": ["21", 0]}}
+    g.graph["21"] = {"class_type": "LoadImage", "inputs": {"image": "big.png"}}
+    result = client.run_ok(g.graph)
+    (file,) = result.outputs["1"]["p3s_image"]
+    status, shown = ask(client, f"{file['filename']} [{file['type']}]")
+    assert (status, shown["state"]) == (200, "ready")
+    full = result.images("5")[0][..., 0] > 127
+    drawn = np.asarray(Image.fromarray(from_runs(shown["subject"], shown["size"])).resize(full.shape[::-1]))
+    assert (drawn != full).mean() < 0.02
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "../server.log",
+        "..\\server.log",
+        "sub/../../server.log",
+        "../input/../server.log [input]",
+        "../server.log [temp]",
+        "/etc/passwd",
+        "/etc/passwd [output]",
+        "{base}/server.log",
+        "{base}/input/two.png/../../server.log",
+        "file:///etc/passwd",
+        "outside.png",
+        "linked/server.log",
+        "two.png\x00.png",
+        "none.png",
+        ".",
+        "sub",
+    ],
+)
+def test_only_files_of_comfyuis_own_folders_are_read(server: Server, client: Client, image: str) -> None:
+    folder = server.base / "input"
+    (folder / "sub").mkdir(exist_ok=True)
+    outside = server.base / "outside.png"
+    Image.fromarray(two_subjects()).save(outside)
+    for name, target in (("outside.png", outside), ("linked", server.base)):
+        if not (folder / name).is_symlink():
+            (folder / name).symlink_to(target)
+    status, answer = ask(client, image.format(base=server.base))
+    assert status == 404
+    assert str(server.base) not in json.dumps(answer)
+
+
+def test_links_and_brackets_that_stay_inside_are_followed(server: Server, client: Client) -> None:
+    client.upload_image(two_subjects(), "two.png")
+    for folder, name in (("output", "made.png [output]"), ("temp", "made.png [temp]"), ("input", "deep/er/made.png")):
+        target = server.base / folder / name.split(" ")[0]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(two_subjects()).save(target)
+        assert ask(client, name)[0] == 200
+    link = server.base / "input" / "again.png"
+    link.unlink(missing_ok=True)
+    link.symlink_to("two.png")
+    assert ask(client, "again.png")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1.evil.example"},
+        {"Origin": "http://127.0.0.1:1"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},  # another port of this machine
+        {"Sec-Fetch-Site": "cross-site", "Origin": "http://{host}"},
+        {"Host": "comfy.example", "Origin": "http://evil.example"},  # where the host itself does not look
+    ],
+)
+def test_other_origins_are_refused(client: Client, headers: dict[str, str]) -> None:
+    host = urlsplit(client.url).netloc
+    status, _ = ask(client, headers={**JSON, **{k: v.format(host=host) for k, v in headers.items()}})
+    assert status == 403
+
+
+def test_the_own_origin_is_answered(client: Client) -> None:
+    client.upload_image(two_subjects(), "two.png")
+    for headers in ({"Origin": client.url}, {"Origin": client.url, "Sec-Fetch-Site": "same-origin"}):
+        assert ask(client, headers={**JSON, **headers})[0] == 200
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"])
+def test_what_a_form_of_another_page_could_send_is_refused(client: Client, kind: str) -> None:
+    assert ask(client, headers={"Content-Type": kind})[0] == 415
+
+
+def test_long_bodies_are_refused(client: Client) -> None:
+    long = json.dumps(content(points=" " * 40_000)).encode()
+    assert send(client, long)[0] == 413
+    pieces = (long[i : i + 1000] for i in range(0, len(long), 1000))
+    assert send(client, pieces)[0] == 413
+
+
+def changed(**more: Any) -> bytes:
+    return json.dumps({**content(), **more}).encode()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'"two.png"',
+        b"\xff\xfe",
+        b"[" * 30_000,
+        b'{"image": "two.png"}',
+        changed(more=1),
+        changed(image=None),
+        changed(image=["two.png"]),
+        changed(image=""),
+        changed(image="x" * 1001),
+        changed(source=7),
+        changed(source="s" * 101),
+        changed(points=None),
+        changed(points={"v": 1}),
+        changed(points="{"),
+        changed(points='{"v":1,"positive":[[2,0]]}'),
+        changed(points='{"v":1,"positive":[[NaN,0]]}'),
+        changed(points='{"v":1,"positive":[[1e999,0]]}'),
+        changed(points='{"v":1,"positive":[["0",0]]}'),
+        changed(points='{"v":99,"positive":[]}'),
+        changed(points='[{"x":1,"y":1}]'),
+        changed(points=json.dumps({"v": 1, "positive": [[0.5, 0.5]] * 65})),
+        changed(settings=[]),
+        changed(settings={"fill": "telea"}),
+        changed(settings={"blur": "1"}),
+        changed(settings={"blur": 1e9}),
+        changed(settings={"blur": float("nan")}),
+        changed(settings={"grow": -1}),
+        changed(settings={"value_range": "other"}),
+        changed(settings={"fill_region": ["negative"]}),
+    ],
+)
+def test_malformed_requests_are_refused_with_a_reason(client: Client, server: Server, body: bytes) -> None:
+    client.upload_image(two_subjects(), "two.png")
+    start = server.log_size()
+    status, answer = send(client, body)
+    assert status == 400
+    assert len(answer["error"]) > 10
+    assert "Traceback" not in server.log_text(start)
+
+
+def test_files_that_are_no_pictures_or_huge_are_refused(server: Server, client: Client) -> None:
+    client.upload_image(two_subjects(), "two.png")
+    client.run_ok(mask_graph(server).graph)
+    folder = server.base / "input"
+    (folder / "text.png").write_text("not a picture")
+    (folder / "empty.png").write_bytes(b"")
+    whole = (folder / "two.png").read_bytes()
+    (folder / "cut.png").write_bytes(whole[:30])
+    for name in ("text.png", "empty.png", "cut.png"):
+        assert ask(client, name)[0] == 422, name
+    for side in (8000, 20_000):  # the second is more than Pillow itself opens
+        Image.new("1", (side, side)).save(folder / f"huge{side}.png")
+        start = time.monotonic()
+        status, answer = ask(client, f"huge{side}.png")
+        assert (status, time.monotonic() - start < 5) == (413, True)
+        assert "pixels" in answer["error"]
+
+
+def test_of_one_source_only_the_newest_waits_and_the_server_stays_awake(server: Server, client: Client) -> None:
+    client.upload_image(two_subjects(), "two.png")
+    client.run_ok(mask_graph(server).graph)
+    # The first request keeps the thread busy with a large picture.
+    Image.fromarray(two_subjects()).resize((6000, 4000)).save(server.base / "input" / "large.jpg")
+    answers: dict[int, dict[str, Any]] = {}
+    states: list[str] = []
+
+    def one(number: int, image: str) -> None:
+        answers[number] = ask(client, image)[1]
+
+    threads = [threading.Thread(target=one, args=(i, "large.jpg" if i == 0 else "two.png")) for i in range(8)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.02)
+        start = time.monotonic()
+        client.get("/system_stats")
+        assert time.monotonic() - start < 2
+    for thread in threads:
+        thread.join(60)
+    states = [answers[i]["state"] for i in range(8)]
+    assert (states[0], states[7]) == ("ready", "ready")
+    assert states[1:7].count("superseded") >= 4, states
+
+
+def test_while_a_run_is_under_way_clip_is_left_alone(server: Server, client: Client) -> None:
+    client.upload_image(two_subjects(), "two.png")
+    client.run_ok(mask_graph(server).graph)
+    pixels = np.random.default_rng(os.getpid()).integers(0, 255, (64, 64, 3), np.uint8)
+    Image.fromarray(pixels).save(server.base / "input" / "unseen.png")
+    mark = client.mark()
+    g = mask_graph(server)
+    # Something that takes a while before the masks.
+    big = g.add("ImageScale", image=["1", 0], upscale_method="lanczos", width=8000, height=8000, crop="disabled")
+    g.add("PreviewImage", images=g.add("ImageBlur", image=big, blur_radius=15, sigma=3.0))
+    queued = client.queue(g.graph)
+    assert isinstance(queued, str)
+    client.wait_event("execution_start", since=mark)
+    asked = [ask(client, name)[1]["state"] for name in ("unseen.png", "two.png")]
+    client.interrupt()
+    client.wait(queued)
+    assert asked == ["unread", "ready"]

@@ -1,0 +1,49 @@
+"""Attention backends, and little memory, as far as a CPU can show them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from host.inside import Inside
+
+SCRIPT = Path(__file__).with_name("inside_memory.py")
+
+
+@pytest.fixture(scope="module")
+def facts(inside: Inside) -> Any:
+    return inside.run(SCRIPT, {"model": inside.model("sd15-slim"), "memory": True}, timeout=900)
+
+
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [
+        ("--use-split-cross-attention", "attention_split"),
+        ("--use-quad-cross-attention", "attention_sub_quad"),
+        ("--use-pytorch-cross-attention", "attention_pytorch"),
+    ],
+)
+def test_attention_backends_agree(inside: Inside, facts: Any, option: str, name: str) -> None:
+    """More keys than queries, and soft masks, give the same with each of them."""
+    arguments = {"model": inside.model("sd15-slim"), "memory": False}
+    found = inside.run(SCRIPT, arguments, timeout=900, options=("--cpu", option))
+    assert found["backend"].removesuffix("_wrapper") in (name, "wrapper")
+    for case, values in found["images"].items():
+        expected = torch.tensor(facts["images"][case])
+        assert ((torch.tensor(values) - expected).abs().max() / expected.std()).item() < 1e-3, case
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_models_that_are_partly_loaded_give_the_same(facts: Any, kind: str) -> None:
+    found = facts[kind]
+    assert found["NO_VRAM"] == {"equal": True, "lowvram": True}
+    assert found["LOW_VRAM"]["equal"]
+    assert found["NORMAL_VRAM"]["equal"]
+    assert found["after unloading"]
+
+
+def test_every_weight_of_the_copy_is_cast_by_the_host(facts: Any) -> None:
+    assert facts["full"]["every layer can be cast"]
+    assert facts["halved"] == {"finite": True, "another": True}

@@ -1,0 +1,59 @@
+"""What a user sees while a subject is trained on a real server: progress, text, previews, and the losses at the end."""
+
+from __future__ import annotations
+
+import re
+
+from host.client import Client
+from host.job import Job
+from host.server import Server
+
+from p3s.subject import load_subject
+
+
+def test_step_losses_memory_and_time_left_are_told(server: Server, client: Client) -> None:
+    job = Job(server)
+    trained = job.train(job.reference(), steps=6, preview_every=2)
+    start = server.log_size()
+    result = client.run_ok(job.g.graph)
+    lines = [event.data["text"] for event in result.events if event.type == "text"]
+    told = [re.match(r"Step (\d) of 6(, \d\d:\d\d left)?; loss \d", line) for line in lines]
+    assert [match[1] for match in told if match][-1] == "6"
+    assert any(match[2] for match in told if match)
+    last = next(line for line in reversed(lines) if line.startswith("Step 6"))
+    assert re.fullmatch(
+        r"Step 6 of 6; loss \d+\.\d{4} \(denoising \d+\.\d{4}, consistency \d+\.\d{4}\); \d+\.\d GiB in use", last
+    )
+    assert re.search(r"Train P3S: 100%.*6/6 .*loss=?\s?\d", server.log_text(start)), server.log_tail()
+    assert result.progress(trained.id)[-1] == (6, 6)
+
+
+def test_previews_of_the_subject_are_shown(server: Server, client: Client) -> None:
+    job = Job(server)
+    trained = job.train(job.reference(), steps=5, preview_every=2)
+    shown = client.run_ok(job.g.graph).previews(trained.id)
+    assert len(shown) == 2
+    pictures = [event.picture() for event in shown]
+    height, width = pictures[0].shape[:2]
+    assert height * 2 == width, "a latent of 8 x 16 of a training on 12 x 22"
+    assert min(picture.std() for picture in pictures) > 1
+    assert (pictures[0] != pictures[1]).any()
+
+    job = Job(server)
+    trained = job.train(job.reference(), steps=5, preview_every=0, seed=1)
+    assert client.run_ok(job.g.graph).previews(trained.id) == []
+
+
+def test_a_low_rank_copy_is_trained_and_applied(server: Server, client: Client) -> None:
+    job = Job(server)
+    trained = job.train(job.reference(), name="small", steps=3, kind="lora", rank=4, weight="learned", preview_every=2)
+    images = [job.image(model) for model in (job.model, job.apply(trained))]
+    result = client.run_ok(job.g.graph)
+    assert len(result.previews(trained.id)) == 1
+    plain, shown = (result.images(node)[0].astype(int) for node in images)
+    assert abs(plain - shown).mean() > 0.5
+    subject = load_subject(server.base / "models" / "p3s" / "small.safetensors")
+    kept = {name: subject.info.copy_settings[name] for name in ("kind", "rank", "weight")}
+    assert kept == {"kind": "lora", "rank": 4, "weight": "learned"}
+    assert set(subject.info.loss_map) == {"loss", "denoising", "consistency", "step"}
+    assert subject.info.loss_map["step"] == [1, 2, 3]

@@ -1,0 +1,73 @@
+"""Who may know whom, and CONTRIBUTING.md: its picture is that of the code, and the tests that it names exist."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from tools.import_graph import REPO, import_graph, imported, reachable, rooms, with_picture
+
+PAGE = (REPO / "CONTRIBUTING.md").read_text(encoding="utf-8")
+# Of ComfyUI, and what else p3s may use: no third world comes in unseen.
+PUBLIC_HOST = {"comfy_api", "folder_paths"}
+LIBRARIES = {
+    "bitsandbytes",
+    "cv2",
+    "diffusers",
+    "numpy",
+    "PIL",
+    "safetensors",
+    "skimage",
+    "torch",
+    "tqdm",
+    "transformers",
+}
+
+
+def foreign(folder: str, pattern: str = "**/*.py") -> dict[str, set[str]]:
+    """file -> first names of the modules that it imports from outside the pack and the standard library."""
+    known = {*sys.stdlib_module_names, "p3s", "nodes"}
+    files = sorted((REPO / folder).glob(pattern))
+    return {str(file.relative_to(REPO)): {name.split(".")[0] for name in imported(file)} - known for file in files}
+
+
+def test_p3s_imports_neither_comfyui_nor_the_nodes() -> None:
+    assert {file: names - LIBRARIES for file, names in foreign("p3s").items() if names - LIBRARIES} == {}
+    graph = import_graph()
+    assert [name for name in graph if name.startswith("p3s") and any(t.startswith("nodes") for t in graph[name])] == []
+
+
+def test_nodes_touch_comfyui_through_its_public_interface_or_nodes_host() -> None:
+    allowed = LIBRARIES | PUBLIC_HOST
+    assert {file: names - allowed for file, names in foreign("nodes", "*.py").items() if names - allowed} == {}
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    graph = import_graph()
+    assert [name for name in graph if name in reachable(graph, name)] == []
+    boxes = rooms(graph)
+    assert [name for name in boxes if name in reachable(boxes, name)] == []
+
+
+def test_the_picture_is_that_of_the_code() -> None:
+    assert with_picture(PAGE) == PAGE, "run `python tests/tools/generate.py imports`"
+
+
+def named_tests() -> list[tuple[str, str]]:
+    return re.findall(r"`([\w/]+\.(?:py|mjs))(?:::(\w+))?`", PAGE)
+
+
+@pytest.mark.parametrize(("file", "test"), [pytest.param(*pair, id="::".join(pair)) for pair in named_tests()])
+def test_what_the_page_names_exists(file: str, test: str) -> None:
+    path = next((path for path in (REPO / file, Path(__file__).parent / file) if path.is_file()), None)
+    assert path is not None, f"there is no {file}"
+    assert not test or f"def {test}(" in path.read_text(encoding="utf-8")
+
+
+def test_every_invariant_names_its_test() -> None:
+    section = PAGE.split("## What never changes\n")[1].split("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ") and not line.startswith("| what")]
+    assert len(rows) >= 10
+    assert [row for row in rows if not re.search(r"`[\w/]+\.py::test_\w+`", row)] == []

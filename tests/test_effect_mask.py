@@ -1,0 +1,154 @@
+"""Effect masks and several subjects in the core's injection."""
+
+import pytest
+import torch
+from small import SMALL, random_copy, random_unet
+
+from p3s.diffusion import NoiseSchedule
+from p3s.errors import MaskError
+from p3s.generate import generate_subjects
+from p3s.injection import EffectMask, Features, Injection, InjectionHooks, mask_bias, pool_tokens
+from p3s.sampling import AppliedSubject, SamplingSettings
+from p3s.schedule import Schedule
+from p3s.unet import Attention
+from p3s.unet_config import Layer
+
+LAYER, GRID = Layer("input", 1), (4, 4)
+
+
+def half(side=4):
+    """The left half of the image."""
+    mask = torch.zeros(side, side)
+    mask[:, : side // 2] = 1
+    return EffectMask(mask)
+
+
+def attend(*injections, seed=0):
+    """One self-attention on random tokens under injections."""
+    torch.manual_seed(seed)
+    attention, z = Attention(8, 8, 2, torch.nn), torch.randn(1, 16, 8)
+    hooks = InjectionHooks(*injections)
+    with torch.no_grad():
+        q, k, v = hooks.self_attention(LAYER, z, GRID)
+        return attention(q, k, v, hooks.self_attention_bias(LAYER, k.shape[1], GRID))
+
+
+def features(seed=1):
+    f = torch.randn(1, 16, 8, generator=torch.Generator().manual_seed(seed))
+    return Features({LAYER: f}, {}, {LAYER: GRID})
+
+
+def test_queries_inside_see_the_subject_and_those_outside_do_not():
+    """With lambda = 0 the image's own values are the plain ones, so both sides are known exactly."""
+    one = attend(Injection(features(), 0.0))
+    masked, plain = attend(Injection(features(), 0.0, half())), attend()
+    inside = half().tokens(GRID) == 1
+    torch.testing.assert_close(masked[:, inside], one[:, inside])
+    torch.testing.assert_close(masked[:, ~inside], plain[:, ~inside])
+    assert (one - plain).abs().max() > 0.01
+
+
+def test_a_soft_mask_weighs_the_subjects_share_of_the_softmax():
+    torch.manual_seed(0)
+    logits, share = torch.randn(1, 6), 0.3
+    bias = mask_bias([torch.tensor([share])], [2], 1, 6)
+    weighed = logits.exp() * torch.tensor([1, 1, 1, 1, share, share])
+    torch.testing.assert_close((logits + bias).softmax(-1), weighed / weighed.sum())
+
+
+def test_the_sums_are_masked_by_token():
+    z = torch.randn(1, 16, 8)
+    _, _, v = InjectionHooks(Injection(features(), 0.2, half())).self_attention(LAYER, z, GRID)
+    f, m = features().self_attention[LAYER], half().tokens(GRID)[:, None]
+    torch.testing.assert_close(v, torch.cat([z + 0.2 * m * f, f], 1))
+
+
+def test_two_subjects_side_by_side_are_each_alone_on_their_side():
+    right = EffectMask(1 - half()._mask)
+    both = attend(Injection(features(1), 0.0, half()), Injection(features(2), 0.0, right))
+    one, two = attend(Injection(features(1), 0.0)), attend(Injection(features(2), 0.0))
+    inside = half().tokens(GRID) == 1
+    torch.testing.assert_close(both[:, inside], one[:, inside])
+    torch.testing.assert_close(both[:, ~inside], two[:, ~inside])
+
+
+def test_pooled_features_are_means_and_only_at_the_finest_layers():
+    f = torch.arange(15.0).view(1, 15, 1)
+    pooled = pool_tokens(f, (3, 5), 2)
+    assert pooled.flatten().tolist() == [3.0, 5.0, 6.5, 10.5, 12.5, 14.0]
+    coarse = Layer("input", 4)
+    two = Features({LAYER: torch.ones(1, 16, 8), coarse: torch.ones(1, 4, 8)}, {}, {LAYER: GRID, coarse: (2, 2)})
+    injection = Injection(two, 0.2, pool=2)
+    assert injection.at(LAYER, GRID, torch.zeros(1, 16, 8)).added.shape == (1, 4, 8)
+    assert injection.at(LAYER, GRID, torch.zeros(1, 16, 8)).sums.shape == (1, 16, 8)
+    assert injection.at(coarse, (2, 2), torch.zeros(1, 4, 8)).added.shape == (1, 4, 8)
+
+
+def test_a_mask_is_exact_where_it_is_0_or_1_on_every_grid():
+    mask = torch.zeros(37, 53)
+    mask[:, :20] = 1
+    tokens = EffectMask(mask).tokens((16, 16)).view(16, 16)
+    assert (tokens[:, :5] == 1).all()
+    assert (tokens[:, 8:] == 0).all()
+    assert EffectMask(torch.ones(37, 53)).tokens((7, 9)).eq(1).all()
+
+
+@pytest.mark.parametrize("wrong", [torch.ones(1, 2, 2), torch.full((2, 2), 1.5), torch.tensor([[float("nan")]])])
+def test_what_is_no_mask_is_refused(wrong):
+    with pytest.raises(MaskError, match="effect mask"):
+        EffectMask(wrong)
+
+
+class World:
+    def __init__(self):
+        self.base = random_unet()
+        generator = torch.Generator().manual_seed(5)
+
+        def draw(*shape):
+            return torch.randn(shape, generator=generator)
+
+        self.copies = [random_copy(self.base, seed=s) for s in (1, 2)]
+        self.condition, self.latents = draw(1, 4, 16, 16), draw(2, 4, 16, 16)
+        self.texts = draw(7, SMALL.context_dim), draw(7, SMALL.context_dim)
+
+    def subject(self, number=0, **changes):
+        return AppliedSubject(self.copies[number], self.condition, Schedule("fixed"), **changes)
+
+    def image(self, *subjects, **settings):
+        noise = NoiseSchedule.stable_diffusion()
+        *_, x0 = generate_subjects(
+            self.base, *self.texts, noise, self.latents, subjects, 3, 5.0, SamplingSettings(**settings)
+        )
+        return x0
+
+
+@pytest.fixture(scope="module")
+def world():
+    return World()
+
+
+@pytest.mark.parametrize("halves", ["both", "conditional"])
+def test_identities_of_the_mask_bit_for_bit(world, halves):
+    ones, zeros = EffectMask(torch.ones(9, 7)), EffectMask(torch.zeros(9, 7))
+    plain, image = world.image(halves=halves), world.image(world.subject(), halves=halves)
+    assert torch.equal(world.image(world.subject(mask=ones), halves=halves), image)
+    assert torch.equal(world.image(world.subject(mask=zeros), halves=halves), plain)
+    two = world.image(world.subject(), world.subject(1, mask=zeros), halves=halves)
+    assert torch.equal(two, image)
+    assert not torch.equal(image, plain)
+
+
+def test_a_mask_acts_where_it_is_and_a_second_subject_besides_the_first(world):
+    left = world.subject(mask=half(16))
+    one, plain = world.image(left), world.image()
+    change = (one - plain).abs().mean(1)
+    assert change[:, :, :8].mean() > 1.2 * change[:, :, 8:].mean()
+    assert not torch.equal(world.image(left, world.subject(1)), one)
+
+
+def test_faster_settings_are_another_image_near_the_exact_one(world):
+    exact, plain = world.image(world.subject(), halves="conditional"), world.image()
+    for settings in ({"reuse": 2}, {"pool": 2}, {"pairing": "one_to_one"}, {"end": 0.5}):
+        image = world.image(world.subject(), halves="conditional", **settings)
+        assert not torch.equal(image, exact), settings
+        assert not torch.equal(image, plain), settings

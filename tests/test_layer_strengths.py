@@ -1,0 +1,44 @@
+"""Strengths of single layers as text."""
+
+import pytest
+
+from p3s.errors import P3SError
+from p3s.layer_strengths import layer_strengths, parse_layer_strengths
+from p3s.unet_config import Layer, UNetConfig
+
+SD15 = UNetConfig.build()
+
+
+def factors(text):
+    return layer_strengths(parse_layer_strengths(text), SD15)
+
+
+def test_sides_blocks_and_what_is_not_named():
+    assert factors("") == factors(" , ;\n") == {}
+    assert factors("middle: 0.5") == {Layer("middle", 0): 0.5}
+    assert factors("input: 2") == {Layer("input", b): 2.0 for b in (1, 2, 4, 5, 7, 8)}
+
+
+def test_a_block_is_stronger_than_its_side_in_any_order():
+    for text in ("output: 0.5, output 9: 0", "output 9: 0; output: 0.5"):
+        found = factors(text)
+        assert found[Layer("output", 9)] == 0
+        assert found[Layer("output", 10)] == 0.5
+        assert len(found) == 9
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("left: 1", "left"),
+        ("input 1", "input 1"),
+        ("input 1: many", "0..10"),
+        ("input: -1", "0..10"),
+        ("input: nan", "0..10"),
+        ("input: 1, input: 2", "twice"),
+        ("output 2: 1", "output has it in 3, 4, 5, 6, 7, 8, 9, 10, 11"),
+    ],
+)
+def test_what_cannot_be_read_is_named(text, message):
+    with pytest.raises(P3SError, match=message):
+        factors(text)

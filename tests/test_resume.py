@@ -1,0 +1,236 @@
+"""Interrupted and resumed is uninterrupted: states of a training, and their files."""
+
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+from small import TOKEN_DIM, random_examples, random_unet
+
+from p3s.diffusion import NoiseSchedule
+from p3s.errors import SubjectFileError, TrainingError
+from p3s.subject_copy import CopySettings, SubjectCopy
+from p3s.training import Checkpoints, TrainSettings, train
+from p3s.training_state import load_state
+from p3s.unet_config import UNetConfig
+
+NOISE = NoiseSchedule.stable_diffusion()
+TINY = UNetConfig.build(32, (1, 2), res_blocks=1, transformer_depth=(1, 1), context_dim=24)
+EMPTY = torch.randn(7, TINY.context_dim, generator=torch.Generator().manual_seed(99))
+EXAMPLES = random_examples(5, size=8, config=TINY)
+
+
+@pytest.fixture(scope="module")
+def base():
+    return random_unet(TINY)
+
+
+def fresh(base, **settings):
+    return SubjectCopy.from_base(base.state_dict(), CopySettings(**settings), TOKEN_DIM)
+
+
+def run(base, copy, stop=None, examples=EXAMPLES, noise=NOISE, empty=EMPTY, checkpoints=None, resume=None, **settings):
+    settings = TrainSettings(**{"steps": 9, "batch_size": 2, "learning_rate": 1e-3, **settings})
+    callback = None if stop is None else lambda report: report.step < stop
+    return train(base, copy, examples, empty, noise, settings, callback, checkpoints, resume)
+
+
+@pytest.fixture
+def kept(tmp_path):
+    return Checkpoints(tmp_path / "state.p3s")
+
+
+def same(a, b):
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize(
+    ("copy_settings", "settings"),
+    [
+        ({}, {}),
+        ({"kind": "lora", "rank": 4, "weight": "learned"}, {}),
+        ({"kind": "lora", "rank": 4}, {"precision": "fp16"}),
+        ({"kind": "lora", "rank": 4}, {"precision": "bf16"}),
+    ],
+    ids=["full", "lora with a learned weight", "fp16", "bf16"],
+)
+@pytest.mark.parametrize("stop", [1, 5])
+def test_interrupted_and_resumed_is_uninterrupted(base, kept, copy_settings, settings, stop):
+    """Five examples in batches of two: the stops lie within an epoch, whose rest must not be drawn anew."""
+    whole, first, second = (fresh(base, **copy_settings) for _ in range(3))
+    expected = run(base, whole, **settings)
+    interrupted = run(base, first, stop, checkpoints=kept, **settings)
+    assert not interrupted.completed and len(interrupted.reports) == stop
+    resumed = run(base, second, resume=load_state(kept.path), checkpoints=kept, **settings)
+    assert resumed.completed
+    assert resumed.reports == expected.reports
+    assert same(whole, second)
+    assert not same(whole, first)
+
+
+def test_the_scale_of_the_gradients_is_resumed(base, kept):
+    run(base, fresh(base), 2, checkpoints=kept, precision="fp16")
+    state = load_state(kept.path)
+    assert state.scaler["scale"] > 1
+    state = replace(state, scaler={**state.scaler, "scale": 4.0})
+    run(base, fresh(base), 3, checkpoints=kept, resume=state, precision="fp16")
+    assert load_state(kept.path).scaler["scale"] == 4.0
+
+
+def test_a_state_is_kept_on_the_way(base, tmp_path):
+    kept, seen = Checkpoints(tmp_path / "a" / "state.p3s", every=2), []
+
+    def look(report):
+        seen.append(len(load_state(kept.path).reports) if kept.path.exists() else 0)
+
+    train(base, fresh(base), EXAMPLES, EMPTY, NOISE, TrainSettings(steps=5), look, kept)
+    assert seen == [0, 2, 2, 4, 4]
+    kept.discard()
+    kept.discard()
+    assert os.listdir(kept.path.parent) == []
+
+
+def test_after_an_error_it_goes_on_from_the_last_good_step(base, kept, monkeypatch):
+    whole, copy, again = (fresh(base) for _ in range(3))
+    run(base, whole)
+    calls = []
+
+    def fail(*arguments):
+        calls.append(0)
+        if len(calls) == 4:
+            raise RuntimeError("a cable was pulled")
+        return clip(*arguments)
+
+    clip = torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", fail)
+    failed = run(base, copy, checkpoints=kept)
+    assert "cable" in str(failed.error)
+    assert len(failed.reports) == 3
+    monkeypatch.undo()
+    assert run(base, again, resume=load_state(kept.path)).completed
+    assert same(again, whole)
+
+
+def test_an_optimiser_that_fails_half_way_leaves_the_state_before(base, tmp_path, monkeypatch):
+    kept, copy = Checkpoints(tmp_path / "state.p3s", every=2), fresh(base)
+    step, calls = torch.optim.AdamW.step, []
+
+    def fail(self, *arguments):
+        calls.append(0)
+        if len(calls) == 4:
+            next(copy.parameters()).data.add_(1)
+            raise RuntimeError("half way")
+        return step(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", fail)
+    failed = run(base, copy, checkpoints=kept)
+    assert "half way" in str(failed.error)
+    assert len(load_state(kept.path).reports) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"learning_rate": 2e-3}, r"learning_rate \(was 0.001, is 0.002\)"),
+        ({"seed": 1}, "seed"),
+        ({"precision": "bf16"}, "precision"),
+        ({"examples": EXAMPLES[::-1]}, "references or their prompts"),
+        ({"examples": EXAMPLES[:4]}, "references or their prompts"),
+        ({"examples": [*EXAMPLES[:4], replace(EXAMPLES[4], counted=torch.ones(8, 8))]}, "references or their prompts"),
+        ({"empty": EMPTY + 1}, "the empty prompt"),
+        ({"noise": NoiseSchedule(NOISE.alphas_cumprod, "v")}, r"prediction \(was eps, is v\)"),
+        ({"noise": NoiseSchedule(NOISE.alphas_cumprod**2)}, "the noise schedule"),
+    ],
+)
+def test_other_inputs_are_refused(base, kept, change, message):
+    run(base, fresh(base), 2, checkpoints=kept)
+    with pytest.raises(TrainingError, match=message):
+        run(base, fresh(base), resume=load_state(kept.path), **change)
+
+
+def test_another_base_or_copy_is_refused(base, kept):
+    run(base, fresh(base), 2, checkpoints=kept)
+    other = random_unet(TINY, seed=1)
+    with pytest.raises(TrainingError, match="the base model"):
+        run(other, fresh(other), resume=load_state(kept.path))
+    with pytest.raises(TrainingError, match=r"kind \(was 'full', is 'lora'\)"):
+        run(base, fresh(base, kind="lora"), resume=load_state(kept.path))
+
+
+def test_tensors_that_a_gpu_gave_a_second_time_are_the_same_references(base, kept):
+    """Their last bits may differ; those of the interrupted training are used."""
+    whole, copy = fresh(base), fresh(base)
+    run(base, whole)
+    run(base, fresh(base), 2, checkpoints=kept)
+    again = [replace(e, latent=e.latent * 1.0001, prompt=e.prompt * 0.9999) for e in EXAMPLES]
+    assert run(base, copy, examples=again, resume=load_state(kept.path)).completed
+    assert same(copy, whole)
+
+
+def test_more_steps_and_checkpointing_may_be_asked_for(base, kept):
+    whole, copy = fresh(base), fresh(base)
+    run(base, whole)
+    run(base, fresh(base), checkpoints=kept, stop=4, steps=5)
+    resumed = run(base, copy, resume=load_state(kept.path), checkpointing=True)
+    assert resumed.completed and all(r.total == 9 for r in resumed.reports)
+    assert same(copy, whole)
+    assert run(base, fresh(base), resume=load_state(kept.path), steps=4).completed
+
+
+def test_a_disk_that_does_not_take_the_state_does_not_stop_the_training(base, kept, monkeypatch):
+    run(base, fresh(base), 2, checkpoints=kept)
+    before = kept.path.read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    result = run(base, fresh(base), stop=3, checkpoints=replace(kept, every=1))
+    assert len(result.reports) == 3 and result.error is None
+    assert any("the disk is full" in warning for warning in result.warnings)
+    assert kept.path.read_bytes() == before
+    assert os.listdir(kept.path.parent) == [kept.path.name]
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"x" * 100])
+def test_damaged_files_are_refused(tmp_path, content):
+    path = tmp_path / "state.p3s"
+    path.write_bytes(content)
+    with pytest.raises(TrainingError, match=r"state\.p3s is damaged"):
+        load_state(path)
+
+
+def test_files_cut_off_of_another_kind_or_missing_are_refused(base, kept, tmp_path):
+    run(base, fresh(base, kind="lora", rank=1), 2, checkpoints=kept)
+    whole = kept.path.read_bytes()
+    for share in (0.1, 0.5, 0.99):
+        kept.path.write_bytes(whole[: int(len(whole) * share)])
+        with pytest.raises(TrainingError, match="damaged"):
+            load_state(kept.path)
+    torch.save({"state_dict": {}}, kept.path)
+    with pytest.raises(TrainingError, match="not the state of a training"):
+        load_state(kept.path)
+    torch.save({"format_version": 99}, kept.path)
+    with pytest.raises(TrainingError, match="another version"):
+        load_state(kept.path)
+    with pytest.raises(TrainingError, match="cannot be read"):
+        load_state(tmp_path / "nowhere")
+
+
+def test_a_file_cannot_run_code(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "made"),)
+
+    torch.save({"format_version": 1, "weights": Evil()}, tmp_path / "state.p3s")
+    with pytest.raises(TrainingError, match="damaged"):
+        load_state(tmp_path / "state.p3s")
+    assert not (tmp_path / "made").exists()
+
+
+def test_saving_says_when_the_disk_does_not_take_it(base, kept, tmp_path):
+    run(base, fresh(base, kind="lora", rank=1), 2, checkpoints=kept)
+    (tmp_path / "file").touch()
+    with pytest.raises(SubjectFileError, match="Could not save"):
+        load_state(kept.path).save(tmp_path / "file" / "state.p3s")

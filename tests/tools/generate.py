@@ -1,0 +1,66 @@
+"""Writes the files that are made from the code; the tests fail while one of them is stale.
+
+python tests/tools/generate.py imports    the picture in CONTRIBUTING.md
+python tests/tools/generate.py locales    locales/en/nodeDefs.json, from the node schemas (needs a ComfyUI)
+python tests/tools/generate.py schemas    tests/data/schemas_VERSION.json, once a release (needs a ComfyUI)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from host.hosts import NO_HOST, REPO, find_hosts
+from host.inside import Inside
+from host.schemas import english, read_schemas, snapshot
+from tools.import_graph import with_picture
+
+import p3s
+
+
+def schemas() -> dict[str, Any]:
+    hosts = find_hosts()
+    if not hosts:
+        raise SystemExit(NO_HOST)
+    with tempfile.TemporaryDirectory() as folder:
+        return read_schemas(Inside(hosts[0], Path(folder)))
+
+
+def write_json(path: Path, tree: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(tree, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    print(path.relative_to(REPO))
+
+
+def write_locales() -> None:
+    write_json(REPO / "locales" / "en" / "nodeDefs.json", english(schemas()))
+
+
+def write_snapshot() -> None:
+    write_json(REPO / "tests" / "data" / f"schemas_{p3s.__version__}.json", snapshot(schemas()))
+
+
+def write_imports() -> None:
+    page = REPO / "CONTRIBUTING.md"
+    page.write_text(with_picture(page.read_text(encoding="utf-8")), encoding="utf-8")
+    print(page.name)
+
+
+COMMANDS = {"imports": write_imports, "locales": write_locales, "schemas": write_snapshot}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=sorted(COMMANDS))
+    COMMANDS[parser.parse_args().what]()
+
+
+if __name__ == "__main__":
+    main()
