@@ -150,6 +150,15 @@ class Server:
     def log_size(self) -> int:
         return self.log.stat().st_size if self.log.exists() else 0
 
+    def own_frames(self, start: int = 0) -> list[str]:
+        """Lines of tracebacks that name this pack's files; the host's own database complains of itself at times."""
+        places = (f"{PACK}/", f"{REPO}/")
+        return [
+            line
+            for line in self.log_text(start).splitlines()
+            if line.lstrip().startswith('File "') and any(place in line for place in places)
+        ]
+
     def log_tail(self, lines: int = 60) -> str:
         return "\n".join(self.log_text().splitlines()[-lines:])
 
