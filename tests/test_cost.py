@@ -24,6 +24,7 @@ def test_training_computes_no_weight_gradients_of_the_frozen_base():
     assert count(Models(512).train) < 3.80
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "steps"), [("full", 2.6), ("lora", 2.9)])
 def test_previews_cost_less_than_5_percent_of_a_training(kind, steps):
     models = Models(512, kind=kind)
