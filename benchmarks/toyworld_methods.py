@@ -23,7 +23,7 @@ class Method:
     rate: float = 1.0
 
 
-#: What "p3s" is here, besides the defaults of the pack.
+#: What "p3s" is here; the pack's defaults, written out so that a row keeps its meaning when one changes.
 BASE: dict[str, Any] = {"zero_init": "identity", "views": "whole+subject", "removed": "ignored"}
 
 

@@ -118,7 +118,7 @@ def inputs() -> list[Any]:
         _choice(
             TRAIN,
             "zero_init",
-            "Start of the zero convolutions: zero (the paper), or identity (the copy's own features).",
+            "Start of the zero convolutions: identity (the copy's own features), or zero (the paper).",
         ),
         _choice(
             TRAIN,

@@ -39,8 +39,9 @@ class TrainSettings:
     attention_layers: str = "last"
     #: (e) the normaliser of Eq. 12: "mean", or "sum" as printed.
     attention_norm: str = "mean"
-    #: (d) start of the zero convolutions: "zero" or "identity".
-    zero_init: str = "zero"
+    #: (d) start of the zero convolutions: "zero" as written, or "identity". The default is the toy world's evidence
+    #: (benchmarks/README.md): from zero the subject is seldom carried over in as many steps.
+    zero_init: str = "identity"
     #: (n) the condition of an example: "other", a random other reference of the subject, or "self".
     pairs: str = "other"
     #: What is learned of each reference (see :func:`p3s.views.views`). Not in the paper, whose way is "whole": the toy

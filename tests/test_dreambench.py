@@ -158,7 +158,7 @@ def test_a_subject_is_trained_on_all_its_photos_as_they_are(finished: Path, give
     assert len(set(subject.info.image_hashes)) == 2
     settings = subject.info.train_settings
     assert (settings["epochs"], settings["learning_rate"], settings["gamma"]) == (60, 1e-5, 0.1)
-    assert (settings["views"], settings["removed"]) == ("whole", "learned")
+    assert (settings["zero_init"], settings["views"], settings["removed"]) == ("zero", "whole", "learned")
 
 
 # going on

@@ -156,7 +156,7 @@ def test_the_defaults_are_the_specification():
     assert (copy.feature, copy.pairing, copy.copy_input, copy.cross_attention) == ("norm1", "level", "noisy", True)
     assert (copy.lam, copy.image_dim) == (0.2, 64)
     assert (train.zero_init, train.pairs, train.attention_layers, train.attention_norm) == (
-        "zero",
+        "identity",
         "other",
         "last",
         "mean",

@@ -42,7 +42,7 @@ from .metrics import Encoders, Scores, score
 from .report import picture_name
 
 #: The paper's training, where this repository's defaults go beyond it.
-PAPER_TRAINING = TrainSettings(views="whole", removed="learned")
+PAPER_TRAINING = TrainSettings(zero_init="zero", views="whole", removed="learned")
 #: Distance between the seeds of two prompts, so that the pictures of a prompt have neighbouring ones.
 SEEDS_A_PROMPT = 1000
 

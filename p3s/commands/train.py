@@ -45,7 +45,7 @@ TRAIN_HELP = {
     "prompt_dropout": "share of the steps that train without the prompt, for classifier-free guidance",
     "attention_layers": "cross-attention layers that the attention consistency loss compares",
     "attention_norm": "normaliser of that loss: the mean attention, or the sum as printed in the paper (almost 0)",
-    "zero_init": "start of the zero convolutions: zero (the paper), or identity (the copy's own features)",
+    "zero_init": "start of the zero convolutions: identity (the copy's own features), or zero (the paper)",
     "pairs": "with several photos: the condition is a random other one, or the photo itself",
     "views": "what is learned of a photo: all of it, or also a cut around the subject",
     "removed": "whether the painted-over place of a removed subject is learned, or ignored by the loss",
