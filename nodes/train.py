@@ -104,11 +104,12 @@ class Train(io.ComfyNode):
             return _output(filed, filed.subject.info.loss_map)
 
         checkpoints = Checkpoints(filing.state_file(task.state_key, name), checkpoint_every)
-        outcome = train_run.run(cls, model, task, preview_every, checkpoints, resume and not retrain)
+        resumes = resume and not retrain
+        outcome = train_run.run(cls, model, task, preview_every, checkpoints, resumes)
         filed = filing.save(outcome.subject, safe_name(name) + outcome.ending)
         if outcome.result.completed and filed.path:
             checkpoints.discard()
-        filed = filed._replace(told="; ".join([filed.told, *outcome.told(checkpoints.path)]))
+        filed = filed._replace(told="; ".join([filed.told, *outcome.told(checkpoints.path, resumes)]))
         _show(cls, filed)
         outcome.raise_if_ended_early(filed.told)
         return _output(filed, loss_map(outcome.result.reports))

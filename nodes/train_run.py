@@ -45,13 +45,15 @@ class Outcome:
         """What is added to the name of the subject's file."""
         return "" if self.result.completed else "_cancelled" if self.cancelled else "_stopped"
 
-    def told(self, state: Path) -> list[str]:
-        """What to tell the user; ``state`` is the file from which the training can be resumed."""
+    def told(self, state: Path, resumes: bool) -> list[str]:
+        """What to tell the user; ``state`` is the file from which the training can be resumed, ``resumes`` whether the
+        same queue does that."""
         told = [f"resumed after step {self.resumed}"] if self.resumed else []
         told += self.notes
         if not self.result.completed and state.exists():
             size = state.stat().st_size / 2**20
-            told.append(f"queue again to resume it from {state} ({size:.0f} MiB; delete it if you do not want to)")
+            how = "queue again" if resumes else "turn resume on and retrain off, then queue again"
+            told.append(f"{how} to resume it from {state} ({size:.0f} MiB; delete it if you do not want to)")
         return told
 
     def raise_if_ended_early(self, told: str) -> None:

@@ -105,7 +105,7 @@ def _write(folder: Path, write: Callable[[BinaryIO], object], place: Callable[[P
         folder.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(folder)
         with open(temporary, "xb") as file:
-            write(file)
+            _Disk(file).take(write)
             file.flush()
             os.fsync(file.fileno())
         path = place(temporary)
@@ -119,6 +119,33 @@ def _write(folder: Path, write: Callable[[BinaryIO], object], place: Callable[[P
             temporary.unlink()
     _sync_folder(folder)
     return path
+
+
+class _Disk:
+    """A file that remembers what its disk refused: torch.save tells of a full one by an exception of its own."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._refused: OSError | None = None
+
+    def take(self, write: Callable[[Any], object]) -> None:
+        """Let ``write`` write; the disk's own OSError leaves, whatever became of it on the way."""
+        try:
+            write(self)
+        except Exception:
+            if self._refused is not None:
+                raise self._refused from None
+            raise
+
+    def write(self, data: Any) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self._refused = self._refused or error
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 def _rename_to_new(temporary: Path, path: Path) -> None:

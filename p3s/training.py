@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .diffusion import NoiseSchedule
-from .errors import SubjectFileError, TrainingError
+from .errors import TrainingError
 from .losses import total_loss
 from .subject_copy import SubjectCopy
 from .training_memory import free_cached_memory, is_out_of_memory, ways_to_save
@@ -105,8 +105,9 @@ def train(
     Eq. 10 belongs to sampling.
 
     Nothing trained is lost: a loss or gradient that is no longer finite, an exception in a later step, and the
-    callback's word end the training with the weights of the last good step; the result says why. A step that runs out
-    of memory is tried once more with gradient checkpointing. With ``checkpoints`` the state is written to disk;
+    callback's word end the training with the weights of the last good step; the result says why. (An exception in the
+    optimiser may leave some weights a step ahead; a warning says so.) A step that runs out of memory is tried once
+    more with gradient checkpointing. With ``checkpoints`` the state is written to disk;
     ``resume``, such a state, goes on from there with a copy made as before: interrupted and resumed is the same as
     uninterrupted, bit for bit on one machine. Raises :class:`TrainingError` for inputs that do not fit together or are
     not those of ``resume``, before the first step.
@@ -178,7 +179,7 @@ class _Run:
         self.base.checkpointing = self.copy.unet.checkpointing = on
 
     def step(self) -> StepReport:
-        """One step; raises with the weights as they were."""
+        """One step; raises with the weights as they were, unless the optimiser itself fails."""
         number = len(self.reports) + 1
         self.queue = self.queue or epoch(self.examples, self.settings.batch_size, self.generator)
         rows, *self.queue = self.queue
@@ -186,13 +187,27 @@ class _Run:
         loss, denoising, consistency = self._gradients(batch, number)
         self._check_finite(loss, number)
         self._good = None
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        self._update(number)
         # Before the next forward pass, whose activations shall not lie beside the gradients.
         self.optimizer.zero_grad(set_to_none=True)
         self.reports.append(StepReport(number, self.total, loss.item(), denoising.item(), consistency.item()))
         self._good = _Place(self.generator.get_state(), list(self.queue))
         return self.reports[-1]
+
+    def _update(self, number: int) -> None:
+        """Let the optimiser change the weights. It allocates as much as two copies of them in the first step."""
+        try:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        except (RuntimeError, MemoryError) as error:
+            if self.reports:
+                self._warn(f"step {number} was left half done: some of the weights are those after it, others before")
+            if not is_out_of_memory(error):
+                raise
+            raise TrainingError(
+                f"out of memory in the optimizer at step {number} of {self.total}: "
+                f"{ways_to_save(self.copy.settings, self.settings)} ({error})"
+            ) from None
 
     def _gradients(self, batch: Batch, number: int) -> tuple[Tensor, Tensor, Tensor]:
         """The losses of a batch, with their gradients computed. A pass that runs out of memory is made once more, with
@@ -205,7 +220,7 @@ class _Run:
         if isinstance(found, Exception):
             raise TrainingError(
                 f"out of memory at step {number} of {self.total}, also with gradient checkpointing: "
-                f"{ways_to_save(self.copy.settings, self.settings)} ({found})"
+                f"{ways_to_save(self.copy.settings, replace(self.settings, checkpointing=True))} ({found})"
             )
         return found
 
@@ -250,6 +265,11 @@ class _Run:
     def restore(self, state: TrainState) -> None:
         """Go on from ``state``. Raises TrainingError when it is that of another training."""
         state.check(self._inputs, self.examples, self.empty_prompt)
+        if len(state.reports) > self.total:
+            raise TrainingError(
+                f"the training that was interrupted has {len(state.reports)} steps already, and {self.total} are asked "
+                f"for: ask for at least {len(state.reports)}, or turn resume off to start anew"
+            )
         self.examples, self.empty_prompt = state.examples, state.empty_prompt  # exactly those of before
         self.copy.load_state_dict(state.weights)
         self.optimizer.load_state_dict(dict(state.optimizer))
@@ -277,7 +297,7 @@ class _Run:
         try:
             state.save(self.checkpoints.path)
             self._saved = len(self.reports)
-        except SubjectFileError as error:
+        except Exception as error:  # the training is worth more than its state
             self._warn(f"the state after step {len(self.reports)} could not be kept: {error}")
 
 

@@ -9,12 +9,15 @@ import torch
 from .subject_copy import CopySettings
 from .training_settings import TrainSettings
 
+#: What errors without a type of their own say: torch on other devices and the CPU, cuBLAS and cuDNN.
+SIGNS = ("out of memory", "not enough memory", "can't allocate memory", "status_alloc_failed")
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error of torch says that memory ran out, on any kind of device."""
     text = str(error).lower()
     known = isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError))
-    return known or "out of memory" in text or "not enough memory" in text
+    return known or any(sign in text for sign in SIGNS)
 
 
 def free_cached_memory(device: torch.device) -> None:

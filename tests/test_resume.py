@@ -178,6 +178,12 @@ def test_more_steps_and_checkpointing_may_be_asked_for(base, kept):
     assert run(base, fresh(base), resume=load_state(kept.path), steps=4).completed
 
 
+def test_fewer_steps_than_were_trained_are_refused(base, kept):
+    run(base, fresh(base), checkpoints=kept, stop=4)
+    with pytest.raises(TrainingError, match="has 4 steps already, and 3 are asked for: ask for at least 4"):
+        run(base, fresh(base), resume=load_state(kept.path), steps=3)
+
+
 def test_a_disk_that_does_not_take_the_state_does_not_stop_the_training(base, kept, monkeypatch):
     run(base, fresh(base), 2, checkpoints=kept)
     before = kept.path.read_bytes()
@@ -189,6 +195,27 @@ def test_a_disk_that_does_not_take_the_state_does_not_stop_the_training(base, ke
     result = run(base, fresh(base), stop=3, checkpoints=replace(kept, every=1))
     assert len(result.reports) == 3 and result.error is None
     assert any("the disk is full" in warning for warning in result.warnings)
+    assert kept.path.read_bytes() == before
+    assert os.listdir(kept.path.parent) == [kept.path.name]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs limits of file sizes")
+@pytest.mark.parametrize("room", [1, 1000, 100_000, 1_000_000])
+def test_a_disk_that_is_full_in_the_middle_of_the_state_is_a_warning(base, kept, room):
+    """torch.save then raises an error of its own, at whatever byte the disk is full."""
+    import resource
+
+    run(base, fresh(base), 2, checkpoints=kept)
+    before, copy = kept.path.read_bytes(), fresh(base)
+    assert len(before) > room
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        result = run(base, copy, stop=3, checkpoints=replace(kept, every=1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert len(result.reports) == 3 and result.error is None
+    assert result.warnings and all("File too large" in warning for warning in result.warnings)
     assert kept.path.read_bytes() == before
     assert os.listdir(kept.path.parent) == [kept.path.name]
 

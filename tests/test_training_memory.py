@@ -200,6 +200,44 @@ def test_out_of_memory_in_the_first_step_is_raised(base, monkeypatch):
         run(base, fresh(base))
 
 
+@pytest.mark.parametrize("good", [0, 2])
+def test_out_of_memory_in_the_optimizer_says_what_to_do(base, monkeypatch, good):
+    """Where a full copy on a GPU runs out first: AdamW's moments are allocated in its first step."""
+    step, done = torch.optim.AdamW.step, []
+
+    def scarce(self, *args, **kwargs):
+        if len(done) == good:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 4.44 GiB")
+        done.append(0)
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", scarce)
+    advice = "out of memory in the optimizer at step .* low-rank"
+    if not good:
+        with pytest.raises(TrainingError, match=advice):
+            run(base, fresh(base))
+        return
+    result = run(base, fresh(base))
+    assert len(result.reports) == 2
+    with pytest.raises(TrainingError, match=advice):
+        raise result.error
+    assert any("left half done" in warning for warning in result.warnings)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA out of memory. Tried to allocate 20.00 MiB",
+        "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried to allocate",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    ],
+)
+def test_it_is_known_by_what_torch_says(text):
+    assert is_out_of_memory(RuntimeError(text))
+    assert not is_out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))
+
+
 def test_with_checkpointing_there_is_no_second_try(base, monkeypatch):
     scarce = Scarce(monkeypatch, 2)
     result = run(base, fresh(base), checkpointing=True)
