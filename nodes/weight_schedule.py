@@ -114,8 +114,12 @@ class WeightSchedule(io.ComfyNode):
         # What another kind would read is not looked at: an unfinished list of keyframes must not stop "paper".
         pairs = parse_keyframes(keyframes) if kind == "keyframes" else ()
         schedule = WeightCurve(kind, alpha, beta, k, value, pairs)
-        plot = plot_schedule(schedule, steps=None if sigmas is None else timesteps(sigmas))[None]
-        return io.NodeOutput(schedule, plot, ui=ui.PreviewImage(plot, cls=cls))
+        steps = None if sigmas is None else timesteps(sigmas)
+        plot = plot_schedule(schedule, steps=steps)[None]
+        shown = ui.PreviewImage(plot, cls=cls).as_dict()
+        if steps is not None:
+            shown["p3s_timesteps"] = [round(step, 2) for step in steps]  # the node's curve marks them
+        return io.NodeOutput(schedule, plot, ui=shown)
 
 
 def timesteps(sigmas: Tensor) -> list[float]:

@@ -28,8 +28,8 @@ test('a text that is not such a list is refused in words', () => {
     '[]': /point list/,
     '{"positive":[]}': /point list/,
     '{"v":2,"positive":[]}': /version 2/,
-    '{"v":1,"positive":[[0.5,1.2]],"negative":[]}': /positive point 1/,
-    '{"v":1,"positive":[],"negative":[[0.5,0.5],[0.5]]}': /negative point 2/,
+    '{"v":1,"positive":[[0.5,1.2]],"negative":[]}': /Positive point 1/,
+    '{"v":1,"positive":[],"negative":[[0.5,0.5],[0.5]]}': /Negative point 2/,
     '{"v":1,"positive":"x"}': /list/
   }
   for (const [text, message] of Object.entries(bad)) assert.throws(() => p.fromJson(text), message, text)
@@ -50,7 +50,7 @@ test('a paste that means something else is left alone, one that is wrong says so
   for (const text of ['hello', '{"nodes": []}', '[1, 2]', '[]', '3', '{"last_node_id": 1}']) {
     assert.equal(p.fromPasted(text, 'positive', PICTURE), null, text)
   }
-  assert.throws(() => p.fromPasted('[{"x": 201, "y": 5}]', 'positive', PICTURE), /outside the picture of 200 x 100/)
+  assert.throws(() => p.fromPasted('[{"x": 201, "y": 5}]', 'positive', PICTURE), /outside the picture of 200 × 100/)
   assert.throws(() => p.fromPasted('[{"x": 1, "y": 5}]', 'positive', null), /picture/)
   const tooMany = JSON.stringify(Array.from({ length: 65 }, () => ({ x: 1, y: 1 })))
   assert.throws(() => p.fromPasted(tooMany, 'positive', PICTURE), /at most 64/)

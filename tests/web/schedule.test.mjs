@@ -43,6 +43,21 @@ test('the weights of Eq. 10 and of its steps', () => {
   }
 })
 
+test('the steps of a linked sampler are marked where they are, and the nearest one is pointed at', () => {
+  const { editor, at } = makeEditor({ kind: 'increasing', k: 1 })
+  editor.timesteps = [999, 899.1, 0]
+  assert.deepEqual(editor.stepPoints.map(({ percent }) => Math.round(percent * 100)), [0, 10, 100])
+  assert.ok(Math.abs(editor.stepPoints[1].weight - (1 - 0.8991)) < 1e-9)
+  for (const [percent, step] of [[0.04, 0], [0.06, 1], [0.5, 1], [0.6, 2], [1.2, -1]]) {
+    editor.move(at(percent, 0.5))
+    assert.equal(editor.hoverStep, step)
+  }
+  editor.timesteps = []
+  assert.deepEqual(editor.stepPoints, [])
+  editor.timesteps = null
+  assert.equal(editor.stepPoints.length, editor.steps)
+})
+
 test('the line passes the keyframes exactly, in order', () => {
   const { editor } = makeEditor({ kind: 'keyframes', keyframes: '0.333:2, 0.334:0.5' })
   const line = editor.line

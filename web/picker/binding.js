@@ -1,6 +1,7 @@
 // Ties a PickerView to a node: its value, its picture, its life. Everything ends with the node.
 
 import { asOneStep, chain, hideOutputImages, passWheel } from '../common/host.js'
+import { t } from '../common/texts.js'
 import { shapeChanged } from './geometry.js'
 import { findMaskSettings } from './settings.js'
 import { annotated, findPicture, viewRoute } from './sources.js'
@@ -17,10 +18,10 @@ const WATCH = 400 // milliseconds; changes of upstream nodes raise no event here
 const MIN_SIZE = [380, 520]
 
 const TEXTS = {
-  none: 'Choose, drop or paste a picture.',
-  loading: 'Loading the picture…',
-  linked: 'The linked picture shows here after a run.',
-  failed: 'The picture cannot be loaded. Is the file still there?'
+  none: () => t('Choose, drop or paste a picture.'),
+  loading: () => t('Loading the picture…'),
+  linked: () => t('The linked picture shows here after a run.'),
+  failed: () => t('The picture cannot be loaded. Is the file still there?')
 }
 
 export function bindPicker(node, inputName, { app, api }) {
@@ -71,14 +72,14 @@ export function bindPicker(node, inputName, { app, api }) {
     const now = JSON.stringify([picture.kind, file])
     if (now === shown) return
     shown = now
-    if (!file) return view.showNothing(TEXTS[picture.kind])
+    if (!file) return view.showNothing(TEXTS[picture.kind]())
     const url = api.apiURL(`${viewRoute(file)}&rand=${Math.random()}`) // a file of the same name may be new
-    const many = file.batch > 1 ? `First of ${file.batch} pictures.` : ''
-    view.showNothing(TEXTS.loading)
+    const many = file.batch > 1 ? t('First of {count} pictures.', { count: file.batch }) : ''
+    view.showNothing(TEXTS.loading())
     const ok = await view.showPicture(url, {
       size: file.width ? { width: file.width, height: file.height } : null,
-      emptyText: executed ? TEXTS.linked : TEXTS.failed,
-      notice: executed ? many || 'Picture of the last run.' : ''
+      emptyText: executed ? TEXTS.linked() : TEXTS.failed(),
+      notice: executed ? many || t('Picture of the last run.') : ''
     })
     if (ok) warnOfShape()
   }
@@ -86,8 +87,8 @@ export function bindPicker(node, inputName, { app, api }) {
   function warnOfShape() {
     const [width, height] = node.properties[SIZE_KEY] ?? []
     const differs = width && view.pointCount && shapeChanged({ width, height }, view.picture)
-    const sizes = differs && `${width} × ${height} to ${view.picture.width} × ${view.picture.height}`
-    view.warn(differs ? `The picture's shape changed from ${sizes}: check the points.` : '')
+    const sizes = { before: `${width} × ${height}`, now: `${view.picture.width} × ${view.picture.height}` }
+    view.warn(differs ? t('The shape of the picture changed from {before} to {now}: check the points.', sizes) : '')
   }
 
   const onRunEnd = () => view.refreshMasks()
@@ -136,7 +137,7 @@ async function askMasks(api, request) {
     body: JSON.stringify(request)
   })
   const answer = await response.json().catch(() => ({}))
-  if (!response.ok) throw new Error(answer.error ?? `the server answered ${response.status}.`)
+  if (!response.ok) throw new Error(answer.error ?? t('the server answered {status}.', { status: response.status }))
   return answer
 }
 

@@ -2,12 +2,17 @@
 // names, pointers through Gestures, and the outside is told through `listener`.
 
 import { History } from '../common/history.js'
+import { t } from '../common/texts.js'
 import * as geometry from './geometry.js'
 import { Gestures } from './gestures.js'
 import { MODES } from './masks.js'
 import * as points from './points.js'
 
-const OVERLAY_NAMES = { none: 'Masks hidden.', masks: 'Masks shown.', similarity: 'Similarity shown.' }
+const OVERLAY_NAMES = {
+  none: () => t('Masks hidden.'),
+  masks: () => t('Masks shown.'),
+  similarity: () => t('Similarity shown.')
+}
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }
 
 export class Editor {
@@ -115,7 +120,7 @@ export class Editor {
     if (!this.#history[direction]()) return false
     this.#read()
     this.#listener.change(this.#history.value)
-    this.#say(direction === 'undo' ? 'Undone.' : 'Redone.')
+    this.#say(direction === 'undo' ? t('Undone.') : t('Redone.'))
     return true
   }
 
@@ -146,7 +151,7 @@ export class Editor {
 
   nextOverlay() {
     this.overlay = MODES[(MODES.indexOf(this.overlay) + 1) % MODES.length]
-    this.#say(OVERLAY_NAMES[this.overlay])
+    this.#say(OVERLAY_NAMES[this.overlay]())
     this.#listener.render()
   }
 
@@ -154,7 +159,7 @@ export class Editor {
     this.gestures.abandon()
     if (this.selection?.sign === sign) this.selection = null
     this.commit(points.clear(this.#points, sign))
-    this.#say(`All ${sign} points removed.`)
+    this.#say(sign === 'positive' ? t('All positive points removed.') : t('All negative points removed.'))
   }
 
   removeSelected() {
@@ -165,7 +170,7 @@ export class Editor {
     this.selection = next[at.sign].length ? { sign: at.sign, index: Math.min(at.index, next[at.sign].length - 1) } : null
     this.hover = null
     this.commit(next)
-    this.#say(`${at.sign} point removed.`)
+    this.#say(at.sign === 'positive' ? t('Positive point removed.') : t('Negative point removed.'))
   }
 
   flipSelected() {
@@ -196,7 +201,7 @@ export class Editor {
       this.gestures.abandon()
       this.selection = null
       this.commit(pasted.sign ? { ...this.#points, [pasted.sign]: pasted.points[pasted.sign] } : pasted.points)
-      this.#say(`${points.count(pasted.points)} points pasted.`)
+      this.#say(t('{count} points pasted.', { count: points.count(pasted.points) }))
     } catch (error) {
       this.#say(error.message)
     }
@@ -313,7 +318,12 @@ export class Editor {
 
   refuseFull(sign) {
     if (!points.isFull(this.#points, sign)) return false
-    this.#say(`There are ${points.MAX_POINTS} ${sign} points already; remove one first.`)
+    const values = { count: points.MAX_POINTS }
+    this.#say(
+      sign === 'positive'
+        ? t('There are {count} positive points already; remove one first.', values)
+        : t('There are {count} negative points already; remove one first.', values)
+    )
     return true
   }
 
@@ -321,7 +331,12 @@ export class Editor {
     const point = points.get(this.#points, this.selection)
     if (!point || !this.picture) return
     const [x, y] = geometry.toPixel(point, this.picture)
-    this.#say(`${this.selection.sign} point ${this.selection.index + 1} at ${x}, ${y}`)
+    const values = { number: this.selection.index + 1, x, y }
+    this.#say(
+      this.selection.sign === 'positive'
+        ? t('Positive point {number} at {x}, {y}', values)
+        : t('Negative point {number} at {x}, {y}', values)
+    )
   }
 
   #say(message) {

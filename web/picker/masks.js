@@ -1,10 +1,12 @@
 // What the points select: asking the server for it, and reading its answer. No DOM in here.
 
+import { t } from '../common/texts.js'
+
 export const MODES = ['none', 'masks', 'similarity'] // of the overlay, in the order in which M goes through them
 
 const PAUSE = 80 // milliseconds between two requests while a point is carried
 
-const UNREAD = 'Run the workflow once: then the masks show here and follow the points.'
+const unread = () => t('Run the workflow once: then the masks show here and follow the points.')
 const VIRIDIS = [
   [68, 1, 84], [72, 40, 120], [62, 74, 137], [49, 104, 142], [38, 130, 142], [31, 158, 137], [53, 183, 121],
   [110, 206, 88], [181, 222, 43], [253, 231, 37]
@@ -64,13 +66,13 @@ export class MaskQuery {
     try {
       answer = await this.#ask(request)
     } catch (error) {
-      answer = { state: 'failed', message: `The masks cannot be shown: ${error.message}` }
+      answer = { state: 'failed', message: t('The masks cannot be shown: {reason}', { reason: error.message }) }
     }
     // The answer to earlier points of the same picture is shown until the newest one is there.
     if (this.#wanted?.request.image === request.image && answer.state !== 'superseded') {
       this.#answered = text
       if (answer.state === 'ready') this.#show(read(answer), answer.warnings[0] ?? '')
-      else this.#show(null, answer.state === 'unread' ? UNREAD : answer.message)
+      else this.#show(null, answer.state === 'unread' ? unread() : answer.message)
     }
     this.#later(() => {
       this.#busy = false

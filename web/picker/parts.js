@@ -1,13 +1,16 @@
 // Builds the widget's elements. No events, no state.
 
 import { add, addKeys } from '../common/dom.js'
+import { t } from '../common/texts.js'
 import { COLOURS } from './draw.js'
 import { CSS, ICONS } from './style.js'
 
-const HELP =
-  'Click the picture to place a point. Tab selects a point, arrow keys move it by one pixel, with Shift by ten. ' +
-  'Enter places a point in the middle, X gives a point the other sign, Delete removes it, Escape deselects. ' +
-  'M shows what is selected, G shows the patch grid, F fits the picture, Control Z undoes.'
+const help = () =>
+  [
+    t('Click the picture to place a point. Tab selects a point, arrow keys move it by one pixel, with Shift by ten.'),
+    t('Enter places a point in the middle, X gives a point the other sign, Delete removes it, Escape deselects.'),
+    t('M shows what is selected, G shows the patch grid, F fits the picture, Control Z undoes.')
+  ].join(' ')
 
 /** {root, bar, buttons: {name: button}, stage, canvas, keys, hint, warning, left, right, live} */
 export function buildParts() {
@@ -20,7 +23,7 @@ export function buildParts() {
   add(root, 'style', '', CSS)
   const bar = add(root, 'div', 'p3s-bar')
   bar.setAttribute('role', 'toolbar')
-  bar.setAttribute('aria-label', 'Points')
+  bar.setAttribute('aria-label', t('Points'))
   const stage = add(root, 'div', 'p3s-stage')
   const canvas = add(stage, 'canvas', '')
   const hint = add(stage, 'div', 'p3s-hint')
@@ -29,7 +32,7 @@ export function buildParts() {
   const status = add(root, 'div', 'p3s-status')
   const live = add(root, 'div', 'p3s-unseen')
   live.setAttribute('aria-live', 'polite')
-  const keys = addKeys(stage, 'Point editor', HELP)
+  const keys = addKeys(stage, t('Point editor'), help())
   return {
     root,
     bar,
@@ -59,18 +62,19 @@ function buildButtons(bar) {
     buttons[name] = element
   }
   const signs = group('p3s-signs')
-  button(signs, 'positive', 'Click marks the subject (+)', 'Keep')
-  button(signs, 'negative', 'Click marks what to leave out (−). A right-click always does the other', 'Leave out')
+  button(signs, 'positive', t('Click marks the subject (+)'), t('Keep'))
+  const leaveOut = t('Click marks what to leave out (−). A right-click always does the other')
+  button(signs, 'negative', leaveOut, t('Leave out'))
   const edit = group()
-  button(edit, 'undo', 'Undo (Ctrl+Z)')
-  button(edit, 'redo', 'Redo (Ctrl+Shift+Z)')
-  button(edit, 'remove', 'Remove the selected point (Delete)')
+  button(edit, 'undo', t('Undo (Ctrl+Z)'))
+  button(edit, 'redo', t('Redo (Ctrl+Shift+Z)'))
+  button(edit, 'remove', t('Remove the selected point (Delete)'))
   const look = group()
-  button(look, 'masks', 'Show what is selected: masks, similarity, nothing (M)')
-  button(look, 'grid', 'Show the patches that CLIP sees (G)')
-  button(look, 'fit', 'Fit the picture (F, double-click)')
+  button(look, 'masks', t('Show what is selected: masks, similarity, nothing (M)'))
+  button(look, 'grid', t('Show the patches that CLIP sees (G)'))
+  button(look, 'fit', t('Fit the picture (F, double-click)'))
   const clear = group()
-  button(clear, 'clearPositive', 'Remove all + points')
-  button(clear, 'clearNegative', 'Remove all − points')
+  button(clear, 'clearPositive', t('Remove all + points'))
+  button(clear, 'clearNegative', t('Remove all − points'))
   return buttons
 }

@@ -1,5 +1,7 @@
 // The points as a value: read, write, and change them. States are never altered in place. No DOM in here.
 
+import { t } from '../common/texts.js'
+
 export const VERSION = 1
 export const MAX_POINTS = 64 // of each sign; as in p3s/points.py
 export const EMPTY = Object.freeze({ positive: Object.freeze([]), negative: Object.freeze([]) })
@@ -21,8 +23,11 @@ export function toJson(points) {
 export function fromJson(text) {
   if (text === undefined || text === null || text === '') return EMPTY
   const value = typeof text === 'string' ? parse(text) : text
-  if (!isObject(value) || !('v' in value)) throw new Error('This is not a point list of this node.')
-  if (!(value.v === VERSION)) throw new Error(`The points have version ${value.v}; this editor reads version ${VERSION}.`)
+  if (!isObject(value) || !('v' in value)) throw new Error(t('This is not a point list of this node.'))
+  if (!(value.v === VERSION)) {
+    const versions = { theirs: value.v, ours: VERSION }
+    throw new Error(t('The points have version {theirs}; this editor reads version {ours}.', versions))
+  }
   return checked(value.positive ?? [], value.negative ?? [])
 }
 
@@ -45,14 +50,14 @@ export function fromPasted(text, sign, picture) {
   const isBoth =
     isObject(value) && SIGNS.some((s) => s in value) && SIGNS.every((s) => Array.isArray(value[s] ?? []))
   if (!isList && !isBoth) return null
-  if (!picture) throw new Error('Points in pixels need a picture: load one first, then paste again.')
+  if (!picture) throw new Error(t('Points in pixels need a picture: load one first, then paste again.'))
   const normalise = (list, name) =>
     list.map((point, i) => {
-      if (!isPixel(point)) throw new Error(`${name} point ${i + 1}: expected {"x": .., "y": ..} in pixels.`)
+      const which = nameOf(name, i)
+      if (!isPixel(point)) throw new Error(t('{point}: expected {"x": .., "y": ..} in pixels.', { point: which }))
       if (point.x < 0 || point.y < 0 || point.x > picture.width || point.y > picture.height) {
-        throw new Error(
-          `${name} point ${i + 1} (${point.x}, ${point.y}) lies outside the picture of ${picture.width} x ${picture.height}.`
-        )
+        const values = { point: `${which} (${point.x}, ${point.y})`, size: `${picture.width} × ${picture.height}` }
+        throw new Error(t('{point} lies outside the picture of {size}.', values))
       }
       return [point.x / picture.width, point.y / picture.height]
     })
@@ -102,21 +107,29 @@ function parse(text) {
   try {
     return JSON.parse(text)
   } catch {
-    throw new Error('The saved points are not valid JSON.')
+    throw new Error(t('The saved points are not valid JSON.'))
   }
 }
 
+const nameOf = (sign, i) =>
+  sign === 'positive' ? t('Positive point {number}', { number: i + 1 }) : t('Negative point {number}', { number: i + 1 })
 const isObject = (value) => typeof value === 'object' && value !== null && !Array.isArray(value)
 const isPixel = (point) => isObject(point) && Number.isFinite(point.x) && Number.isFinite(point.y)
 const placed = (list, sign) => (sign === 'positive' ? [list, []] : [[], list])
 
 function checked(positive, negative) {
   const check = (list, sign) => {
-    if (!Array.isArray(list)) throw new Error(`The ${sign} points are not a list.`)
-    if (list.length > MAX_POINTS) throw new Error(`There are ${list.length} ${sign} points; at most ${MAX_POINTS} are allowed.`)
+    if (!Array.isArray(list)) throw new Error(t('The points of a sign are not a list.'))
+    if (list.length > MAX_POINTS) {
+      const values = { count: list.length, most: MAX_POINTS }
+      throw new Error(t('There are {count} points of one sign; at most {most} are allowed.', values))
+    }
     return list.map((point, i) => {
       const ok = Array.isArray(point) && point.length === 2 && point.every((c) => Number.isFinite(c) && c >= 0 && c <= 1)
-      if (!ok) throw new Error(`${sign} point ${i + 1}: expected [x, y] in 0..1, got ${JSON.stringify(point)}.`)
+      if (!ok) {
+        const values = { point: nameOf(sign, i), value: JSON.stringify(point) }
+        throw new Error(t('{point}: expected [x, y] in 0..1, got {value}.', values))
+      }
       return [point[0], point[1]]
     })
   }

@@ -1,9 +1,8 @@
 // What stands around the picture: the buttons' states, the hint, the warning and the line of status.
 
+import { t } from '../common/texts.js'
 import * as geometry from './geometry.js'
 import { count, get } from './points.js'
-
-const START = 'Click the subject. Right-click what to leave out.'
 
 export function paintBar({ buttons }, editor) {
   const press = (name, on) => buttons[name].setAttribute('aria-pressed', String(on))
@@ -26,7 +25,7 @@ export function paintTexts(parts, editor, { hasPicture, emptyText, warning, mess
   }
   write('hint', hasPicture ? pictureHint(editor, query) : emptyText)
   parts.hint.classList.toggle('p3s-alone', !hasPicture)
-  write('warning', editor.problem ? `${editor.problem} Clicking starts anew.` : warning)
+  write('warning', editor.problem ? `${editor.problem} ${t('Clicking starts anew.')}` : warning)
 
   const { picture } = editor
   const at = editor.hover ?? editor.selection
@@ -41,15 +40,16 @@ export function paintTexts(parts, editor, { hasPicture, emptyText, warning, mess
 export function describeMasks({ masks, message }) {
   if (!masks) return message
   const percent = (share) => `${Math.round(share * 100)} %`
-  return `Subject: ${percent(masks.subjectShare)} of the picture. Removed: ${percent(masks.removedShare)}.`
+  const shares = { subject: percent(masks.subjectShare), removed: percent(masks.removedShare) }
+  return t('Subject: {subject} of the picture. Removed: {removed}.', shares)
 }
 
 function pictureHint(editor, query) {
   if (count(editor.points) || editor.gestures.isBusy) return editor.overlay === 'none' ? '' : query.message
-  return START
+  return t('Click the subject. Right-click what to leave out.')
 }
 
 function describePoint(point, { sign, index }, picture) {
   const [x, y] = geometry.toPixel(point, picture)
-  return `${sign === 'positive' ? '+' : '−'}${index + 1} at ${x}, ${y}`
+  return t('{point} at {x}, {y}', { point: `${sign === 'positive' ? '+' : '−'}${index + 1}`, x, y })
 }

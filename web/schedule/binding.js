@@ -2,10 +2,13 @@
 
 import { asOneStep, chain, hideOutputImages, passWheel } from '../common/host.js'
 import { widgetValue } from '../common/graph.js'
+import { t } from '../common/texts.js'
 import { CurveView } from './view.js'
 
 const NAMES = ['kind', 'alpha', 'beta', 'k', 'value', 'keyframes']
 const STEPS_KEY = 'p3s_steps' // the number of steps that are marked, kept with the workflow
+const SIGMAS_INPUT = 'sigmas'
+const TIMESTEPS_KEY = 'p3s_timesteps' // what the node sends after a run with linked sigmas, kept with the workflow
 const WATCH = 300 // milliseconds; typing, loading and undo raise no common event
 const MIN_HEIGHT = 170
 
@@ -28,16 +31,18 @@ export function bindCurve(node, { app }) {
   })
   curve.serialize = false // nor a value of the workflow
 
+  const isLinked = (name) => node.inputs?.some((input) => input.name === name && input.link != null) ?? false
   const widgetOf = (name) => node.widgets.find((widget) => widget.name === name)
 
   function update() {
     view.refresh()
     view.setSteps(node.properties?.[STEPS_KEY] ?? 20)
+    view.timesteps = isLinked(SIGMAS_INPUT) ? (node.properties?.[TIMESTEPS_KEY] ?? []) : null
     const settings = Object.fromEntries(NAMES.map((name) => [name, widgetValue(node, name, app.rootGraph ?? app.graph)]))
     const unknown = NAMES.find((name) => settings[name] === undefined)
-    if (unknown) Object.assign(settings, { kind: `that "${unknown}" gives`, keyframes: '' })
+    if (unknown) Object.assign(settings, { kind: t('that "{input}" gives', { input: unknown }), keyframes: '' })
     view.settings = settings
-    view.locked = NAMES.some((name) => node.inputs?.some((input) => input.name === name && input.link != null))
+    view.locked = NAMES.some(isLinked)
   }
 
   function write(settings) {
@@ -68,5 +73,9 @@ export function bindCurve(node, { app }) {
   chain(node, 'onAdded', start)
   chain(node, 'onRemoved', stop)
   chain(node, 'onConfigure', () => timer && update())
+  chain(node, 'onExecuted', (output) => {
+    if (output?.[TIMESTEPS_KEY]) node.properties[TIMESTEPS_KEY] = output[TIMESTEPS_KEY]
+    update()
+  })
   hideOutputImages(node)
 }

@@ -3,6 +3,8 @@
 // A timestep t runs from 999 (noise) to 0 (image), a percent from 0 to 1. Settings are the node's:
 // {kind, alpha, beta, k, value, keyframes}, the last as text.
 
+import { t as inWords } from '../common/texts.js'
+
 const T = 1000
 const LAST_TIMESTEP = 999
 const NUMBER = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i
@@ -13,7 +15,7 @@ const clamp = (value, low, high) => Math.min(high, Math.max(low, value))
 
 export const timestepOf = (percent) => (1 - percent) * LAST_TIMESTEP
 
-const percentOf = (t) => clamp(1 - t / LAST_TIMESTEP, 0, 1)
+export const percentOf = (t) => clamp(1 - t / LAST_TIMESTEP, 0, 1)
 
 // One entry per kind: settings -> (t in 0..1000 -> weight). "learned" is missing: its curve is the subject's.
 const CURVES = {
@@ -27,13 +29,13 @@ const CURVES = {
 /** The weight as a function of the timestep. Throws an Error for the user where there is no curve to show. */
 export function makeCurve(settings) {
   const make = Object.hasOwn(CURVES, settings.kind) && CURVES[settings.kind]
-  if (!make) throw new Error(`The curve of the kind ${settings.kind} is only known in a run.`)
+  if (!make) throw new Error(inWords('The curve of the kind {kind} is only known in a run.', { kind: settings.kind }))
   const curve = make(settings)
   return (t) => Math.max(0, curve(clamp(t, 0, T)))
 }
 
 function keyframeCurve(pairs) {
-  if (!pairs.length) throw new Error('No keyframes: click into the graph to add one.')
+  if (!pairs.length) throw new Error(inWords('No keyframes: click into the graph to add one.'))
   return (t) => {
     const percent = percentOf(t)
     const next = pairs.findIndex(([at]) => percent <= at)
@@ -55,10 +57,13 @@ export function parseKeyframes(text) {
   const seen = new Set()
   pairs.forEach((pair, i) => {
     const [percent, weight] = pair
-    if (!pair.every(Number.isFinite)) throw new Error(`Keyframe ${i + 1}: expected two numbers.`)
-    if (percent < 0 || percent > 1) throw new Error(`Keyframe ${i + 1}: percent ${percent} lies outside 0..1.`)
-    if (weight < 0) throw new Error(`Keyframe ${i + 1}: the weight ${weight} is negative.`)
-    if (seen.has(percent)) throw new Error(`Keyframe ${i + 1}: percent ${percent} is used twice.`)
+    const values = { number: i + 1, percent, weight }
+    const problem =
+      (!pair.every(Number.isFinite) && inWords('Keyframe {number}: expected two numbers.', values)) ||
+      ((percent < 0 || percent > 1) && inWords('Keyframe {number}: percent {percent} lies outside 0..1.', values)) ||
+      (weight < 0 && inWords('Keyframe {number}: the weight {weight} is negative.', values)) ||
+      (seen.has(percent) && inWords('Keyframe {number}: percent {percent} is used twice.', values))
+    if (problem) throw new Error(problem)
     seen.add(percent)
   })
   return pairs.sort((a, b) => a[0] - b[0])
@@ -69,10 +74,13 @@ function parseList(text) {
   try {
     value = JSON.parse(text)
   } catch {
-    throw new Error('The keyframes cannot be read as JSON.')
+    throw new Error(inWords('The keyframes cannot be read as JSON.'))
   }
   value.forEach((pair, i) => {
-    if (!Array.isArray(pair) || pair.length !== 2) throw new Error(`Keyframe ${i + 1}: expected [percent, weight].`)
+    const values = { number: i + 1 }
+    if (!Array.isArray(pair) || pair.length !== 2) {
+      throw new Error(inWords('Keyframe {number}: expected [percent, weight].', values))
+    }
   })
   return value
 }
@@ -82,7 +90,8 @@ function parseText(text) {
   return entries.map((entry, i) => {
     const parts = entry.split(':').map((part) => part.trim())
     if (parts.length !== 2 || !parts.every((part) => NUMBER.test(part))) {
-      throw new Error(`Keyframe ${i + 1}: "${entry}" is not "percent:weight", as in "0.5:1".`)
+      const values = { number: i + 1, entry }
+      throw new Error(inWords('Keyframe {number}: "{entry}" is not "percent:weight", as in "0.5:1".', values))
     }
     return parts.map(Number)
   })

@@ -1,5 +1,6 @@
 // Paints the curve: grid, line, the sampler's steps, handles. All measures are stage pixels.
 
+import { t } from '../common/texts.js'
 import { place } from './plot.js'
 
 const COLOURS = { grid: '#343840', text: '#a9afba', curve: '#60b0ff', fill: 'rgba(96, 176, 255, 0.14)', step: '#ffb040' }
@@ -31,7 +32,7 @@ function drawGrid(context, box) {
     context.fillText(String(Number((i * box.spacing).toPrecision(6))), x - 5, y)
   }
   context.textBaseline = 'top'
-  for (const [percent, text, align] of [[0, 'noise', 'left'], [0.5, '50 %', 'center'], [1, 'image', 'right']]) {
+  for (const [percent, text, align] of [[0, t('noise'), 'left'], [0.5, '50 %', 'center'], [1, t('image'), 'right']]) {
     const { x, y } = place(percent, 0, box)
     context.moveTo(x, y)
     context.lineTo(x, box.y)

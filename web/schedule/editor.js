@@ -1,6 +1,7 @@
 // The curve's editor without its looks: settings, selection, drag, history and keys. No DOM in here.
 
 import { History } from '../common/history.js'
+import { t } from '../common/texts.js'
 import * as curves from './curve.js'
 import * as plots from './plot.js'
 
@@ -10,7 +11,8 @@ const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowD
 
 export class ScheduleEditor {
   stage = { width: 0, height: 0 }
-  steps = 20 // of the sampler whose weights are marked
+  steps = 20 // of the sampler whose weights are marked, evenly spaced
+  #timesteps = null // of a sampler's own steps, marked instead; [] while they are not known
   selection = -1 // index of a handle
   hoverStep = -1
   locked = false // shown only: the settings come from elsewhere
@@ -61,8 +63,8 @@ export class ScheduleEditor {
   get stepPoints() {
     if (this.problem) return []
     const curve = curves.makeCurve(this.settings)
-    const count = this.steps
-    return curves.stepTimesteps(count).map((t, i) => ({ percent: count > 1 ? i / (count - 1) : 0, weight: curve(t) }))
+    const timesteps = this.#timesteps ?? curves.stepTimesteps(this.steps)
+    return timesteps.map((timestep) => ({ percent: curves.percentOf(timestep), weight: curve(timestep) }))
   }
 
   /** {percent, weight} along the curve, close enough to draw it. */
@@ -92,6 +94,18 @@ export class ScheduleEditor {
 
   setSteps(count) {
     this.steps = Math.min(curves.MAX_STEPS, Math.max(1, Math.round(count) || 1))
+    this.#listener.render()
+  }
+
+  /** The timesteps of a sampler's steps, [] if a run will tell them, null for evenly spaced ones. */
+  get timesteps() {
+    return this.#timesteps
+  }
+
+  set timesteps(timesteps) {
+    if (JSON.stringify(timesteps) === JSON.stringify(this.#timesteps)) return
+    this.#timesteps = timesteps
+    this.hoverStep = -1
     this.#listener.render()
   }
 
@@ -156,8 +170,8 @@ export class ScheduleEditor {
 
   #hover(event) {
     const { percent } = plots.valuesAt(event, this.box)
-    const last = this.steps - 1
-    const step = percent >= -0.02 && percent <= 1.02 ? Math.min(last, Math.max(0, Math.round(percent * last))) : -1
+    const away = this.stepPoints.map((point) => Math.abs(point.percent - percent))
+    const step = percent >= -0.02 && percent <= 1.02 ? away.indexOf(Math.min(...away)) : -1
     if (step === this.hoverStep) return
     this.hoverStep = step
     this.#listener.render()
@@ -180,7 +194,7 @@ export class ScheduleEditor {
   removeSelected() {
     this.cancel()
     if (this.settings?.kind !== 'keyframes' || this.selection < 0) return
-    if (this.handles.length === 1) return this.#listener.say('The last keyframe stays.')
+    if (this.handles.length === 1) return this.#listener.say(t('The last keyframe stays.'))
     const next = curves.removeKeyframe(this.settings, this.selection)
     this.selection = Math.min(this.selection, this.handles.length - 2)
     this.#commit(next)
@@ -213,7 +227,7 @@ export class ScheduleEditor {
     if (!this.#history?.[direction]()) return
     this.#read()
     this.#listener.change(this.#settings)
-    this.#listener.say(direction === 'undo' ? 'Undone.' : 'Redone.')
+    this.#listener.say(direction === 'undo' ? t('Undone.') : t('Redone.'))
   }
 
   #commit(settings, merge = null) {
@@ -280,5 +294,13 @@ export class ScheduleEditor {
 
 /** A handle in words. */
 export function describe({ name, percent, weight }) {
-  return `${name.charAt(0).toUpperCase()}${name.slice(1)}: ${Math.round(percent * 100)} %, weight ${weight.toFixed(2)}`
+  const values = { name: nameOf(name), percent: Math.round(percent * 100), weight: weight.toFixed(2) }
+  return t('{name}: {percent} %, weight {weight}', values)
+}
+
+function nameOf(name) {
+  if (name === 'start') return t('Start')
+  if (name === 'end') return t('End')
+  if (name === 'value') return t('Value')
+  return t('Keyframe {number}', { number: name.split(' ')[1] })
 }

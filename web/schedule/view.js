@@ -3,14 +3,18 @@
 
 import { WindowClaims } from '../common/claims.js'
 import { add, addKeys, backingSize, listener, stageContext, swallow } from '../common/dom.js'
+import { t } from '../common/texts.js'
 import { MAX_STEPS } from './curve.js'
 import { draw } from './draw.js'
 import { describe, ScheduleEditor } from './editor.js'
 import { CSS } from './style.js'
 
-const HELP =
-  'The weight of the subject from noise on the left to image on the right. Tab selects a handle, arrow keys move it, ' +
-  'with Shift ten times as far. With keyframes, Enter adds one and Delete removes the selected one. Control Z undoes.'
+const help = () =>
+  [
+    t('The weight of the subject from noise on the left to image on the right.'),
+    t('Tab selects a handle, arrow keys move it, with Shift ten times as far.'),
+    t('With keyframes, Enter adds one and Delete removes the selected one. Control Z undoes.')
+  ].join(' ')
 
 export class CurveView {
   #hooks
@@ -30,12 +34,11 @@ export class CurveView {
     this.stage = add(this.element, 'div', 'p3s-plot')
     this.canvas = add(this.stage, 'canvas', '')
     this.hint = add(this.stage, 'div', 'p3s-plot-hint')
-    this.keys = addKeys(this.stage, 'Weight schedule', HELP)
+    this.keys = addKeys(this.stage, t('Weight schedule'), help())
     const row = add(this.element, 'div', 'p3s-curve-row')
-    const label = add(row, 'label', '', 'steps')
+    const label = add(row, 'label', '', t('steps'))
     this.steps = add(label, 'input', '')
     Object.assign(this.steps, { type: 'number', min: 1, max: MAX_STEPS })
-    this.steps.title = 'How many steps the sampler has; evenly spaced here'
     this.status = add(row, 'span', 'p3s-curve-status')
     this.live = add(this.element, 'div', 'p3s-unseen')
     this.live.setAttribute('aria-live', 'polite')
@@ -46,6 +49,7 @@ export class CurveView {
       say: (message) => this.#say(message)
     })
     this.setSteps(this.#editor.steps)
+    this.timesteps = null
   }
 
   /** {kind, alpha, beta, k, value, keyframes}, as the node has them. */
@@ -66,7 +70,19 @@ export class CurveView {
 
   setSteps(count) {
     this.#editor.setSteps(count)
-    if (document.activeElement !== this.steps) this.steps.value = String(this.#editor.steps)
+    if (this.#editor.timesteps === null && document.activeElement !== this.steps) this.steps.value = String(this.#editor.steps)
+  }
+
+  /** The timesteps of a sampler's own steps; [] if only a run can tell them, null if the user says how many. */
+  set timesteps(timesteps) {
+    const editor = this.#editor
+    editor.timesteps = timesteps
+    this.steps.disabled = timesteps !== null
+    const count = timesteps === null ? editor.steps : timesteps.length || ''
+    if (document.activeElement !== this.steps) this.steps.value = String(count)
+    this.steps.title = timesteps
+      ? t('The steps come from the linked sigmas, as of the last run')
+      : t('How many steps the sampler has; evenly spaced here')
   }
 
   attach() {
@@ -165,11 +181,15 @@ export class CurveView {
   #statusText() {
     const editor = this.#editor
     const steps = editor.stepPoints
-    if (!steps.length) return ''
+    if (!steps.length) return editor.problem ? '' : t('The steps are marked after a run')
     const hovered = steps[editor.hoverStep]
     if (editor.isDragging && editor.handles[editor.selection]) return describe(editor.handles[editor.selection])
-    if (hovered) return `step ${editor.hoverStep + 1} of ${steps.length}: weight ${hovered.weight.toFixed(3)}`
+    if (hovered) {
+      const values = { step: editor.hoverStep + 1, steps: steps.length, weight: hovered.weight.toFixed(3) }
+      return t('step {step} of {steps}: weight {weight}', values)
+    }
     if (document.activeElement === this.keys && this.#message) return this.#message
-    return `weight ${steps[0].weight.toFixed(2)} at the first step, ${steps.at(-1).weight.toFixed(2)} at the last`
+    const ends = { first: steps[0].weight.toFixed(2), last: steps.at(-1).weight.toFixed(2) }
+    return t('weight {first} at the first step, {last} at the last', ends)
   }
 }
