@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 from host.server import Server
@@ -23,7 +24,7 @@ EMPTY_GRAPH = {
     "extra": {},
     "version": 0.4,
 }
-SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Graph.CanvasInfo": False}
+SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Graph.CanvasInfo": False, "Comfy.Minimap.Visible": False}
 # Counts what a page holds on to, to see that a removed node lets go of everything.
 COUNT_HOLDS = """
 (() => {
@@ -76,7 +77,9 @@ class EditorPage:
             " && document.querySelector('#graph-canvas')",
             timeout=60_000,
         )
-        self.page.wait_for_timeout(1000)  # the frontend restores its last workflow late
+        # The frontend opens its last workflow late.
+        self.page.wait_for_function("() => app.extensionManager?.workflow?.activeWorkflow", timeout=60_000)
+        self.still()
         if self.renderer == "nodes2":
             assert self.page.evaluate("() => LiteGraph.vueNodesMode")
         self.errors.clear()  # what the frontend stumbles over by itself while it starts
@@ -128,9 +131,9 @@ class EditorPage:
         self.size = self.pictures[picture] if isinstance(picture, str) else picture
         text = f"{self.size[0]} × {self.size[1]}"
         self.page.wait_for_function(
-            "(text) => document.querySelector('.p3s-status')?.textContent.endsWith(text)", arg=text, timeout=15_000
+            "(text) => document.querySelector('.p3s-status')?.textContent.endsWith(text)", arg=text, timeout=30_000
         )
-        self.page.wait_for_timeout(100)
+        self.settle()
 
     # where things are
 
@@ -171,6 +174,44 @@ class EditorPage:
         """Let two frames pass: painting, and the graph's own handling of keys."""
         self.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
+    def looked_at_graph(self) -> None:
+        """Wait until the widgets have read the graph's wires again, which they do some times a second."""
+        self.page.evaluate("() => new Promise((done) => setTimeout(done, 900))")
+
+    def becomes(self, read: Callable[[], Any], expected: Any, timeout: float = 30) -> None:
+        """Wait until what ``read`` gives is ``expected``."""
+        end = time.monotonic() + timeout
+        while (found := read()) != expected:
+            assert time.monotonic() < end, f"{found!r} does not become {expected!r}"
+            self.page.wait_for_timeout(50)
+
+    def stays(self, read: Callable[[], Any], expected: Any, seconds: float = 0.4) -> None:
+        """Something that must not happen gets this long to happen."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            assert read() == expected
+            self.page.wait_for_timeout(50)
+
+    def show(self, scale: float, offset: tuple[float, float]) -> None:
+        """Zoom and pan the graph; waits until the editor has come along."""
+        self.page.evaluate(
+            """([scale, offset]) => {
+                app.canvas.ds.scale = scale;
+                app.canvas.ds.offset = offset;
+                app.canvas.setDirty(true, true);
+            }""",
+            [scale, list(offset)],
+        )
+        self.still()
+
+    def still(self, timeout: float = 60) -> None:
+        """Wait until the page looks the same for a while: animations, late pictures and layout are done."""
+        end, last = time.monotonic() + timeout, b""
+        while (now := self.page.screenshot(scale="css")) != last:
+            assert time.monotonic() < end, "the page does not come to rest"
+            last = now
+            self.page.wait_for_timeout(400)
+
     # seeing
 
     def node(self, id: int | None = None) -> dict[str, Any]:
@@ -209,7 +250,7 @@ class EditorPage:
     def warning(self) -> str:
         return self.page.locator(".p3s-warning").text_content() or ""
 
-    def queue(self) -> dict[str, Any]:
+    def queue(self, timeout: float = 180) -> dict[str, Any]:
         """Queue the graph as the Run button does; returns what the browser sent, and waits for its end."""
         with self.page.expect_response("**/prompt") as answered:
             self.page.evaluate("() => { app.queuePrompt(0) }")
@@ -217,9 +258,9 @@ class EditorPage:
         sent = response.request.post_data_json
         assert response.ok, response.text()
         prompt_id = response.json()["prompt_id"]
-        end = time.monotonic() + 180
+        end = time.monotonic() + timeout
         while not (history := self.server.client.get_json(f"/history/{prompt_id}")):
             assert time.monotonic() < end, "the run does not end"
             self.page.wait_for_timeout(100)
-        self.page.wait_for_timeout(200)
+        self.settle()
         return {**sent, "history": history[prompt_id]}

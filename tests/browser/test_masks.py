@@ -24,7 +24,8 @@ rows = itertools.count()
 
 @pytest.fixture
 def picker(editor_page: EditorPage, server: Server) -> EditorPage:
-    """A picker on a photo of two subjects that the server has not seen yet, wired to RNGR Mask."""
+    """A picker on a photo of two subjects that the server has not seen yet, wired to RNGR Mask; the editor has seen the
+    wires."""
     server.client.upload_image(np.roll(two_subjects(), next(rows), 0), "two.png")
     editor_page.pictures["two.png"] = (512, 256)
     editor_page.fresh("two.png")
@@ -37,6 +38,7 @@ def picker(editor_page: EditorPage, server: Server) -> EditorPage:
     ):
         editor_page.connect(source, mask, target, output)
     editor_page.mask = mask
+    editor_page.looked_at_graph()
     return editor_page
 
 
@@ -170,12 +172,10 @@ def test_a_server_that_does_not_answer_is_said_once(picker: EditorPage) -> None:
 
     page.route("**/p3s/masks", refuse)
     try:
-        page.wait_for_timeout(800)  # the wires just made are seen by then
         picker.click(*DOG)
         picker.press("m")
         wait_for_live(picker, "The masks cannot be shown: the server answered 500.")
-        page.wait_for_timeout(1000)
-        assert len(seen) == 1
+        picker.stays(lambda: len(seen), 1, seconds=1)
         assert seen[0]["image"] == "two.png [input]"
         assert json.loads(seen[0]["points"]) == {"v": 1, **picker.points}
         assert seen[0]["settings"] == {"value_range": "clip", "blur": 1, "fill_region": "negative", "grow": 0}

@@ -108,10 +108,9 @@ def test_undo_and_redo_are_the_editors_while_it_has_the_focus(editor_page: Edito
         values.append(editor_page.value)
     for value in reversed(values[:-1]):
         editor_page.press("Control+z")
-        page.wait_for_timeout(150)  # time for the graph's undo to interfere, if it does
-        assert editor_page.value == value
+        editor_page.stays(lambda: editor_page.value, value, 0.15)  # the graph's undo may not interfere
     editor_page.press("Control+z")
-    page.wait_for_timeout(300)
+    editor_page.stays(lambda: editor_page.value, values[0])
     assert page.evaluate("(id) => app.graph.getNodeById(id) === window.same", editor_page.id)
     for value in values[1:]:
         editor_page.press("Control+Shift+z")
@@ -124,19 +123,17 @@ def test_undo_and_redo_are_the_editors_while_it_has_the_focus(editor_page: Edito
 
 def test_the_graphs_undo_takes_back_points_too(editor_page: EditorPage) -> None:
     editor_page.click(0.2, 0.5)
-    editor_page.page.wait_for_timeout(200)
+    editor_page.settle()
     first = editor_page.value
     editor_page.click(0.6, 0.5)
-    editor_page.page.wait_for_timeout(200)
+    editor_page.settle()
     second = editor_page.value
     editor_page.page.mouse.click(250, 700)  # the bare graph takes the focus
-    editor_page.page.wait_for_timeout(200)
+    editor_page.settle()
     editor_page.press("Control+z")
-    editor_page.page.wait_for_timeout(600)
-    assert editor_page.value == first
+    editor_page.becomes(lambda: editor_page.value, first)
     editor_page.press("Control+y")
-    editor_page.page.wait_for_timeout(600)
-    assert editor_page.value == second
+    editor_page.becomes(lambda: editor_page.value, second)
 
 
 def test_clear_buttons_take_one_sign(editor_page: EditorPage) -> None:
@@ -157,19 +154,18 @@ def test_wheel_zooms_the_picture_when_focused_and_the_graph_when_not(editor_page
     page.mouse.move(*editor_page.at(0.3, 0.3))
     before = editor_page.view_of_graph()
     page.mouse.wheel(0, 120)
-    page.wait_for_timeout(300)
-    assert editor_page.view_of_graph()[0] < before[0]
+    editor_page.becomes(lambda: editor_page.view_of_graph()[0] < before[0], True)
     assert editor_page.zoom() == 100
     page.mouse.wheel(0, -120)
-    page.wait_for_timeout(300)
+    editor_page.becomes(lambda: editor_page.view_of_graph()[0] > 0.99 * before[0], True)
+    editor_page.still()
 
     editor_page.click(0.3, 0.3)
     before = editor_page.view_of_graph()
     where = editor_page.at(0.3, 0.3)
     page.mouse.move(*where)
     page.mouse.wheel(0, -400)
-    page.wait_for_timeout(200)
-    assert editor_page.zoom() > 150
+    editor_page.becomes(lambda: editor_page.zoom() > 150, True)
     assert editor_page.view_of_graph() == before
     # What was under the pointer still is: the point that was clicked.
     page.mouse.move(where[0] + 3, where[1])
@@ -185,8 +181,7 @@ def test_control_wheel_zooms_without_focus(editor_page: EditorPage) -> None:
     page.keyboard.down("Control")
     page.mouse.wheel(0, -300)
     page.keyboard.up("Control")
-    page.wait_for_timeout(300)
-    assert editor_page.zoom() > 120
+    editor_page.becomes(lambda: editor_page.zoom() > 120, True)
     assert editor_page.view_of_graph() == before
 
 
@@ -252,19 +247,14 @@ def test_touch_places_drags_and_pinches(editor_page: EditorPage) -> None:
     for step in range(1, 6):
         touch(page, session, "touchMove", (left[0] - 8 * step, left[1]), (right[0] + 8 * step, right[1]))
     touch(page, session, "touchEnd")
-    page.wait_for_timeout(100)
-    assert editor_page.zoom() > 130
+    editor_page.becomes(lambda: editor_page.zoom() > 130, True)
     assert len(editor_page.points["positive"]) == 1
     assert editor_page.view_of_graph() == before
 
 
 @pytest.mark.parametrize("graph_zoom", [0.5, 1.7])
 def test_clicks_land_right_in_a_zoomed_graph(editor_page: EditorPage, graph_zoom: float) -> None:
-    editor_page.page.evaluate(
-        "(zoom) => { app.canvas.ds.scale = zoom; app.canvas.ds.offset = [-260, -60]; app.canvas.setDirty(true, true) }",
-        graph_zoom,
-    )
-    editor_page.page.wait_for_timeout(600)
+    editor_page.show(graph_zoom, (-260, -60))
     editor_page.click(0.25, 0.3)
     editor_page.click(0.7, 0.6, button="right")
     points = editor_page.points
@@ -311,8 +301,7 @@ def test_pasted_strings_of_kjnodes_and_our_own(editor_page: EditorPage) -> None:
     assert editor_page.points == {"positive": [[0.2, 0.3]], "negative": []}
     page.evaluate('() => navigator.clipboard.writeText(\'[{"x": 320, "y": 64}]\')')
     editor_page.press("Control+v")
-    page.wait_for_timeout(200)
-    assert editor_page.points["positive"] == [[0.5, 0.1]]
+    editor_page.becomes(lambda: editor_page.points["positive"], [[0.5, 0.1]])
     editor_page.press("a", "Control+a")  # nothing is typed, selected or added
     assert page.locator(".p3s-keys").input_value() == ""
     assert len(editor_page.workflow()["nodes"]) == nodes

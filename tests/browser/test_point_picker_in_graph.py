@@ -46,9 +46,11 @@ def test_points_survive_saving_and_loading(editor_page: EditorPage) -> None:
 
 
 def test_points_survive_a_reload_of_the_page(editor_page: EditorPage) -> None:
-    editor_page.click(0.25, 0.5)
+    editor_page.click(0.2513, 0.5)
     value = editor_page.value
-    editor_page.page.wait_for_timeout(1500)  # the frontend keeps its draft a moment after a change
+    # The frontend keeps its draft a moment after a change.
+    kept = "(text) => Object.values({ ...localStorage, ...sessionStorage }).some((entry) => entry.includes(text))"
+    editor_page.page.wait_for_function(kept, arg=str(editor_page.points["positive"][0][0]), timeout=30_000)
     editor_page.open()
     editor_page.wait_for_picture("square.png")
     assert editor_page.value == value
@@ -68,10 +70,11 @@ def test_a_copied_node_has_its_own_points(editor_page: EditorPage) -> None:
         editor_page.id,
     )
     editor_page.page.evaluate("(id) => { app.graph.getNodeById(id).pos = [850, 130] }", copy)
-    editor_page.page.wait_for_timeout(800)
+    editor_page.page.wait_for_function("() => document.querySelectorAll('.p3s-picker').length === 2")
+    editor_page.looked_at_graph()
     assert editor_page.node(copy)["widgets_values"][1] == value
     editor_page.page.evaluate("(id) => app.graph.remove(app.graph.getNodeById(id))", copy)
-    editor_page.page.wait_for_timeout(200)
+    editor_page.page.wait_for_function("() => document.querySelectorAll('.p3s-picker').length === 1")
     editor_page.click(0.6, 0.6)
     assert len(editor_page.points["positive"]) == 2
 
@@ -126,7 +129,7 @@ def test_another_file_shows_at_once_and_a_changed_shape_is_said(editor_page: Edi
 
 def test_the_picture_is_drawn_once_and_only_in_the_editor(editor_page: EditorPage) -> None:
     names = editor_page.page.evaluate("(id) => app.graph.getNodeById(id).widgets.map((w) => w.name)", editor_page.id)
-    editor_page.page.wait_for_timeout(600)
+    editor_page.looked_at_graph()
     assert names == ["image", "points", "upload"]
     assert editor_page.page.locator(".image-preview img, .p3s-picker ~ img").count() == 0
 
@@ -135,8 +138,7 @@ def test_a_missing_file_is_said(editor_page: EditorPage) -> None:
     workflow = editor_page.workflow()
     workflow["nodes"][0]["widgets_values"][0] = "gone.png"
     editor_page.load(workflow)
-    editor_page.page.wait_for_timeout(1200)
-    assert "cannot be loaded" in editor_page.hint()
+    editor_page.becomes(lambda: "cannot be loaded" in editor_page.hint(), True)
     editor_page.page.mouse.click(editor_page.box()["x"] + 50, editor_page.box()["y"] + 50)
     assert editor_page.points == {"positive": [], "negative": []}
     editor_page.errors.clear()  # some frontends complain about the file themselves
@@ -155,11 +157,9 @@ def test_a_linked_load_image_shows_before_any_run(editor_page: EditorPage) -> No
 
 
 def test_a_computed_picture_shows_after_the_run_and_after_a_reload(editor_page: EditorPage) -> None:
-    page = editor_page.page
     source = editor_page.add("EmptyImage", (60, 130), {"width": 320, "height": 160, "batch_size": 3, "color": 0x3366AA})
     editor_page.connect(source, editor_page.id, "linked_image")
-    page.wait_for_timeout(700)
-    assert editor_page.hint() == "The linked picture shows here after a run."
+    editor_page.becomes(editor_page.hint, "The linked picture shows here after a run.")
     preview = editor_page.add("PreviewImage", (900, 200))
     editor_page.connect(editor_page.id, preview, "images")
     sent = editor_page.queue()
@@ -207,7 +207,7 @@ def test_dropped_and_pasted_pictures_are_uploaded(editor_page: EditorPage) -> No
 def test_a_removed_node_lets_go_of_everything(editor_page: EditorPage) -> None:
     page = editor_page.page
     editor_page.load(EMPTY_GRAPH)
-    page.wait_for_timeout(500)
+    page.wait_for_function("() => !document.querySelector('.p3s-picker')")
     before = page.evaluate("() => window.countHolds()")
     for _ in range(3):
         editor_page.add_picker("square.png")
@@ -217,11 +217,10 @@ def test_a_removed_node_lets_go_of_everything(editor_page: EditorPage) -> None:
         assert during["intervals"] > before["intervals"]
         assert during["listeners"] > before["listeners"]
         page.evaluate("(id) => app.graph.remove(app.graph.getNodeById(id))", editor_page.id)
-        page.wait_for_timeout(300)
-    after = page.evaluate("() => window.countHolds()")
-    assert after["intervals"] <= before["intervals"]
-    assert after["listeners"] <= before["listeners"]
-    assert page.locator(".p3s-picker").count() == 0
+        page.wait_for_function("() => !document.querySelector('.p3s-picker')")
+    for kind in ("intervals", "listeners"):
+        held = before[kind]
+        editor_page.becomes(lambda kind=kind, held=held: page.evaluate("() => window.countHolds()")[kind] <= held, True)
 
 
 def test_two_pickers_do_not_disturb_each_other(editor_page: EditorPage) -> None:
@@ -229,7 +228,10 @@ def test_two_pickers_do_not_disturb_each_other(editor_page: EditorPage) -> None:
     first = editor_page.id
     editor_page.click(0.25, 0.5)
     second = editor_page.add("P3S_PointPicker", (830, 130), {"image": "wide.png"})
-    page.wait_for_timeout(800)
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('.p3s-status')].some((line) => line.textContent.endsWith('900 × 300'))"
+    )
+    editor_page.still()
     box = page.locator(".p3s-stage canvas").nth(1).bounding_box()
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     values = [json.loads(editor_page.node(id)["widgets_values"][1]) for id in (first, second)]

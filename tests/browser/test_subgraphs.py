@@ -56,12 +56,13 @@ def inside(editor_page: EditorPage) -> EditorPage:
 
 def enter(editor_page: EditorPage) -> None:
     editor_page.page.evaluate(ENTER)
-    editor_page.page.wait_for_timeout(900)
+    editor_page.looked_at_graph()
+    editor_page.still()
 
 
 def leave(editor_page: EditorPage) -> None:
     editor_page.page.evaluate(LEAVE)
-    editor_page.page.wait_for_timeout(500)
+    editor_page.still()
 
 
 def points(editor_page: EditorPage) -> dict[str, Any]:
@@ -154,5 +155,5 @@ def test_promoted_numbers_of_the_schedule_are_shown_and_locked(editor_page: Edit
     )
     page.locator(".p3s-curve .p3s-keys").focus()
     editor_page.press("Tab", "ArrowUp")
-    page.wait_for_timeout(500)
+    editor_page.looked_at_graph()
     assert page.locator(".p3s-curve-status").text_content().startswith("weight 0.25")

@@ -94,8 +94,7 @@ def test_detached_it_does_nothing_and_attached_again_it_works(page: Any) -> None
 
 def test_a_failed_picture_leaves_its_text_and_a_late_one_does_not_win(page: Any) -> None:
     assert page.evaluate("() => view.showPicture('/none.png', { emptyText: 'no such picture' })") is False
-    page.wait_for_timeout(50)
-    assert page.locator(".p3s-hint").text_content() == "no such picture"
+    page.wait_for_function("() => document.querySelector('.p3s-hint').textContent === 'no such picture'")
     loaded = page.evaluate("async () => Promise.all([view.showPicture('/wide.png'), view.showPicture('/tiny.png')])")
     assert loaded == [False, True]
     assert page.evaluate("() => view.picture") == {"width": 32, "height": 32}

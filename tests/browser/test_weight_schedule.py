@@ -27,7 +27,12 @@ class Curve:
         editor_page.load(EMPTY_GRAPH)
         self.id = editor_page.add("P3S_WeightSchedule", (420, 80), settings)
         self.page.wait_for_selector(CANVAS)
-        self.page.wait_for_timeout(700)
+        self.ready()
+
+    def ready(self) -> None:
+        """Wait until the curve shows the node's settings, at its final place."""
+        self.editor_page.looked_at_graph()
+        self.editor_page.still()
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -56,10 +61,17 @@ class Curve:
             }""",
             [self.id, name, value],
         )
-        self.page.wait_for_timeout(500)
+        self.editor_page.looked_at_graph()
 
     def status(self) -> str:
         return self.page.locator(".p3s-curve-status").text_content() or ""
+
+    def wait_for_status(self, start: str) -> None:
+        self.page.wait_for_function(
+            "(start) => document.querySelector('.p3s-curve-status')?.textContent.startsWith(start)",
+            arg=start,
+            timeout=20_000,
+        )
 
     def pixels(self) -> np.ndarray:
         self.editor_page.settle()
@@ -119,7 +131,7 @@ def test_dragged_keyframes_reach_the_workflow_the_prompt_and_the_run(empty_page:
     workflow = json.loads(json.dumps(empty_page.workflow()))
     empty_page.load(EMPTY_GRAPH)
     empty_page.load(workflow)
-    curve.page.wait_for_timeout(700)
+    curve.ready()
     assert curve.settings == dict(zip(NAMES, workflow["nodes"][0]["widgets_values"], strict=False))
     curve.page.mouse.move(*curve.at(*pairs[1]))
     empty_page.settle()
@@ -132,8 +144,44 @@ def test_the_number_of_steps_is_kept_with_the_workflow(empty_page: EditorPage) -
     workflow = json.loads(json.dumps(empty_page.workflow()))
     empty_page.load(EMPTY_GRAPH)
     empty_page.load(workflow)
-    curve.page.wait_for_timeout(800)
-    assert curve.page.locator(".p3s-curve-row input").input_value() == "7"
+    read = curve.page.locator(".p3s-curve-row input").input_value
+    empty_page.becomes(read, "7")
+
+
+def test_the_steps_of_linked_sigmas_are_marked_after_a_run(empty_page: EditorPage) -> None:
+    curve = Curve(empty_page, kind="increasing", k=1.0)
+    page = curve.page
+    steps = page.locator(".p3s-curve-row input")
+    sigmas = empty_page.add("KarrasScheduler", (60, 160), {"steps": 4})
+    empty_page.connect(sigmas, curve.id, "sigmas")
+    curve.wait_for_status("The steps are marked after a run")
+    assert steps.is_disabled()
+    assert (np.abs(curve.pixels() - (0x60, 0xB0, 0xFF)).max(2) < 20).sum() > 100, "the curve is shown all the same"
+    sent = empty_page.queue()
+    assert sent["history"]["status"]["status_str"] == "success"
+    (timesteps,) = (output["p3s_timesteps"] for output in sent["history"]["outputs"].values())
+    assert len(timesteps) == 4
+    weights = [Schedule("increasing", k=1.0).weight(t) for t in timesteps]
+    curve.wait_for_status(f"weight {weights[0]:.2f} at the first step, {weights[-1]:.2f} at the last")
+    assert steps.input_value() == "4"
+    page.mouse.move(*curve.at(1 - timesteps[1] / 999, 0.3))
+    curve.wait_for_status(f"step 2 of 4: weight {weights[1]:.3f}")
+    assert abs(timesteps[1] - 666) > 20, "not as if they were evenly spaced"
+
+    workflow = json.loads(json.dumps(empty_page.workflow()))
+    empty_page.load(EMPTY_GRAPH)
+    empty_page.load(workflow)
+    page.mouse.move(5, 5)
+    curve.wait_for_status(f"weight {weights[0]:.2f} at the first step, {weights[-1]:.2f} at the last")
+    page.evaluate(
+        """(id) => {
+            const node = app.graph.getNodeById(id);
+            node.disconnectInput(node.inputs.findIndex((input) => input.name === 'sigmas'));
+        }""",
+        curve.id,
+    )
+    page.wait_for_function("() => !document.querySelector('.p3s-curve-row input').disabled")
+    assert steps.input_value() == "20"
 
 
 def test_the_ends_of_the_papers_curve_set_alpha_and_beta(empty_page: EditorPage) -> None:
@@ -148,7 +196,6 @@ def test_the_ends_of_the_papers_curve_set_alpha_and_beta(empty_page: EditorPage)
 def test_keys_undo_and_the_graphs_undo(empty_page: EditorPage) -> None:
     curve = Curve(empty_page, kind="keyframes")
     start = curve.settings["keyframes"]
-    curve.page.wait_for_timeout(300)
     curve.page.mouse.click(*curve.at(0.5, 1))
     empty_page.press("ArrowUp", "ArrowUp", "Shift+ArrowRight")
     moved = curve.settings["keyframes"]
@@ -163,23 +210,19 @@ def test_keys_undo_and_the_graphs_undo(empty_page: EditorPage) -> None:
     empty_page.press("Control+Shift+z")
     assert curve.settings["keyframes"] == moved
     curve.page.mouse.click(250, 750)  # the bare graph takes the focus
-    curve.page.wait_for_timeout(300)
+    empty_page.settle()
     for _ in range(8):
         if curve.settings["keyframes"] == start:
             break
         empty_page.press("Control+z")
-        curve.page.wait_for_timeout(500)
+        empty_page.still()
     assert curve.settings["keyframes"] == start
 
 
 @pytest.mark.parametrize("graph_zoom", [0.6, 1.6])
 def test_a_zoomed_graph(empty_page: EditorPage, graph_zoom: float) -> None:
     curve = Curve(empty_page, kind="keyframes")
-    curve.page.evaluate(
-        "(zoom) => { app.canvas.ds.scale = zoom; app.canvas.ds.offset = [-300, -60]; app.canvas.setDirty(true, true) }",
-        graph_zoom,
-    )
-    curve.page.wait_for_timeout(600)
+    empty_page.show(graph_zoom, (-300, -60))
     curve.drag((0.5, 1), (0.3, 0.5))
     assert parse_keyframes(curve.settings["keyframes"])[1] == pytest.approx((0.3, 0.5), abs=0.03)
 
@@ -204,17 +247,17 @@ def test_touch_drags_a_keyframe_and_not_the_graph(empty_page: EditorPage) -> Non
 
 def test_a_removed_node_lets_go_of_everything(empty_page: EditorPage) -> None:
     page = empty_page.page
-    page.wait_for_timeout(500)
+    page.wait_for_function("() => !document.querySelector('.p3s-curve')")
     before = page.evaluate("() => window.countHolds()")
     for _ in range(3):
         curve = Curve(empty_page)
         page.mouse.move(*curve.at(0.5, 0.5))
         assert page.evaluate("() => window.countHolds()")["intervals"] > before["intervals"]
         page.evaluate("(id) => app.graph.remove(app.graph.getNodeById(id))", curve.id)
-        page.wait_for_timeout(300)
-    after = page.evaluate("() => window.countHolds()")
-    assert (after["intervals"], after["listeners"]) <= (before["intervals"], before["listeners"])
-    assert page.locator(".p3s-curve").count() == 0
+        page.wait_for_function("() => !document.querySelector('.p3s-curve')")
+    for kind in ("intervals", "listeners"):
+        held = before[kind]
+        empty_page.becomes(lambda kind=kind, held=held: page.evaluate("() => window.countHolds()")[kind] <= held, True)
 
 
 def test_labels_for_screen_readers(empty_page: EditorPage) -> None:
