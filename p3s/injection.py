@@ -34,23 +34,24 @@ def extend_values(v: Tensor, sums: Sequence[Tensor], added: Sequence[Tensor]) ->
     return torch.cat([sum(sums, v[:, :n]), v[:, n:], *added], dim=1)
 
 
-def mask_bias(masks: Sequence[Tensor | None], lengths: Sequence[int], queries: int, keys: int) -> Tensor:
-    """Bias of the logits under effect masks, float32 [queries, keys].
+def mask_bias(
+    masks: Sequence[Tensor | None],
+    lengths: Sequence[int],
+    queries: int,
+    keys: int,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Bias of the logits under effect masks, float32 [queries, keys] on ``device``.
 
     A subject with the mask m [queries] in 0..1 has its share of query i's softmax multiplied by m_i: log m_i on the
     ``lengths`` keys that it has appended, in the order of the subjects, at the end of the ``keys``. Where m is 0 these
     keys are not seen at all; a mask of ones, or None, changes nothing.
     """
-    own = torch.zeros(queries, keys - sum(lengths))
-    parts = [(torch.ones(queries) if m is None else m).float().log() for m in masks]
-    device = next(p.device for p in parts)
-    columns = [p.to(device)[:, None].expand(-1, length) for p, length in zip(parts, lengths, strict=True)]
-    return torch.cat([own.to(device), *columns], dim=1)
-
-
-def add_to_query(q: Tensor, g: Tensor) -> Tensor:
-    """The cross-attention part (caption of Fig. 3): the query's input z becomes z + Z'(copy's norm2 output)."""
-    return q + g
+    columns = [torch.zeros(queries, keys - sum(lengths), device=device)]
+    for m, length in zip(masks, lengths, strict=True):
+        share = torch.ones(queries, device=device) if m is None else m.to(device).float()
+        columns.append(share.log()[:, None].expand(-1, length))
+    return torch.cat(columns, dim=1)
 
 
 def fit_tokens(f: Tensor, grid: tuple[int, int], target: tuple[int, int]) -> Tensor:
@@ -177,11 +178,11 @@ class Injection:
         return Part(sums, pool_tokens(f, grid, self.pool) if self.pool > 1 and finest else f, m)
 
     def query(self, layer: Layer, grid: tuple[int, int], z: Tensor) -> Tensor:
-        """The input of W_Q of a cross-attention in place of ``z``."""
+        """The input of W_Q of a cross-attention in place of ``z``: z + Z'(copy's norm2 output), caption of Fig. 3."""
         g = self._on_grid(self.features.cross_attention, layer, grid, z)
         if g is None:
             return z
-        return add_to_query(z, g if self.mask is None else self.mask.tokens(grid, z.device).to(g.dtype)[:, None] * g)
+        return z + (g if self.mask is None else self.mask.tokens(grid, z.device).to(g.dtype)[:, None] * g)
 
     def _on_grid(
         self, features: Mapping[Layer, Tensor], layer: Layer, grid: tuple[int, int], z: Tensor
@@ -213,7 +214,7 @@ class InjectionHooks(AttentionHooks):
         if all(p.mask is None for p in parts):
             return None
         sums, added, masks = zip(*parts, strict=True)
-        bias = mask_bias(masks, [a.shape[1] for a in added], sums[0].shape[1], keys)
+        bias = mask_bias(masks, [a.shape[1] for a in added], sums[0].shape[1], keys, sums[0].device)
         return bias.to(sums[0].dtype)
 
     def cross_attention(self, layer: Layer, z: Tensor, context: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -56,6 +56,18 @@ def test_a_soft_mask_weighs_the_subjects_share_of_the_softmax():
     torch.testing.assert_close((logits + bias).softmax(-1), weighed / weighed.sum())
 
 
+@pytest.mark.parametrize("order", [[None, half()], [half(), None]], ids=["the second", "the first"])
+def test_the_bias_is_where_the_query_is_when_one_of_two_subjects_has_a_mask(order):
+    """The device "meta", which is not the CPU either, stands for a GPU."""
+    z = torch.randn(2, 16, 8, device="meta", dtype=torch.bfloat16)
+    f = Features({LAYER: torch.randn(1, 16, 8, device="meta")}, {}, {LAYER: GRID})
+    hooks = InjectionHooks(*[Injection(f, 0.2, mask) for mask in order])
+    q, k, _ = hooks.self_attention(LAYER, z, GRID)
+    bias = hooks.self_attention_bias(LAYER, k.shape[1], GRID)
+    assert (bias.device, bias.dtype, bias.shape) == (q.device, q.dtype, (16, 48))
+    assert torch.equal(mask_bias([None, half().tokens(GRID)], [2, 3], 16, 21)[:, :18], torch.zeros(16, 18))
+
+
 def test_the_sums_are_masked_by_token():
     z = torch.randn(1, 16, 8)
     _, _, v = InjectionHooks(Injection(features(), 0.2, half())).self_attention(LAYER, z, GRID)

@@ -6,7 +6,7 @@ import torch
 from small import SMALL, random_copy, random_unet
 
 from p3s.image_latent import ImageLatent, fit_condition
-from p3s.injection import Features, Injection, InjectionHooks, add_to_query, extend_keys, extend_values, fit_tokens
+from p3s.injection import Features, Injection, InjectionHooks, extend_keys, extend_values, fit_tokens
 from p3s.resize import resize
 from p3s.unet import Attention
 from p3s.unet_config import Layer
@@ -92,7 +92,6 @@ def test_eq_9_weights_scale_all_features_and_keep_sharing():
 
 def test_cross_attention_part():
     z, g = torch.randn(1, 4, 3), torch.randn(1, 4, 3)
-    assert torch.equal(add_to_query(z, g), z + g)
     layer = Layer("input", 1)
     hooks = InjectionHooks(Injection(Features({}, {layer: g}, {layer: (2, 2)}), 0.2))
     assert torch.equal(hooks.cross_attention(layer, z, z, (2, 2)), z + g)
