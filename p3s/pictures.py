@@ -23,12 +23,21 @@ def read_picture(path: str | os.PathLike[str]) -> Tensor:
 
     with open(path, "rb") as file:  # so that what goes wrong below is the content
         try:
-            upright = ImageOps.exif_transpose(Image.open(file)).convert("RGB")
+            return to_tensor(ImageOps.exif_transpose(Image.open(file)))
         except UnidentifiedImageError:
             raise MaskError(f"{path} is not a picture that can be read") from None
         except (OSError, SyntaxError) as error:  # the latter from damaged PNG files
             raise MaskError(f"{path} is a damaged picture ({error})") from None
-    return torch.from_numpy(np.asarray(upright, dtype=np.float32) / 255)
+
+
+def to_tensor(image: Any) -> Tensor:
+    """A Pillow image of any mode as [H, W, 3] float32 in 0..1; transparency is left out. Decodes what is not yet."""
+    if image.mode.startswith("I"):  # 16 bits a pixel; convert("RGB") would cut them off at 255
+        grey = np.asarray(image, dtype=np.float32) / 65535
+        pixels = np.repeat(grey.clip(0, 1)[..., None], 3, axis=2)
+    else:
+        pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
+    return torch.from_numpy(pixels)
 
 
 def write_png(picture: Tensor, path: str | os.PathLike[str]) -> None:

@@ -7,12 +7,11 @@ from typing import Any
 
 import folder_paths
 import node_helpers
-import numpy as np
-import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from ...p3s.errors import MaskError
+from ...p3s.pictures import to_tensor
 
 
 def find_picture(name: Any, follow_links: bool = True) -> str | None:
@@ -41,9 +40,4 @@ def load_picture(path: str, max_pixels: int | None = None) -> Tensor:
                 f"The picture has {file.width} x {file.height} pixels; at most {max_pixels:,} are read here."
             )
         frame = node_helpers.pillow(ImageOps.exif_transpose, file)
-        if frame.mode.startswith("I"):  # 16 bits a pixel; convert("RGB") would cut them off at 255
-            grey = np.asarray(frame, dtype=np.float32) / 65535.0
-            pixels = np.repeat(grey.clip(0.0, 1.0)[..., None], 3, axis=2)
-        else:
-            pixels = np.asarray(frame.convert("RGB"), dtype=np.float32) / 255.0
-    return torch.from_numpy(pixels)[None]
+        return to_tensor(frame)[None]
