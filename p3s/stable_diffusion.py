@@ -23,6 +23,7 @@ from .rngr import Reference, make_reference
 from .schedule import Schedule
 from .subject_copy import SubjectCopy
 from .training import autocast, training_size
+from .training_settings import TrainSettings
 from .unet import UNet
 from .unet_config import UNetConfig
 
@@ -35,8 +36,8 @@ class StableDiffusion:
     """Frozen models in float32, all on one device; see :func:`load_stable_diffusion`. Pictures are [H, W, 3], 0..1.
 
     ``resolution``: photos are trained at about this many pixels squared, uncropped; pictures are sampled as squares of
-    this side. ``precision``: arithmetic of sampling, "fp32" or "bf16". ``clip`` may be None where only sampling is
-    wanted.
+    this side. ``precision``: arithmetic of sampling, "fp32", "bf16" or "fp16". ``clip`` may be None where only sampling
+    is wanted.
     """
 
     unet: UNet
@@ -133,6 +134,8 @@ def load_stable_diffusion(
     """
     if resolution < 64 or resolution % 64:
         raise P3SError(f"resolution must be a multiple of 64 and at least 64; got {resolution}")
+    if precision not in (choices := TrainSettings.CHOICES["precision"]):
+        raise P3SError(f"precision must be one of {', '.join(choices)}; got {precision!r}")
     path = Path(model)
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such file or folder; expected Stable Diffusion 1.5")

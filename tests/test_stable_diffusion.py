@@ -91,8 +91,9 @@ def test_every_picture_of_a_batch_has_its_own_seed(sd: StableDiffusion) -> None:
     assert (first - second).abs().max() > 0.1
 
 
-def test_bf16_is_close_and_not_the_same(files: dict[str, Path], sd: StableDiffusion) -> None:
-    half = load_stable_diffusion(files["sd"], resolution=SIDE, precision="bf16")
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_16_bits_are_close_and_not_the_same(files: dict[str, Path], sd: StableDiffusion, precision: str) -> None:
+    half = load_stable_diffusion(files["sd"], resolution=SIDE, precision=precision)
     one, other = sd.sample("a dog", [1], steps=1), half.sample("a dog", [1], steps=1)
     assert not torch.equal(one, other)
     assert (one - other).abs().mean() < 0.05
@@ -160,6 +161,8 @@ def test_what_is_missing_is_named(files: dict[str, Path], tmp_path: Path) -> Non
         load_stable_diffusion(files["sd"]).reference(torch.rand(64, 64, 3), PointSet([(0.5, 0.5)]))
     with pytest.raises(P3SError, match="multiple of 64"):
         load_stable_diffusion(files["sd"], resolution=100)
+    with pytest.raises(P3SError, match="precision must be one of fp32, bf16, fp16; got 'half'"):
+        load_stable_diffusion(files["sd"], precision="half")
 
 
 def test_an_sdxl_folder_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
