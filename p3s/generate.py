@@ -53,8 +53,8 @@ def generate_subjects(
     noise: NoiseSchedule,
     latents: Tensor,
     subjects: Sequence[AppliedSubject] = (),
-    steps: int = 50,
-    guidance: float = 7.5,
+    steps: int = STEPS,
+    guidance: float = GUIDANCE,
     settings: SamplingSettings = EXACT,
 ) -> Iterator[Tensor]:
     """DDIM with classifier-free guidance; yields the estimate of x_0 [batch, channels, h, w] after every step.
