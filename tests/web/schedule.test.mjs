@@ -69,8 +69,32 @@ test('the line passes the keyframes exactly, in order', () => {
 
 test('texts are written in the form in which they were', () => {
   const pairs = [[0, 0.7], [0.25, 1.2345]]
-  assert.equal(curves.formatKeyframes(pairs, '0:1'), '0:0.7, 0.25:1.234')
-  assert.equal(curves.formatKeyframes(pairs, ' [[0,1]]'), '[[0,0.7],[0.25,1.234]]')
+  assert.equal(curves.formatKeyframes(pairs, '0:1'), '0:0.7, 0.25:1.2345')
+  assert.equal(curves.formatKeyframes(pairs, ' [[0,1]]'), '[[0,0.7],[0.25,1.2345]]')
+})
+
+test('moving, adding and removing one keyframe leaves the others as they were written', () => {
+  const settings = { ...DEFAULTS, kind: 'keyframes', keyframes: '0.0001:1, 0.0004:2, 0.5:0.12345, 1:1' }
+  assert.equal(curves.moveHandle(settings, 3, 0.87654, 1.23456).keyframes, '0.0001:1, 0.0004:2, 0.5:0.12345, 0.877:1.235')
+  assert.equal(curves.addKeyframe(settings, 0.71239, 0.98765).settings.keyframes,
+    '0.0001:1, 0.0004:2, 0.5:0.12345, 0.712:0.988, 1:1')
+  assert.equal(curves.removeKeyframe(settings, 1).keyframes, '0.0001:1, 0.5:0.12345, 1:1')
+  assert.equal(curves.moveHandle({ ...settings, keyframes: '1e-7:1, 1:1' }, 1, 0, 1).keyframes, '1e-7:1, 0.001:1')
+})
+
+test('wherever a keyframe is dragged, the list stays one that can be read, in its order', () => {
+  const random = seeded(9)
+  for (let run = 0; run < 300; run++) {
+    const digits = random.pick([3, 4, 6])
+    const percents = new Set(Array.from({ length: 5 }, () => Number(random.between(0, random.pick([0.002, 1])).toFixed(digits))))
+    const keyframes = [...percents].map((percent) => `${percent}:1`).join(', ')
+    const settings = { ...DEFAULTS, kind: 'keyframes', keyframes }
+    const before = curves.parseKeyframes(keyframes)
+    const index = Math.floor(random.next() * before.length)
+    const after = curves.parseKeyframes(curves.moveHandle(settings, index, random.between(-0.2, 1.2), 0.5).keyframes)
+    assert.equal(after[index][1], 0.5, 'it has not passed a neighbour')
+    before.forEach((pair, i) => i === index || assert.deepEqual(after[i], pair))
+  }
 })
 
 test('each kind has the handles that its settings allow', () => {

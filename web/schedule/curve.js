@@ -99,9 +99,8 @@ function parseText(text) {
 
 /** The pairs as text, in the form that `like` has. */
 export function formatKeyframes(pairs, like) {
-  const rounded = pairs.map((pair) => pair.map((value) => round(value, 3)))
-  if (like.trimStart().startsWith('[')) return JSON.stringify(rounded)
-  return rounded.map((pair) => pair.join(':')).join(', ')
+  if (like.trimStart().startsWith('[')) return JSON.stringify(pairs)
+  return pairs.map((pair) => pair.join(':')).join(', ')
 }
 
 // --- handles -------------------------------------------------------------------------------------------------------
@@ -136,10 +135,12 @@ export function moveHandle(settings, index, percent, weight) {
   const wanted = clamp(weight, 0, 10)
   if (settings.kind === 'keyframes') {
     const pairs = parseKeyframes(settings.keyframes)
-    // Between its neighbours, a thousandth apart: the order stays, and no percent is used twice.
-    const low = index > 0 ? pairs[index - 1][0] + 0.001 : 0
-    const high = index < pairs.length - 1 ? pairs[index + 1][0] - 0.001 : 1
-    pairs[index] = [low <= high ? clamp(percent, low, high) : pairs[index][0], wanted]
+    // To whole thousandths between its neighbours: the order stays, and no percent is used twice. The others stay as
+    // they were written.
+    const low = index > 0 ? Math.floor(pairs[index - 1][0] * 1000 + 1e-9) + 1 : 0
+    const high = index < pairs.length - 1 ? Math.ceil(pairs[index + 1][0] * 1000 - 1e-9) - 1 : 1000
+    const place = low <= high ? round(clamp(percent * 1000, low, high), 0) / 1000 : pairs[index][0]
+    pairs[index] = [place, round(wanted, 3)]
     return { ...settings, keyframes: formatKeyframes(pairs, settings.keyframes) }
   }
   if (settings.kind === 'paper') return moveEnd(settings, index === 0, wanted)
@@ -167,7 +168,7 @@ export function addKeyframe(settings, percent, weight) {
     return null // the text is being written
   }
   if (pairs.some(([other]) => Math.abs(other - at) < 0.0005)) return null
-  pairs.push([at, clamp(weight, 0, 10)])
+  pairs.push([at, round(clamp(weight, 0, 10), 3)])
   pairs.sort((a, b) => a[0] - b[0])
   const index = pairs.findIndex(([other]) => other === at)
   return { settings: { ...settings, keyframes: formatKeyframes(pairs, settings.keyframes) }, index }
