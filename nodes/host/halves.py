@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,24 @@ def chunks_of(options: Mapping[str, Any]) -> list[int]:
     return options.get("cond_or_uncond") or [0]
 
 
+def prompts_of(conds: Mapping[str, Sequence[Mapping[str, Any]]]) -> frozenset[Hashable]:
+    """The uuids of those of a guider's conditionings that a subject belongs to: all but its negative ones, which
+    PerpNeg has two of."""
+    entries = (entry for name, part in conds.items() if "negative" not in name for entry in part)
+    return frozenset(entry["uuid"] for entry in entries if "uuid" in entry)
+
+
+def conditional_chunks(options: Mapping[str, Any], prompts: frozenset[Hashable]) -> list[bool]:
+    """Of each chunk of a call's batch, whether it is of the prompt. Numbers do not tell: guiders order their
+    conditionings in their own way, and some nodes ask for the unconditional prediction alone."""
+    chunks, uuids = chunks_of(options), options.get("uuids") or ()
+    if prompts and len(uuids) == len(chunks):
+        return [uuid in prompts for uuid in uuids]
+    return [kind == 0 for kind in chunks]
+
+
 def by_halves(
+    prompts: frozenset[Hashable],
     conditional: Call,
     other: Call,
     x: Tensor,
@@ -27,12 +44,12 @@ def by_halves(
     control: Mapping[str, Any] | None,
     options: Mapping[str, Any],
 ) -> Tensor:
-    """Run the conditional rows of a batch through one call, the others through another."""
-    chunks = chunks_of(options)
+    """Run the rows of the prompts (:func:`prompts_of`) through one call, the others of the batch through another."""
+    chunks, told = chunks_of(options), conditional_chunks(options, prompts)
     size = len(x) // len(chunks)
     out: Tensor | None = None
     for run, wanted in ((conditional, True), (other, False)):
-        chosen = [i for i, kind in enumerate(chunks) if (kind == 0) == wanted]
+        chosen = [i for i, of_prompt in enumerate(told) if of_prompt == wanted]
         if not chosen:
             continue
         if len(chosen) == len(chunks):

@@ -25,7 +25,7 @@ from ...p3s.subject import Subject, check_family, check_weights
 from ...p3s.subject_copy import CopySettings, SubjectCopy
 from ...p3s.unet_config import UNetConfig
 from .attention import alone_before_attention, with_patches
-from .halves import by_halves
+from .halves import by_halves, prompts_of
 from .sampling import Application, Applied, Run
 from .weights import base_fingerprint, unet_config
 
@@ -98,7 +98,10 @@ def build_copy(config: UNetConfig, subject: Subject, dtype: torch.dtype) -> Subj
     check_weights(subject, {k: v.shape for k, v in plain.state_dict().items()})
     with torch.inference_mode(False):
         copy = SubjectCopy(config, settings, tokens, comfy.ops.manual_cast, device="meta")
-        copy.load_state_dict({k: v.to(dtype) for k, v in subject.weights.items()}, assign=True)
+        # The curve of a learned weight is read once, and in float32 as everywhere.
+        curve = torch.float32
+        weights = {k: v.to(curve if k.startswith("learned_weight.") else dtype) for k, v in subject.weights.items()}
+        copy.load_state_dict(weights, assign=True)
     return copy.requires_grad_(False).eval()
 
 
@@ -112,7 +115,7 @@ def wrappers(subjects: Sequence[Applied], config: UNetConfig) -> dict[str, Any]:
         guider = executor.class_obj
         before = guider.model_options
         guider.model_options = create_model_options_clone(before)
-        guider.model_options.setdefault("transformer_options", {})[KEY] = Run(subjects)
+        guider.model_options.setdefault("transformer_options", {})[KEY] = Run(subjects, prompts_of(guider.conds))
         try:
             return executor(*args, **kwargs)
         finally:
@@ -146,7 +149,8 @@ def wrappers(subjects: Sequence[Applied], config: UNetConfig) -> dict[str, Any]:
 
         if len(everywhere) == len(weights):
             return call(weights)(x, timesteps, context, control, transformer_options)
-        return by_halves(call(weights), call(everywhere), x, timesteps, context, control, transformer_options)
+        calls = call(weights), call(everywhere)
+        return by_halves(run.prompts, *calls, x, timesteps, context, control, transformer_options)
 
     return {
         WrappersMP.OUTER_SAMPLE: outer_sample,

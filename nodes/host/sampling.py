@@ -42,10 +42,14 @@ class Applied:
 
 
 class Run:
-    """One sampling run of a MODEL with subjects. Lives in the run's own options, so that runs never meet."""
+    """One sampling run of a MODEL with subjects. Lives in the run's own options, so that runs never meet.
 
-    def __init__(self, subjects: Sequence[Applied]) -> None:
+    ``prompts``: see :func:`halves.prompts_of`; without any, the first conditioning of a call is the prompt.
+    """
+
+    def __init__(self, subjects: Sequence[Applied], prompts: frozenset[Hashable] = frozenset()) -> None:
         self.subjects = subjects
+        self.prompts = prompts
         self.masked_attention = MaskedAttention()
         self._schedules = [schedule_of(s.application.schedule, s.application.settings) for s in subjects]
         self._always_on = [always_on(schedule) for schedule in self._schedules]

@@ -6,8 +6,10 @@ from typing import Any
 
 import comfy.model_management
 import comfy.model_sampling
+import comfy.samplers
 import comfy.sd
 import comfy.utils
+import comfy_extras.nodes_custom_sampler as custom
 import torch
 from comfy.patcher_extension import WrappersMP
 from comfyui_p3s.nodes.host import attention, conditions, halves, patch, weights
@@ -16,7 +18,7 @@ from comfyui_p3s.p3s.injection import Injection, InjectionHooks
 from comfyui_p3s.p3s.sampling import SamplingSettings
 from comfyui_p3s.p3s.schedule import Schedule
 from comfyui_p3s.p3s.unet import UNet
-from inside_subjects import FIXED, apply, call, draw, inputs, load, message, sample, subject_for
+from inside_subjects import FIXED, apply, call, conditioning, draw, inputs, load, message, sample, subject_for
 
 
 def same_unet(model: Any) -> float:
@@ -182,7 +184,12 @@ def noise_facts(model: Any) -> dict[str, Any]:
 def halves_facts() -> dict[str, bool]:
     """by_halves with rows that say where they come from."""
     facts = {}
-    for chunks, rows in (([1, 0], 1), ([0, 1], 2), ([1, 0, 0], 2), ([0], 3), ([1], 2)):
+    cases = [(c, r, "") for c, r in (([1, 0], 1), ([0, 1], 2), ([1, 0, 0], 2), ([0], 3), ([1], 2))]
+    # What the guiders say counts, not the order they ask in: DualCFG's negative is its first, SAG asks for it alone.
+    cases += [([2, 1, 0], 1, "u0 u1"), ([0], 2, "elsewhere"), ([0, 0, 1], 1, "u1")]
+    for chunks, rows, told in cases:
+        prompts = frozenset(told.split())
+        mine = [f"u{i}" in prompts if prompts else kind == 0 for i, kind in enumerate(chunks)]
         n = len(chunks) * rows
         x = torch.arange(n, dtype=torch.float32).view(n, 1, 1, 1)
         control = {"input": [x.clone(), None], "output": []}
@@ -195,21 +202,46 @@ def halves_facts() -> dict[str, bool]:
             seen.append((sign, agree, options["cond_or_uncond"], options["uuids"]))
             return sign * (x + 1)
 
-        out = halves.by_halves(
-            lambda *a: run(1.0, *a), lambda *a: run(-1.0, *a), x, x.flatten(), x.view(n, 1, 1), control, given
-        )
-        signs = torch.tensor([1.0 if kind == 0 else -1.0 for kind in chunks]).repeat_interleave(rows).view(n, 1, 1, 1)
+        calls = (lambda *a: run(1.0, *a), lambda *a: run(-1.0, *a))
+        out = halves.by_halves(prompts, *calls, x, x.flatten(), x.view(n, 1, 1), control, given)
+        signs = torch.tensor([1.0 if m else -1.0 for m in mine]).repeat_interleave(rows).view(n, 1, 1, 1)
         kept = all(
-            kinds == [k for k in chunks if (k == 0) == (sign > 0)]
-            and names == [f"u{i}" for i, k in enumerate(chunks) if (k == 0) == (sign > 0)]
+            kinds == [k for k, m in zip(chunks, mine, strict=True) if m == (sign > 0)]
+            and names == [f"u{i}" for i, m in enumerate(mine) if m == (sign > 0)]
             for sign, _, kinds, names in seen
         )
-        facts[str(chunks)] = torch.equal(out, signs * (x + 1)) and all(s[1] for s in seen) and kept
-        facts[f"{chunks} as it was"] = given["cond_or_uncond"] == chunks and len(control["input"]) == 2
+        facts[f"{chunks} {told}"] = torch.equal(out, signs * (x + 1)) and all(s[1] for s in seen) and kept
+        facts[f"{chunks} {told} as it was"] = given["cond_or_uncond"] == chunks and len(control["input"]) == 2
+    conds = {name: [{"uuid": name}, {}] for name in ("positive", "middle", "negative", "empty_negative_prompt")}
+    facts["negative ones are no prompts"] = halves.prompts_of(conds) == {"positive", "middle"}
     tiles = torch.arange(24.0).view(2, 6, 2)
     facts["tiles keep the order"] = torch.equal(attention.as_tiles(tiles, 6).flatten(), tiles.flatten())
     facts["no tiles"] = attention.as_tiles(tiles, 2) is tiles
     return facts
+
+
+def guider_facts(model: Any) -> dict[str, float]:
+    """With the guidance "conditional" the subject is on the prompts of a guider that asks for its negative first: at a
+    scale at which it comes to the prediction of the prompt, it is compared with that prediction alone."""
+    applied = apply(model, subject_for(model), settings=SamplingSettings(halves="conditional"))
+    positive, other, negative = (conditioning(seed) for seed in (1, 2, 3))
+
+    def run(model: Any, kind: type, *conds: Any, **options: Any) -> torch.Tensor:
+        guider = kind(model)
+        guider.set_conds(*conds)
+        guider.set_cfg(*options.pop("cfg"), **options)
+        sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", 2)
+        sampler = comfy.samplers.ksampler("euler")
+        return guider.sample(draw(1, 4, 16, 16), torch.zeros(1, 4, 16, 16), sampler, sigmas, disable_pbar=True, seed=0)
+
+    alone = run(applied, comfy.samplers.CFGGuider, positive, negative, cfg=(1.0,))
+    plain = run(model, comfy.samplers.CFGGuider, positive, negative, cfg=(1.0,))
+    dual = run(applied, custom.Guider_DualCFG, positive, other, negative, cfg=(1.0, 1.0), nested=True)
+    return {"effect": difference(plain, alone), "DualCFG": difference(dual, alone)}
+
+
+def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return ((found - expected).abs().max() / expected.std()).item()
 
 
 def fp8_facts(path: str) -> dict[str, Any]:
@@ -247,6 +279,7 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
         "lora": lora_facts(model, lora),
         "noise": noise_facts(slim),
         "halves": halves_facts(),
+        "guiders": guider_facts(slim),
         "injection": injection_facts(model),
         "identity": identity_facts(slim),
         "refusals": refusals(slim, arguments),

@@ -54,8 +54,13 @@ def test_the_prediction_is_that_of_the_sampling_settings(facts: Any) -> None:
 
 def test_each_half_of_the_guidance_gets_its_rows(facts: Any) -> None:
     broken = [name for name, holds in facts["halves"].items() if not holds]
-    assert len(facts["halves"]) == 12
+    assert len(facts["halves"]) == 19
     assert not broken
+
+
+def test_the_prompts_of_another_guider_get_the_subject(facts: Any) -> None:
+    assert facts["guiders"]["effect"] > 0.1
+    assert facts["guiders"]["DualCFG"] < 1e-3
 
 
 @pytest.mark.parametrize("settings", ["default", "no cross-attention", "attn1", "one to one", "reference alone"])
