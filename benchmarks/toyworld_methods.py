@@ -60,7 +60,8 @@ METHODS: dict[str, Method] = {
 }
 
 TABLES: dict[str, tuple[str, ...]] = {
-    "main": ("p3s", "p3s-whole", "no-rngr", "dreambooth", "lora", "dreambooth-rngr", "lora-rngr", "plain"),
+    "main": ("p3s", "no-rngr", "dreambooth", "lora", "plain"),
+    "clean": ("p3s", "dreambooth-rngr", "lora-rngr"),
     "data": ("p3s", "removed-learned", "view-whole", "p3s-whole"),
     "start": ("p3s", "zero-start"),
     "kind": ("p3s", "p3s-lora"),
