@@ -23,6 +23,7 @@ def folder(server: Server) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_controlnet_and_lora_in_the_chain(server: Server, client: Client, folder: Path) -> None:
     """Both neighbours still act, in both orders of LoRA and subject, and training takes the LoRA into its base."""
     job = Job(server)
@@ -67,6 +68,7 @@ def test_an_unchanged_graph_runs_nothing_again(server: Server, client: Client, f
     assert len(list(folder.glob("*.safetensors"))) == 1
 
 
+@pytest.mark.slow
 def test_several_photos_train_one_subject(server: Server, client: Client, folder: Path) -> None:
     """Four photos of different sizes, each with its own points, through one input; the last one is the condition."""
     job = Job(server)
@@ -95,6 +97,7 @@ def test_several_photos_train_one_subject(server: Server, client: Client, folder
     assert np.abs(first - last).mean() > 0.1, "each photo is a condition of its own"
 
 
+@pytest.mark.slow
 def test_points_from_other_packs_and_an_own_inpainting(server: Server, client: Client) -> None:
     job = Job(server)
     photo = two_subjects()
@@ -162,6 +165,7 @@ def test_training_on_an_inpainting_model_is_refused_by_name(server: Server, clie
     assert "inpainting model" in result.error.message
 
 
+@pytest.mark.slow
 def test_nodes_that_change_attention_work_in_both_orders(server: Server, client: Client, folder: Path) -> None:
     """HyperTile and ToMe cut or merge the queries; PAG and SAG replace the middle block's attention."""
     job = Job(server)

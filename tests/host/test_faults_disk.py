@@ -24,6 +24,8 @@ from host.server import Server
 
 from p3s.subject import load_subject, save_subject
 
+pytestmark = pytest.mark.slow
+
 MIB = 2**20
 
 

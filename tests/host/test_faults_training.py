@@ -17,6 +17,8 @@ from host.server import Server
 
 from p3s.subject import load_subject
 
+pytestmark = pytest.mark.slow
+
 STEPS = 12
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from host.inside import Inside
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def facts(inside: Inside) -> Any:

@@ -9,6 +9,8 @@ import pytest
 import torch
 from host.inside import Inside
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).with_name("inside_memory.py")
 
 

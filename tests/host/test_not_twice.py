@@ -15,6 +15,8 @@ from host.server import Server
 
 from p3s.subject import load_subject
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def folder(server: Server) -> Path:

@@ -55,6 +55,7 @@ def test_small_checkpoint_samples_and_repeats(server: Server, client: Client) ->
     np.testing.assert_array_equal(fresh.images(save)[0], image)
 
 
+@pytest.mark.slow
 def test_restart_keeps_files_and_gives_the_same_picture(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     g = small_picture(server)
     save = list(g.graph)[-1]
@@ -74,6 +75,7 @@ def test_restart_keeps_files_and_gives_the_same_picture(server: Server, monkeypa
     assert result.previews(save) == []
 
 
+@pytest.mark.slow
 def test_controlnet_and_lora_change_the_picture(server: Server, client: Client) -> None:
     plain = small_picture(server)
     pictures = [client.run_ok(plain.graph).images(list(plain.graph)[-1])[0]]
@@ -130,6 +132,7 @@ def test_upload_and_error_inside_a_node(server: Server, client: Client) -> None:
     assert "load_image" in result.error.traceback
 
 
+@pytest.mark.slow
 def test_interrupt_ends_the_prompt(server: Server, client: Client) -> None:
     g = Graphs()
     base = g.add("CheckpointLoaderSimple", ckpt_name=server.model("sd15-slim"))

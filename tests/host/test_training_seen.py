@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from host.client import Client
 from host.job import Job
 from host.server import Server
@@ -28,6 +29,7 @@ def test_step_losses_memory_and_time_left_are_told(server: Server, client: Clien
     assert result.progress(trained.id)[-1] == (6, 6)
 
 
+@pytest.mark.slow
 def test_previews_of_the_subject_are_shown(server: Server, client: Client) -> None:
     job = Job(server)
     trained = job.train(job.reference(), steps=5, preview_every=2)
@@ -44,6 +46,7 @@ def test_previews_of_the_subject_are_shown(server: Server, client: Client) -> No
     assert client.run_ok(job.g.graph).previews(trained.id) == []
 
 
+@pytest.mark.slow
 def test_a_low_rank_copy_is_trained_and_applied(server: Server, client: Client) -> None:
     job = Job(server)
     trained = job.train(job.reference(), name="small", steps=3, kind="lora", rank=4, weight="learned", preview_every=2)

@@ -18,7 +18,7 @@ from host.workflow import to_prompt
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 CORE = [
     "LoadImage",
