@@ -18,6 +18,7 @@ NODES: tuple[tuple[str, str], ...] = (
     ("weight_schedule", "WeightSchedule"),
     ("subject_files", "LoadSubject"),
     ("subject_files", "SaveSubject"),
+    ("toy_world", "ToyWorld"),
 )
 
 

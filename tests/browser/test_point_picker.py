@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 from browser.editor_page import EditorPage
+from PIL import Image
 
 NEAR = 0.006  # of the picture: a screen pixel is about 1/300 of it
 
@@ -329,3 +332,46 @@ def test_labels_for_screen_readers(editor_page: EditorPage) -> None:
     editor_page.click(0.5, 0.25)
     editor_page.settle()
     assert page.locator(".p3s-picker [aria-live]").text_content() == "Positive point 1 at 320, 160"
+
+
+def test_a_loupe_shows_the_place_while_a_point_is_carried(editor_page: EditorPage) -> None:
+    page, gap, radius = editor_page.page, 16, 46
+
+    def around_loupe() -> np.ndarray:
+        """The place above the point: where the loupe's middle is."""
+        editor_page.settle()
+        x, y = editor_page.at(0.5, 0.75)
+        clip = {"x": x - radius / 2, "y": y - gap - 1.5 * radius, "width": radius, "height": radius}
+        with Image.open(io.BytesIO(page.screenshot(clip=clip, scale="css"))) as image:
+            return np.asarray(image.convert("RGB"), dtype=int)
+
+    bare = around_loupe()
+    page.mouse.move(*editor_page.at(0.25, 0.25))
+    page.mouse.down()
+    page.mouse.move(*editor_page.at(0.5, 0.75), steps=4)
+    carried = around_loupe()
+    page.mouse.up()
+    page.mouse.move(5, 700)
+    # Red is the place from left to right, green from top to bottom: in the loupe they are those of the point.
+    middle = carried[:10, :10].reshape(-1, 3).mean(0)
+    assert middle[:2] == pytest.approx([0.5 * 255, 0.75 * 255], abs=12)
+    assert bare[:10, :10].reshape(-1, 3).mean(0)[1] < 0.75 * 255 - 20
+    after = around_loupe()
+    np.testing.assert_allclose(after, bare, atol=2)
+    near(editor_page.points["positive"], [(0.5, 0.75)])
+
+
+def test_a_pen_places_and_drags_without_a_key(editor_page: EditorPage) -> None:
+    session = editor_page.context.new_cdp_session(editor_page.page)
+
+    def pen(kind: str, place: tuple[float, float]) -> None:
+        x, y = editor_page.at(*place)
+        pressed = {"button": "left", "buttons": 1, "clickCount": 1, "pointerType": "pen", "force": 0.5}
+        session.send("Input.dispatchMouseEvent", {"type": kind, "x": x, "y": y, **pressed})
+
+    for start, end in (((0.3, 0.3), (0.3, 0.3)), ((0.3, 0.3), (0.6, 0.5))):
+        pen("mousePressed", start)
+        pen("mouseMoved", end)
+        pen("mouseReleased", end)
+    editor_page.settle()
+    near(editor_page.points["positive"], [(0.6, 0.5)])

@@ -178,6 +178,15 @@ def test_a_computed_picture_shows_after_the_run_and_after_a_reload(editor_page: 
     assert same["history"]["status"]["status_str"] == "success"
     assert editor_page.workflow()["nodes"][1]["properties"] == workflow["nodes"][1]["properties"]
 
+    # A restarted server has emptied its temp folder: the points stay, and the picture is said to come with a run.
+    value = editor_page.value
+    for file in (editor_page.server.base / "temp").glob("p3s_*"):
+        file.unlink()
+    editor_page.load(EMPTY_GRAPH)
+    editor_page.load(workflow)
+    editor_page.becomes(editor_page.hint, "The linked picture shows here after a run.")
+    assert editor_page.value == value
+
 
 def test_dropped_and_pasted_pictures_are_uploaded(editor_page: EditorPage) -> None:
     page = editor_page.page

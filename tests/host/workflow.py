@@ -32,7 +32,7 @@ def widget_names(info: dict[str, Any]) -> list[str | None]:
         uploads = 0
         for name in info.get("input_order", {}).get(group) or inputs:
             kind, options = inputs[name][0], (inputs[name][1:] or [{}])[0]
-            if not _is_widget(kind, options):
+            if not is_widget(kind, options):
                 continue
             names.append(name)
             control = options.get("control_after_generate")
@@ -43,7 +43,7 @@ def widget_names(info: dict[str, Any]) -> list[str | None]:
     return names
 
 
-def _is_widget(kind: Any, options: dict[str, Any]) -> bool:
+def is_widget(kind: Any, options: dict[str, Any]) -> bool:
     if options.get("forceInput") or options.get("rawLink"):
         return False
     # A widget type of a pack's own (the point editor) has no input socket.

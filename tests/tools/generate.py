@@ -2,6 +2,7 @@
 
 python tests/tools/generate.py imports    the picture in CONTRIBUTING.md
 python tests/tools/generate.py locales    locales/en/nodeDefs.json, from the node schemas (needs a ComfyUI)
+python tests/tools/generate.py templates  example_workflows/*.json (needs a ComfyUI)
 python tests/tools/generate.py schemas    tests/data/schemas_VERSION.json, once a release (needs a ComfyUI)
 """
 
@@ -20,6 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from host.hosts import NO_HOST, REPO, find_hosts
 from host.inside import Inside
 from host.schemas import english, read_schemas, snapshot
+from host.server import Server
+from tools import templates
 from tools.import_graph import with_picture
 
 import p3s
@@ -47,13 +50,27 @@ def write_snapshot() -> None:
     write_json(REPO / "tests" / "data" / f"schemas_{p3s.__version__}.json", snapshot(schemas()))
 
 
+def write_templates() -> None:
+    hosts = find_hosts()
+    if not hosts:
+        raise SystemExit(NO_HOST)
+    with tempfile.TemporaryDirectory() as folder:
+        server = Server(hosts[0], Path(folder))
+        try:
+            info = server.client.object_info()
+        finally:
+            server.stop()
+    for name in templates.TEMPLATES:
+        write_json(REPO / "example_workflows" / f"{name}.json", templates.build(name, info))
+
+
 def write_imports() -> None:
     page = REPO / "CONTRIBUTING.md"
     page.write_text(with_picture(page.read_text(encoding="utf-8")), encoding="utf-8")
     print(page.name)
 
 
-COMMANDS = {"imports": write_imports, "locales": write_locales, "schemas": write_snapshot}
+COMMANDS = {"imports": write_imports, "locales": write_locales, "schemas": write_snapshot, "templates": write_templates}
 
 
 def main() -> None:

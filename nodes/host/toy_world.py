@@ -1,0 +1,113 @@
+"""The toy world of p3s/toyworld as ComfyUI's own kinds of models, so that a graph runs before any download."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_detection
+import comfy.model_management
+import comfy.model_patcher
+import comfy.supported_models_base
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...p3s.toyworld.models import LATENT_CHANNELS, PATCH, Codec
+from ...p3s.toyworld.scenes import SIDE
+from ...p3s.toyworld.world import ToyWorld, load_world
+
+ENLARGED = 8  # times; the world's pictures have 48 x 48 pixels, too small to click in
+
+
+@lru_cache(maxsize=1)
+def world() -> ToyWorld:
+    """The world, loaded once (10 MB)."""
+    with torch.inference_mode(False):
+        return load_world()
+
+
+class _Latents(comfy.latent_formats.LatentFormat):
+    latent_channels = LATENT_CHANNELS
+
+    def __init__(self) -> None:
+        self.latent_rgb_factors, self.latent_rgb_factors_bias = rgb_factors(world().codec)
+
+
+class _Config(comfy.supported_models_base.BASE):
+    unet_extra_config = {"num_heads": 1, "num_head_channels": -1}  # noqa: RUF012
+    sampling_settings = {"zsnr": True}  # noqa: RUF012
+    latent_format = _Latents
+
+    def inpaint_model(self) -> bool:
+        return False
+
+    def model_type(self, state_dict: Any, prefix: str = "") -> comfy.model_base.ModelType:
+        return comfy.model_base.ModelType.V_PREDICTION
+
+
+def model() -> comfy.model_patcher.ModelPatcher:
+    """The world's U-Net as a MODEL."""
+    state = {key: value.clone() for key, value in world().unet.state_dict().items()}
+    config = _Config(comfy.model_detection.detect_unet_config(state, ""))
+    config.set_inference_dtype(torch.float32, None)
+    made = config.get_model(state, "")
+    last = made.diffusion_model.out[2]  # the host takes the first level to be as wide as the first layer
+    channels = state["out.2.weight"].shape[1]
+    made.diffusion_model.out[2] = type(last)(channels, last.out_channels, 3, padding=1, dtype=torch.float32)
+    made.load_model_weights(state, "")
+    made.diffusion_model.eval()
+    return comfy.model_patcher.ModelPatcher(
+        made,
+        load_device=comfy.model_management.get_torch_device(),
+        offload_device=comfy.model_management.unet_offload_device(),
+    )
+
+
+class Text:
+    """A CLIP for nodes that encode prompts."""
+
+    def tokenize(self, text: str, **_: Any) -> str:
+        return text
+
+    def encode_from_tokens_scheduled(self, tokens: str, **_: Any) -> list[list[Any]]:
+        """CONDITIONING [1, 14, 64]. Raises ValueError, which lists the known words, for others."""
+        return [[world().encode_text(tokens)[None], {"pooled_output": None}]]
+
+
+class Vae:
+    """A VAE between pictures [batch, height, width, 3] and latents [batch, 24, 12, 12]."""
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        flat = F.interpolate(pixels[..., :3].float().cpu().movedim(-1, 1), (SIDE, SIDE), mode="area")
+        return world().codec.encode(flat.movedim(1, -1))
+
+    def decode(self, samples: Tensor) -> Tensor:
+        return enlarged(world().codec.decode(samples.float().cpu()))
+
+
+class Vision:
+    """A CLIP_VISION whose patches are a twelfth of the picture."""
+
+    image_size = SIDE
+
+    def encode_image(self, image: Tensor, crop: object = True) -> dict[str, Tensor]:
+        return {"last_hidden_state": world().encode_clip(image.float().cpu())}
+
+
+def enlarged(pictures: Tensor) -> Tensor:
+    """[batch, h, w, 3] to [batch, 8 h, 8 w, 3], pixel by pixel."""
+    return pictures.repeat_interleave(ENLARGED, 1).repeat_interleave(ENLARGED, 2)
+
+
+def empty_latents(count: int) -> Tensor:
+    side = SIDE // PATCH
+    return torch.zeros(count, LATENT_CHANNELS, side, side)
+
+
+def rgb_factors(codec: Codec) -> tuple[list[list[float]], list[float]]:
+    """What the host's cheap previews multiply a latent pixel with: the mean colour of the block it stands for."""
+    colours = (codec.basis / codec.scale).reshape(3, PATCH * PATCH, LATENT_CHANNELS).mean(1)
+    return colours.T.tolist(), codec.mean.reshape(3, -1).mean(1).tolist()

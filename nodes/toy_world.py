@@ -1,0 +1,63 @@
+"""Toy World: models and a photo that come with the pack, to try the other nodes before any download."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..p3s.toyworld.scenes import CLASSES, scene
+from ..p3s.toyworld.world import picture_of
+from .types import build
+
+
+class ToyWorld(io.ComfyNode):
+    """Nothing in, everything out that the pack's nodes need."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return build(
+            io.Schema,
+            node_id="P3S_ToyWorld",
+            display_name="Toy World",
+            category="P3S",
+            description="Small models of drawn animals, and a drawn photo: try P3S in a minute, before any download.",
+            search_aliases=["p3s", "demo", "try", "example", "no download"],
+            # The order of the inputs is the order of the values in saved workflows: append only.
+            inputs=[
+                io.Combo.Input(
+                    "animal", options=list(CLASSES), default=CLASSES[0], tooltip="What the two in the photo are."
+                ),
+                io.Int.Input("scene", default=4, min=0, max=9999, tooltip="Which photo: each number is another one."),
+                io.Int.Input(
+                    "batch_size", default=4, min=1, max=64, tooltip="How many pictures the latent makes at once."
+                ),
+            ],
+            # The outputs have no ids: those must differ from the inputs' ids.
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="In the place of Load Checkpoint's."),
+                io.Clip.Output(display_name="clip", tooltip="For CLIP Text Encode. It knows few words."),
+                io.Vae.Output(display_name="vae", tooltip="In the place of Load Checkpoint's."),
+                io.ClipVision.Output(display_name="clip_vision", tooltip="For RNGR Mask."),
+                io.Image.Output(display_name="photo", tooltip="Two animals that look different, for Point Picker."),
+                io.Latent.Output(display_name="latent", tooltip="Empty, for KSampler."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, animal=None) -> bool | str:
+        if animal is not None and animal not in CLASSES:
+            return f"There is no {animal!r} in the toy world. Animals: {', '.join(CLASSES)}."
+        return True
+
+    @classmethod
+    def execute(cls, animal: str, scene: int, batch_size: int) -> io.NodeOutput:
+        from .host import toy_world
+
+        photo = toy_world.enlarged(picture_of(drawn(animal, scene))[None])
+        latent = {"samples": toy_world.empty_latents(batch_size)}
+        models = toy_world.model(), toy_world.Text(), toy_world.Vae(), toy_world.Vision()
+        return io.NodeOutput(*models, photo, latent)
+
+
+def drawn(animal: str, number: int):
+    """The scene of a number: two of a kind, in looks that no model was trained on."""
+    return scene("heldout", number, "different", animal)

@@ -1,0 +1,41 @@
+"""The toy world's models are ordinary ones to a host: it computes with them what the world itself computes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from host.client import Client
+from host.graphs import Graphs
+from host.inside import Inside
+
+from p3s.toyworld.models import QUESTIONS
+
+
+def test_the_host_computes_the_same(inside: Inside) -> None:
+    seen = inside.run(Path(__file__).with_name("inside_toy_world.py"))
+    assert (seen["prediction"], seen["tokens"], seen["shape"]) == ("v", [1, 145, 96], [4, 384, 384, 3])
+    assert seen["family"] == "U-Net 32x64"
+    assert seen["schedule"] < 1e-6
+    assert seen["latent"] < 1e-4
+    assert max(seen["differences"]) < 1e-3
+    assert seen["preview"] < 0.1
+    dog, beach = QUESTIONS["animal"].index("dog"), QUESTIONS["background"].index("beach")
+    assert sum(answer == dog for answer in seen["dogs"]) >= 3
+    assert sum(answer == beach for answer in seen["beaches"]) >= 3
+
+
+def test_an_unknown_word_is_named(client: Client) -> None:
+    g = Graphs()
+    world = g.add("P3S_ToyWorld", animal="cat", scene=0, batch_size=1)
+    g.add("PreviewAny", source=g.add("CLIPTextEncode", clip=world[1], text="a photo of a zebra"))
+    result = client.run(g.graph)
+    assert result.status == "error"
+    assert "the toy world does not know 'zebra'" in result.error.message
+
+
+@pytest.mark.parametrize("animal", ["zebra"])
+def test_an_unknown_animal_is_refused(client: Client, animal: str) -> None:
+    g = Graphs()
+    g.add("PreviewImage", images=g.add("P3S_ToyWorld", animal=animal, scene=0, batch_size=1)[4])
+    assert client.run(g.graph).status == "refused"

@@ -1,0 +1,103 @@
+"""What several of the example workflows have in common."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tools.workflow_builder import Added, Workflow
+
+CHECKPOINT = "v1-5-pruned-emaonly-fp16.safetensors"
+VISION = "clip-vit-large-patch14.safetensors"
+CONTROLNET = "control_v11p_sd15_canny_fp16.safetensors"
+SUBJECT = "my_subject.safetensors"
+SUBJECTS = ("my_first_subject.safetensors", "my_second_subject.safetensors")
+NO_POINTS = '{"v":1,"positive":[],"negative":[]}'
+NEGATIVE = "blurry, low quality, deformed"
+PHOTO = (
+    "None at hand? Two dogs: [docs/images/two_dogs.jpg]"
+    "(https://github.com/p3s-diffusion/ComfyUI-P3S/blob/main/docs/images/two_dogs.jpg)"
+)
+SAMPLER = {"seed": 1, "steps": 50, "cfg": 7.5, "sampler_name": "ddim", "scheduler": "ddim_uniform", "denoise": 1}
+ROWS = {
+    "checkpoint": f"| **{CHECKPOINT}**, or another **SD 1.5** checkpoint | **checkpoints** |",
+    "vision": f"| **{VISION}** (CLIP ViT-L/14 with its vision tower) | **clip_vision** |",
+    "controlnet": f"| **{CONTROLNET}**, or another ControlNet for SD 1.5 | **controlnet** |",
+    "subject": "| your subject, written by Train P3S | **p3s** |",
+    "subjects": "| your two subjects, written by Train P3S | **p3s** |",
+}
+
+
+def needed(*rows: str) -> str:
+    table = "\n".join(["| file | folder in **models** |", "|---|---|", *(ROWS[row] for row in rows)])
+    return f"**Needed** (choose your own files in the nodes below)\n\n{table}\n\nLinks are in the README of the pack."
+
+
+def models(b: Workflow, vision: bool = True) -> tuple[Added, Added | None]:
+    """The first group: what has to be there."""
+    b.group("1  Models")
+    b.column(420)
+    b.note("Models", 200, needed("checkpoint", *(["vision"] if vision else [])))
+    base = b.add("CheckpointLoaderSimple", 98, ckpt_name=CHECKPOINT)
+    return base, b.add("CLIPVisionLoader", 58, clip_name=VISION) if vision else None
+
+
+def prompts(b: Workflow, base: Added, text: str, training: bool = False) -> tuple[Added, Added]:
+    """A prompt and its negative one; in training, the empty one."""
+    titles = ("Training prompt", "Empty prompt") if training else ("Prompt", "Negative prompt")
+    found = [
+        b.add("CLIPTextEncode", 110, title, clip=clip, text=content)
+        for title, clip, content in zip(titles, [base["CLIP"]] * 2, (text, "" if training else NEGATIVE), strict=True)
+    ]
+    return found[0], found[1]
+
+
+def generate(b: Workflow, base: Added, model: tuple[int, int], text: str, prefix: str = "P3S") -> None:
+    """Two columns: from prompts to a saved picture."""
+    b.column(420)
+    positive, negative = prompts(b, base, text)
+    latent = b.add("EmptyLatentImage", 106, width=512, height=512, batch_size=1)
+    sampled = b.add(
+        "KSampler",
+        262,
+        model=model,
+        positive=positive["CONDITIONING"],
+        negative=negative["CONDITIONING"],
+        latent_image=latent["LATENT"],
+        **SAMPLER,
+    )
+    save(b, sampled, base["VAE"], prefix)
+
+
+def save(b: Workflow, sampled: Added, vae: tuple[int, int], prefix: str = "P3S") -> None:
+    b.column(400)
+    decoded = b.add("VAEDecode", 46, samples=sampled["LATENT"], vae=vae)
+    b.add("SaveImage", 480, images=decoded["IMAGE"], filename_prefix=prefix)
+
+
+def train(b: Workflow, title: str, base: Added, reference: Added, prompt: str, name: str, identifier: str) -> Added:
+    """Two columns: prompts and a training, with its loss."""
+    positive, empty = prompts(b, base, prompt, training=True)
+    b.column(400)
+    trained = b.add(
+        "P3S_Train",
+        960,
+        title,
+        model=base["MODEL"],
+        vae=base["VAE"],
+        reference=reference["reference"],
+        positive=positive["CONDITIONING"],
+        empty=empty["CONDITIONING"],
+        name=name,
+        steps=250,
+        identifier=identifier,
+    )
+    return trained
+
+
+def rngr(b: Workflow, vision: Added | None, image: Any, points: Any, title: str = "", **more: Any) -> Added:
+    assert vision
+    return b.add("P3S_RNGRMask", 560, title, clip_vision=vision["CLIP_VISION"], image=image, points=points, **more)
+
+
+def apply(b: Workflow, model: Any, subject: Any, title: str = "", **more: Any) -> Added:
+    return b.add("P3S_Apply", 300, title, model=model, subject=subject, **more)

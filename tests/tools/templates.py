@@ -1,0 +1,397 @@
+"""The example workflows. `python tests/tools/generate.py templates` writes them into example_workflows/."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tools.template_parts import (
+    CHECKPOINT,
+    CONTROLNET,
+    NEGATIVE,
+    NO_POINTS,
+    PHOTO,
+    SAMPLER,
+    SUBJECT,
+    SUBJECTS,
+    apply,
+    generate,
+    models,
+    needed,
+    prompts,
+    rngr,
+    save,
+    train,
+)
+from tools.template_toy import try_without_downloads
+from tools.workflow_builder import Workflow
+
+
+def train_and_generate(b: Workflow) -> None:
+    base, vision = models(b)
+    b.group("2  Subject")
+    b.column(460)
+    b.note(
+        "Point out the subject",
+        220,
+        f"""
+1. **Upload your photo** in Point Picker. {PHOTO}
+2. **Click the subject** you want (+).
+3. **Right-click** a similar one that shall go (-). It is removed from the reference.
+
+Run, and look at RNGR Mask: blue is the subject, orange and hatched what is removed. A click elsewhere often helps.
+""",
+    )
+    picker = b.add("P3S_PointPicker", 560, image="example.png", points=NO_POINTS)
+    b.column(400)
+    mask = rngr(b, vision, picker["image"], picker["points"])
+    b.add("PreviewImage", 330, "Clean reference", images=mask["inpainted"])
+    b.group("3  Train")
+    b.column(400)
+    b.note(
+        "Train",
+        220,
+        """
+The prompt names the subject by a **rare word** (**sks**) and its **class** (**dog**): change the class to yours,
+here and on the right.
+
+**steps** 250 suits one photo. **0** follows **epochs** instead: 60 passes over 3 to 5 photos, as in the paper.
+
+The subject is saved to **models/p3s** under **name**. Nothing is trained again until an input of this group changes.
+""",
+    )
+    trained = train(b, "", base, mask, "a photo of a sks dog", "my_subject", "sks")
+    b.add("LossGraphNode", 330, loss=trained["loss_map"], filename_prefix="loss_graph")
+    b.group("4  Generate")
+    b.column(420)
+    b.note(
+        "Generate",
+        180,
+        """
+Use the rare word and the class in every prompt.
+
+- Subject too weak: raise **strength** in Apply P3S.
+- Prompt ignored: lower it, or raise **start_percent** a little.
+- Weight Schedule is the weight over time; without it the paper's is used.
+""",
+    )
+    schedule = b.add("P3S_WeightSchedule", 480)
+    applied = apply(b, base["MODEL"], trained["subject"], schedule=schedule["schedule"])
+    generate(b, base, applied["model"], "a photo of a sks dog on the beach")
+
+
+def apply_saved_subject(b: Workflow) -> None:
+    b.group("1  Model and subject")
+    b.column(440)
+    b.note(
+        "Apply a saved subject",
+        300,
+        needed("checkpoint", "subject")
+        + """
+
+Use the checkpoint that the subject was trained on; others of the SD 1.5 family work, with less likeness.
+
+The description tells the rare word (**sks**) that stands for the subject in prompts. A file that was just copied
+there is listed after a refresh (key R).
+""",
+    )
+    base = b.add("CheckpointLoaderSimple", 98, ckpt_name=CHECKPOINT)
+    subject = b.add("P3S_LoadSubject", 78, subject_file=SUBJECT)
+    b.add("PreviewAny", 230, "About the subject", source=subject["description"])
+    b.group("2  Apply")
+    b.column(400)
+    schedule = b.add("P3S_WeightSchedule", 480)
+    applied = apply(b, base["MODEL"], subject["subject"], schedule=schedule["schedule"])
+    b.group("3  Generate")
+    generate(b, base, applied["model"], "a photo of a sks dog in the snow")
+
+
+def with_controlnet(b: Workflow) -> None:
+    b.group("1  Model and subject")
+    b.column(440)
+    b.note(
+        "A saved subject in a given pose",
+        280,
+        needed("checkpoint", "subject", "controlnet")
+        + """
+
+The subject comes from the file, the outlines from the picture that you load on the right. P3S and ControlNet change
+different places of the model, so both can be used at once, in any order.
+""",
+    )
+    base = b.add("CheckpointLoaderSimple", 98, ckpt_name=CHECKPOINT)
+    subject = b.add("P3S_LoadSubject", 78, subject_file=SUBJECT)
+    applied = apply(b, base["MODEL"], subject["subject"])
+    b.group("2  ControlNet")
+    b.column(400)
+    b.note(
+        "Outlines",
+        130,
+        """
+**Upload a picture** whose outlines the result shall follow.
+
+Subject hidden by the outlines: lower the ControlNet's **strength** or **end_percent**.
+""",
+    )
+    loaded = b.add("LoadImage", 330, image="example.png")
+    outlines = b.add("Canny", 82, image=loaded["IMAGE"], low_threshold=0.4, high_threshold=0.8)
+    b.add("PreviewImage", 280, "Outlines", images=outlines["IMAGE"])
+    control = b.add("ControlNetLoader", 58, control_net_name=CONTROLNET)
+    b.group("3  Generate")
+    b.column(420)
+    positive, negative = prompts(b, base, "a photo of a sks dog in the snow")
+    conditions = b.add(
+        "ControlNetApplyAdvanced",
+        186,
+        positive=positive["CONDITIONING"],
+        negative=negative["CONDITIONING"],
+        control_net=control["CONTROL_NET"],
+        image=outlines["IMAGE"],
+        vae=base["VAE"],
+        strength=0.8,
+        start_percent=0,
+        end_percent=0.8,
+    )
+    latent = b.add("EmptyLatentImage", 106, width=512, height=512, batch_size=1)
+    b.column(420)
+    sampled = b.add(
+        "KSampler",
+        262,
+        model=applied["model"],
+        positive=conditions["positive"],
+        negative=conditions["negative"],
+        latent_image=latent["LATENT"],
+        **SAMPLER,
+    )
+    save(b, sampled, base["VAE"])
+
+
+def two_similar_subjects(b: Workflow) -> None:
+    base, vision = models(b)
+    b.group("2  One photo, pointed at twice")
+    b.column(460)
+    b.note(
+        "Two subjects of one photo",
+        260,
+        f"""
+Each of two similar subjects gets its own training, and the other one is left out of its reference.
+
+1. **Upload your photo** in the upper Point Picker; the lower one shows the same. {PHOTO}
+2. In the upper one **click the first** subject and **right-click the second**.
+3. In the lower one **click the second** and **right-click the first**.
+4. Run, and compare the two clean references.
+""",
+    )
+    first = b.add("P3S_PointPicker", 560, "First subject", image="example.png", points=NO_POINTS)
+    second = b.add(
+        "P3S_PointPicker", 560, "Second subject", image="example.png", points=NO_POINTS, linked_image=first["image"]
+    )
+    masks = []
+    b.column(400)
+    for picker, title in ((first, "first subject"), (second, "second subject")):
+        mask = rngr(b, vision, picker["image"], picker["points"], f"RNGR Mask, {title}")
+        b.add("PreviewImage", 260, f"Clean reference, {title}", images=mask["inpainted"])
+        masks.append(mask)
+    trained = []
+    for number, (mask, word, name) in enumerate(zip(masks, ("sks", "olis"), ("first", "second"), strict=True), 3):
+        b.group(f"{number}  Train the {name}")
+        b.column(400)
+        b.note(
+            f"The {name} subject is called {word}",
+            160,
+            f"""
+The prompt holds its own **rare word** (**{word}**) and the **class** (**dog**): change the class to yours.
+
+The subject is saved to **models/p3s**; the template **two_subjects_with_masks** puts both into one picture.
+""",
+        )
+        trained.append(train(b, "", base, mask, f"a photo of a {word} dog", f"my_{name}_subject", word))
+    b.group("5  Generate each of them")
+    b.column(400)
+    b.note(
+        "Generate",
+        120,
+        """
+The same model, seed and place, once with each subject: the two pictures differ in the dog that was clicked.
+""",
+    )
+    applied = [
+        apply(b, base["MODEL"], one["subject"], f"Apply the {n}")
+        for one, n in zip(trained, ("first", "second"), strict=True)
+    ]
+    latent = b.add("EmptyLatentImage", 106, width=512, height=512, batch_size=1)
+    negative = b.add("CLIPTextEncode", 110, "Negative prompt", clip=base["CLIP"], text=NEGATIVE)
+    for model, word, name in zip(applied, ("sks", "olis"), ("first", "second"), strict=True):
+        b.column(400)
+        prompt = f"a photo of a {word} dog on the beach"
+        positive = b.add("CLIPTextEncode", 110, f"Prompt of the {name}", clip=base["CLIP"], text=prompt)
+        sampled = b.add(
+            "KSampler",
+            262,
+            model=model["model"],
+            positive=positive["CONDITIONING"],
+            negative=negative["CONDITIONING"],
+            latent_image=latent["LATENT"],
+            **SAMPLER,
+        )
+        decoded = b.add("VAEDecode", 46, samples=sampled["LATENT"], vae=base["VAE"])
+        b.add("SaveImage", 420, images=decoded["IMAGE"], filename_prefix=f"P3S_{name}")
+
+
+def two_subjects_with_masks(b: Workflow) -> None:
+    b.group("1  Model and subjects")
+    b.column(440)
+    b.note(
+        "Two saved subjects in one picture",
+        280,
+        needed("checkpoint", "subjects")
+        + """
+
+Each subject acts in its half only: the first one on the left, the second one on the right. The template
+**two_similar_subjects** trains two subjects of one photo.
+""",
+    )
+    base = b.add("CheckpointLoaderSimple", 98, ckpt_name=CHECKPOINT)
+    subjects = [
+        b.add("P3S_LoadSubject", 78, title, subject_file=file)
+        for title, file in zip(("First", "Second"), SUBJECTS, strict=True)
+    ]
+    b.group("2  Where")
+    b.column(400)
+    b.note(
+        "Masks",
+        150,
+        """
+White is where a subject acts. The left half is drawn here, and the right one is what remains. Any other mask will
+do; its size does not matter, and soft edges are kept.
+""",
+    )
+    nothing = b.add("SolidMask", 106, "The whole picture", value=0, width=512, height=512)
+    half = b.add("SolidMask", 106, "A half", value=1, width=256, height=512)
+    left = b.add(
+        "MaskComposite", 146, "Left half", destination=nothing["MASK"], source=half["MASK"], x=0, y=0, operation="add"
+    )
+    right = b.add("InvertMask", 46, "Right half", mask=left["MASK"])
+    shown = b.add("MaskToImage", 46, mask=left["MASK"])
+    b.add("PreviewImage", 260, "Left half", images=shown["IMAGE"])
+    b.group("3  Apply")
+    b.column(400)
+    b.note(
+        "One after the other",
+        130,
+        """
+Two Apply P3S in a row, each with its own subject, strength and mask. Every subject adds its copy to the price of a
+step.
+""",
+    )
+    model = base["MODEL"]
+    for subject, side, title in zip(subjects, (left, right), ("Apply the first", "Apply the second"), strict=True):
+        model = apply(b, model, subject["subject"], title, mask=side["MASK"])["model"]
+    b.group("4  Generate")
+    generate(b, base, model, "a photo of two dogs, a sks dog on the left, an olis dog on the right, in the snow")
+
+
+def external_inpainting(b: Workflow) -> None:
+    base, vision = models(b)
+    b.group("2  Subject")
+    b.column(460)
+    b.note(
+        "A better clean reference",
+        240,
+        f"""
+The built-in fill blurs. Here Stable Diffusion paints over the unwanted subject instead; any other way to inpaint
+will do.
+
+1. **Upload your photo** in Point Picker. {PHOTO}
+2. **Click the subject**, **right-click** the one that shall go.
+3. In **What is behind it** describe what shall be seen in its place.
+""",
+    )
+    picker = b.add("P3S_PointPicker", 560, image="example.png", points=NO_POINTS)
+    b.column(400)
+    scaled = b.add(
+        "ImageScale",
+        154,
+        "Size for inpainting",
+        image=picker["image"],
+        upscale_method="lanczos",
+        width=768,
+        height=0,
+        crop="disabled",
+    )
+    rough = rngr(b, vision, scaled["IMAGE"], picker["points"], "RNGR Mask, where it is")
+    wider = b.add("GrowMask", 82, mask=rough["negative_mask"], expand=12, tapered_corners=True)
+    b.group("3  Inpaint")
+    b.column(400)
+    behind = b.add(
+        "CLIPTextEncode", 110, "What is behind it", clip=base["CLIP"], text="an empty meadow, blurred background"
+    )
+    avoid = b.add("CLIPTextEncode", 110, "What shall not be there", clip=base["CLIP"], text="dog, animal, person")
+    conditions = b.add(
+        "InpaintModelConditioning",
+        138,
+        positive=behind["CONDITIONING"],
+        negative=avoid["CONDITIONING"],
+        vae=base["VAE"],
+        pixels=scaled["IMAGE"],
+        mask=wider["MASK"],
+        noise_mask=True,
+    )
+    sampled = b.add(
+        "KSampler",
+        262,
+        model=base["MODEL"],
+        positive=conditions["positive"],
+        negative=conditions["negative"],
+        latent_image=conditions["latent"],
+        **{**SAMPLER, "steps": 30},
+    )
+    b.column(400)
+    decoded = b.add("VAEDecode", 46, samples=sampled["LATENT"], vae=base["VAE"])
+    pasted = b.add(
+        "ImageCompositeMasked",
+        146,
+        "Only there",
+        destination=scaled["IMAGE"],
+        source=decoded["IMAGE"],
+        mask=wider["MASK"],
+        x=0,
+        y=0,
+        resize_source=True,
+    )
+    clean = rngr(
+        b, vision, scaled["IMAGE"], picker["points"], "RNGR Mask with the inpainted photo", inpainted=pasted["IMAGE"]
+    )
+    b.add("PreviewImage", 300, "Clean reference", images=clean["inpainted"])
+    b.group("4  Train")
+    b.column(400)
+    b.note(
+        "Train",
+        140,
+        """
+As in **train_and_generate**: change the class in the prompt to yours. The subject is saved to **models/p3s**, and
+the template **apply_saved_subject** generates it.
+""",
+    )
+    train(b, "", base, clean, "a photo of a sks dog", "my_subject", "sks")
+
+
+TEMPLATES: dict[str, Callable[[Workflow], None]] = {
+    make.__name__: make
+    for make in (
+        train_and_generate,
+        apply_saved_subject,
+        with_controlnet,
+        two_similar_subjects,
+        two_subjects_with_masks,
+        external_inpainting,
+        try_without_downloads,
+    )
+}
+
+
+def build(name: str, info: dict[str, Any]) -> dict[str, Any]:
+    """A template by name, for a host whose GET /object_info is given."""
+    workflow = Workflow(info)
+    TEMPLATES[name](workflow)
+    return workflow.saved(0.6 if name == "train_and_generate" else 0.7)
