@@ -24,8 +24,21 @@ export function passWheel(event, app) {
   app.canvas.processMouseWheel(event)
 }
 
-/** The node's own picture of a run is not drawn: the widget shows more. */
+/**
+ * The node's own pictures are not shown: the widget shows more. Nodes 2.0 goes by the property. The canvas does not: it
+ * adds its preview in onDrawBackground while the node has `imgs`, so these are out of sight while that, and whatever
+ * other extensions have chained to it, runs.
+ */
 export function hideOutputImages(node) {
   node.hideOutputImages = true
-  node.onDrawBackground = () => {}
+  const before = node.onDrawBackground
+  node.onDrawBackground = function (...args) {
+    const images = this.imgs
+    this.imgs = undefined
+    try {
+      return before?.apply(this, args)
+    } finally {
+      this.imgs ??= images
+    }
+  }
 }
