@@ -14,10 +14,11 @@ import folder_paths
 from ..p3s.errors import SubjectFileError
 from ..p3s.files import SUFFIX, safe_name
 from ..p3s.subject import Subject, SubjectInfo, load_info, load_subject, save_new_subject
+from ..p3s.training_settings import TrainSettings
+from ..p3s.training_state import may_go_on
 from . import folders
 
 STATE = ".training"  # suffix of the state of an unfinished training
-STATE_KEY = 16  # digits of its key in the file's name
 
 log = logging.getLogger("p3s")
 
@@ -74,12 +75,30 @@ def trained_before(wanted: SubjectInfo, name: str) -> Filed | None:
     return None
 
 
-def state_file(key: str, name: str) -> Path:
-    """Where the state of an unfinished training is kept: the file of the training with this key, by whatever name, or
-    a new one called ``name``, beside the subjects or else in the output folder."""
-    found = [path for folder in _places() for path in Path(folder).glob(f"*_{key[:STATE_KEY]}{STATE}")]
+def state_file(key: str, name: str, settings: TrainSettings | None) -> Path:
+    """Where the state of an unfinished training is kept: the file of the training with this key (``state_key``), by
+    whatever name, or a new one called ``name``, beside the subjects or else in the output folder.
+
+    If there is none, that of a training whose loss was no longer finite becomes it, where ``settings`` are a remedy
+    (None: it is left alone).
+    """
+    found = _states(f"*_{key}")
+    if found:
+        return found[0]
     writable = [folder for folder in _places() if os.access(folder, os.W_OK)]
-    return next(iter(found), Path((writable or _places())[0]) / f"{safe_name(name)}_{key[:STATE_KEY]}{STATE}")
+    path = Path((writable or _places())[0]) / f"{safe_name(name)}_{key}{STATE}"
+    for stopped in _states(f"*_{key[:8]}????????"):
+        if settings is not None and may_go_on(stopped, settings):
+            try:
+                path = stopped.replace(stopped.with_name(path.name))
+            except OSError:  # a folder that is read only
+                path = stopped
+            break
+    return path
+
+
+def _states(pattern: str) -> list[Path]:
+    return [path for folder in _places() for path in sorted(Path(folder).glob(pattern + STATE))]
 
 
 def _places() -> tuple[str, str]:

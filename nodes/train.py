@@ -103,8 +103,9 @@ class Train(io.ComfyNode):
             _show(cls, filed)
             return _output(filed, filed.subject.info.loss_map)
 
-        checkpoints = Checkpoints(filing.state_file(task.state_key, name), checkpoint_every)
         resumes = resume and not retrain
+        state = filing.state_file(task.state_key, name, task.settings if resumes else None)
+        checkpoints = Checkpoints(state, checkpoint_every)
         outcome = train_run.run(cls, model, task, preview_every, checkpoints, resumes)
         filed = filing.save(outcome.subject, safe_name(name) + outcome.ending)
         if outcome.result.completed and filed.path:

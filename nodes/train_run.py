@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,20 +11,25 @@ import torch
 
 from ..p3s.errors import TrainingError
 from ..p3s.loss_map import FILED, loss_map
+from ..p3s.memory_estimate import estimate_memory
 from ..p3s.pipeline import subject_of
 from ..p3s.preview import preview
 from ..p3s.subject import Subject
 from ..p3s.subject_copy import SubjectCopy
 from ..p3s.training import Checkpoints, TrainResult, TrainState, train
+from ..p3s.training_memory import check_memory
 from ..p3s.training_state import load_state
 from ..p3s.training_step import DTYPES
 from ..p3s.unet import UNet
+from ..p3s.unet_config import UNetConfig
 from .host import memory
 from .host import run as host
 from .host.preview import picture
 from .host.progress import Progress, check_cancelled
-from .host.weights import base_weights
+from .host.weights import base_weights, unet_config
 from .train_task import Task
+
+log = logging.getLogger("p3s")
 
 
 @dataclass(frozen=True)
@@ -49,10 +55,12 @@ class Outcome:
         """What to tell the user; ``state`` is the file from which the training can be resumed, ``resumes`` whether the
         same queue does that."""
         told = [f"resumed after step {self.resumed}"] if self.resumed else []
+        told += [f"{name} {before} until then, {now} from there on" for _, name, before, now in self.result.changes]
         told += self.notes
         if not self.result.completed and state.exists():
             size = state.stat().st_size / 2**20
             how = "queue again" if resumes else "turn resume on and retrain off, then queue again"
+            how = f"lower the rate, and {how}" if self.result.diverged else how
             told.append(f"{how} to resume it from {state} ({size:.0f} MiB; delete it if you do not want to)")
         return told
 
@@ -79,8 +87,13 @@ def run(node: Any, model: Any, task: Task, preview_every: int, checkpoints: Chec
 def _run(node: Any, model: Any, task: Task, preview_every: int, checkpoints: Checkpoints, resume: bool) -> Outcome:
     device, settings, first = host.device(), task.settings, task.examples[0]
     state, notes = _state(checkpoints.path) if resume else (None, ())
-    weights = base_weights(model)
     memory.unload_models()
+    scarce = _scarce(unet_config(model), task)
+    if scarce is not None:
+        log.warning("Train P3S: %s", scarce)
+        host.show_text(node, scarce)
+        notes = (*notes, scarce)
+    weights = base_weights(model)
     memory.reset_peak()
     copy = SubjectCopy.from_base(
         weights, task.copy_settings, first.tokens.shape[-1], settings.zero_init, settings.seed
@@ -95,8 +108,12 @@ def _run(node: Any, model: Any, task: Task, preview_every: int, checkpoints: Che
 
     with Progress(node, look, preview_every) as progress:
         result = train(base, copy, task.examples, task.empty, task.noise, settings, progress.update, checkpoints, state)
+    trained = task.info.train_settings
+    if result.changes:
+        trained = trained | {"changes": [list(change) for change in result.changes]}
     info = replace(
         task.info,
+        train_settings=trained,
         steps=len(result.reports),
         completed=result.completed,
         loss_map=loss_map(result.reports, FILED),
@@ -104,6 +121,17 @@ def _run(node: Any, model: Any, task: Task, preview_every: int, checkpoints: Che
     subject = subject_of(copy, task.references, info)
     resumed = len(state.reports) if state is not None else 0
     return Outcome(subject, result, resumed, (*notes, *result.warnings), progress.cancelled)
+
+
+def _scarce(config: UNetConfig, task: Task) -> str | None:
+    """What to tell the user before a training for which memory is scarce. Raises TrainingError where there is far too
+    little."""
+    try:
+        estimate = estimate_memory(config, task.examples, task.copy_settings, task.settings)
+    except Exception:  # it needs parts of torch that change: a training is not to fail for a forecast
+        log.warning("Train P3S: the memory that this training needs could not be estimated", exc_info=True)
+        return None
+    return check_memory(estimate, *memory.room(), task.copy_settings, task.settings)
 
 
 def _state(path: Path) -> tuple[TrainState | None, tuple[str, ...]]:

@@ -13,7 +13,7 @@ from ..p3s.rngr import Reference
 from ..p3s.subject import SubjectInfo
 from ..p3s.subject_copy import CopySettings
 from ..p3s.training import Example, TrainSettings, check_base, check_examples
-from ..p3s.training_key import training_key
+from ..p3s.training_key import state_key, training_key
 from ..p3s.views import examples_of
 from .host import conditions, weights
 
@@ -23,7 +23,7 @@ class Task:
     """A training to be done on a MODEL.
 
     ``references``: an example of each reference, for the subject file, as is ``info``, whose steps and losses are not
-    known yet. ``state_key``: the key that it shares with trainings of more steps, which may go on from its state.
+    known yet. ``state_key``: see ``p3s.training_key.state_key``.
     """
 
     examples: list[Example]
@@ -83,5 +83,5 @@ def make_task(
         copy_settings,
         [group[0] for group in groups],
         info,
-        training_key(*inputs, to_the_end=False),
+        state_key(*inputs),
     )

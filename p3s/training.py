@@ -20,7 +20,7 @@ from .losses import total_loss
 from .subject_copy import SubjectCopy
 from .training_memory import free_cached_memory, is_out_of_memory, ways_to_save
 from .training_settings import TrainSettings
-from .training_state import Checkpoints, TrainState, inputs_of
+from .training_state import Change, Checkpoints, TrainState, inputs_of
 from .training_step import (
     Batch,
     Example,
@@ -64,12 +64,15 @@ __all__ = [
 class TrainResult:
     """What a training gave: a report per step, whether it ran to its end, and the error that ended it early, if one
     did. The weights are in the copy. ``warnings``: what went wrong without ending it, such as a checkpoint that could
-    not be written."""
+    not be written. ``diverged``: whether it ended because the loss or a gradient was not finite. ``changes``: settings
+    that were changed on the way, see :class:`TrainState`."""
 
     reports: tuple[StepReport, ...]
     completed: bool
     error: Exception | None = None
     warnings: tuple[str, ...] = ()
+    diverged: bool = False
+    changes: tuple[Change, ...] = ()
 
 
 #: Called after every step; a training stops early when it returns False.
@@ -109,8 +112,9 @@ def train(
     optimiser may leave some weights a step ahead; a warning says so.) A step that runs out of memory is tried once
     more with gradient checkpointing. With ``checkpoints`` the state is written to disk;
     ``resume``, such a state, goes on from there with a copy made as before: interrupted and resumed is the same as
-    uninterrupted, bit for bit on one machine. Raises :class:`TrainingError` for inputs that do not fit together or are
-    not those of ``resume``, before the first step.
+    uninterrupted, bit for bit on one machine. A training that ended because of a loss that is not finite goes on only
+    with a lower learning rate or a more exact precision. Raises :class:`TrainingError` for inputs that do not fit
+    together or are not those of ``resume``, before the first step.
     """
     check_examples(base.config, examples, empty_prompt)
     run = _Run(base, copy, examples, empty_prompt, noise, settings, checkpoints)
@@ -133,7 +137,7 @@ def train(
     completed = len(run.reports) == run.total
     if not completed:
         run.save()
-    return TrainResult(tuple(run.reports), completed, error, tuple(run.warnings))
+    return TrainResult(tuple(run.reports), completed, error, tuple(run.warnings), run.diverged, run.changes)
 
 
 class _Run:
@@ -159,6 +163,8 @@ class _Run:
         self.queue: list[list[int]] = []  # the batches that are left of the epoch
         self.reports: list[StepReport] = []
         self.warnings: list[str] = []
+        self.diverged = False
+        self.changes: tuple[Change, ...] = ()
         self._good: _Place | None = None  # what of the state a step changes before it is known to be good
         self._saved = 0
 
@@ -253,6 +259,7 @@ class _Run:
         norm = torch.nn.utils.clip_grad_norm_(self.copy.parameters(), float("inf"))  # measured, never clipped
         bad = loss if self.scaler.is_enabled() and self.scaler.get_scale() > 1 else loss + norm
         if not torch.isfinite(bad):
+            self.diverged = True
             raise TrainingError(
                 f"the loss is no longer finite at step {number} of {self.total}: lower learning_rate "
                 f"(now {self.settings.learning_rate:g}), or train in fp32 (now {self.settings.precision})"
@@ -265,23 +272,33 @@ class _Run:
     def restore(self, state: TrainState) -> None:
         """Go on from ``state``. Raises TrainingError when it is that of another training."""
         state.check(self._inputs, self.examples, self.empty_prompt)
-        if len(state.reports) > self.total:
+        done = len(state.reports)
+        if done > self.total:
             raise TrainingError(
-                f"the training that was interrupted has {len(state.reports)} steps already, and {self.total} are asked "
-                f"for: ask for at least {len(state.reports)}, or turn resume off to start anew"
+                f"the training that was interrupted has {done} steps already, and {self.total} are asked "
+                f"for: ask for at least {done}, or turn resume off to start anew"
             )
+        changed = [n for n in self.settings.REMEDIES if state.inputs[n] != self._inputs[n]]
+        texts = ((n, state.inputs[n].strip("'"), self._inputs[n].strip("'")) for n in changed)
+        self.changes = (*state.changes, *((done, *text) for text in texts))
         self.examples, self.empty_prompt = state.examples, state.empty_prompt  # exactly those of before
         self.copy.load_state_dict(state.weights)
+        rates = [group["lr"] for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(dict(state.optimizer))
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
         self.scaler.load_state_dict(dict(state.scaler))
         self.generator.set_state(state.generator)
         self.queue = list(state.queue)
         self.reports = [replace(report, total=self.total) for report in state.reports]
-        self._saved = len(self.reports)
+        self._saved = done
+        self._good = _Place(state.generator, list(state.queue))
 
     def save(self) -> None:
         """Write the state after the last good step. What keeps it from being written becomes a warning."""
-        if self.checkpoints is None or self._good is None or self._saved == len(self.reports):
+        if self.checkpoints is None or self._good is None:
+            return
+        if self._saved == len(self.reports) and not self.diverged:
             return
         state = TrainState(
             self._inputs,
@@ -293,6 +310,8 @@ class _Run:
             self.scaler.state_dict(),
             self._good.generator,
             self._good.queue,
+            self.diverged,
+            self.changes,
         )
         try:
             state.save(self.checkpoints.path)

@@ -1,10 +1,10 @@
-"""A key by which a training that was done before is found again: equal keys mean equal trained weights."""
+"""Keys by which a training that was done before, or was not finished, is found again."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 
 from torch import Tensor
@@ -26,17 +26,44 @@ def training_key(
     noise: NoiseSchedule,
     copy_settings: CopySettings,
     train_settings: TrainSettings,
-    to_the_end: bool = True,
 ) -> str:
-    """sha256 (hex) of all that the result of a training depends on.
+    """sha256 (hex) of all that the result of a training depends on: equal keys mean equal trained weights (but for a
+    training whose settings were changed on the way, see ``TrainState.changes``).
 
     ``base_fingerprint``: of the base's weights as they are trained on, LoRAs included (``p3s.subject.fingerprint``).
-    The rest as for :func:`p3s.training.train`; every bit of the tensors counts. Without ``to_the_end`` the number of
-    steps does not count: this is the key of a training that may be resumed with more steps.
+    The rest as for :func:`p3s.training.train`; every bit of the tensors counts.
     """
+    steps = total_steps(examples, train_settings)
+    return _key(base_fingerprint, examples, empty_prompt, noise, copy_settings, train_settings, steps)
+
+
+def state_key(
+    base_fingerprint: str,
+    examples: Sequence[Example],
+    empty_prompt: Tensor,
+    noise: NoiseSchedule,
+    copy_settings: CopySettings,
+    train_settings: TrainSettings,
+) -> str:
+    """The key (16 hex digits) of a training that is not finished: the number of its steps does not count, since it may
+    be resumed with more. The first half does not depend on ``TrainSettings.REMEDIES`` either."""
+    inputs = (base_fingerprint, examples, empty_prompt, noise, copy_settings, train_settings)
+    return _key(*inputs, left_out=TrainSettings.REMEDIES)[:8] + _key(*inputs)[:8]
+
+
+def _key(
+    base_fingerprint: str,
+    examples: Sequence[Example],
+    empty_prompt: Tensor,
+    noise: NoiseSchedule,
+    copy_settings: CopySettings,
+    train_settings: TrainSettings,
+    steps: int | None = None,
+    left_out: Collection[str] = (),
+) -> str:
     digest = hashlib.sha256()
-    training = {name: value for name, value in asdict(train_settings).items() if name not in TrainSettings.NEUTRAL}
-    steps = total_steps(examples, train_settings) if to_the_end else None
+    left_out = {*TrainSettings.NEUTRAL, *left_out}
+    training = {name: value for name, value in asdict(train_settings).items() if name not in left_out}
     settings = [METHOD, base_fingerprint, noise.prediction, copy_settings.to_dict(), training, steps]
     digest.update(json.dumps(settings, sort_keys=True).encode())
     parts = [part for e in examples for part in (e.latent, e.tokens, e.prompt, e.view, e.counted)]

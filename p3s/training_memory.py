@@ -6,6 +6,8 @@ import gc
 
 import torch
 
+from .errors import TrainingError
+from .memory_estimate import MemoryEstimate
 from .subject_copy import CopySettings
 from .training_settings import TrainSettings
 
@@ -20,6 +22,37 @@ def is_out_of_memory(error: BaseException) -> bool:
     return known or any(sign in text for sign in SIGNS)
 
 
+#: Share of the free memory up to which a training is expected to fit without being close.
+CLOSE = 0.9
+
+
+def check_memory(
+    estimate: MemoryEstimate, free: int, largest: int, copy_settings: CopySettings, settings: TrainSettings
+) -> str | None:
+    """What to tell the user before the first step, if memory is scarce. ``free``: bytes of the device that are free
+    now; ``largest``: all that it can have, swap included.
+
+    Raises :class:`TrainingError` where not even the smallest picture could be trained. Anything else may work: models
+    are moved away, drivers lend memory, and a step that runs out of it is made again with checkpointing.
+    """
+    if estimate.least > largest:
+        change = ways_to_save(copy_settings, settings, whatever_the_picture=True)
+        raise TrainingError(
+            f"weights, gradients and optimizer of this training take {_gib(estimate.least)}, and the device has "
+            f"{_gib(largest)}: {change or 'it needs a device with more memory'}"
+        )
+    if estimate.peak <= CLOSE * free:
+        return None
+    return (
+        f"memory is scarce: a step takes about {_gib(estimate.peak)}, and {_gib(free)} are free. Should it fail or be "
+        f"very slow: {ways_to_save(copy_settings, settings)}"
+    )
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"
+
+
 def free_cached_memory(device: torch.device) -> None:
     """Hand back what torch keeps for later."""
     gc.collect()
@@ -27,17 +60,18 @@ def free_cached_memory(device: torch.device) -> None:
         getattr(torch, device.type).empty_cache()
 
 
-def ways_to_save(copy_settings: CopySettings, settings: TrainSettings) -> str:
-    """What a user can change so that a training needs less memory, the most effective first."""
+def ways_to_save(copy_settings: CopySettings, settings: TrainSettings, whatever_the_picture: bool = False) -> str:
+    """What a user can change so that a training needs less memory, the most effective first; empty if all is done.
+    ``whatever_the_picture``: only what makes weights, gradients and the optimiser's state smaller."""
     ways = []
     if copy_settings.kind == "full":
         ways.append('train a low-rank copy (kind = "lora")')
-    if settings.batch_size > 1:
+    if settings.batch_size > 1 and not whatever_the_picture:
         ways.append(f"lower batch_size (now {settings.batch_size})")
-    if not settings.checkpointing:
+    if not settings.checkpointing and not whatever_the_picture:
         ways.append("turn checkpointing on")
     if settings.precision == "fp32":
         ways.append('set precision to "bf16"')
     if settings.optimizer == "adamw" and copy_settings.kind == "full":
         ways.append('set optimizer to "adamw8bit"')
-    return ", or ".join([*ways, "lower the resolution"])
+    return ", or ".join([*ways, *([] if whatever_the_picture else ["lower the resolution"])])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import hashlib
 import pickle
@@ -27,13 +28,19 @@ FORMAT_VERSION = 1
 SAME = 0.02
 
 
+#: After which step, name of the setting, value before, value from then on.
+Change = tuple[int, str, str, str]
+
+
 @dataclass(frozen=True, eq=False)
 class TrainState:
     """A training after some steps; :func:`p3s.training.train` goes on from it as if it had not been interrupted.
 
     inputs: names and values of what the training depends on (:func:`inputs_of`). examples, empty_prompt: those it is
     trained on. weights, optimizer, scaler: their state dicts. generator, queue: the state of the random generator, and
-    the batches that are left of the epoch, as lists of example numbers.
+    the batches that are left of the epoch, as lists of example numbers. diverged: whether the next step's loss or
+    gradients were not finite. changes: what was changed to go on after that, as (after which step, name, value before,
+    value from then on).
     """
 
     inputs: Mapping[str, str]
@@ -45,6 +52,8 @@ class TrainState:
     scaler: Mapping[str, Any]
     generator: Tensor
     queue: list[list[int]]
+    diverged: bool = False
+    changes: tuple[Change, ...] = ()
 
     def save(self, path: Path) -> Path:
         """Write the state to ``path``, all or nothing. Raises SubjectFileError when the disk does not take it; a state
@@ -55,16 +64,20 @@ class TrainState:
             "examples": [{name: getattr(e, name) for name in Example.__dataclass_fields__} for e in self.examples],
             "reports": [asdict(report) for report in self.reports],
         }
-        names = ("empty_prompt", "weights", "optimizer", "scaler", "generator", "queue")
+        names = ("empty_prompt", "weights", "optimizer", "scaler", "generator", "queue", "diverged", "changes")
         content |= {name: getattr(self, name) for name in names}
         return write_atomic(path, lambda file: torch.save(content, file), overwrite=True)
 
     def check(self, inputs: Mapping[str, str], examples: Sequence[Example], empty_prompt: Tensor) -> None:
-        """Raise :class:`TrainingError` naming what differs unless these are what the state was trained on."""
+        """Raise :class:`TrainingError` naming what differs unless these are what the state was trained on.
+
+        A state that diverged would do so again: it needs a lower learning rate or a more exact precision.
+        """
+        remedied = self.diverged and _remedied(self.inputs, inputs)
         wrong = [
             f"{name} (was {_short(self.inputs.get(name))}, is {_short(inputs.get(name))})"
             for name in sorted(self.inputs.keys() | inputs.keys())
-            if self.inputs.get(name) != inputs.get(name)
+            if self.inputs.get(name) != inputs.get(name) and not (remedied and name in TrainSettings.REMEDIES)
         ]
         if [_shapes(e) for e in self.examples] != [_shapes(e) for e in examples] or not all(
             _same(a, b) for a, b in zip(_all_tensors(self.examples), _all_tensors(examples), strict=True)
@@ -76,6 +89,14 @@ class TrainState:
             raise TrainingError(
                 f"the training that was interrupted cannot be resumed with other inputs than it began with: "
                 f"{'; '.join(wrong)}. Give it those of before, or start anew"
+            )
+        if self.diverged and not remedied:
+            rate, precision = (ast.literal_eval(inputs[name]) for name in TrainSettings.REMEDIES)
+            raise TrainingError(
+                f"this training stopped after step {len(self.reports)} because the loss was no longer finite, and with "
+                f"the same settings it would do so again. To go on from there, lower learning_rate (now {rate:g})"
+                f"{'' if precision == 'fp32' else f', or train in fp32 (now {precision})'}; to begin anew, turn resume "
+                "off"
             )
 
 
@@ -90,6 +111,7 @@ def load_state(path: Path) -> TrainState:
         if version != FORMAT_VERSION:
             raise TrainingError(f"{path.name} was written by another version of P3S: start the training anew")
         examples = tuple(Example(**values) for values in content.pop("examples"))
+        content["changes"] = tuple(tuple(change) for change in content.get("changes", ()))
         reports = tuple(StepReport(**values) for values in content.pop("reports"))
         return TrainState(examples=examples, reports=reports, **content)
     except OSError as error:
@@ -98,6 +120,26 @@ def load_state(path: Path) -> TrainState:
         raise TrainingError(
             f"{path.name} is damaged, or not the state of a training: start the training anew"
         ) from error
+
+
+def may_go_on(path: Path, settings: TrainSettings) -> bool:
+    """Whether the state in a file diverged, and ``settings`` may keep it from doing so again."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # of gigabytes, a few bytes
+        wanted = {name: repr(getattr(settings, name)) for name in TrainSettings.REMEDIES}
+        return content["diverged"] and _remedied(content["inputs"], wanted)
+    except (
+        OSError,
+        RuntimeError,
+        EOFError,
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        SyntaxError,
+        pickle.UnpicklingError,
+    ):
+        return False
 
 
 @dataclass(frozen=True)
@@ -133,6 +175,18 @@ def inputs_of(base: UNet, copy_settings: CopySettings, noise: NoiseSchedule, set
         "the noise schedule": schedule,
         "prediction": noise.prediction,
     }
+
+
+def _remedied(before: Mapping[str, str], now: Mapping[str, str]) -> bool:
+    """Whether a setting that can keep a loss finite is better than before, and none is worse. The values are those of
+    :func:`inputs_of`."""
+
+    def ranks(inputs: Mapping[str, str]) -> list[float]:
+        rate, precision = (ast.literal_eval(inputs[name]) for name in TrainSettings.REMEDIES)
+        return [-rate, ("fp16", "bf16", "fp32").index(precision)]
+
+    pairs = list(zip(ranks(before), ranks(now), strict=True))
+    return all(b >= a for a, b in pairs) and any(b > a for a, b in pairs)
 
 
 def _short(value: str | None) -> str:

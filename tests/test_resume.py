@@ -11,7 +11,7 @@ from p3s.diffusion import NoiseSchedule
 from p3s.errors import SubjectFileError, TrainingError
 from p3s.subject_copy import CopySettings, SubjectCopy
 from p3s.training import Checkpoints, TrainSettings, train
-from p3s.training_state import load_state
+from p3s.training_state import load_state, may_go_on
 from p3s.unet_config import UNetConfig
 
 NOISE = NoiseSchedule.stable_diffusion()
@@ -182,6 +182,74 @@ def test_fewer_steps_than_were_trained_are_refused(base, kept):
     run(base, fresh(base), checkpoints=kept, stop=4)
     with pytest.raises(TrainingError, match="has 4 steps already, and 3 are asked for: ask for at least 4"):
         run(base, fresh(base), resume=load_state(kept.path), steps=3)
+
+
+# A loss that is no longer finite
+
+
+def diverged(base, kept, monkeypatch, **settings):
+    """A training that ends because the gradients of its fourth step are not finite."""
+    clip, calls = torch.nn.utils.clip_grad_norm_, []
+
+    def explode(*arguments):
+        calls.append(0)
+        return torch.tensor(float("inf")) if len(calls) == 4 else clip(*arguments)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", explode)
+    result = run(base, fresh(base), checkpoints=kept, **settings)
+    monkeypatch.undo()
+    assert result.diverged and len(result.reports) == 3
+    return result
+
+
+def test_with_the_same_settings_it_is_not_run_into_the_same_again(base, kept, monkeypatch):
+    assert "lower learning_rate (now 0.001)" in str(diverged(base, replace(kept, every=3), monkeypatch).error)
+    for worse in ({}, {"learning_rate": 2e-3}, {"learning_rate": 5e-4, "precision": "fp16"}):
+        with pytest.raises(TrainingError, match=r"cannot be resumed|stopped after step 3"):
+            run(base, fresh(base), resume=load_state(kept.path), **worse)
+    with pytest.raises(TrainingError, match=r"lower learning_rate \(now 0.001\); to begin anew, turn resume off"):
+        run(base, fresh(base), resume=load_state(kept.path))
+
+
+def test_with_a_lower_rate_it_goes_on_from_the_last_good_step(base, kept, monkeypatch):
+    diverged(base, kept, monkeypatch)
+    state, copy = load_state(kept.path), fresh(base)
+    assert may_go_on(kept.path, TrainSettings(learning_rate=1e-4))
+    result = run(base, copy, resume=state, checkpoints=kept, learning_rate=1e-4)
+    assert result.completed and not result.diverged
+    assert result.reports[:3] == tuple(replace(report, total=9) for report in state.reports)
+    assert result.changes == ((3, "learning_rate", "0.001", "0.0001"),)
+    unchanged = replace(state, diverged=False)
+    same_rate = fresh(base)
+    run(base, same_rate, resume=unchanged)
+    moved = [
+        torch.stack([(p - state.weights[k]).abs().max() for k, p in c.state_dict().items()]) for c in (copy, same_rate)
+    ]
+    assert moved[0].max() < moved[1].max() / 4, "the optimiser took the rate of before"
+
+
+def test_what_was_changed_is_remembered_over_a_second_interruption(base, kept, monkeypatch):
+    diverged(base, kept, monkeypatch, precision="bf16")
+    better = {"learning_rate": 1e-4, "precision": "fp32"}
+    run(base, fresh(base), 6, resume=load_state(kept.path), checkpoints=kept, **better)
+    state = load_state(kept.path)
+    assert not state.diverged
+    result = run(base, fresh(base), resume=state, **better)
+    assert result.completed
+    assert result.changes == ((3, "learning_rate", "0.001", "0.0001"), (3, "precision", "bf16", "fp32"))
+
+
+def test_only_a_training_that_diverged_goes_on_with_another_rate(base, kept, tmp_path, monkeypatch):
+    run(base, fresh(base), 2, checkpoints=kept)
+    assert not may_go_on(kept.path, TrainSettings(learning_rate=1e-4))
+    diverged(base, kept, monkeypatch)
+    assert not may_go_on(kept.path, TrainSettings(learning_rate=1e-3))
+    kept.path.write_bytes(kept.path.read_bytes()[:1000])
+    assert not may_go_on(kept.path, TrainSettings(learning_rate=1e-4))
+    assert not may_go_on(tmp_path / "nowhere", TrainSettings())
+
+
+# Files
 
 
 def test_a_disk_that_does_not_take_the_state_does_not_stop_the_training(base, kept, monkeypatch):

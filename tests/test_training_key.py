@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,12 +14,12 @@ from p3s.diffusion import NoiseSchedule
 from p3s.loss_map import loss_map
 from p3s.subject_copy import CopySettings
 from p3s.training import StepReport, TrainSettings
-from p3s.training_key import training_key
+from p3s.training_key import state_key, training_key
 
 NOISE = NoiseSchedule.stable_diffusion()
 
 
-def key(**changes: object) -> str:
+def key(of: Callable[..., str] = training_key, **changes: object) -> str:
     inputs = {
         "base_fingerprint": "ab" * 32,
         "examples": random_examples(2),
@@ -26,7 +28,7 @@ def key(**changes: object) -> str:
         "copy_settings": CopySettings(),
         "train_settings": TrainSettings(),
     }
-    return training_key(**{**inputs, **changes})
+    return of(**{**inputs, **changes})
 
 
 def test_equal_inputs_give_equal_keys() -> None:
@@ -69,10 +71,17 @@ def test_whatever_changes_the_result_changes_the_key(changes: dict[str, object])
 
 
 def test_a_training_may_be_resumed_with_more_steps() -> None:
-    state = key(to_the_end=False)
-    assert state != key()
-    assert state == key(to_the_end=False, train_settings=TrainSettings(steps=7))
-    assert state != key(to_the_end=False, train_settings=TrainSettings(seed=1))
+    state = key(state_key)
+    assert len(state) == 16
+    assert state == key(state_key, train_settings=TrainSettings(steps=7))
+    assert key(state_key, train_settings=TrainSettings(seed=1))[:8] != state[:8]
+
+
+@pytest.mark.parametrize("remedy", [{"learning_rate": 1e-6}, {"precision": "bf16"}])
+def test_a_training_that_diverged_is_found_with_another_rate_or_precision(remedy: dict[str, Any]) -> None:
+    other, state = key(state_key, train_settings=TrainSettings(**remedy)), key(state_key)
+    assert other[:8] == state[:8]
+    assert other[8:] != state[8:]
 
 
 def reports(count: int) -> list[StepReport]:

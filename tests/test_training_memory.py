@@ -152,10 +152,11 @@ class Scarce:
     [
         None,
         RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: not enough memory: you tried to"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you"),
         RuntimeError("MPS backend out of memory (MPS allocated: 5 GB)"),
         MemoryError(),
     ],
-    ids=["cuda", "cpu", "mps", "python"],
+    ids=["cuda", "windows", "linux", "mps", "python"],
 )
 def test_a_step_that_runs_out_of_memory_is_made_again_with_checkpointing(base, monkeypatch, error):
     whole, copy = fresh(base), fresh(base)
@@ -258,6 +259,13 @@ def test_only_what_is_not_yet_done_is_advised():
         assert word in full
     lean = TrainSettings(checkpointing=True, precision="bf16", optimizer="adamw8bit")
     assert ways_to_save(CopySettings(kind="lora"), lean) == "lower the resolution"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems lend more memory than they have")
+def test_what_the_allocator_of_this_machine_says_is_known():
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert is_out_of_memory(raised.value)
 
 
 # 16 bits

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import comfy.model_management
 import psutil
 import torch
@@ -11,6 +13,18 @@ def unload_models() -> None:
     """Move every model of the host out of the way before training needs the room."""
     comfy.model_management.unload_all_models()
     comfy.model_management.soft_empty_cache()
+
+
+def room() -> tuple[int, int]:
+    """Bytes that are free on the device that the host computes on, and all that it can have: of a CPU the swap as well.
+    Where the driver lends a GPU the system's memory (Windows), that too."""
+    device = comfy.model_management.get_torch_device()
+    free, total = (
+        get(device) for get in (comfy.model_management.get_free_memory, comfy.model_management.get_total_memory)
+    )
+    if device.type == "cpu":
+        return int(free), int(total + psutil.swap_memory().total)
+    return int(free), int(total + (psutil.virtual_memory().total if os.name == "nt" else 0))
 
 
 def give_back() -> None:

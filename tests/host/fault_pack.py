@@ -2,7 +2,8 @@
 
 Copied to custom_nodes, it reads the file ``fault.json`` in the server's base directory before every backward pass of
 torch: {"out_of_memory_from": n, "times": k} makes passes n, n + 1, ..., n + k - 1 (counted from the file's writing)
-raise what torch raises on a GPU whose memory is full.
+raise what torch raises on a GPU whose memory is full. {"free": n, "total": n} are what the host believes of its memory,
+in bytes.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import comfy.model_management
 import torch
 
 NODE_CLASS_MAPPINGS: dict[str, type] = {}
@@ -18,8 +20,8 @@ _backward = torch.Tensor.backward
 
 
 def _failing(self: torch.Tensor, *args: object, **keywords: object) -> None:
-    if ORDER.exists():
-        order = json.loads(ORDER.read_text())
+    order = _order()
+    if "out_of_memory_from" in order:
         order["passes"] = order.get("passes", 0) + 1
         ORDER.write_text(json.dumps(order))
         if 0 <= order["passes"] - order["out_of_memory_from"] < order["times"]:
@@ -27,4 +29,20 @@ def _failing(self: torch.Tensor, *args: object, **keywords: object) -> None:
     _backward(self, *args, **keywords)
 
 
+def _order() -> dict[str, int]:
+    return json.loads(ORDER.read_text()) if ORDER.exists() else {}
+
+
+def _believing(name: str) -> None:
+    real = getattr(comfy.model_management, f"get_{name}_memory")
+
+    def believed(*args: object, **keywords: object) -> object:
+        order = _order()
+        return order[name] if name in order else real(*args, **keywords)
+
+    setattr(comfy.model_management, f"get_{name}_memory", believed)
+
+
 torch.Tensor.backward = _failing  # type: ignore[method-assign]
+_believing("free")
+_believing("total")

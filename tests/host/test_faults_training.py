@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -200,3 +201,35 @@ def test_a_loss_that_explodes_keeps_the_last_good_step(faulty: Server, folder: P
     info = load_subject(path).info
     assert 1 <= info.steps < 30
     assert len(info.loss_map["loss"]) == info.steps
+
+    # The same again would come to the same; a lower rate goes on from there.
+    faulty.client.free()
+    result = faulty.client.run(job(faulty, learning_rate=1.0, steps=30)[0].g.graph)
+    assert result.error is not None
+    assert f"stopped after step {info.steps} because the loss was no longer finite" in result.error.message
+    assert "lower learning_rate (now 1); to begin anew, turn resume off" in result.error.message
+    told = train(faulty, learning_rate=1e-6, steps=30)
+    assert f"resumed after step {info.steps}; learning_rate 1.0 until then, 1e-06 from there on" in told
+    assert list(folder.glob("*.training")) == []
+    trained = load_subject(folder / "dog.safetensors").info
+    assert trained.completed
+    assert trained.train_settings["changes"] == [[info.steps, "learning_rate", "1.0", "1e-06"]]
+
+
+def test_scarce_memory_is_told_and_tried(faulty: Server, folder: Path, no_fault: None) -> None:
+    (faulty.base / "fault.json").write_text(json.dumps({"free": 2**20}))
+    told = train(faulty, steps=2)
+    assert told.startswith("2 steps trained, saved to")
+    assert re.search(r"memory is scarce: a step takes about 0\.\d GiB, and 0\.0 GiB are free", told)
+    assert 'kind = "lora"' in told
+
+
+def test_far_too_little_memory_is_refused_before_anything_is_trained(
+    faulty: Server, folder: Path, no_fault: None
+) -> None:
+    (faulty.base / "fault.json").write_text(json.dumps({"total": -(2**50)}))  # the machine's swap is added to it
+    result = faulty.client.run(job(faulty)[0].g.graph)
+    assert result.error is not None
+    assert "weights, gradients and optimizer of this training take" in result.error.message
+    assert 'train a low-rank copy (kind = "lora")' in result.error.message
+    assert list(folder.glob("*")) == []

@@ -1,0 +1,158 @@
+"""What a training step on SD 1.5 costs: work, time, memory and files; beside DreamBooth and ComfyUI's own Train LoRA.
+
+    python -m benchmarks.training                       all rows that the results lack, then the tables; hours, 20 GB
+    python -m benchmarks.training --limit 1             one of them, then the tables
+    python -m benchmarks.training --dry                 work and estimates alone of all rows, a minute
+    python -m benchmarks.training --table               the tables alone
+    python -m benchmarks.training --scale small --size 128 --out small.jsonl      a small network, a minute
+
+Weights are random. Every row is measured in a process of its own, so that one row's memory is not another's; the rows
+"in ComfyUI" run one after the other in one process of a ComfyUI that the tests find.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from host.hosts import find_hosts, host_at
+from host.inside import Inside
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "training.jsonl"
+GIB = 2**30
+CHECKPOINTS = {"small": "sd15-micro", "full": "sd15-full"}
+
+STEPS: tuple[dict[str, Any], ...] = (
+    *(
+        {"kind": kind, "precision": precision, "checkpointing": checkpointing}
+        for precision in ("fp32", "bf16")
+        for kind in ("full", "lora", "dreambooth")
+        for checkpointing in (False, True)
+        if (kind, precision) != ("dreambooth", "bf16")
+    ),
+    {"kind": "full", "precision": "bf16", "checkpointing": True, "optimizer": "adamw8bit"},
+)
+#: What runs in ComfyUI, in turn: ours, and the peers.
+INSIDE: tuple[dict[str, Any], ...] = tuple(
+    {"inside": [name, "Train LoRA", "DreamBooth"], "checkpointing": checkpointing}
+    for name in ("P3S lora", "P3S full")
+    for checkpointing in (False, True)
+)
+
+
+def rows(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """The rows that a run of these options is to have."""
+    common = {"scale": args.scale, "size": args.size}
+    found = [{**row, **common} for row in STEPS]
+    inside = [{**row, **common, "host": host.version} for row in INSIDE for host in hosts(args)[:1]]
+    return [row for row in [*found, *inside] if args.only in describe(row)]
+
+
+def hosts(args: argparse.Namespace) -> list[Any]:
+    return [host_at(args.host.expanduser().absolute())] if args.host else find_hosts()
+
+
+def describe(row: dict[str, Any]) -> str:
+    again = ", checkpointed" if row["checkpointing"] else ""
+    if "inside" in row:
+        return f"{' beside '.join(row['inside'][:2])} in ComfyUI {row['host']}{again}"
+    optimizer = ", adamw8bit" if row.get("optimizer") == "adamw8bit" else ""
+    return f"{row['kind']} {row['precision']}{optimizer}{again}"
+
+
+def measure(row: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    if "inside" in row:
+        host = next(h for h in hosts(args) if h.version == row["host"])
+        with tempfile.TemporaryDirectory() as folder:
+            inside = Inside(host, Path(folder))
+            arguments = {**row, "model": inside.model(CHECKPOINTS[args.scale]), "steps": args.steps}
+            options = ["--cpu", "--use-pytorch-cross-attention"]
+            return inside.run(Path(__file__).with_name("training_inside.py"), arguments, None, options)
+    command = [sys.executable, "-m", "benchmarks.training_step", json.dumps({**row, "dry": args.dry})]
+    # glibc keeps freed memory below a threshold that grows; at a fixed one what a process holds is what it uses.
+    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, env=environment)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def load(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def tables(done: Sequence[dict[str, Any]]) -> str:
+    """The results as Markdown."""
+    steps = [entry for entry in done if "inside" not in entry["row"]]
+    lines = [
+        "| | pixels | TFLOP a step | x the need | estimated GiB | peak GiB | file MB | seconds | processor seconds |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for entry in steps:
+        row, found = entry["row"], entry["found"]
+        estimated = f"{found['estimated'] / GIB:.1f}" if "estimated" in found else ""
+        slow = row["precision"] != "fp32"  # see training_step.in_32_bits
+        cells = [f"{row['size']}", f"{found['tflop']:.2f}", f"{found['tflop'] / found['needed']:.2f}", estimated]
+        cells += [f"{found['peak'] / GIB:.1f}", f"{found['file'] / 1e6:.0f}"] if "peak" in found else ["", ""]
+        timed = "peak" in found and not slow
+        cells += [f"{found['seconds']:.0f}", f"{found['cpu_seconds']:.0f}"] if timed else ["", ""]
+        lines.append(f"| {describe(row)} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "| in one process of ComfyUI | TFLOP a step | seconds a step | processor seconds | GFLOP/s | of Train LoRA's |",
+        "|---|---|---|---|---|---|",
+    ]
+    for entry in done:
+        if "inside" not in entry["row"]:
+            continue
+        peer = rate(entry["found"]["Train LoRA"])
+        for name, found in entry["found"].items():
+            again = ", checkpointed" if entry["row"]["checkpointing"] else ""
+            cells = [f"{found['tflop']:.2f}", f"{found['seconds']:.1f}", f"{found['cpu_seconds']:.1f}"]
+            cells += [f"{rate(found):.0f}", f"{rate(found) / peer:.2f}"]
+            lines.append(f"| {name}{again} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def rate(found: dict[str, float]) -> float:
+    """GFLOP a second."""
+    return 1e3 * found["tflop"] / found["seconds"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=str(__doc__).splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--size", type=int, default=512, help="side of the picture in pixels")
+    parser.add_argument("--scale", default="full", choices=("full", "small"), help="SD 1.5, or a small network")
+    parser.add_argument("--steps", type=int, default=2, help="measured steps of each in ComfyUI")
+    parser.add_argument("--host", type=Path, help="folder of a ComfyUI (default: the first that the tests find)")
+    parser.add_argument("--only", default="", help="only rows whose name holds this text")
+    parser.add_argument("--limit", type=int, default=1000, help="stop after so many new rows")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--dry", action="store_true", help="train nothing: count and estimate")
+    parser.add_argument("--table", action="store_true", help="measure nothing")
+    args = parser.parse_args()
+    known = [
+        entry["row"] for entry in load(args.out) if args.dry or "inside" in entry["row"] or "peak" in entry["found"]
+    ]
+    left = [row for row in rows(args) if row not in known and not (args.dry and "inside" in row)]
+    for row in [] if args.table else left[: args.limit]:
+        print(f"{describe(row)} ...", file=sys.stderr, flush=True)
+        found = measure(row, args)
+        done = [entry for entry in load(args.out) if entry["row"] != row]
+        done.append({"row": row, "found": found})
+        args.out.write_text("".join(json.dumps(entry) + "\n" for entry in done))
+    print(tables(load(args.out)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Run by benchmarks/training.py inside a ComfyUI: steps of trainings, one after the other in one process."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import comfy.sd
+import comfy_extras.nodes_train as nodes_train
+import torch
+import torch.nn.functional as F
+from attention_flops import counter
+from comfyui_p3s.nodes.host import weights
+from comfyui_p3s.p3s.subject_copy import CopySettings, SubjectCopy
+from comfyui_p3s.p3s.training import Example, TrainSettings, train
+from comfyui_p3s.p3s.unet import UNet
+
+RANK = 16
+
+
+class Clock:
+    """Looks at the time and the work whenever AdamW has made a step, as all of these trainings do."""
+
+    def __init__(self) -> None:
+        self.marks: list[tuple[float, float, int]] = []
+        self.count = counter()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        real = torch.optim.AdamW.step
+
+        def step(optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+            result = real(optimizer, *args, **kwargs)
+            self.marks.append((time.perf_counter(), time.process_time(), self.count.get_total_flops()))
+            return result
+
+        torch.optim.AdamW.step = step  # type: ignore[method-assign]
+        try:
+            with self.count:
+                yield
+        finally:
+            torch.optim.AdamW.step = real  # type: ignore[method-assign]
+
+    def found(self) -> dict[str, float]:
+        """Per step, the quickest one after the first."""
+        pairs = list(zip(self.marks, self.marks[1:], strict=False))
+        wall, cpu, flops = min(tuple(b - a for a, b in zip(first, second, strict=True)) for first, second in pairs)
+        return {"seconds": wall, "cpu_seconds": cpu, "tflop": flops / 1e12}
+
+
+def p3s(model: Any, latent: torch.Tensor, prompt: torch.Tensor, steps: int, checkpointing: bool, kind: str) -> None:
+    state = weights.base_weights(model)
+    base = UNet.from_state_dict(state)
+    copy = SubjectCopy.from_base(state, CopySettings(kind=kind, rank=RANK), 1024)
+    shown = Example(latent[0], torch.randn(257, 1024), prompt[0])
+    settings = TrainSettings(steps=steps, checkpointing=checkpointing)
+    result = train(base, copy, [shown], prompt[0], weights.noise_schedule(model), settings)
+    assert result.completed, result.error
+
+
+def train_lora(model: Any, latent: torch.Tensor, prompt: torch.Tensor, steps: int, checkpointing: bool) -> None:
+    """ComfyUI's own node, with its default algorithm on all layers."""
+    given = {
+        "model": model,
+        "latents": {"samples": latent},
+        "positive": [[prompt, {}]],
+        "batch_size": 1,
+        "steps": steps,
+        "grad_accumulation_steps": 1,
+        "learning_rate": 5e-4,
+        "rank": RANK,
+        "optimizer": "AdamW",
+        "loss_function": "MSE",
+        "seed": 0,
+        "training_dtype": "fp32",
+        "lora_dtype": "fp32",
+        "algorithm": "LoRA",
+        "gradient_checkpointing": checkpointing,
+        "existing_lora": "[None]",
+        # Of newer versions:
+        "quantized_backward": False,
+        "checkpoint_depth": 1,
+        "offloading": False,
+        "bucket_mode": False,
+        "bypass_mode": False,
+    }
+    if not hasattr(nodes_train.TrainLoraNode, "execute"):
+        names = inspect.signature(nodes_train.TrainLoraNode.train).parameters
+        nodes_train.TrainLoraNode().train(**{name: value for name, value in given.items() if name in names})
+        return
+    names = inspect.signature(nodes_train.TrainLoraNode.execute).parameters
+    listed = {name: [value] for name, value in given.items() if name in names}  # as a node whose inputs are lists
+    listed["positive"] = [given["positive"]]
+    nodes_train.TrainLoraNode.execute(**listed)
+
+
+def dreambooth(model: Any, latent: torch.Tensor, prompt: torch.Tensor, steps: int, checkpointing: bool) -> None:
+    """All weights of our U-Net, trained on the denoising loss."""
+    net = UNet.from_state_dict(weights.base_weights(model)).requires_grad_(True)
+    net.checkpointing = checkpointing
+    noise, optimizer = weights.noise_schedule(model), torch.optim.AdamW(net.parameters(), lr=1e-6)
+    for _ in range(steps):
+        t, eps = torch.randint(1000, (1,)), torch.randn_like(latent)
+        F.mse_loss(net(noise.add_noise(latent, eps, t), t, prompt), noise.target(latent, eps, t)).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
+RUNS: dict[str, Callable[..., None]] = {
+    "P3S full": lambda *args: p3s(*args, "full"),
+    "P3S lora": lambda *args: p3s(*args, "lora"),
+    "Train LoRA": train_lora,
+    "DreamBooth": dreambooth,
+}
+
+
+def main(arguments: dict[str, Any]) -> dict[str, Any]:
+    found = {}
+    with torch.inference_mode(False):
+        side = arguments["size"] // 8
+        latent, prompt = torch.randn(1, 4, side, side), torch.randn(1, 77, 768)
+        for name in arguments["inside"]:
+            model = comfy.sd.load_checkpoint_guess_config(arguments["model"], output_vae=False, output_clip=False)[0]
+            clock = Clock()
+            with clock.running():
+                RUNS[name](model, latent, prompt, 1 + arguments["steps"], arguments["checkpointing"])
+            found[name] = clock.found()
+            print(name, found[name], flush=True)
+            del model
+            gc.collect()
+    return found

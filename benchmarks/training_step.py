@@ -1,0 +1,179 @@
+"""Run by benchmarks/training.py, in a process of its own for every row: one training step, measured.
+
+    python -m benchmarks.training_step '{"kind": "lora", "precision": "fp32", "checkpointing": false, "size": 512}'
+
+The last line it prints is the row as JSON. The first step, on a picture of 64 pixels, brings the optimiser to what it
+keeps between steps; the second one, in full size, is measured. With "dry" nothing is trained: the work is counted and
+the memory estimated, which needs neither.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.training_work import TEXT, TOKEN_DIM, TOKENS, Step
+from p3s.diffusion import NoiseSchedule
+from p3s.memory_estimate import estimate_memory
+from p3s.pipeline import subject_of
+from p3s.subject import SubjectInfo, save_subject
+from p3s.subject_copy import CopySettings, SubjectCopy
+from p3s.training import Example, TrainSettings, epoch, train
+from p3s.training_step import DTYPES
+from p3s.unet import UNet
+from p3s.unet_config import UNetConfig
+
+CONFIGS = {
+    "full": UNetConfig.build(),
+    "small": UNetConfig.build(model_channels=64, channel_mult=(1, 2), transformer_depth=(1, 1)),
+}
+FIRST = 64  # pixels
+
+
+def measured(row: dict[str, Any]) -> dict[str, Any]:
+    """The figures of a row: {"kind", "precision", "checkpointing", "size", "scale", "threads"}."""
+    torch.set_num_threads(row.get("threads") or torch.get_num_threads())
+    config = CONFIGS[row.get("scale", "full")]
+    work = Step(config, row["size"], row["kind"], row["checkpointing"])
+    found: dict[str, Any] = {"tflop": work.computed(), "needed": work.needed()}
+    examples = [example(config, side // 8) for side in (FIRST, row["size"])]
+    settings = train_settings(row, examples)
+    if row["kind"] != "dreambooth":
+        estimate = estimate_memory(config, examples, CopySettings(kind=row["kind"]), settings)
+        found["estimated"] = estimate.peak
+    if row.get("dry") or (settings.optimizer == "adamw8bit" and find_spec("bitsandbytes") is None):
+        return found
+    # Steps that a library takes once, and the code that it loads for it, are not the training's.
+    F.conv2d(torch.randn(1, 8, 8, 8), torch.randn(8, 8, 3, 3)) @ torch.randn(6, 6)
+    clock = Clock()
+    run = dreambooth if row["kind"] == "dreambooth" else p3s
+    with torch.inference_mode(False), in_32_bits(settings.precision):
+        found["file"] = run(config, examples, settings, row["kind"], clock)
+    return found | clock.found
+
+
+class Clock:
+    """Time and memory of the last step; memory is what the process holds beyond what it held before there were any
+    networks."""
+
+    def __init__(self) -> None:
+        self.before = held("VmRSS")
+        self.found: dict[str, Any] = {}
+
+    def start(self) -> None:
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak
+        self.time = time.perf_counter(), time.process_time()
+
+    def stop(self) -> None:
+        wall, cpu = time.perf_counter() - self.time[0], time.process_time() - self.time[1]
+        self.found = {"seconds": wall, "cpu_seconds": cpu, "peak": held("VmHWM") - self.before}
+
+
+def held(what: str) -> int:
+    """Bytes that this process holds now (VmRSS), or has held at most (VmHWM), on Linux."""
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(what))
+
+
+def p3s(config: UNetConfig, examples: list[Example], settings: TrainSettings, kind: str, clock: Clock) -> int:
+    """Train; the bytes of the subject's file."""
+    base = UNet(config).to(DTYPES[settings.precision])
+    copy = SubjectCopy.from_base(base.state_dict(), CopySettings(kind=kind), TOKEN_DIM)
+    text = torch.zeros(TEXT, config.context_dim)
+
+    def told(report: Any) -> None:
+        clock.start() if report.step == 1 else clock.stop()
+
+    result = train(base, copy, examples, text, NoiseSchedule.stable_diffusion(), settings, told)
+    if not result.completed:
+        raise SystemExit(f"the training did not reach its end: {result.error}")
+    info = SubjectInfo("", "", copy.settings.to_dict(), {}, ("",) * 2, ("",) * 2, 2, True, "", "")
+    with tempfile.TemporaryDirectory() as folder:
+        return save_subject(subject_of(copy, examples, info), Path(folder) / "subject.safetensors").stat().st_size
+
+
+def dreambooth(config: UNetConfig, examples: list[Example], settings: TrainSettings, kind: str, clock: Clock) -> int:
+    """Train all weights of the U-Net on the denoising loss; the bytes of its weights in 16 bits."""
+    net = UNet(config)
+    net.checkpointing = settings.checkpointing
+    optimizer = torch.optim.AdamW(net.parameters(), lr=settings.learning_rate)
+    noise, generator = NoiseSchedule.stable_diffusion(), torch.Generator().manual_seed(0)
+    for number, shown in enumerate(examples):
+        if number:
+            clock.start()
+        latent = shown.latent[None]
+        t, eps = torch.randint(1000, (1,), generator=generator), torch.randn(latent.shape, generator=generator)
+        prediction = net(noise.add_noise(latent, eps, t), t, shown.prompt[None])
+        F.mse_loss(prediction, noise.target(latent, eps, t)).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    clock.stop()
+    return 2 * sum(p.numel() for p in net.parameters())
+
+
+def example(config: UNetConfig, side: int) -> Example:
+    generator = torch.Generator().manual_seed(side)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    return Example(draw(config.in_channels, side, side), draw(TOKENS, TOKEN_DIM), draw(TEXT, config.context_dim))
+
+
+def train_settings(row: dict[str, Any], examples: list[Example]) -> TrainSettings:
+    """Two steps, with a seed whose first epoch begins with the first example."""
+    seed = next(s for s in range(100) if epoch(examples, 1, torch.Generator().manual_seed(s))[0] == [0])
+    names = ("precision", "checkpointing", "optimizer")
+    return TrainSettings(steps=2, seed=seed, pairs="self", **{name: row[name] for name in names if name in row})
+
+
+def in_32_bits(precision: str) -> Any:
+    """Arithmetic of 16 bits where the processor has none: computed in 32 bits, one operation after the other, and
+    rounded. It is many times as fast there, and needs an operation's tensors in 32 bits besides."""
+    return nullcontext() if precision == "fp32" or torch.cuda.is_available() else _In32Bits()
+
+
+class _In32Bits(TorchDispatchMode):
+    OPS: tuple[Callable[..., Any], ...] = (
+        torch.ops.aten.convolution.default,
+        torch.ops.aten.convolution_backward.default,
+        torch.ops.aten.mm.default,
+        torch.ops.aten.addmm.default,
+        torch.ops.aten.bmm.default,
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default,
+    )
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        half = next(
+            (a.dtype for a in args if isinstance(a, Tensor) and a.dtype in (torch.bfloat16, torch.float16)), None
+        )
+        if function not in self.OPS or half is None:
+            return function(*args, **kwargs)
+        wide = function(*(a.float() if isinstance(a, Tensor) and a.dtype is half else a for a in args), **kwargs)
+        # The logarithms that attention keeps for its backward pass stay in 32 bits, as they always are.
+        attention = function is self.OPS[-2]
+        if isinstance(wide, Tensor):
+            return wide.to(half)
+        return tuple(r if r is None or (attention and i) else r.to(half) for i, r in enumerate(wide))
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    print(json.dumps(measured(json.loads(sys.argv[1]))))

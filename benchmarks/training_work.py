@@ -1,0 +1,85 @@
+"""Floating-point work of a training step: what the method needs, and what is computed. Shapes alone, no numbers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from benchmarks.attention_flops import counter
+from p3s.losses import total_loss
+from p3s.subject_copy import CopySettings, SubjectCopy
+from p3s.training import Batch, TrainSettings, losses
+from p3s.unet import UNet
+from p3s.unet_config import UNetConfig
+
+TOKENS, TEXT, TOKEN_DIM = 257, 77, 1024
+
+
+class Step:
+    """A training step of one picture on a U-Net of ``config``, as shapes. ``size`` is the picture's side in pixels."""
+
+    def __init__(self, config: UNetConfig, size: int, kind: str, checkpointing: bool) -> None:
+        self.settings = TrainSettings(checkpointing=checkpointing)
+        self.base = UNet(config, device="meta").requires_grad_(kind == "dreambooth")
+        self.base.checkpointing = checkpointing
+        self.copy: SubjectCopy | None = None
+        if kind != "dreambooth":
+            self.copy = SubjectCopy(config, CopySettings(kind=kind), TOKEN_DIM, device="meta")
+            self.copy.unet.checkpointing = checkpointing
+
+        def empty(*shape: int) -> Tensor:
+            return torch.empty(shape, device="meta")
+
+        x = empty(1, config.in_channels, size // 8, size // 8)
+        source = (empty(*x.shape[1:]), empty(TOKENS, TOKEN_DIM))
+        self.batch = Batch(x, empty(1), x, empty(1, TEXT, config.context_dim), (source,), torch.ones_like(x[:, :1]))
+
+    def loss(self) -> Tensor:
+        if self.copy is not None:
+            return total_loss(*losses(self.base, self.copy, self.batch, self.settings), self.settings.gamma)
+        prediction = self.base(self.batch.x, self.batch.timesteps, self.batch.context)
+        return F.mse_loss(prediction, self.batch.target)
+
+    def computed(self) -> float:
+        """TFLOP of the forward and backward pass."""
+        with counter() as count:
+            self.loss().backward()
+        return count.get_total_flops() / 1e12
+
+    def needed(self) -> float:
+        """TFLOP without which neither the losses nor the gradients of what is trained can be had.
+
+        Of every layer: the product itself; one like it for the gradient of its input, if anything before it is
+        trained; one for that of its weight, if it is trained. Of every attention: two products, and one for each of the
+        four gradients (of the probabilities, of Q, K and V) that is wanted.
+        """
+        with _Needed() as needed:
+            self.loss()
+        return needed.flops / 1e12
+
+
+class _Needed(TorchFunctionMode):
+    """Adds up the work while a loss is computed."""
+
+    flops = 0
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if function in (F.linear, F.conv2d):
+            x, weight = args[0], args[1]
+            product = 2 * result.numel() * math.prod(weight.shape[1:])
+            self.flops += product * (1 + x.requires_grad + weight.requires_grad)
+        elif function is F.scaled_dot_product_attention:
+            q, k, v = args[:3]
+            one = 2 * q.shape[:-1].numel() * k.shape[-2] * q.shape[-1]
+            scores = q.requires_grad or k.requires_grad
+            self.flops += one * (2 + scores + q.requires_grad + k.requires_grad + v.requires_grad)
+        elif function in (Tensor.matmul, Tensor.__matmul__, torch.matmul):
+            a, b = args[:2]
+            self.flops += 2 * result.numel() * a.shape[-1] * (1 + a.requires_grad + b.requires_grad)
+        return result

@@ -1,0 +1,103 @@
+"""The memory of a training, before its first step."""
+
+import weakref
+from dataclasses import replace
+
+import pytest
+import torch
+from small import TOKEN_DIM, random_examples, random_unet
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from p3s.diffusion import NoiseSchedule
+from p3s.errors import TrainingError
+from p3s.memory_estimate import MemoryEstimate, estimate_memory
+from p3s.subject_copy import CopySettings, SubjectCopy
+from p3s.training import TrainSettings, train
+from p3s.training_memory import check_memory
+from p3s.training_step import DTYPES
+from p3s.unet_config import UNetConfig
+
+GIB = 2**30
+TINY = UNetConfig.build(32, (1, 2), res_blocks=1, transformer_depth=(1, 1), context_dim=24)
+EXAMPLES = random_examples(2, size=16, config=TINY)
+FULL, LORA = CopySettings(), CopySettings(kind="lora")
+
+
+def estimate(copy_settings=FULL, examples=EXAMPLES, **settings):
+    return estimate_memory(TINY, examples, copy_settings, TrainSettings(**settings))
+
+
+class Alive(TorchDispatchMode):
+    """Counts what networks and the tensors of a real training take."""
+
+    def __init__(self, weights):
+        super().__init__()
+        self.known = weakref.WeakKeyDictionary({weight.untyped_storage(): None for weight in weights})
+        self.now = self.peak = sum(storage.nbytes() for storage in self.known)
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in torch.utils._pytree.tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage() not in self.known:
+                storage = tensor.untyped_storage()
+                self.known[storage] = None
+                self.now += storage.nbytes()
+                weakref.finalize(storage, self.free, storage.nbytes())
+                self.peak = max(self.peak, self.now)
+        return result
+
+    def free(self, size):
+        self.now -= size
+
+
+@pytest.mark.parametrize(
+    ("kind", "precision", "checkpointing"),
+    [("full", "fp32", False), ("lora", "fp32", True), ("full", "bf16", True), ("lora", "bf16", False)],
+)
+def test_it_is_what_a_real_training_takes(kind, precision, checkpointing):
+    settings = TrainSettings(steps=2, precision=precision, checkpointing=checkpointing, batch_size=2)
+    base = random_unet(TINY).to(DTYPES[precision])
+    copy = SubjectCopy.from_base(base.state_dict(), CopySettings(kind=kind, rank=4), TOKEN_DIM)
+    alive = Alive([*base.parameters(), *copy.parameters()])
+    networks = alive.now
+    with alive:
+        train(base, copy, EXAMPLES, torch.zeros(7, TINY.context_dim), NoiseSchedule.stable_diffusion(), settings)
+    found = estimate_memory(TINY, EXAMPLES, copy.settings, settings)
+    assert found.weights == networks
+    assert found.peak == pytest.approx(alive.peak, rel=0.05)
+
+
+def test_what_saves_memory_saves_it():
+    full = estimate()
+    trained = sum(p.numel() for p in SubjectCopy(TINY, FULL, TOKEN_DIM, device="meta").parameters())
+    assert (full.gradients, full.optimizer) == (pytest.approx(4 * trained, rel=0.01), 8 * trained)
+    assert full.peak == full.least + full.activations
+    assert estimate(optimizer="adamw8bit").optimizer == 2 * trained
+    assert estimate(checkpointing=True).activations < full.activations
+    assert estimate(precision="bf16").weights < full.weights
+    assert estimate(LORA).least < full.least / 2
+    assert estimate(batch_size=2).activations > 1.2 * full.activations
+    larger = random_examples(1, size=32, config=TINY)
+    assert estimate(examples=[*EXAMPLES, *larger]) == estimate(examples=larger)
+
+
+def test_nothing_is_told_where_there_is_room():
+    assert check_memory(MemoryEstimate(GIB, GIB, GIB, GIB), 5 * GIB, 8 * GIB, FULL, TrainSettings()) is None
+
+
+def test_what_is_close_is_told_and_may_be_tried():
+    told = check_memory(MemoryEstimate(GIB, GIB, GIB, 5 * GIB), 4 * GIB, 4 * GIB, FULL, TrainSettings(batch_size=2))
+    for part in ("about 8.0 GiB", "4.0 GiB are free", 'kind = "lora"', "batch_size", "checkpointing", "bf16"):
+        assert part in told
+
+
+def test_what_cannot_work_is_refused_with_what_would_help():
+    needed = MemoryEstimate(3 * GIB, 2 * GIB, 4 * GIB, 0)
+    with pytest.raises(TrainingError, match=r"take 9\.0 GiB, and the device has 8\.0 GiB") as refused:
+        check_memory(needed, 0, 8 * GIB, FULL, TrainSettings())
+    for part in ('kind = "lora"', "bf16", "adamw8bit"):
+        assert part in str(refused.value)
+    assert "resolution" not in str(refused.value), "it would not help"
+    with pytest.raises(TrainingError, match="a device with more memory"):
+        check_memory(needed, 0, 8 * GIB, LORA, TrainSettings(precision="bf16"))
+    assert check_memory(replace(needed, weights=2 * GIB), 0, 8 * GIB, FULL, TrainSettings()) is not None
