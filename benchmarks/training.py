@@ -70,7 +70,8 @@ def describe(row: dict[str, Any]) -> str:
     return f"{row['kind']} {row['precision']}{optimizer}{again}"
 
 
-def measure(row: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+def measure(row: dict[str, Any], counted: dict[str, Any] | None, args: argparse.Namespace) -> dict[str, Any]:
+    """The figures of a row; ``counted`` are those that a dry run has found."""
     if "inside" in row:
         host = next(h for h in hosts(args) if h.version == row["host"])
         with tempfile.TemporaryDirectory() as folder:
@@ -78,7 +79,12 @@ def measure(row: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
             arguments = {**row, "model": inside.model(CHECKPOINTS[args.scale]), "steps": args.steps}
             options = ["--cpu", "--use-pytorch-cross-attention"]
             return inside.run(Path(__file__).with_name("training_inside.py"), arguments, None, options)
-    command = [sys.executable, "-m", "benchmarks.training_step", json.dumps({**row, "dry": args.dry})]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.training_step",
+        json.dumps({**row, "dry": args.dry, "counted": counted}),
+    ]
     # glibc keeps freed memory below a threshold that grows; at a fixed one what a process holds is what it uses.
     environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, env=environment)
@@ -147,8 +153,9 @@ def main() -> None:
     left = [row for row in rows(args) if row not in known and not (args.dry and "inside" in row)]
     for row in [] if args.table else left[: args.limit]:
         print(f"{describe(row)} ...", file=sys.stderr, flush=True)
-        found = measure(row, args)
-        done = [entry for entry in load(args.out) if entry["row"] != row]
+        done = load(args.out)
+        found = measure(row, next((entry["found"] for entry in done if entry["row"] == row), None), args)
+        done = [entry for entry in done if entry["row"] != row]
         done.append({"row": row, "found": found})
         args.out.write_text("".join(json.dumps(entry) + "\n" for entry in done))
     print(tables(load(args.out)))

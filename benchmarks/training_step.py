@@ -2,9 +2,9 @@
 
     python -m benchmarks.training_step '{"kind": "lora", "precision": "fp32", "checkpointing": false, "size": 512}'
 
-The last line it prints is the row as JSON. The first step, on a picture of 64 pixels, brings the optimiser to what it
-keeps between steps; the second one, in full size, is measured. With "dry" nothing is trained: the work is counted and
-the memory estimated, which needs neither.
+The last line it prints is the row as JSON; "counted" holds what of it is known. The first step, on a picture of 64
+pixels, brings the optimiser to what it keeps between steps; the second one, in full size, is measured. With "dry"
+nothing is trained: the work is counted and the memory estimated, which needs neither.
 """
 
 from __future__ import annotations
@@ -49,13 +49,9 @@ def measured(row: dict[str, Any]) -> dict[str, Any]:
     """The figures of a row: {"kind", "precision", "checkpointing", "size", "scale", "threads"}."""
     torch.set_num_threads(row.get("threads") or torch.get_num_threads())
     config = CONFIGS[row.get("scale", "full")]
-    work = Step(config, row["size"], row["kind"], row["checkpointing"])
-    found: dict[str, Any] = {"tflop": work.computed(), "needed": work.needed()}
     examples = [example(config, side // 8) for side in (FIRST, row["size"])]
     settings = train_settings(row, examples)
-    if row["kind"] != "dreambooth":
-        estimate = estimate_memory(config, examples, CopySettings(kind=row["kind"]), settings)
-        found["estimated"] = estimate.peak
+    found: dict[str, Any] = row.get("counted") or counted(row, config, examples, settings)
     if row.get("dry") or (settings.optimizer == "adamw8bit" and find_spec("bitsandbytes") is None):
         return found
     # Steps that a library takes once, and the code that it loads for it, are not the training's.
@@ -65,6 +61,17 @@ def measured(row: dict[str, Any]) -> dict[str, Any]:
     with torch.inference_mode(False), in_32_bits(settings.precision):
         found["file"] = run(config, examples, settings, row["kind"], clock)
     return found | clock.found
+
+
+def counted(
+    row: dict[str, Any], config: UNetConfig, examples: list[Example], settings: TrainSettings
+) -> dict[str, Any]:
+    """What is known of a row without training."""
+    work = Step(config, row["size"], row["kind"], row["checkpointing"])
+    found: dict[str, Any] = {"tflop": work.computed(), "needed": work.needed()}
+    if row["kind"] != "dreambooth":
+        found["estimated"] = estimate_memory(config, examples, CopySettings(kind=row["kind"]), settings).peak
+    return found
 
 
 class Clock:
@@ -92,7 +99,7 @@ def held(what: str) -> int:
 
 def p3s(config: UNetConfig, examples: list[Example], settings: TrainSettings, kind: str, clock: Clock) -> int:
     """Train; the bytes of the subject's file."""
-    base = UNet(config).to(DTYPES[settings.precision])
+    base = network(config, DTYPES[settings.precision])
     copy = SubjectCopy.from_base(base.state_dict(), CopySettings(kind=kind), TOKEN_DIM)
     text = torch.zeros(TEXT, config.context_dim)
 
@@ -109,7 +116,7 @@ def p3s(config: UNetConfig, examples: list[Example], settings: TrainSettings, ki
 
 def dreambooth(config: UNetConfig, examples: list[Example], settings: TrainSettings, kind: str, clock: Clock) -> int:
     """Train all weights of the U-Net on the denoising loss; the bytes of its weights in 16 bits."""
-    net = UNet(config)
+    net = network(config)
     net.checkpointing = settings.checkpointing
     optimizer = torch.optim.AdamW(net.parameters(), lr=settings.learning_rate)
     noise, generator = NoiseSchedule.stable_diffusion(), torch.Generator().manual_seed(0)
@@ -124,6 +131,17 @@ def dreambooth(config: UNetConfig, examples: list[Example], settings: TrainSetti
         optimizer.zero_grad(set_to_none=True)
     clock.stop()
     return 2 * sum(p.numel() for p in net.parameters())
+
+
+def network(config: UNetConfig, dtype: torch.dtype = torch.float32) -> UNet:
+    """A U-Net whose weights are random, but repeat: drawing all of them would take longer than a step."""
+    net = UNet(config, device="meta").to_empty(device="cpu").to(dtype)
+    some = torch.randn(2**18, generator=torch.Generator().manual_seed(0))
+    for weight in net.parameters():
+        size = weight[0].numel() ** -0.5 if weight.ndim > 1 else 1.0
+        for part in weight.data.view(-1).split(len(some)):
+            part.copy_(some[: len(part)] * size)
+    return net
 
 
 def example(config: UNetConfig, side: int) -> Example:
