@@ -67,7 +67,8 @@ def describe(row: dict[str, Any]) -> str:
     if "inside" in row:
         return f"{' beside '.join(row['inside'][:2])} in ComfyUI {row['host']}{again}"
     optimizer = ", adamw8bit" if row.get("optimizer") == "adamw8bit" else ""
-    return f"{row['kind']} {row['precision']}{optimizer}{again}"
+    small = "small network, " if row.get("scale") == "small" else ""
+    return f"{small}{row['kind']} {row['precision']}{optimizer}{again}"
 
 
 def measure(row: dict[str, Any], counted: dict[str, Any] | None, args: argparse.Namespace) -> dict[str, Any]:
