@@ -222,10 +222,10 @@ def table(args: argparse.Namespace) -> None:
     shared = set.intersection(*(set(found[name]) for name in names))
     print(f"{len(shared)} references; every row is of the same ones.\n")
     print(
-        "| method | selection | less than the first row | preferred | leaked | prompt | one animal | CLIP-I | CLIP-T "
-        "| CLIP-I var. | steps | training s |"
+        "| method | selection | less than the first row | preferred | less | leaked | prompt | one animal | CLIP-I "
+        "| CLIP-T | CLIP-I var. | steps | training s |"
     )
-    print("|---" * 12 + "|")
+    print("|---" * 13 + "|")
     first = found[names[0]]
     for name in names:
         rows = [found[name][n] for n in sorted(shared)]
@@ -238,12 +238,15 @@ def table(args: argparse.Namespace) -> None:
         def of(key: str, rows: Sequence[dict[str, Any]] = rows) -> list[float]:
             return [v for r in rows for v in r[key]]
 
-        lost = [a - b for r in rows for a, b in zip(first[r["reference"]]["selection"], r["selection"], strict=True)]
+        def lost(key: str, name: str = name, rows: Sequence[dict[str, Any]] = rows) -> str:
+            pairs = ((first[r["reference"]][key], r[key]) for r in rows)
+            less = [a - b for pair in pairs for a, b in zip(*pair, strict=True)]
+            return "" if name == names[0] else cell(less)
+
         variance = [float(torch.tensor(r["clip_i"]).var()) for r in rows]
         cells = [
-            cell(of("selection")),
-            "" if name == names[0] else cell(lost),
-            *(cell(of(key)) for key in ("preferred", "leaked", "prompt", "one")),
+            *(text for key in ("selection", "preferred") for text in (cell(of(key)), lost(key))),
+            *(cell(of(key)) for key in ("leaked", "prompt", "one")),
             cell(of("clip_i"), 3),
             cell(of("clip_t"), 3),
             f"{sum(variance) / len(variance):.4f}",
