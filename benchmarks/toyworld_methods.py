@@ -66,6 +66,7 @@ TABLES: dict[str, tuple[str, ...]] = {
     "start": ("p3s", "zero-start"),
     "kind": ("p3s", "p3s-lora"),
     "consistency": ("p3s", "no-lac", "lac-all", "lac-sum"),
-    "weight": ("p3s", "fixed", "increasing", "decreasing", "learned"),
+    "weight": ("p3s", "fixed", "increasing", "decreasing"),
+    "learned": ("p3s", "learned"),
     "structure": ("p3s", "no-cross", "attn1-feature", "one-to-one", "reference-input"),
 }
