@@ -34,7 +34,8 @@ class WeightSchedule(io.ComfyNode):
                     default="paper",
                     tooltip="paper: 1 - alpha (t/T)^k + beta, with t/T falling from 1 to 0. fixed: value. "
                     "increasing: value (1 - t/T)^k, grows as the image emerges. decreasing: value (t/T)^k. "
-                    "keyframes: your own curve. learned: the subject's, if it was trained with a learned weight.",
+                    "keyframes: your own curve. learned: the subject's, if it was trained with a learned weight. "
+                    "ease: alpha and beta as in paper, but level at both ends.",
                 ),
                 io.Float.Input(
                     "alpha",
@@ -42,7 +43,7 @@ class WeightSchedule(io.ComfyNode):
                     min=-5.0,
                     max=5.0,
                     step=0.01,
-                    tooltip="paper: how much weaker the subject is at the first step than at the last.",
+                    tooltip="paper, ease: how much weaker the subject is at the first step than at the last.",
                 ),
                 io.Float.Input(
                     "beta",
@@ -50,7 +51,7 @@ class WeightSchedule(io.ComfyNode):
                     min=-5.0,
                     max=5.0,
                     step=0.01,
-                    tooltip="paper: added to the weight of every step.",
+                    tooltip="paper, ease: added to the weight of every step.",
                 ),
                 io.Float.Input(
                     "k",

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import torch
@@ -50,6 +51,7 @@ class Schedule:
     decreasing  | value u^k: falls to 0 as the noise falls
     keyframes   | straight lines between (percent, weight) pairs, constant before the first and after the last
     learned     | the curve in ``learned``, of a subject that was trained with one (an error where there is none)
+    ease        | 1 - alpha (3 u^2 - 2 u^3) + beta: between the same ends as Eq. 10, level at both
 
     "Increasing" and "decreasing" (Table III; docs/method.md, row p) are named by denoising progress, so Eq. 10 is of
     the increasing sort. ``fixed`` at 1 is the "fixed weight" row of Table I (row o).
@@ -163,10 +165,17 @@ def _keyframe_curve(schedule: Schedule, t: Tensor) -> Tensor:
     return result
 
 
+@lru_cache(maxsize=8)
+def _learned_weights(learned: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Kept, so that a curve is not sent to the GPU again at every step."""
+    with torch.inference_mode(False):  # it may be used outside of it later
+        return torch.tensor(learned, dtype=dtype, device=device)
+
+
 def _learned_curve(schedule: Schedule, t: Tensor) -> Tensor:
     if len(schedule.learned) < 2:
         raise P3SError('Weight schedule: "learned" needs a subject that was trained with a learned weight.')
-    weights = torch.tensor(schedule.learned, dtype=t.dtype, device=t.device)
+    weights = _learned_weights(schedule.learned, t.dtype, t.device)
     place = t / T * (len(weights) - 1)
     left = place.floor().long().clamp(0, len(weights) - 2)
     return torch.lerp(weights[left], weights[left + 1], place - left)
@@ -180,6 +189,7 @@ CURVES: dict[str, Callable[[Schedule, Tensor], Tensor]] = {
     "decreasing": lambda s, t: s.value * (t / T) ** s.k,
     "keyframes": _keyframe_curve,
     "learned": _learned_curve,
+    "ease": lambda s, t: 1.0 - s.alpha * (3.0 - 2.0 * t / T) * (t / T) ** 2 + s.beta,
 }
 KINDS = tuple(CURVES)
 

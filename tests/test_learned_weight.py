@@ -111,6 +111,13 @@ def test_a_subject_without_one_says_so(base):
         Schedule("learned").weight(500.0)
 
 
+def test_the_curve_is_sent_to_the_device_once(monkeypatch):
+    schedule, t = Schedule("learned", learned=(1.0, 0.25, 0.5)), torch.tensor([0.0, 250.0])
+    assert schedule.weight(t).tolist() == [1.0, 0.625]
+    monkeypatch.setattr("p3s.schedule.torch.tensor", None)
+    assert schedule.weight(t).tolist() == [1.0, 0.625]
+
+
 def test_the_curve_is_no_setting():
     schedule = Schedule("learned", learned=(1.0, 0.5))
     assert Schedule.from_json(schedule.to_json()) == Schedule("learned")

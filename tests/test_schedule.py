@@ -33,7 +33,18 @@ def test_fixed_increasing_and_decreasing():
     np.testing.assert_allclose(weights(Schedule("decreasing", k=3)), (TIMES / 1000) ** 3, atol=1e-15)
 
 
-@pytest.mark.parametrize(("kind", "rises"), [("paper", True), ("increasing", True), ("decreasing", False)])
+def test_ease_has_the_ends_of_equation_10_and_is_level_at_both():
+    u = TIMES / 1000
+    ease = Schedule("ease", alpha=0.3, beta=-0.1)
+    np.testing.assert_allclose(weights(ease), 1 - 0.3 * (3 * u**2 - 2 * u**3) - 0.1, atol=1e-15)
+    for t in (0.0, 1000.0):
+        assert Schedule("ease").weight(t) == pytest.approx(Schedule().weight(t), abs=1e-12)
+        assert Schedule("ease").weight(abs(t - 1)) == pytest.approx(Schedule("ease").weight(t), abs=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rises"), [("paper", True), ("ease", True), ("increasing", True), ("decreasing", False)]
+)
 def test_kinds_are_named_by_the_progress_of_denoising(kind, rises):
     as_noise_falls = np.diff(weights(Schedule(kind))[::-1])
     assert (as_noise_falls > 0).all() if rises else (as_noise_falls < 0).all()

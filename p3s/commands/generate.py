@@ -20,8 +20,8 @@ from .worlds import add_world, check_prompts, open_world
 SCHEDULE_HELP = {
     "kind": "how strongly the subject is shown over the course of denoising; a subject that was trained with a learned "
     "weight is shown with that",
-    "alpha": "of paper: 1 - alpha u^k + beta, where u falls from 1 (noise) to 0",
-    "beta": "of paper",
+    "alpha": "of paper: 1 - alpha u^k + beta, where u falls from 1 (noise) to 0; ease has 3 u^2 - 2 u^3 for u^k",
+    "beta": "of paper and ease",
     "k": "exponent of paper, increasing and decreasing",
     "value": "weight of fixed, greatest weight of increasing and decreasing",
     "keyframes": 'of keyframes: percent:weight pairs, as in "0:0.7, 1:1.2"',

@@ -100,6 +100,7 @@ test('wherever a keyframe is dragged, the list stays one that can be read, in it
 test('each kind has the handles that its settings allow', () => {
   const names = (settings) => curves.handles({ ...DEFAULTS, ...settings }).map(({ name, percent }) => `${name} ${percent}`)
   assert.deepEqual(names({}), ['start 0', 'end 1'])
+  assert.deepEqual(names({ kind: 'ease' }), ['start 0', 'end 1'])
   assert.deepEqual(names({ kind: 'fixed' }), ['value 0.5'])
   assert.deepEqual(names({ kind: 'increasing' }), ['value 1'])
   assert.deepEqual(names({ kind: 'decreasing' }), ['value 0'])
@@ -108,18 +109,20 @@ test('each kind has the handles that its settings allow', () => {
   assert.deepEqual(names({ kind: 'keyframes', keyframes: '0:half' }), [])
 })
 
-test('dragging an end of the paper\'s curve sets alpha or beta and leaves the other end', () => {
-  const { editor, log, drag } = makeEditor()
-  const ends = () => editor.handles.map(({ weight }) => weight)
-  const [start] = ends()
-  drag([1, 1.2], [1, 0.9])
-  assert.equal(log.changes.length, 1)
-  assert.ok(Math.abs(ends()[1] - 0.9) < 0.01)
-  assert.ok(Math.abs(ends()[0] - start) < 0.01)
-  drag([0, ends()[0]], [0, 0.2])
-  assert.ok(Math.abs(ends()[0] - 0.2) < 0.01)
-  assert.ok(Math.abs(ends()[1] - 0.9) < 0.01)
-  assert.equal(editor.settings.k, 2)
+test('dragging an end of the paper\'s curve, or of ease, sets alpha or beta and leaves the other end', () => {
+  for (const [kind, k] of [['paper', 2], ['ease', 2], ['ease', 0]]) {
+    const { editor, log, drag } = makeEditor({ kind, k })
+    const ends = () => editor.handles.map(({ weight }) => weight)
+    const [start] = ends()
+    drag([1, 1.2], [1, 0.9])
+    assert.equal(log.changes.length, 1)
+    assert.ok(Math.abs(ends()[1] - 0.9) < 0.01)
+    assert.ok(Math.abs(ends()[0] - start) < 0.01)
+    drag([0, ends()[0]], [0, 0.2])
+    assert.ok(Math.abs(ends()[0] - 0.2) < 0.01)
+    assert.ok(Math.abs(ends()[1] - 0.9) < 0.01)
+    assert.equal(editor.settings.k, k)
+  }
 })
 
 test('dragging the value of the other kinds; it stays in the range of the node', () => {
@@ -231,7 +234,7 @@ test('places and values are each other\'s way back, and the scale holds the curv
 test('random gestures never make settings that the node refuses, and undo ends at the start', () => {
   for (let seed = 1; seed <= 100; seed++) {
     const random = seeded(seed)
-    const kind = random.pick(['paper', 'fixed', 'increasing', 'decreasing', 'keyframes', 'keyframes', 'keyframes'])
+    const kind = random.pick(['paper', 'ease', 'fixed', 'increasing', 'decreasing', 'keyframes', 'keyframes', 'keyframes'])
     const { editor, drag, key } = makeEditor({ kind })
     const start = JSON.stringify(editor.settings)
     for (let step = 0; step < 60; step++) {

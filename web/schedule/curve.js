@@ -17,13 +17,16 @@ export const timestepOf = (percent) => (1 - percent) * LAST_TIMESTEP
 
 export const percentOf = (t) => clamp(1 - t / LAST_TIMESTEP, 0, 1)
 
+const smooth = (u) => (3 - 2 * u) * u ** 2
+
 // One entry per kind: settings -> (t in 0..1000 -> weight). "learned" is missing: its curve is the subject's.
 const CURVES = {
   paper: ({ alpha, beta, k }) => (t) => 1 - alpha * (t / T) ** k + beta,
   fixed: ({ value }) => () => value,
   increasing: ({ value, k }) => (t) => value * (1 - t / T) ** k,
   decreasing: ({ value, k }) => (t) => value * (t / T) ** k,
-  keyframes: ({ keyframes }) => keyframeCurve(parseKeyframes(keyframes))
+  keyframes: ({ keyframes }) => keyframeCurve(parseKeyframes(keyframes)),
+  ease: ({ alpha, beta }) => (t) => 1 - alpha * smooth(t / T) + beta
 }
 
 /** The weight as a function of the timestep. Throws an Error for the user where there is no curve to show. */
@@ -116,6 +119,7 @@ export function handles(settings) {
   const at = (name, percent) => ({ name, percent, weight: curve(timestepOf(percent)), free: false })
   switch (settings.kind) {
     case 'paper':
+    case 'ease':
       return [at('start', 0), at('end', 1)]
     case 'fixed':
       return [at('value', 0.5)]
@@ -143,15 +147,16 @@ export function moveHandle(settings, index, percent, weight) {
     pairs[index] = [place, round(wanted, 3)]
     return { ...settings, keyframes: formatKeyframes(pairs, settings.keyframes) }
   }
-  if (settings.kind === 'paper') return moveEnd(settings, index === 0, wanted)
+  if (settings.kind === 'paper' || settings.kind === 'ease') return moveEnd(settings, index === 0, wanted)
   return { ...settings, value: round(wanted, 2) }
 }
 
-/** Eq. 10's two ends: beta sets the last step's weight, alpha how far below it the first one lies. */
+/** The two ends of Eq. 10 and of "ease": beta sets the last step's weight, alpha how far below it the first one lies. */
 function moveEnd(settings, isStart, weight) {
-  const { alpha, beta, k } = settings
-  const power = (LAST_TIMESTEP / T) ** k // of the first step; the last step's is 0, or 1 where k is 0
-  if (k === 0) return { ...settings, beta: round(clamp(weight - 1 + alpha, -5, 5), 2) }
+  const { kind, alpha, beta, k } = settings
+  const first = LAST_TIMESTEP / T
+  const power = kind === 'ease' ? smooth(first) : first ** k // of the first step; the last step's is 0, or 1 where k is 0
+  if (kind === 'paper' && k === 0) return { ...settings, beta: round(clamp(weight - 1 + alpha, -5, 5), 2) }
   const start = isStart ? weight : 1 - alpha * power + beta
   const end = isStart ? 1 + beta : weight
   const nextBeta = round(clamp(end - 1, -5, 5), 2)
