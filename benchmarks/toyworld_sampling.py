@@ -41,7 +41,6 @@ WAYS: dict[str, dict[str, Any]] = {
     "reuse 2": {"halves": "conditional", "reuse": 2},
     "reuse 3": {"halves": "conditional", "reuse": 3},
     "reuse 4": {"halves": "conditional", "reuse": 4},
-    "reuse 5": {"halves": "conditional", "reuse": 5},
     "one to one": {"halves": "conditional", "pairing": "one_to_one"},
     "pool 2": {"halves": "conditional", "pool": 2},
     "end 0.8": {"halves": "conditional", "end": 0.8},
@@ -49,7 +48,6 @@ WAYS: dict[str, dict[str, Any]] = {
     "reuse 2, one to one, pool 2": {"halves": "conditional", "reuse": 2, "pool": 2, "pairing": "one_to_one"},
     "reuse 2, end 0.6": {"halves": "conditional", "reuse": 2, "end": 0.6},
     "reuse 3, end 0.9": {"halves": "conditional", "reuse": 3, "end": 0.9},
-    "reuse 3, end 0.8": {"halves": "conditional", "reuse": 3, "end": 0.8},
 }
 
 #: Two subjects in one picture: how they are kept apart.

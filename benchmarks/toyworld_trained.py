@@ -43,7 +43,8 @@ def trained(world: ToyWorld, number: int, budget: Budget, folder: Path, animal: 
     """Train a subject as ``benchmarks.toyworld`` trains "p3s", or load it from the folder; None where the points of
     the scene give no mask."""
     method, s = METHODS["p3s"], scene("heldout", number, "different", animal)
-    name = "-".join(str(part) for part in (number, s.animal, budget.steps, budget.batch, budget.rate))
+    # A scene of a given class is another one than the scene of that number that happens to be of this class.
+    name = "-".join(str(part) for part in (number, animal or "any", budget.steps, budget.batch, budget.rate))
     file = folder / f"{name}.safetensors"
     if file.exists():
         state = load_file(file)

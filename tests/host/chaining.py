@@ -106,8 +106,34 @@ CASES: dict[str, Case] = {
 }
 
 
+#: Cases that share a process: few enough for minutes.
+AT_ONCE = 7
+
+
+def groups() -> dict[str, tuple[str, ...]]:
+    """The cases by the process that they run in."""
+    found: dict[str, list[str]] = {}
+    for section, label in ((MODEL, "model"), (PROMPT, "prompt"), (SAMPLING, "sampling")):
+        names = [name for name, case in CASES.items() if case.section == section]
+        for start in range(0, len(names), AT_ONCE):
+            found[f"{label}{start // AT_ONCE + 1}"] = names[start : start + AT_ONCE]
+    return {group: tuple(names) for group, names in found.items()}
+
+
 def results_file(version: str) -> Path:
     return cache_folder() / f"chaining-{version}.json"
+
+
+def read_results(version: str) -> dict[str, dict[str, str]]:
+    """Case -> order -> outcome, of the last run of every case."""
+    file = results_file(version)
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def keep_results(version: str, found: dict[str, dict[str, str]]) -> None:
+    """Outcomes take the place of older ones of the same cases."""
+    told = {name: {order: text.split(":")[0] for order, text in orders.items()} for name, orders in found.items()}
+    results_file(version).write_text(json.dumps(read_results(version) | told, indent=1))
 
 
 def page(results: dict[str, dict[str, dict[str, str]]]) -> str:
