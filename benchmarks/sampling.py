@@ -1,17 +1,19 @@
 """The price of a sampling step in a real ComfyUI: P3S next to ControlNet, IPAdapter-plus and reference-only.
 
-    python benchmarks/sampling.py                                  small models, minutes
-    python benchmarks/sampling.py --preset full --size 512         random SD 1.5 in full size, 14 GB
-    python benchmarks/sampling.py --preset full --size 512 --device gpu
+    python -m benchmarks.sampling                                  small models, minutes
+    python -m benchmarks.sampling --preset full --rounds 0         work alone, of random SD 1.5 in full size
+    python -m benchmarks.sampling --preset full --size 512         wall time too: 14 GB
+    python -m benchmarks.sampling --preset full --size 512 --device gpu
 
 All variants run in one process in turn, round after round; the wall time is the median ratio to the plain model of the
-same round. Floating-point work is counted by torch and is the same on every machine. IPAdapter-plus needs its pack
-(ComfyUI_IPAdapter_plus) in $P3S_PEERS or ~/comfy/peers.
+same round. Floating-point work is counted by torch on shapes, in the host's own code, and is the same on every machine.
+IPAdapter-plus needs its pack (ComfyUI_IPAdapter_plus) in $P3S_PEERS or ~/comfy/peers.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import tempfile
@@ -33,10 +35,12 @@ def main() -> None:
     parser.add_argument("--preset", default="slim", choices=("slim", "topo", "full"), help="size of the random models")
     parser.add_argument("--size", type=int, default=256, help="side of the image in pixels")
     parser.add_argument("--steps", type=int, default=4, help="sampling steps of a run, with guidance")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--work-size", type=int, default=512, help="side of the image whose work is counted")
+    parser.add_argument("--rounds", type=int, default=3, help="0: count the work and measure nothing")
     parser.add_argument("--threads", type=int, default=0, help="0: as many as torch takes")
     parser.add_argument("--device", default="cpu", choices=("cpu", "gpu"))
-    parser.add_argument("--only", default="", help="only variants whose name holds this text, and the plain model")
+    parser.add_argument("--only", default="", help="some of the variants, by parts of their names between semicolons")
+    parser.add_argument("--out", type=Path, help="a JSON file for the figures")
     args = parser.parse_args()
     host = host_at(args.host.expanduser().absolute()) if args.host else next(iter(find_hosts()), None)
     if host is None:
@@ -48,20 +52,27 @@ def main() -> None:
             "checkpoint": inside.model(f"sd15-{args.preset}"),
             "controlnet": inside.model(f"controlnet-{args.preset}"),
             "peers": [str(pack)] if (pack / "__init__.py").is_file() else [],
-            **{key: getattr(args, key) for key in ("size", "steps", "rounds", "threads", "only")},
+            **{key: getattr(args, key) for key in ("size", "work_size", "steps", "rounds", "threads", "only")},
         }
         script = Path(__file__).with_name("sampling_inside.py")
         found = inside.run(script, arguments, timeout=None, options=["--cpu"] if args.device == "cpu" else [])
     print(
-        f"\n{host.version}, {args.preset} models, {args.size} x {args.size}, {args.steps} steps, {args.rounds} rounds\n"
+        f"\nComfyUI {host.version}, {args.preset} models, work of a step at {args.work_size} x {args.work_size}", end=""
     )
-    print("| | TFLOP a step | work | wall time | seconds a step |" + (" GiB |" if args.device == "gpu" else ""))
-    print("|---|---|---|---|---|" + ("---|" if args.device == "gpu" else ""))
+    print(f"; time at {args.size} x {args.size}, {args.steps} steps, {args.rounds} rounds" if args.rounds else "")
+    titles = ["", "TFLOP a step", "work"] + (["wall time", "seconds a step"] if args.rounds else [])
+    titles += ["GiB"] if args.rounds and args.device == "gpu" else []
+    print("\n| " + " | ".join(titles) + " |\n" + "|---" * len(titles) + "|")
     for name, row in sorted(found.items(), key=lambda item: item[1]["work"]):
-        low, high = row["times"]
-        cells = [name, f"{row['tflop']:.3f}", f"{row['work']:.3f}", f"{row['time']:.2f} ({low:.2f}-{high:.2f})"]
-        cells += [f"{row['seconds']:.3f}"] + ([f"{row['memory']:.1f}"] if args.device == "gpu" else [])
+        cells = [name, f"{row['tflop']:.3f}", f"{row['work']:.3f}"]
+        if "times" in row:
+            low, high = row["times"]
+            cells += [f"{row['time']:.2f} ({low:.2f}-{high:.2f})", f"{row['seconds']:.3f}"]
+        cells += [f"{row['memory']:.1f}"] if row.get("memory") else []
         print("| " + " | ".join(cells) + " |")
+    if args.out:
+        facts = {k: getattr(args, k) for k in ("preset", "size", "work_size", "steps", "rounds", "device")}
+        args.out.write_text(json.dumps({"host": host.version, **facts, "variants": found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

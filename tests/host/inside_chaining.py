@@ -11,7 +11,7 @@ import comfy.samplers
 import torch
 from comfyui_p3s.p3s.errors import P3SError
 from comfyui_p3s.p3s.injection import EffectMask
-from inside_peers import ipadapter, load_nodes, node
+from inside_peers import adaptive, ipadapter, load_nodes, node
 from inside_subjects import apply, conditioning, difference, draw, inputs, load, sample, subject_for
 
 HALF = EffectMask(torch.cat([torch.ones(8, 4), torch.zeros(8, 4)], 1))
@@ -31,6 +31,8 @@ class Chain:
         self.subject = subject_for(self.model)
         self.control = comfy_controlnet(arguments["controlnet"])
         self.hint = draw(1, 128, 128, 3).clamp(0, 1)
+        self.images: dict[Any, torch.Tensor] = {}
+        self.alone: dict[Any, torch.Tensor] = {}
 
     # On the MODEL wire
 
@@ -168,6 +170,13 @@ class Chain:
     def with_subject(self, model: Any, **application: Any) -> Any:
         return apply(model, self.subject, **application)
 
+    def image(self, subject: bool, **settings: Any) -> torch.Tensor:
+        """Of the model alone or with the subject, which many cases are compared with."""
+        key = subject, *sorted(settings.items())
+        if key not in self.images:
+            self.images[key] = sample(self.with_subject(self.model) if subject else self.model, **settings)
+        return self.images[key]
+
 
 class Encoder:
     """Stands for a VAE where only a latent is wanted."""
@@ -208,17 +217,18 @@ def on_the_wire(chain: Chain, other: Callable[[Any], Any], order: str, **applica
     settings: dict[str, Any] = {"steps": 3}
     if other == chain.context_windows:
         settings["batch"] = 4
-    alone = other(chain.model)
     both = chain.with_subject(other(chain.model), **application)
     if order == "after":
         both = other(chain.with_subject(chain.model, **application))
     image = sample(both, **settings)
-    plain, without = sample(chain.model, **settings), sample(alone, **settings)
+    if other not in chain.alone:
+        chain.alone[other] = sample(other(chain.model), **settings)
+    plain, without = chain.image(False, **settings), chain.alone[other]
     if not acts(image, without):
         return "the subject does not act"
-    if other == chain.compile and difference(image, sample(chain.with_subject(chain.model), **settings)) > EQUAL:
+    if other == chain.compile and difference(image, chain.image(True, **settings)) > EQUAL:
         return "the compiled model makes another picture"
-    if difference(without, plain) > SEEN and not acts(image, sample(chain.with_subject(chain.model), **settings)):
+    if difference(without, plain) > SEEN and not acts(image, chain.image(True, **settings)):
         return "the other node does not act"
     return "works"
 
@@ -229,7 +239,7 @@ def in_sampling(chain: Chain, changes: dict[str, Any], **application: Any) -> st
     image = sample(model, **settings)
     if not acts(image, sample(chain.model, **settings)):
         return "the subject does not act"
-    if "positive" in changes and not acts(image, sample(model, **{**settings, "positive": None, "negative": None})):
+    if "positive" in changes and not acts(image, chain.image(True, steps=3)):
         return "the other node does not act"
     return "works"
 
@@ -245,17 +255,6 @@ def samplers(chain: Chain) -> str:
         if not acts(images[1], images[0]):
             wrong.append(name)
     return f"not with {', '.join(wrong)}" if wrong else "works"
-
-
-def adaptive(model: Any) -> torch.Tensor:
-    """dpm_adaptive takes as many steps as its tolerance asks for: on random weights, which predict no noise, next to
-    endless with the usual one."""
-    settings = {"order": 3, "rtol": 5.0, "atol": 5.0, "h_init": 0.5, "pcoeff": 0.0, "icoeff": 1.0, "dcoeff": 0.0}
-    (sampler,) = node("SamplerDPMAdaptative", **settings, accept_safety=0.81, eta=0.0, s_noise=1.0)
-    (sigmas,) = node("BasicScheduler", model=model, scheduler="karras", steps=3, denoise=1.0)
-    given = {"positive": conditioning(1), "negative": conditioning(2), "sampler": sampler, "sigmas": sigmas}
-    given |= {"model": model, "add_noise": True, "noise_seed": 3, "cfg": 7.0}
-    return node("SamplerCustom", **given, latent_image={"samples": torch.zeros(1, 4, 16, 16)})[0]["samples"]
 
 
 def guiders(chain: Chain) -> str:

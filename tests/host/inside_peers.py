@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from inside_subjects import draw
+from inside_subjects import conditioning, draw
 
 import nodes
 
@@ -47,3 +47,14 @@ def ipadapter(model: Any, weight: float = 1.0) -> Any:
     given |= {"pos_embed": draw(1, 257, 1280, seed=8), "neg_embed": torch.zeros(1, 257, 1280)}
     settings = {"weight": weight, "weight_type": "linear", "start_at": 0.0, "end_at": 1.0}
     return node("IPAdapterEmbeds", **given, **settings)[0]
+
+
+def adaptive(model: Any) -> torch.Tensor:
+    """dpm_adaptive takes as many steps as its tolerance asks for: on random weights, which predict no noise, next to
+    endless with the usual one."""
+    settings = {"order": 3, "rtol": 5.0, "atol": 5.0, "h_init": 0.5, "pcoeff": 0.0, "icoeff": 1.0, "dcoeff": 0.0}
+    (sampler,) = node("SamplerDPMAdaptative", **settings, accept_safety=0.81, eta=0.0, s_noise=1.0)
+    (sigmas,) = node("BasicScheduler", model=model, scheduler="karras", steps=3, denoise=1.0)
+    given = {"positive": conditioning(1), "negative": conditioning(2), "sampler": sampler, "sigmas": sigmas}
+    given |= {"model": model, "add_noise": True, "noise_seed": 3, "cfg": 7.0}
+    return node("SamplerCustom", **given, latent_image={"samples": torch.zeros(1, 4, 16, 16)})[0]["samples"]

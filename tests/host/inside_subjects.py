@@ -34,7 +34,8 @@ def subject_for(model: Any, seed: int = 1, **settings: Any) -> Subject:
     with torch.inference_mode(False):
         copy = SubjectCopy.from_base(weights.base_weights(model), chosen, 20)
         for i, zero in enumerate([*copy.zero_self.values(), *copy.zero_cross.values()]):
-            zero.weight.data = draw(*zero.weight.shape, seed=seed * 100 + i) * zero.weight.shape[1] ** -0.5
+            drawn = zero.up if chosen.kind == "lora" else zero
+            drawn.weight.data = draw(*drawn.weight.shape, seed=seed * 100 + i) * drawn.weight.shape[1] ** -0.5
         reference = SubjectReference(draw(4, 16, 16, seed=seed), draw(17, 20, seed=seed))
     config = weights.unet_config(model)
     info = SubjectInfo(
