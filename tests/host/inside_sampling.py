@@ -180,6 +180,13 @@ def once(model: Any) -> dict[str, Any]:
     }
 
 
+def predictions(model: Any, steps: int) -> list[torch.Tensor]:
+    """The picture that each step of a run predicts."""
+    found: list[torch.Tensor] = []
+    sample(model, steps=steps, callback=lambda step, predicted, x, total: found.append(predicted.clone()))
+    return found
+
+
 def identities(model: Any) -> dict[str, bool]:
     """Bit for bit."""
     one, two = subject_for(model, 1), subject_for(model, 2)
@@ -189,6 +196,9 @@ def identities(model: Any) -> dict[str, bool]:
     fast = apply(model, one, settings=SamplingSettings("conditional", reuse=2, pool=2))
     first, again = sample(fast), sample(fast)
     masked = apply(model, one, mask=LEFT)
+    # The steps are at 0, 0.5 and 1 of the denoising.
+    late = predictions(apply(model, one, schedule=Schedule("fixed", start=0.6)), steps=3)
+    before = [torch.equal(a, b) for a, b in zip(late, predictions(model, steps=3), strict=True)]
     return {
         "a mask of ones is no mask": torch.equal(sample(apply(model, one, mask=ones)), image),
         "a mask of zeros is the plain model": torch.equal(sample(apply(model, one, mask=zeros)), plain),
@@ -205,6 +215,7 @@ def identities(model: Any) -> dict[str, bool]:
         "a masked run repeats": torch.equal(sample(masked), sample(masked)),
         "a fast run repeats": torch.equal(first, again),
         "the branch without is plain": torch.equal(sample(model), plain),
+        "steps before the window are plain": before == [True, True, False],
         "one strength in each half": not torch.equal(
             sample(apply(apply(model, one), two, settings=conditional)), sample(apply(apply(model, one), two))
         ),
