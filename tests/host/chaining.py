@@ -107,7 +107,7 @@ CASES: dict[str, Case] = {
 
 
 #: Cases that share a process: few enough for minutes.
-AT_ONCE = 7
+AT_ONCE = 14
 
 
 def groups() -> dict[str, tuple[str, ...]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import comfy.model_management
@@ -25,11 +25,12 @@ class Chain:
     """The models, and one method for each case: it returns a MODEL for the cases with an order, else the changes to
     sampling that both the plain model and the one with the subject get."""
 
-    def __init__(self, arguments: dict[str, Any], checkpoint: str = "slim") -> None:
+    def __init__(self, arguments: dict[str, Any], preset: str) -> None:
         self.arguments = arguments
-        self.model = load(arguments[checkpoint])
+        self.model = load(arguments[f"sd15-{preset}"])
         self.subject = subject_for(self.model)
-        self.control = comfy_controlnet(arguments["controlnet"])
+        controlnet = arguments.get(f"controlnet-{preset}")
+        self.control = comfy_controlnet(controlnet) if controlnet else None
         self.hint = draw(1, 128, 128, 3).clamp(0, 1)
         self.images: dict[Any, torch.Tensor] = {}
         self.alone: dict[Any, torch.Tensor] = {}
@@ -37,7 +38,7 @@ class Chain:
     # On the MODEL wire
 
     def lora(self, model: Any) -> Any:
-        return node("LoraLoaderModelOnly", model=model, lora_name="lora-slim.safetensors", strength_model=1.0)[0]
+        return node("LoraLoaderModelOnly", model=model, lora_name="lora-micro.safetensors", strength_model=1.0)[0]
 
     def freeu(self, model: Any) -> Any:
         return node("FreeU", model=model, b1=1.3, b2=1.4, s1=0.9, s2=0.2)[0]
@@ -228,7 +229,9 @@ def on_the_wire(chain: Chain, other: Callable[[Any], Any], order: str, **applica
         return "the subject does not act"
     if other == chain.compile and difference(image, chain.image(True, **settings)) > EQUAL:
         return "the compiled model makes another picture"
-    if difference(without, plain) > SEEN and not acts(image, chain.image(True, **settings)):
+    if other == chain.compile:
+        return "works"
+    if difference(without, plain) < SEEN or not acts(image, chain.image(True, **settings)):
         return "the other node does not act"
     return "works"
 
@@ -245,9 +248,7 @@ def in_sampling(chain: Chain, changes: dict[str, Any], **application: Any) -> st
 
 
 def samplers(chain: Chain) -> str:
-    """Each of them, on a smaller model."""
-    model = load(chain.arguments["micro"])
-    applied = apply(model, subject_for(model))
+    model, applied = chain.model, chain.with_subject(chain.model)
     wrong = []
     for name in comfy.samplers.KSampler.SAMPLERS:
         run = adaptive if name == "dpm_adaptive" else partial(sample, sampler=name, steps=3)
@@ -337,8 +338,8 @@ def batch(chain: Chain) -> str:
 
 
 def inpainting(chain: Chain) -> str:
-    model, plain = load(chain.arguments["inpaint"]), load(chain.arguments["micro"])
-    applied = apply(model, subject_for(plain))
+    model = load(chain.arguments["sd15-inpaint-micro"])
+    applied = apply(model, chain.subject)
     return "works" if acts(sample(applied), sample(model)) else "the subject does not act"
 
 
@@ -359,8 +360,10 @@ def several_gpus(chain: Chain) -> str:
     return "works"
 
 
-#: Packs that count on every block of SD 1.5.
-EVERY_BLOCK = ("ipadapter", "reference-controlnet")
+#: The smallest models on which every part acts, where it is not "micro": FreeU knows blocks by their widths, others
+#: need several levels, and packs count on every block of SD 1.5.
+PRESETS = {"freeu": "wide", "freeu-v2": "wide", "deepshrink": "slim", "hypertile": "slim", "tome": "slim"}
+PRESETS |= {"sizes": "slim", "ipadapter": "topo", "reference-controlnet": "topo"}
 
 #: Cases that are more than a change of the model or of the conditioning.
 OWN = {
@@ -377,14 +380,13 @@ OWN = {
 
 def main(arguments: dict[str, Any]) -> dict[str, dict[str, str]]:
     load_nodes(arguments["peers"])
-    slim = Chain(arguments)
-    topo = Chain(arguments, "topo") if set(EVERY_BLOCK) & set(arguments["cases"]) else slim
+    chain_of = cache(partial(Chain, arguments))
     found: dict[str, dict[str, str]] = {}
     for name, orders in arguments["cases"].items():
-        chain = topo if name in EVERY_BLOCK else slim
-        bare = name.removesuffix("-mask") if name.endswith("-mask") else name
-        application = {"mask": HALF} if name.endswith("-mask") else {}
-        case = getattr(chain, bare.replace("-", "_"), None)
+        chain = chain_of(PRESETS.get(name, "micro"))
+        case, application = getattr(chain, name.replace("-", "_"), None), {}
+        if case is None and name.endswith("-mask"):
+            case, application = getattr(chain, name.removesuffix("-mask").replace("-", "_")), {"mask": HALF}
         found[name] = {}
         for order in orders:
             if name in OWN:

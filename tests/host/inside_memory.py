@@ -11,7 +11,7 @@ import comfy.model_management as management
 import torch
 from comfyui_p3s.nodes.host import patch
 from comfyui_p3s.p3s.injection import EffectMask
-from inside_subjects import apply, load, sample, subject_for
+from inside_subjects import apply, difference, load, sample, subject_for
 
 SOFT = EffectMask(torch.linspace(-0.5, 1.5, 12).clamp(0, 1).expand(12, 12))
 
@@ -49,7 +49,7 @@ def partly(model: Any, **settings: Any) -> dict[str, Any]:
         management.unload_all_models()
         with little_memory(getattr(management.VRAMState, name)):
             image = sample(applied)
-            found[name] = {"equal": torch.equal(image, whole), "lowvram": bool(applied.model.model_lowvram)}
+            found[name] = {"error": difference(image, whole), "lowvram": bool(applied.model.model_lowvram)}
         management.unload_all_models()
     found["every layer can be cast"] = all(cast(copy))
     found["after unloading"] = torch.equal(sample(applied), whole)

@@ -15,13 +15,8 @@ pytestmark = pytest.mark.slow
 #: Folder with the repositories of the packs that cases name as their peer. One that a host is too old for lies, in an
 #: older version, in a folder named by the host's version there.
 PEERS = Path(os.environ.get("P3S_PEERS") or Path.home() / "comfy" / "peers")
-MODELS = {
-    "slim": "sd15-slim",
-    "topo": "sd15-topo",
-    "micro": "sd15-micro",
-    "inpaint": "sd15-inpaint-micro",
-    "controlnet": "controlnet-slim",
-}
+MODELS = ("sd15-micro", "sd15-wide", "sd15-slim", "sd15-topo", "sd15-inpaint-micro")
+MODELS += ("controlnet-micro", "controlnet-topo", "lora-micro")
 
 
 def peer(name: str, inside: Inside) -> Path | None:
@@ -37,8 +32,7 @@ def outcomes(inside: Inside) -> Callable[[str], dict[str, dict[str, str]]]:
         """How the cases of a group went, but those whose peer is not there."""
         cases = {name: CASES[name] for name in groups()[group]}
         there = {case.peer: folder for case in cases.values() if case.peer and (folder := peer(case.peer, inside))}
-        inside.model("lora-slim")
-        arguments = {key: inside.model(name) for key, name in MODELS.items()}
+        arguments = {name: inside.model(name) for name in MODELS}
         arguments |= {
             "cases": {name: case.orders for name, case in cases.items() if not case.peer or case.peer in there},
             "peers": [str(folder) for folder in there.values()],

@@ -16,7 +16,7 @@ SCRIPT = Path(__file__).with_name("inside_memory.py")
 
 @pytest.fixture(scope="module")
 def facts(inside: Inside) -> Any:
-    return inside.run(SCRIPT, {"model": inside.model("sd15-slim"), "memory": True}, timeout=900)
+    return inside.run(SCRIPT, {"model": inside.model("sd15-micro"), "memory": True}, timeout=900)
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def facts(inside: Inside) -> Any:
 )
 def test_attention_backends_agree(inside: Inside, facts: Any, option: str, name: str) -> None:
     """More keys than queries, and soft masks, give the same with each of them."""
-    arguments = {"model": inside.model("sd15-slim"), "memory": False}
+    arguments = {"model": inside.model("sd15-micro"), "memory": False}
     found = inside.run(SCRIPT, arguments, timeout=900, options=("--cpu", option))
     assert found["backend"].removesuffix("_wrapper") in (name, "wrapper")
     for case, values in found["images"].items():
@@ -39,10 +39,11 @@ def test_attention_backends_agree(inside: Inside, facts: Any, option: str, name:
 
 @pytest.mark.parametrize("kind", ["full", "lora"])
 def test_models_that_are_partly_loaded_give_the_same(facts: Any, kind: str) -> None:
+    """But for rounding: the host also runs the halves of the guidance apart when memory is short."""
     found = facts[kind]
-    assert found["NO_VRAM"] == {"equal": True, "lowvram": True}
-    assert found["LOW_VRAM"]["equal"]
-    assert found["NORMAL_VRAM"]["equal"]
+    assert found["NO_VRAM"]["lowvram"]
+    for state in ("NO_VRAM", "LOW_VRAM", "NORMAL_VRAM"):
+        assert found[state]["error"] < 1e-3, state
     assert found["after unloading"]
 
 

@@ -34,6 +34,7 @@ TensorDict = dict[str, torch.Tensor]
 # preset: (channel multipliers, res blocks per level, transformers on that level)
 PRESETS: dict[str, tuple[tuple[int, ...], int, tuple[bool, ...]]] = {
     "micro": ((1,), 1, (True,)),
+    "wide": ((1, 2), 1, (True, True)),
     "slim": ((1, 1, 1, 1), 1, (True, True, True, False)),
     "topo": ((1, 1, 1, 1), 2, (True, True, True, False)),
     "full": ((1, 2, 4, 4), 2, (True, True, True, False)),
@@ -270,6 +271,7 @@ def lora(preset: str, rank: int = 4, seed: int = 2) -> TensorDict:
 # name: (folder below ComfyUI's models, maker)
 MODELS: dict[str, tuple[str, Callable[[], TensorDict]]] = {
     "sd15-micro": ("checkpoints", lambda: checkpoint("micro")),
+    "sd15-wide": ("checkpoints", lambda: checkpoint("wide")),
     "sd15-slim": ("checkpoints", lambda: checkpoint("slim")),
     "sd15-topo": ("checkpoints", lambda: checkpoint("topo")),
     "sd15-full": ("checkpoints", lambda: checkpoint("full")),
