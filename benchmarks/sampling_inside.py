@@ -7,6 +7,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -14,25 +16,28 @@ from unittest import mock
 
 import comfy.controlnet
 import comfy.model_management
+import comfy.ops
 import torch
 from comfy.patcher_extension import WrappersMP
-from comfyui_p3s.nodes.host import attention, patch
-from comfyui_p3s.nodes.host.sampling import Run
+from comfyui_p3s.nodes.host import attention, patch, weights
+from comfyui_p3s.nodes.host.sampling import Application, Applied, Run
 from comfyui_p3s.p3s.injection import EffectMask
-from comfyui_p3s.p3s.sampling import FAST, SamplingSettings
+from comfyui_p3s.p3s.sampling import EXACT, FAST, SamplingSettings
 from comfyui_p3s.p3s.schedule import Schedule
+from comfyui_p3s.p3s.subject import SubjectReference
+from comfyui_p3s.p3s.subject_copy import CopySettings, SubjectCopy
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "host"))
 
 from inside_peers import ipadapter, load_nodes, node
-from inside_subjects import apply, conditioning, draw, load, sample, subject_for
+from inside_subjects import conditioning, draw, load, sample, subject_for
 
-CONTROLNET = "ControlNet"
+PLAIN, CONTROLNET = "plain model", "ControlNet"
 
 
-def reference_only(model: Any, side: int) -> Any:
+def reference_only(model: Any) -> Any:
     """A second pass of the whole U-Net on a noised reference, whose self-attention inputs the first one sees too."""
 
     def wrapper(executor, x, timesteps, context=None, y=None, control=None, transformer_options={}, **kwargs):  # noqa: B006
@@ -46,7 +51,7 @@ def reference_only(model: Any, side: int) -> Any:
             f = kept[extra["block"]]
             return q, torch.cat([k, f], 1), torch.cat([v, f], 1)
 
-        for patched, given in ((write, draw(*x.shape, seed=7).to(x) + x), (read, x)):
+        for patched, given in ((write, x + torch.ones_like(x)), (read, x)):
             options = {**transformer_options, "patches": {"attn1_patch": [patched]}}
             out = executor(given, timesteps, context, y, control, options, **kwargs)
         return out
@@ -56,82 +61,116 @@ def reference_only(model: Any, side: int) -> Any:
     return clone
 
 
-def variants(model: Any, side: int, with_ipadapter: bool) -> dict[str, Any]:
-    """Name -> MODEL. ControlNet is the plain one."""
-    one, two, lora = subject_for(model, 1), subject_for(model, 2), subject_for(model, 3, kind="lora")
-    half = torch.zeros(side, side)
-    half[:, : side // 2] = 1
-    left, right = EffectMask(half), EffectMask(1 - half)
-    models = {
-        "plain model": model,
-        CONTROLNET: model,
-        "reference-only": reference_only(model, side),
-        "P3S, exact": apply(model, one),
-        "P3S, exact, a low-rank subject": apply(model, lora),
-        "P3S, exact, conditional half": apply(model, one, settings=SamplingSettings("conditional")),
-        "P3S, fast": apply(model, one, settings=FAST),
-        "P3S, off": apply(model, one, schedule=Schedule("fixed", value=0.0)),
-        "P3S, exact, half masked": apply(model, one, mask=left),
-        "P3S, two subjects": apply(apply(model, one), two),
-        "P3S, two subjects, a half each": apply(apply(model, one, mask=left), two, mask=right),
-        "P3S, fast, two subjects, a half each": apply(
-            apply(model, one, mask=left, settings=FAST), two, mask=right, settings=FAST
-        ),
-    }
-    if with_ipadapter:
-        models["IPAdapter-plus"] = ipadapter(model)
-    return models
+@dataclass(frozen=True)
+class Use:
+    """A subject by its number and kind, and how it is applied. ``side`` is the half of the image that it is masked
+    to."""
+
+    number: int = 1
+    kind: str = "full"
+    settings: SamplingSettings = EXACT
+    weight: float = 1.0
+    side: str = ""
+
+    def application(self, size: int) -> Application:
+        mask = None
+        if self.side:
+            half = torch.zeros(size, size)
+            half[:, : size // 2] = 1
+            mask = EffectMask(half if self.side == "left" else 1 - half)
+        return Application(Schedule("fixed", value=self.weight), settings=self.settings, mask=mask)
 
 
-@contextmanager
-def shapes_alone() -> Iterator[FlopCounterMode]:
-    """Counts floating-point work, and does none of it: tensors are shapes. What reads a tensor is answered: the halves
-    of the guidance are equal, masks and the weight are real."""
-    real_groups, real_weight = attention.query_groups, Run.weight
-
-    def groups(*args: Any) -> Any:
-        with unset_fake_temporarily():
-            return real_groups(*args)
-
-    def weight(self: Run, index: int, timesteps: torch.Tensor) -> Any:
-        if self._always_on[index]:
-            return real_weight(self, index, timesteps)
-        with unset_fake_temporarily():
-            return real_weight(self, index, torch.full((1,), 500.0))
-
-    with (
-        mock.patch.object(Run, "weight", weight),
-        mock.patch.object(torch, "equal", lambda a, b: True),
-        mock.patch.object(attention, "query_groups", groups),
-        mock.patch.object(comfy.model_management, "get_torch_device", lambda: torch.device("cpu")),
-        FakeTensorMode(allow_non_fake_inputs=True),
-        FlopCounterMode(display=False) as counter,
-    ):
-        yield counter
+P3S = {
+    "P3S, exact": (Use(),),
+    "P3S, exact, a low-rank subject": (Use(3, "lora"),),
+    "P3S, exact, conditional half": (Use(settings=SamplingSettings("conditional")),),
+    "P3S, fast": (Use(settings=FAST),),
+    "P3S, off": (Use(weight=0.0),),
+    "P3S, exact, masked to a half": (Use(side="left"),),
+    "P3S, exact, two subjects": (Use(), Use(2)),
+    "P3S, exact, two subjects, a half each": (Use(side="left"), Use(2, side="right")),
+    "P3S, fast, two subjects, a half each": (Use(settings=FAST, side="left"), Use(2, settings=FAST, side="right")),
+}
+OTHERS = (PLAIN, CONTROLNET, "IPAdapter-plus", "reference-only")
 
 
-def work(model: Any, side: int, steps: int, control: Any = None) -> float:
-    """TFLOP of so many steps with guidance."""
-    options = dict(model.model_options["transformer_options"])
-    options |= {"wrappers": model.wrappers, "cond_or_uncond": [1, 0], "uuids": ["a", "b"]}
-    subjects = model.get_attachment(patch.KEY)
-    if subjects:
-        options[patch.KEY] = Run(subjects)
-        for applied in subjects:
-            if applied.application.mask is not None:  # or it would keep shapes without values
-                for scale in (1, 2, 4, 8):
-                    applied.application.mask.tokens((side // scale, side // scale))
-    with torch.no_grad(), shapes_alone() as counter:
-        x, t, context = torch.zeros(2, 4, side, side), torch.full((2,), 500.0), torch.zeros(2, 77, 768)
-        for _ in range(steps):
-            given = {}
-            if control is not None:
-                hint = torch.zeros(2, 3, 8 * side, 8 * side)
-                made = control.control_model(x=x, hint=hint, timesteps=t, context=context)
-                given = {"control": {key: list(parts) for key, parts in made.items()}}
-            step = {**options, "sigmas": torch.zeros(1)}
-            model.model.diffusion_model(x, t, context, transformer_options=step, **given)
-    return counter.get_total_flops() / 1e12
+def variant(name: str, model: Any, side: int, subject: Callable[[int, str], Any]) -> Any:
+    """The MODEL of a variant; ControlNet's is the plain one."""
+    if name == "IPAdapter-plus":
+        return ipadapter(model)
+    if name == "reference-only":
+        return reference_only(model)
+    for use in P3S.get(name, ()):
+        model = patch.apply_subject(model, subject(use.number, use.kind), 0, use.application(side))[0]
+    return model
+
+
+class Shapes:
+    """Counts floating-point work and does none of it: the subjects' weights and all that is computed are shapes."""
+
+    def __init__(self, model: Any, side: int) -> None:
+        self.model, self.side = model, side
+        self.config = weights.unet_config(model)
+        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
+
+    @contextmanager
+    def counting(self) -> Iterator[FlopCounterMode]:
+        """What reads a tensor is answered: the halves of the guidance are equal, masks and the weight are real."""
+        real_groups, real_weight = attention.query_groups, Run.weight
+
+        def groups(*args: Any) -> Any:
+            with unset_fake_temporarily():
+                return real_groups(*args)
+
+        def weight(run: Run, index: int, timesteps: torch.Tensor) -> Any:
+            with unset_fake_temporarily():
+                found = real_weight(run, index, torch.full((1,), 500.0))
+                return None if found is None else float(found)
+
+        with (
+            mock.patch.object(torch, "equal", lambda a, b: True),
+            mock.patch.object(attention, "query_groups", groups),
+            mock.patch.object(Run, "weight", weight),
+            torch.no_grad(),
+            self.mode,
+            FlopCounterMode(display=False) as counter,
+        ):
+            yield counter
+
+    def applied(self, use: Use) -> Applied:
+        application = use.application(self.side)
+        if application.mask is not None:  # or it would keep shapes without values
+            for scale in (1, 2, 4, 8):
+                application.mask.tokens((self.side // scale, self.side // scale))
+        with self.mode:
+            copy = SubjectCopy(self.config, CopySettings(kind=use.kind), 1024, comfy.ops.manual_cast)
+            copy.borrow(self.model.model.diffusion_model)
+            reference = SubjectReference(torch.zeros(4, self.side, self.side), torch.zeros(257, 1024))
+        return Applied(copy.requires_grad_(False), reference, application)
+
+    def work(self, name: str, control: Any) -> float:
+        """TFLOP of a step with guidance, on average where features are used again."""
+        subjects = tuple(self.applied(use) for use in P3S.get(name, ()))
+        patched = self.model if subjects else variant(name, self.model, self.side, subject=None)  # type: ignore[arg-type]
+        options = dict(patched.model_options["transformer_options"])
+        options |= {"cond_or_uncond": [1, 0], "uuids": ["a", "b"], "wrappers": patched.wrappers}
+        if subjects:
+            wrapper = patch.wrappers(subjects, self.config)[WrappersMP.DIFFUSION_MODEL]
+            options |= {"wrappers": {WrappersMP.DIFFUSION_MODEL: {patch.KEY: [wrapper]}}, patch.KEY: Run(subjects)}
+        steps = max([s.application.settings.reuse for s in subjects], default=1)
+        with self.counting() as counter:
+            x, t, context = torch.zeros(2, 4, self.side, self.side), torch.full((2,), 500.0), torch.zeros(2, 77, 768)
+            for _ in range(steps):
+                given = {}
+                if name == CONTROLNET:
+                    hint = torch.zeros(2, 3, 8 * self.side, 8 * self.side)
+                    made = control.control_model(x=x, hint=hint, timesteps=t, context=context)
+                    given = {"control": {key: list(parts) for key, parts in made.items()}}
+                # Another tensor of sigmas is another evaluation; IPAdapter-plus would read it.
+                step = {**options, "sigmas": torch.zeros(1)} if subjects else options
+                self.model.model.diffusion_model(x, t, context, transformer_options=step, **given)
+        return counter.get_total_flops() / 1e12 / steps
 
 
 def runs(models: dict[str, Any], arguments: dict[str, Any], control: Any) -> dict[str, Callable[[], torch.Tensor]]:
@@ -150,24 +189,22 @@ def runs(models: dict[str, Any], arguments: dict[str, Any], control: Any) -> dic
 def main(arguments: dict[str, Any]) -> dict[str, Any]:
     load_nodes(arguments["peers"])
     torch.set_num_threads(arguments["threads"] or torch.get_num_threads())
+    wanted = [text.strip() for text in arguments["only"].split(";") if text.strip()]
+    names = [n for n in (*OTHERS, *P3S) if n == PLAIN or not wanted or any(text in n for text in wanted)]
+    names = [n for n in names if n != "IPAdapter-plus" or arguments["peers"]]
     control = comfy.controlnet.load_controlnet(arguments["controlnet"])
     model = load(arguments["checkpoint"])
-    wanted = [text.strip() for text in arguments["only"].split(";") if text.strip()]
 
-    def chosen(side: int) -> dict[str, Any]:
-        models = variants(model, side, bool(arguments["peers"]))
-        names = [n for n in models if n == "plain model" or not wanted or any(text in n for text in wanted)]
-        return {name: models[name] for name in names}
-
-    flops = {}
-    steps, side = arguments["steps"], arguments["work_size"] // 8
-    for name, patched in chosen(side).items():
-        flops[name] = work(patched, side, steps, control if name == CONTROLNET else None)
-        print(f"{name}: {flops[name] / steps:.3f} TFLOP, {flops[name] / flops['plain model']:.3f}", flush=True)
-    found = {n: {"tflop": f / steps, "work": f / flops["plain model"]} for n, f in flops.items()}
-    timed = runs(chosen(arguments["size"] // 8), arguments, control)
-    for name, figures in measure(timed, arguments["rounds"]).items():
-        found[name] |= {**figures, "seconds": figures["seconds"] / steps}
+    shapes, found = Shapes(model, arguments["work_size"] // 8), {}
+    for name in names:
+        tflop = shapes.work(name, control)
+        found[name] = {"tflop": tflop, "work": tflop / found.get(PLAIN, {"tflop": tflop})["tflop"]}
+        print(f"{name}: {tflop:.3f} TFLOP, {found[name]['work']:.3f}", flush=True)
+    if arguments["rounds"]:
+        subject = cache(lambda number, kind: subject_for(model, number, kind=kind))
+        models = {name: variant(name, model, arguments["size"] // 8, subject) for name in names}
+        for name, figures in measure(runs(models, arguments, control), arguments["rounds"]).items():
+            found[name] |= {**figures, "seconds": figures["seconds"] / arguments["steps"]}
     return found
 
 
@@ -177,7 +214,7 @@ def measure(timed: dict[str, Callable[[], torch.Tensor]], rounds: int) -> dict[s
     device = comfy.model_management.get_torch_device()
     seconds: dict[str, list[float]] = {name: [] for name in timed}
     memory: dict[str, float] = {}
-    for number in range(rounds + 1 if rounds else 0):  # the first one, which loads the models, does not count
+    for number in range(rounds + 1):  # the first one, which loads the models, does not count
         for name, run in timed.items():
             gc.collect()
             if device.type == "cuda":
@@ -193,7 +230,7 @@ def measure(timed: dict[str, Callable[[], torch.Tensor]], rounds: int) -> dict[s
             print(f"round {number}: {name} {time.perf_counter() - started:.1f} s", flush=True)
     found = {}
     for name, own in seconds.items():
-        ratios = [a / b for a, b in zip(own, seconds["plain model"], strict=True)]
+        ratios = [a / b for a, b in zip(own, seconds[PLAIN], strict=True)]
         if ratios:
             found[name] = {
                 "time": median(ratios),
