@@ -1,13 +1,13 @@
 """The price of a sampling step in a real ComfyUI: P3S next to ControlNet, IPAdapter-plus and reference-only.
 
-    python -m benchmarks.sampling                                  small models, minutes
-    python -m benchmarks.sampling --preset full --rounds 0         work alone, of random SD 1.5 in full size
-    python -m benchmarks.sampling --preset full --size 512         wall time too: 14 GB
+    python -m benchmarks.sampling --rounds 0                       work alone: needs no weights
+    python -m benchmarks.sampling                                  and time, of small random models
+    python -m benchmarks.sampling --preset full --size 512         and time of SD 1.5 with random weights: 14 GB
     python -m benchmarks.sampling --preset full --size 512 --device gpu
 
 All variants run in one process in turn, round after round; the wall time is the median ratio to the plain model of the
-same round. Floating-point work is counted by torch on shapes, in the host's own code, and is the same on every machine.
-IPAdapter-plus needs its pack (ComfyUI_IPAdapter_plus) in $P3S_PEERS or ~/comfy/peers.
+same round. Floating-point work is that of SD 1.5 in full size, counted by torch on shapes in the host's own code; it is
+the same on every machine. IPAdapter-plus needs its pack (ComfyUI_IPAdapter_plus) in $P3S_PEERS or ~/comfy/peers.
 """
 
 from __future__ import annotations
@@ -49,17 +49,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as base:
         inside = Inside(host, Path(base))
         arguments = {
-            "checkpoint": inside.model(f"sd15-{args.preset}"),
-            "controlnet": inside.model(f"controlnet-{args.preset}"),
+            "checkpoint": args.rounds and inside.model(f"sd15-{args.preset}"),
+            "controlnet": args.rounds and inside.model(f"controlnet-{args.preset}"),
             "peers": [str(pack)] if (pack / "__init__.py").is_file() else [],
             **{key: getattr(args, key) for key in ("size", "work_size", "steps", "rounds", "threads", "only")},
         }
         script = Path(__file__).with_name("sampling_inside.py")
         found = inside.run(script, arguments, timeout=None, options=["--cpu"] if args.device == "cpu" else [])
-    print(
-        f"\nComfyUI {host.version}, {args.preset} models, work of a step at {args.work_size} x {args.work_size}", end=""
-    )
-    print(f"; time at {args.size} x {args.size}, {args.steps} steps, {args.rounds} rounds" if args.rounds else "")
+    print(f"\nComfyUI {host.version}, work of a step of SD 1.5 at {args.work_size} x {args.work_size}", end="")
+    timed = f"; time of the {args.preset} models at {args.size} x {args.size}, {args.steps} steps, {args.rounds} rounds"
+    print(timed if args.rounds else "")
     titles = ["", "TFLOP a step", "work"] + (["wall time", "seconds a step"] if args.rounds else [])
     titles += ["GiB"] if args.rounds and args.device == "gpu" else []
     print("\n| " + " | ".join(titles) + " |\n" + "|---" * len(titles) + "|")

@@ -14,10 +14,13 @@ from statistics import median
 from typing import Any
 from unittest import mock
 
+import comfy.cldm.cldm
 import comfy.controlnet
+import comfy.model_detection
 import comfy.model_management
 import comfy.ops
 import torch
+from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from comfyui_p3s.nodes.host import attention, patch, weights
 from comfyui_p3s.nodes.host.sampling import Application, Applied, Run
@@ -26,6 +29,8 @@ from comfyui_p3s.p3s.sampling import EXACT, FAST, SamplingSettings
 from comfyui_p3s.p3s.schedule import Schedule
 from comfyui_p3s.p3s.subject import SubjectReference
 from comfyui_p3s.p3s.subject_copy import CopySettings, SubjectCopy
+from comfyui_p3s.p3s.unet import UNet
+from comfyui_p3s.p3s.unet_config import UNetConfig
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -107,12 +112,22 @@ def variant(name: str, model: Any, side: int, subject: Callable[[int, str], Any]
 
 
 class Shapes:
-    """Counts floating-point work and does none of it: the subjects' weights and all that is computed are shapes."""
+    """SD 1.5 in full size, a ControlNet and subjects as shapes in the host's own classes: counts floating-point work
+    and does none of it."""
 
-    def __init__(self, model: Any, side: int) -> None:
-        self.model, self.side = model, side
-        self.config = weights.unet_config(model)
+    def __init__(self, side: int) -> None:
+        self.side = side
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
+        prefix, device = "model.diffusion_model.", torch.device("cpu")
+        shapes = {prefix + k: v for k, v in UNet(UNetConfig.build(), device="meta").state_dict().items()}
+        config = comfy.model_detection.model_config_from_unet(shapes, prefix)
+        config.set_inference_dtype(torch.float32, None)
+        factory = {"operations": comfy.ops.manual_cast, "dtype": torch.float32, "device": device}
+        control = {key: value for key, value in config.unet_config.items() if key != "out_channels"}
+        with self.mode:
+            self.model = ModelPatcher(config.get_model(shapes, prefix, device), device, device)
+            self.control = comfy.cldm.cldm.ControlNet(**control | factory, hint_channels=3)
+        self.config = weights.unet_config(self.model)
 
     @contextmanager
     def counting(self) -> Iterator[FlopCounterMode]:
@@ -149,7 +164,7 @@ class Shapes:
             reference = SubjectReference(torch.zeros(4, self.side, self.side), torch.zeros(257, 1024))
         return Applied(copy.requires_grad_(False), reference, application)
 
-    def work(self, name: str, control: Any) -> float:
+    def work(self, name: str) -> float:
         """TFLOP of a step with guidance, on average where features are used again."""
         subjects = tuple(self.applied(use) for use in P3S.get(name, ()))
         patched = self.model if subjects else variant(name, self.model, self.side, subject=None)  # type: ignore[arg-type]
@@ -165,7 +180,7 @@ class Shapes:
                 given = {}
                 if name == CONTROLNET:
                     hint = torch.zeros(2, 3, 8 * self.side, 8 * self.side)
-                    made = control.control_model(x=x, hint=hint, timesteps=t, context=context)
+                    made = self.control(x=x, hint=hint, timesteps=t, context=context)
                     given = {"control": {key: list(parts) for key, parts in made.items()}}
                 # Another tensor of sigmas is another evaluation; IPAdapter-plus would read it.
                 step = {**options, "sigmas": torch.zeros(1)} if subjects else options
@@ -192,15 +207,14 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
     wanted = [text.strip() for text in arguments["only"].split(";") if text.strip()]
     names = [n for n in (*OTHERS, *P3S) if n == PLAIN or not wanted or any(text in n for text in wanted)]
     names = [n for n in names if n != "IPAdapter-plus" or arguments["peers"]]
-    control = comfy.controlnet.load_controlnet(arguments["controlnet"])
-    model = load(arguments["checkpoint"])
 
-    shapes, found = Shapes(model, arguments["work_size"] // 8), {}
+    shapes, found = Shapes(arguments["work_size"] // 8), {}
     for name in names:
-        tflop = shapes.work(name, control)
+        tflop = shapes.work(name)
         found[name] = {"tflop": tflop, "work": tflop / found.get(PLAIN, {"tflop": tflop})["tflop"]}
         print(f"{name}: {tflop:.3f} TFLOP, {found[name]['work']:.3f}", flush=True)
     if arguments["rounds"]:
+        model, control = load(arguments["checkpoint"]), comfy.controlnet.load_controlnet(arguments["controlnet"])
         subject = cache(lambda number, kind: subject_for(model, number, kind=kind))
         models = {name: variant(name, model, arguments["size"] // 8, subject) for name in names}
         for name, figures in measure(runs(models, arguments, control), arguments["rounds"]).items():
