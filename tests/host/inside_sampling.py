@@ -284,13 +284,13 @@ def price(model: Any) -> dict[str, float]:
 
 
 def main(arguments: dict[str, Any]) -> dict[str, Any]:
-    topo, micro = load(arguments["topo"]), load(arguments["micro"])
+    topo, slim = load(arguments["topo"]), load(arguments["slim"])
     return {
         "agreement": agreement(topo),
-        "sharing": sharing(micro),
-        "reads": reads(micro),
-        "once": once(micro),
-        "identities": identities(micro),
-        "memory": memory(micro),
-        "price": price(micro),
+        "sharing": sharing(slim),
+        "reads": reads(slim),
+        "once": once(slim),
+        "identities": identities(slim),
+        "memory": memory(slim),
+        "price": price(topo),
     }
