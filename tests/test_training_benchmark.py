@@ -29,7 +29,7 @@ def test_the_need_is_that_of_the_layers():
     assert step.needed() == pytest.approx(step.computed(), rel=1e-3)
     again = Step(config, 64, "dreambooth", checkpointing=True)
     assert again.needed() == step.needed()
-    assert 1.2 < again.computed() / again.needed() < 4 / 3
+    assert 1.2 < again.computed() / again.needed() < 1.34, "the forward pass twice"
 
 
 def test_a_row_of_a_small_network(tmp_path):
@@ -38,7 +38,7 @@ def test_a_row_of_a_small_network(tmp_path):
     options = ["--only", "lora bf16, checkpointed", "--out", str(out)]
     first = subprocess.run([*command, *options], cwd=ROOT, check=True, capture_output=True, text=True)
     (entry,) = map(json.loads, out.read_text().splitlines())
-    assert describe(entry["row"]) == "lora bf16, checkpointed"
+    assert describe(entry["row"]) == "small network, lora bf16, checkpointed"
     assert entry["found"]["tflop"] > 1.1 * entry["found"]["needed"]
     assert 0 < entry["found"]["estimated"] < 2**30
     assert entry["found"]["file"] > 1e6
