@@ -46,7 +46,7 @@ def live(page: EditorPage) -> str:
     return page.page.locator(".p3s-picker [aria-live]").text_content() or ""
 
 
-def wait_for_live(page: EditorPage, start: str, timeout: float = 5000) -> None:
+def wait_for_live(page: EditorPage, start: str, timeout: float = 30_000) -> None:
     page.page.wait_for_function(
         "(start) => document.querySelector('.p3s-picker [aria-live]').textContent.startsWith(start)",
         arg=start,
@@ -97,7 +97,7 @@ def test_masks_show_after_one_run_and_follow_the_points(picker: EditorPage, serv
             "(told) => { const text = document.querySelector('.p3s-picker [aria-live]').textContent;"
             " return text !== told && /^(Subject|No clicked|The |Seen)/.test(text) }",
             arg=told,
-            timeout=10_000,
+            timeout=30_000,
         )
         times.append(time.monotonic() - start)
         picker.press("Control+z")
@@ -142,7 +142,7 @@ def test_the_mask_nodes_settings_are_followed(picker: EditorPage) -> None:
         picker.mask,
     )
     picker.page.wait_for_function(
-        "(part) => document.querySelector('.p3s-picker [aria-live]').textContent !== part", arg=part, timeout=3000
+        "(part) => document.querySelector('.p3s-picker [aria-live]').textContent !== part", arg=part, timeout=30_000
     )
     subject, removed = (int(word) for word in live(picker).split() if word.isdigit())
     assert 99 <= subject + removed <= 101

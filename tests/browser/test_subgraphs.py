@@ -151,7 +151,7 @@ def test_promoted_numbers_of_the_schedule_are_shown_and_locked(editor_page: Edit
     page.evaluate(SET_OUTSIDE, ["weight", 0.25])
     enter(editor_page)
     page.wait_for_function(
-        "() => document.querySelector('.p3s-curve-status')?.textContent.startsWith('weight 0.25')", timeout=5000
+        "() => document.querySelector('.p3s-curve-status')?.textContent.startsWith('weight 0.25')", timeout=30_000
     )
     page.locator(".p3s-curve .p3s-keys").focus()
     editor_page.press("Tab", "ArrowUp")

@@ -91,6 +91,7 @@ def test_it_is_under_the_frontends_prefix_too(client: Client) -> None:
     assert send(client, b"{}", JSON, "/api/p3s/masks")[0] == 400
 
 
+@pytest.mark.slow
 def test_a_picture_that_no_run_has_seen_is_read_while_the_model_is_alive(server: Server, client: Client) -> None:
     client.upload_image(two_subjects(), "two.png")
     client.run_ok(mask_graph(server).graph)
@@ -120,6 +121,7 @@ def test_a_picture_that_no_run_has_seen_is_read_while_the_model_is_alive(server:
     assert ask(client)[1] == plain, "what it said of pictures is still known"
 
 
+@pytest.mark.slow
 def test_points_that_give_no_mask_are_explained_also_when_the_run_failed(server: Server, client: Client) -> None:
     client.upload_image(np.roll(two_subjects(), 5, 0), "two.png")
     together = json.dumps({"v": 1, "positive": [[0.39, 0.5]], "negative": [[0.391, 0.5]]})
@@ -132,6 +134,7 @@ def test_points_that_give_no_mask_are_explained_also_when_the_run_failed(server:
     assert ask(client)[1]["state"] == "ready"
 
 
+@pytest.mark.slow
 def test_a_linked_picture_is_known_by_the_preview_that_the_picker_shows(server: Server, client: Client) -> None:
     big = np.asarray(Image.fromarray(two_subjects()).resize((3000, 1500)))
     client.upload_image(big, "big.png")
@@ -325,6 +328,7 @@ def test_of_one_source_only_the_newest_waits_and_the_server_stays_awake(server: 
     assert states[1:7].count("superseded") >= 4, states
 
 
+@pytest.mark.slow
 def test_while_a_run_is_under_way_clip_is_left_alone(server: Server, client: Client) -> None:
     client.upload_image(two_subjects(), "two.png")
     client.run_ok(mask_graph(server).graph)

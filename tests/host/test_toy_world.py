@@ -12,6 +12,7 @@ from host.inside import Inside
 from p3s.toyworld.models import QUESTIONS
 
 
+@pytest.mark.slow
 def test_the_host_computes_the_same(inside: Inside) -> None:
     seen = inside.run(Path(__file__).with_name("inside_toy_world.py"))
     assert (seen["prediction"], seen["tokens"], seen["shape"]) == ("v", [1, 145, 96], [4, 384, 384, 3])
@@ -34,8 +35,7 @@ def test_an_unknown_word_is_named(client: Client) -> None:
     assert "the toy world does not know 'zebra'" in result.error.message
 
 
-@pytest.mark.parametrize("animal", ["zebra"])
-def test_an_unknown_animal_is_refused(client: Client, animal: str) -> None:
+def test_an_unknown_animal_is_refused(client: Client) -> None:
     g = Graphs()
-    g.add("PreviewImage", images=g.add("P3S_ToyWorld", animal=animal, scene=0, batch_size=1)[4])
+    g.add("PreviewImage", images=g.add("P3S_ToyWorld", animal="zebra", scene=0, batch_size=1)[4])
     assert client.run(g.graph).status == "refused"
