@@ -30,6 +30,29 @@ def clip_encoder(clip_vision: Any) -> Encode:
     return encode
 
 
+def clip_encoder_in_place(clip_vision: Any) -> Encode | None:
+    """The same with the weights where they lie: no model is loaded or moved, so the host's own thread is not disturbed.
+
+    None unless all of them lie on the device that computes, and stay there meanwhile (with the host's dynamic memory
+    they come and go).
+    """
+    model, device = clip_vision.model, clip_vision.load_device
+    dynamic = getattr(clip_vision.patcher, "is_dynamic", bool)  # 0.3.64 has none
+    if dynamic() or any(weight.device != device for weight in model.parameters()):
+        return None
+
+    def encode(image: Tensor) -> Tensor:
+        # As the host does with a picture of the model's size.
+        pixels = torch.clip(255.0 * image.to(device).movedim(-1, 1), 0, 255).round() / 255.0
+        mean, std = (
+            torch.tensor(values, device=device)[:, None, None]
+            for values in (clip_vision.image_mean, clip_vision.image_std)
+        )
+        return model(pixel_values=((pixels - mean) / std).float(), intermediate_output=-2)[0]
+
+    return encode
+
+
 def clip_image_size(clip_vision: Any) -> int:
     """Side of the square picture that a CLIP vision model reads, in pixels."""
     return int(getattr(clip_vision, "image_size", 224))

@@ -6,17 +6,16 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from server import PromptServer
 from torch import Tensor
 
+from ...p3s.errors import MaskError
 from ...p3s.framing import Frame
 from ...p3s.masks import Patches
 from ...p3s.rngr import clip_tokens, image_hash
-from .conditions import clip_encoder, clip_image_size
+from .conditions import clip_encoder, clip_encoder_in_place, clip_image_size
 from .pictures import load_picture
 
 MOST_PICTURES = 16  # a megabyte each with CLIP ViT-L/14
@@ -30,12 +29,14 @@ class _Reading(NamedTuple):
     tokens: Tensor
     frame: Frame
     model: weakref.ref[Any]
+    by_run: bool  # otherwise by the route, perhaps from a smaller picture of the same
 
 
 class SeenPictures:
     """Tokens by a picture's content, for the last few pictures. Used by runs and by the route at once, from threads.
 
-    The CLIP vision model is only borrowed: it goes when the host lets go of it.
+    Runs use what runs have read, so their results do not depend on whether somebody has looked at a picture. The CLIP
+    vision model is only borrowed: it goes when the host lets go of it.
     """
 
     def __init__(self) -> None:
@@ -45,15 +46,17 @@ class SeenPictures:
         self._model: weakref.ref[Any] | None = None
 
     def tokens(self, photo: Tensor, clip_vision: Any) -> Tensor:
-        """For a run: what this model says of a photo [H, W, 3]; the model is asked only if it has not been yet."""
+        """For a run: what this model says of a photo [H, W, 3]; it is asked only if no run has done so yet."""
         encode = clip_encoder(clip_vision)
         key = image_hash(photo)
         with self._lock:
             self._model = weakref.ref(clip_vision)
             known = self._readings.get(key)
-        if known is not None and known.model() is clip_vision:
+        if known is not None and known.by_run and known.model() is clip_vision:
             return known.tokens
-        return self._keep(key, photo, clip_tokens(photo, encode, clip_image_size(clip_vision)), clip_vision)
+        tokens = clip_tokens(photo, encode, clip_image_size(clip_vision))
+        self._keep(key, photo, tokens, clip_vision, by_run=True)
+        return tokens
 
     def know_file(self, path: str, photo: Tensor) -> None:
         """A file shows this photo [H, W, 3], though perhaps smaller."""
@@ -62,7 +65,8 @@ class SeenPictures:
     def patches(self, path: str) -> Patches | None:
         """The patches of a picture file, or None if they are not known and CLIP cannot be asked now.
 
-        It can be asked while a model that a run has used is alive and nothing is running. Raises as load_picture does.
+        It can be asked while a model that a run has used is alive and lies where it computes, and nothing is running.
+        Raises as load_picture does.
         """
         key = self._hash_of(path)
         if key is None:
@@ -73,24 +77,33 @@ class SeenPictures:
         return reading and Patches(reading.tokens, reading.frame)
 
     def _read_between_runs(self, key: str, path: str) -> _Reading | None:
-        model = self._model() if self._model else None
-        if model is None or PromptServer.instance.prompt_queue.get_tasks_remaining():
+        """Without a lock: the host may start a run meanwhile, or move the model. What came out then is dropped."""
+        model, before = self._model() if self._model else None, _next_run()
+        encode = None if model is None or before is None else clip_encoder_in_place(model)
+        if encode is None:
             return None
         photo = load_picture(path, MOST_PIXELS)[0]
-        with no_run() as free:
-            if not free:
-                return None
-            tokens = clip_tokens(photo, clip_encoder(model), clip_image_size(model))
-        self._keep(key, photo, tokens, model)
+        tokens, error = None, None
+        try:
+            tokens = clip_tokens(photo, encode, clip_image_size(model))
+        except (MaskError, RuntimeError) as caught:  # such as weights on two devices
+            error = caught
+        if _next_run() != before or clip_encoder_in_place(model) is None:
+            return None
+        if error is not None:
+            raise error
+        self._keep(key, photo, tokens, model, by_run=False)
         return self._readings.get(key)
 
-    def _keep(self, key: str, photo: Tensor, tokens: Tensor, model: Any) -> Tensor:
+    def _keep(self, key: str, photo: Tensor, tokens: Tensor, model: Any, by_run: bool) -> None:
+        reading = _Reading(tokens, Frame(photo.shape[1], photo.shape[0]), weakref.ref(model), by_run)
         with self._lock:
-            self._readings[key] = _Reading(tokens, Frame(photo.shape[1], photo.shape[0]), weakref.ref(model))
+            if by_run:
+                self._readings[key] = reading
+            self._readings.setdefault(key, reading)
             self._readings.move_to_end(key)
             while len(self._readings) > MOST_PICTURES:
                 self._readings.popitem(last=False)
-        return tokens
 
     def _know(self, path: str, key: str) -> str:
         with self._lock:
@@ -105,17 +118,11 @@ class SeenPictures:
         return key if stamp == _stamp(path) else None
 
 
-@contextmanager
-def no_run() -> Iterator[bool]:
-    """Whether nothing is running or queued; if so, nothing starts inside. Models are moved about by one thread only."""
+def _next_run() -> int | None:
+    """The number of the next run, if none is under way or waiting; None otherwise."""
     queue = PromptServer.instance.prompt_queue
-    if not queue.mutex.acquire(blocking=False):
-        yield False
-        return
-    try:
-        yield queue.get_tasks_remaining() == 0
-    finally:
-        queue.mutex.release()
+    with queue.mutex:  # which requests to the server wait for: never for long
+        return None if queue.get_tasks_remaining() else int(queue.task_counter)
 
 
 def _stamp(path: str) -> Stamp:

@@ -87,6 +87,16 @@ def test_without_a_server_the_nodes_load_and_a_second_copy_adds_no_second_route(
     assert facts == {"nodes": len(NODES), "server": False, "routes": ["POST /p3s/masks"]}
 
 
+@pytest.mark.slow
+def test_reading_between_runs_disturbs_no_run_and_changes_no_result(inside: Inside) -> None:
+    facts = inside.run(Path(__file__).with_name("inside_seen.py"), {"clip_vision": inside.model("clip-vision")})
+    for name in ("a run waits", "a run came and went", "the model is moved"):
+        assert facts.pop(name) == [True, [True], True], name  # nothing is said of it; asked again it is
+    assert facts.pop("the queue is free meanwhile") == [True]
+    assert facts == dict.fromkeys(facts, True)
+    assert len(facts) == 9
+
+
 def test_it_is_under_the_frontends_prefix_too(client: Client) -> None:
     assert send(client, b"{}", JSON, "/api/p3s/masks")[0] == 400
 

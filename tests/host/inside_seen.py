@@ -1,0 +1,122 @@
+"""Run by test_mask_route.py inside a host: what is read of pictures between runs, and what runs make of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import comfy.model_management
+import execution
+import folder_paths
+import numpy as np
+import torch
+from comfy import clip_vision
+from comfyui_p3s.nodes import point_picker
+from comfyui_p3s.nodes.host.conditions import clip_encoder, clip_image_size
+from comfyui_p3s.nodes.host.pictures import load_picture
+from comfyui_p3s.nodes.host.seen import seen
+from comfyui_p3s.p3s.masks import Patches
+from comfyui_p3s.p3s.rngr import clip_tokens
+from PIL import Image
+from server import PromptServer
+
+ITEM = (0, "a run", {}, {}, [])
+
+
+def picture(number: int, side: int = 240) -> np.ndarray:
+    return np.random.default_rng(number).integers(0, 256, (side // 8, side // 4, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+
+
+def like(patches: Patches | None, tokens: torch.Tensor) -> bool:
+    frame = patches.frame if patches else None
+    return frame is not None and torch.equal(patches.vectors, Patches(tokens, frame).vectors)
+
+
+@contextmanager
+def meanwhile(vision: Any, act: Callable[[], object]) -> Iterator[list[bool]]:
+    """Do something in another thread while the model computes; the list says whether it could, each time."""
+    done: list[bool] = []
+
+    def hook(*_: Any) -> None:
+        thread = threading.Thread(target=act, daemon=True)
+        thread.start()
+        thread.join(2)
+        done.append(not thread.is_alive())
+
+    handle = vision.model.register_forward_pre_hook(hook)
+    try:
+        yield done
+    finally:
+        handle.remove()
+
+
+def main(arguments: dict[str, Any]) -> dict[str, Any]:
+    vision = clip_vision.load(arguments["clip_vision"])
+    PromptServer.instance = SimpleNamespace(queue_updated=lambda: None)
+    queue = PromptServer.instance.prompt_queue = execution.PromptQueue(PromptServer.instance)
+    folder = Path(folder_paths.get_temp_directory())
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = iter(range(1, 100))
+
+    def exact(photo: torch.Tensor) -> torch.Tensor:
+        return clip_tokens(photo, clip_encoder(vision), clip_image_size(vision))
+
+    def new() -> tuple[str, torch.Tensor]:
+        number = next(numbers)
+        path = folder / f"{number}.png"
+        Image.fromarray(picture(number)).save(path)
+        return str(path), load_picture(str(path))[0]
+
+    found: dict[str, Any] = {}
+    seen.tokens(new()[1], vision)  # a run has used the model
+
+    big = torch.from_numpy(picture(0, 2400)).float() / 255
+    shown = point_picker._save_preview(big, 1)
+    preview = str(folder / shown["filename"])
+    by_route, from_preview = seen.patches(preview), exact(load_picture(preview)[0])
+    found["the preview is read"] = like(by_route, from_preview)
+    found["the preview differs"] = not torch.equal(from_preview, exact(big))
+    found["a run reads the photo"] = torch.equal(seen.tokens(big, vision), exact(big))
+    found["then the route shows it"] = like(seen.patches(preview), exact(big))
+
+    path, photo = new()
+    loads: list[Any] = []
+    load_models, comfy.model_management.load_models_gpu = comfy.model_management.load_models_gpu, loads.append
+    with meanwhile(vision, lambda: queue.get_current_queue()) as could:
+        patches = seen.patches(path)
+    comfy.model_management.load_models_gpu = load_models
+    found["the queue is free meanwhile"] = could
+    found["models are left alone"] = not loads
+    found["the numbers are the host's"] = like(patches, exact(photo))
+
+    def finish() -> None:
+        queue.put(ITEM)
+        _, number = queue.get()
+        queue.currently_running.pop(number)
+
+    def away() -> None:  # as after /free, where a GPU computes
+        vision.load_device = torch.device("meta")
+
+    dropped = {"a run waits": lambda: queue.put(ITEM), "a run came and went": finish, "the model is moved": away}
+    for name, act in dropped.items():
+        path, _ = new()
+        device = vision.load_device
+        with meanwhile(vision, act) as could:
+            found[name] = [seen.patches(path) is None, could]
+        queue.wipe_queue()
+        vision.load_device = device
+        found[name].append(seen.patches(path) is not None)
+
+    path, _ = new()
+    away()
+    found["elsewhere"] = seen.patches(path) is None
+    vision.load_device = device
+    vision.patcher.is_dynamic = lambda: True
+    found["dynamic"] = seen.patches(path) is None
+    del vision.patcher.is_dynamic
+    found["in place again"] = seen.patches(path) is not None
+    return found
