@@ -73,7 +73,7 @@ class Server:
         """The file name of a small model (a key of tools.tiny_models.MODELS), linked into this server's models."""
         return link_model(self.base, name)
 
-    def start(self, timeout: float = 180) -> None:
+    def start(self, timeout: float = 600) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
