@@ -105,10 +105,10 @@ def tables(done: Sequence[dict[str, Any]]) -> str:
     ]
     for entry in steps:
         row, found = entry["row"], entry["found"]
-        estimated = f"{found['estimated'] / GIB:.1f}" if "estimated" in found else ""
+        estimated = f"{found['estimated'] / GIB:.2f}" if "estimated" in found else ""
         slow = row["precision"] != "fp32"  # see training_step.in_32_bits
         cells = [f"{row['size']}", f"{found['tflop']:.2f}", f"{found['tflop'] / found['needed']:.2f}", estimated]
-        cells += [f"{found['peak'] / GIB:.1f}", f"{found['file'] / 1e6:.0f}"] if "peak" in found else ["", ""]
+        cells += [f"{found['peak'] / GIB:.2f}", f"{found['file'] / 1e6:.0f}"] if "peak" in found else ["", ""]
         timed = "peak" in found and not slow
         cells += [f"{found['seconds']:.0f}", f"{found['cpu_seconds']:.0f}"] if timed else ["", ""]
         lines.append(f"| {describe(row)} | {' | '.join(cells)} |")

@@ -60,5 +60,5 @@ def test_tables():
     inside = {"P3S lora": found, "Train LoRA": {**found, "seconds": 30.0}}
     row = {"inside": list(inside), "host": "1", "checkpointing": True}
     text = tables([{"row": {**STEPS[0], "size": 512}, "found": found}, {"row": row, "found": inside}])
-    assert "| full fp32 | 512 | 4.80 | 1.20 | 2.0 | 1.0 | 27 | 60 | 59 |" in text
+    assert "| full fp32 | 512 | 4.80 | 1.20 | 2.00 | 1.00 | 27 | 60 | 59 |" in text
     assert "| P3S lora, checkpointed | 4.80 | 60.0 | 59.0 | 80 | 0.50 |" in text
