@@ -66,7 +66,7 @@ def first_attention(model: Any) -> torch.nn.Module:
 def agreement(model: Any) -> dict[str, float]:
     """One U-Net call of the host under masks, several subjects and faster settings, against the core's own."""
     subjects = [subject_for(model, 1), subject_for(model, 2)]
-    x, t, context = inputs()
+    x, t, context = inputs(size=8)
     with torch.inference_mode(False):
         base = UNet.from_state_dict(weights.base_weights(model))
     made = [patch.build_copy(base.config, s, torch.float32) for s in subjects]
@@ -284,13 +284,13 @@ def price(model: Any) -> dict[str, float]:
 
 
 def main(arguments: dict[str, Any]) -> dict[str, Any]:
-    topo, slim = load(arguments["topo"]), load(arguments["slim"])
+    topo, micro = load(arguments["topo"]), load(arguments["micro"])
     return {
         "agreement": agreement(topo),
-        "sharing": sharing(slim),
-        "reads": reads(slim),
-        "once": once(slim),
-        "identities": identities(slim),
-        "memory": memory(slim),
-        "price": price(topo),
+        "sharing": sharing(micro),
+        "reads": reads(micro),
+        "once": once(micro),
+        "identities": identities(micro),
+        "memory": memory(micro),
+        "price": price(micro),
     }

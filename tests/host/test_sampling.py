@@ -11,7 +11,7 @@ from host.inside import Inside
 
 @pytest.fixture(scope="module")
 def facts(inside: Inside) -> Any:
-    arguments = {"topo": inside.model("sd15-topo"), "slim": inside.model("sd15-slim")}
+    arguments = {"topo": inside.model("sd15-topo"), "micro": inside.model("sd15-micro")}
     return inside.run(Path(__file__).with_name("inside_sampling.py"), arguments, timeout=900)
 
 
