@@ -260,10 +260,12 @@ class _Run:
         bad = loss if self.scaler.is_enabled() and self.scaler.get_scale() > 1 else loss + norm
         if not torch.isfinite(bad):
             self.diverged = True
-            raise TrainingError(
-                f"the loss is no longer finite at step {number} of {self.total}: lower learning_rate "
-                f"(now {self.settings.learning_rate:g}), or train in fp32 (now {self.settings.precision})"
-            )
+            advice = f"lower learning_rate (now {self.settings.learning_rate:g})"
+            if self.settings.precision != "fp32":
+                advice += f", or train in fp32 (now {self.settings.precision})"
+            if self.changes and self.changes[-1][0] == number - 1:
+                advice = "the weights were too far off before the change; turn resume off to begin anew"
+            raise TrainingError(f"the loss is no longer finite at step {number} of {self.total}: {advice}")
 
     @cached_property
     def _inputs(self) -> dict[str, str]:
