@@ -7,11 +7,12 @@ from tools.workflow_builder import Workflow
 
 
 def try_without_downloads(b: Workflow) -> None:
+    b.after_a_run = "fixed"
     b.group("1  A toy world")
     b.column(420)
     b.note(
         "Try it now: nothing to download",
-        330,
+        380,
         """
 **Toy World** brings small models of drawn animals and a drawn photo of two of them. They come with the pack and run
 on the CPU. All other nodes are the real ones, and do here what they do with Stable Diffusion, so it is a place to
@@ -19,9 +20,11 @@ learn what they do. How well P3S does on photos cannot be told from it.
 
 1. **Run.** The photo shows in Point Picker with one click on the blue and white dog (+) and one on the yellow and
 red one (-). RNGR Mask removes the latter, Train P3S learns the former.
-2. Compare the two rows of pictures on the right: the same prompt and noise, **with and without the subject**. The
+2. Compare the pictures of the two nodes on the right: the same prompt and noise, **with and without the subject**. The
 prompt never says what the dog looks like.
 3. Then exchange the points (select one, press **X**) and run again; or choose another **scene**.
+
+If ComfyUI warns of a missing picture in Point Picker: it is not used here, **Run** all the same.
 """,
     )
     world = b.add("P3S_ToyWorld", 240, animal="dog", scene=4, batch_size=4)
@@ -69,7 +72,7 @@ suit this small world; with Stable Diffusion begin with the template **train_and
         positive=positive["CONDITIONING"],
         empty=empty["CONDITIONING"],
         name="toy_dog",
-        steps=100,
+        steps=200,
         batch_size=4,
         learning_rate=2.5e-4,
         resolution=384,

@@ -91,7 +91,7 @@ def apply_saved_subject(b: Workflow) -> None:
 
 Use the checkpoint that the subject was trained on; others of the SD 1.5 family work, with less likeness.
 
-The description tells the rare word (**sks**) that stands for the subject in prompts. A file that was just copied
+The description tells the rare word (**sks**) that stands for the subject in prompts. A file that was just trained or copied
 there is listed after a refresh (key R).
 """,
     )
@@ -166,7 +166,11 @@ Subject hidden by the outlines: lower the ControlNet's **strength** or **end_per
     save(b, sampled, base["VAE"])
 
 
+A = {"sks": "a sks", "olis": "an olis"}
+
+
 def two_similar_subjects(b: Workflow) -> None:
+    b.after_a_run = "fixed"
     base, vision = models(b)
     b.group("2  One photo, pointed at twice")
     b.column(460)
@@ -205,7 +209,7 @@ The prompt holds its own **rare word** (**{word}**) and the **class** (**dog**):
 The subject is saved to **models/p3s**; the template **two_subjects_with_masks** puts both into one picture.
 """,
         )
-        trained.append(train(b, "", base, mask, f"a photo of a {word} dog", f"my_{name}_subject", word))
+        trained.append(train(b, "", base, mask, f"a photo of {A[word]} dog", f"my_{name}_subject", word))
     b.group("5  Generate each of them")
     b.column(400)
     b.note(
@@ -223,7 +227,7 @@ The same model, seed and place, once with each subject: the two pictures differ 
     negative = b.add("CLIPTextEncode", 110, "Negative prompt", clip=base["CLIP"], text=NEGATIVE)
     for model, word, name in zip(applied, ("sks", "olis"), ("first", "second"), strict=True):
         b.column(400)
-        prompt = f"a photo of a {word} dog on the beach"
+        prompt = f"a photo of {A[word]} dog on the beach"
         positive = b.add("CLIPTextEncode", 110, f"Prompt of the {name}", clip=base["CLIP"], text=prompt)
         sampled = b.add(
             "KSampler",

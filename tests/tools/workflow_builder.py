@@ -21,8 +21,7 @@ BESIDE = 50  # between columns
 APART = 100  # between groups
 PAD, HEAD = 20, 90  # a group's border, and its head above the nodes' titles
 BLUE, BROWN = "#3f789e", ("#432", "#653")
-# Values that are no inputs: what becomes of a seed after a run, and the upload button.
-CONTROL = {"seed": "randomize", "noise_seed": "randomize"}
+SEEDS = ("seed", "noise_seed")
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,7 @@ class Workflow:
         self._nodes: list[dict[str, Any]] = []
         self._links: list[list[Any]] = []
         self._groups: list[dict[str, Any]] = []
+        self.after_a_run = "randomize"  # what becomes of a seed then; "fixed" where pictures are compared
         self._right = -APART  # of all that is there
         self._x = self._y = self._width = 0
 
@@ -92,7 +92,8 @@ class Workflow:
             node["inputs"].append(entry)
         last = None
         for name in widget_names(info):
-            value = inputs.get(name) if name else CONTROL.get(last or "", "image")
+            # Values that are no inputs belong to a seed, or to the upload button.
+            value = inputs.get(name) if name else self.after_a_run if last in SEEDS else "image"
             if name and (name not in inputs or isinstance(value, tuple)):
                 value = _default(specs[name])
             node["widgets_values"].append(value)
