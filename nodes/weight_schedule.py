@@ -25,7 +25,6 @@ class WeightSchedule(io.ComfyNode):
             category="P3S",
             description="How strongly the subject is shown from the first sampling step (noise) to the last (image).",
             search_aliases=["p3s", "schedule", "keyframes", "strength over time"],
-            is_output_node=True,  # so that the curve can be looked at without sampling
             # The order of the inputs is the order of the values in saved workflows: append only.
             inputs=[
                 io.Combo.Input(

@@ -125,6 +125,7 @@ def test_dragged_keyframes_reach_the_workflow_the_prompt_and_the_run(empty_page:
     assert len(parse_keyframes(curve.settings["keyframes"])) == 3
     assert empty_page.node(curve.id)["pos"] == place
 
+    empty_page.connect(curve.id, empty_page.add("PreviewImage", (900, 160)), "images", output=1)
     sent = empty_page.queue()
     assert sent["prompt"][str(curve.id)]["inputs"] == curve.settings  # and no value of the curve itself
     assert sent["history"]["status"]["status_str"] == "success"
@@ -157,9 +158,10 @@ def test_the_steps_of_linked_sigmas_are_marked_after_a_run(empty_page: EditorPag
     curve.wait_for_status("The steps are marked after a run")
     assert steps.is_disabled()
     assert (np.abs(curve.pixels() - (0x60, 0xB0, 0xFF)).max(2) < 20).sum() > 100, "the curve is shown all the same"
+    empty_page.connect(curve.id, empty_page.add("PreviewImage", (900, 160)), "images", output=1)
     sent = empty_page.queue()
     assert sent["history"]["status"]["status_str"] == "success"
-    (timesteps,) = (output["p3s_timesteps"] for output in sent["history"]["outputs"].values())
+    timesteps = sent["history"]["outputs"][str(curve.id)]["p3s_timesteps"]
     assert len(timesteps) == 4
     weights = [Schedule("increasing", k=1.0).weight(t) for t in timesteps]
     curve.wait_for_status(f"weight {weights[0]:.2f} at the first step, {weights[-1]:.2f} at the last")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from host.client import Client
-from host.graphs import Graphs
+from host.graphs import Graphs, Node
 from host.hosts import Host
 from host.server import Server
 from subjects import make_subject, same
@@ -49,9 +50,17 @@ def test_the_inputs_are_in_their_order_for_ever(client: Client) -> None:
     assert client.object_info("P3S_SaveSubject")["output"] == ["STRING"]
 
 
+def add_schedule(g: Graphs, **values: Any) -> Node:
+    """The node, and one that shows its plot: it is no output by itself, or a graph whose other nodes cannot run would
+    be taken for one that can."""
+    node = g.add("P3S_WeightSchedule", **{**SETTINGS, **values})
+    g.add("PreviewImage", images=node[1])
+    return node
+
+
 def test_weight_schedule_shows_its_curve(client: Client) -> None:
     g = Graphs()
-    node = g.add("P3S_WeightSchedule", **{**SETTINGS, "kind": "keyframes", "keyframes": "0:1.5\n0.5:0.2"})
+    node = add_schedule(g, kind="keyframes", keyframes="0:1.5\n0.5:0.2")
     result = client.run_ok(g.graph)
     (shown,) = result.images(node.id)
     expected = plot_schedule(Schedule("keyframes", keyframes=((0, 1.5), (0.5, 0.2)))).numpy() * 255
@@ -63,7 +72,7 @@ def test_weight_schedule_shows_its_curve(client: Client) -> None:
 def test_weight_schedule_marks_the_samplers_steps(client: Client) -> None:
     g = Graphs()
     sigmas = g.add("KarrasScheduler", steps=5, sigma_max=14.614642, sigma_min=0.0291675, rho=7.0)
-    node = g.add("P3S_WeightSchedule", **SETTINGS, sigmas=sigmas)
+    node = add_schedule(g, sigmas=sigmas)
     (shown,) = client.run_ok(g.graph).images(node.id)
     plain = plot_schedule(Schedule()).numpy() * 255
     steps = np.asarray(MARK)
@@ -80,7 +89,7 @@ def test_weight_schedule_marks_the_samplers_steps(client: Client) -> None:
 )
 def test_bad_schedules_are_refused_before_the_run(client: Client, change: dict[str, str], message: str) -> None:
     g = Graphs()
-    g.add("P3S_WeightSchedule", **{**SETTINGS, **change})
+    add_schedule(g, **change)
     result = client.run(g.graph)
     assert result.status == "refused"
     assert result.error is not None
@@ -89,8 +98,15 @@ def test_bad_schedules_are_refused_before_the_run(client: Client, change: dict[s
 
 def test_keyframes_of_another_kind_are_not_looked_at(client: Client) -> None:
     g = Graphs()
-    g.add("P3S_WeightSchedule", **{**SETTINGS, "keyframes": "not yet"})
+    add_schedule(g, keyframes="not yet")
     client.run_ok(g.graph)
+
+
+def test_a_schedule_alone_is_nothing_to_run(client: Client) -> None:
+    """So a photo or a file that is missing elsewhere in a graph is an error that the page shows."""
+    g = Graphs()
+    g.add("P3S_WeightSchedule", **SETTINGS)
+    assert client.run(g.graph).status == "refused"
 
 
 def test_load_and_save_keep_every_bit(server: Server, client: Client, folder: Path) -> None:
