@@ -24,7 +24,7 @@ def gone_or_moved(release: dict[str, Any], now: dict[str, Any]) -> list[str]:
             before, after = release[node][part], now[node][part]
             for i, old in enumerate(before):
                 new = after[i] if i < len(after) else None
-                if new is None or any(new[key] != old[key] for key in old.keys() - {"choices"}):
+                if new is None or any(new.get(key) != old[key] for key in old.keys() - {"choices"}):
                     problems.append(f"{node}: {part[:-1]} {i} was {old}, is {new}")
                 elif missing := [choice for choice in old.get("choices", ()) if choice not in new.get("choices", ())]:
                     problems.append(f"{node}: {old['name']} has lost {missing}")
