@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -54,3 +58,13 @@ def same(a: Subject, b: Subject) -> bool:
             for x, y in zip(a.references, b.references, strict=True)
         )
     )
+
+
+def rewrite(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Change a file's header (a dict, in place; a returned value replaces it) and keep its data."""
+    raw = path.read_bytes()
+    length = struct.unpack("<Q", raw[:8])[0]
+    header = json.loads(raw[8 : 8 + length])
+    header = change(header) or header
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + raw[8 + length :])
