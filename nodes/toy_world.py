@@ -19,7 +19,7 @@ class ToyWorld(io.ComfyNode):
             node_id="P3S_ToyWorld",
             display_name="Toy World",
             category="P3S",
-            description="Small models of drawn animals, and a drawn photo: try P3S in a minute, before any download.",
+            description="Small models of drawn animals, and a drawn photo: try P3S before any download.",
             search_aliases=["p3s", "demo", "try", "example", "no download"],
             # The order of the inputs is the order of the values in saved workflows: append only.
             inputs=[
