@@ -29,8 +29,8 @@ from p3s.toyworld.world import WEIGHTS, ToyWorld, load_world, picture_of, start
 
 from .flops import Models, count
 from .toyworld import Budget, prompts, save_sheet
-from .toyworld_metrics import answers, carries, interval, score
-from .toyworld_trained import Trained, trained
+from .toyworld_metrics import answers, carries, interval, preference, score
+from .toyworld_trained import Trained, clicked, trained
 
 COUNTED = ("selection", "preferred", "prompt", "one")
 
@@ -50,14 +50,16 @@ WAYS: dict[str, dict[str, Any]] = {
     "reuse 3, end 0.9": {"halves": "conditional", "reuse": 3, "end": 0.9},
 }
 
-#: Two subjects in one picture: how they are kept apart.
+#: Two subjects in one picture: how they are kept apart. Each is on the side where it is in its photo, or on the other.
 PAIRS: dict[str, dict[str, Any]] = {
     "masks": {},
+    "masks, sides swapped": {"swapped": True},
     "masks, conditional half": {"halves": "conditional"},
     "masks with soft edges": {"soft": True},
     "no masks": {"masks": False},
     "plain model": {"strength": 0.0},
 }
+COUNTED_OF_TWO = ("right side", "preferred", "mixed", "prompt")
 
 
 def sample(
@@ -110,27 +112,34 @@ def side(pictures: Tensor, right: bool) -> Tensor:
 def two_row(
     world: ToyWorld, pair: tuple[Trained, Trained], name: str, budget: Budget
 ) -> tuple[dict[str, Any], list[Tensor]]:
-    """Both subjects in one picture, the first on the left. ``right side`` counts the pictures' halves that show their
-    subject, ``mixed`` those that show the other one, ``prompt`` class, number and background."""
+    """Both subjects in one picture, the first on the left. Of every half of a picture, 0 or 1 each:
+
+    right side  the colours are those of its subject
+    preferred   its subject's appearance is more probable than the other subject's (0.5 by chance)
+    mixed       the colours are those of the other subject
+    prompt      class, number and background of the whole picture are those of the prompt
+    """
     options = dict(PAIRS[name])
     soft, masks, strength = options.pop("soft", False), options.pop("masks", True), options.pop("strength", 1.0)
+    pair = (pair[1], pair[0]) if options.pop("swapped", False) else pair
     subjects = [
         t.applied(mask=side_mask(bool(i), soft) if masks else None, strength=strength) for i, t in enumerate(pair)
     ]
-    animal, found, shown = pair[0].scene.animal, [], []
-    for background in prompts(pair[0].scene, pair[0].number, budget.backgrounds):
+    number, animal = min(pair, key=lambda t: t.number).number, pair[0].scene.animal
+    found, shown = [], []
+    for background in prompts(pair[0].scene, number, budget.backgrounds):
         text = f"a photo of two {IDENTIFIER} {PLURALS[animal]} {BACKGROUNDS[background]}"
-        seeds = [1000 * pair[0].number + i for i in range(budget.seeds)]
+        seeds = [1000 * number + i for i in range(budget.seeds)]
         pictures = sample(world, text, seeds, subjects, budget, **options)
-        seen = answers(world, pictures)
-        halves = [answers(world, side(pictures, right)) for right in (False, True)]
-        for i, told in enumerate(seen):
-            for own, answered in zip(pair, (halves[0][i], halves[1][i]), strict=True):
-                other = pair[1] if own is pair[0] else pair[0]
-                fits = (told["animal"], told["background"], told["count"]) == (animal, background, 2)
-                found.append([carries(answered, own.wanted), carries(answered, other.wanted), fits])
+        fits = [(a["animal"], a["background"], a["count"]) == (animal, background, 2) for a in answers(world, pictures)]
+        for own, other, right in ((*pair, False), (*reversed(pair), True)):
+            half = side(pictures, right)
+            towards = preference(world, half, own.wanted) - preference(world, half, other.wanted)
+            for answered, difference, fit in zip(answers(world, half), towards.tolist(), fits, strict=True):
+                seen = (carries(answered, own.wanted), difference > 0, carries(answered, other.wanted), fit)
+                found.append([float(value) for value in seen])
         shown += list(pictures)
-    return {key: [float(row[i]) for row in found] for i, key in enumerate(("right side", "mixed", "prompt"))}, shown
+    return {key: [row[i] for row in found] for i, key in enumerate(COUNTED_OF_TWO)}, shown
 
 
 def judge_of_halves(world: ToyWorld, scenes: int = 200) -> float:
@@ -187,16 +196,19 @@ def two(args: argparse.Namespace, world: ToyWorld, budget: Budget) -> None:
     ways = args.ways.split(";") if args.ways else list(PAIRS)
 
     def pair(number: int) -> tuple[Trained, Trained] | None:
-        """Two references of one class whose subjects share no colour."""
+        """Two references of one class whose subjects share no colour; the first is on the left of its photo, the
+        second on the right."""
         animal = CLASSES[number % len(CLASSES)]
         first = trained(world, number, budget, args.subjects, animal)
         for other in range(100 + number, 200):
-            look = scene("heldout", other, "different", animal).subjects[other % 2].look
-            if first is None or {look.body, look.mark} & {first.wanted.body, first.wanted.mark}:
+            found = clicked(scene("heldout", other, "different", animal), other)
+            if first is None or {found.look.body, found.look.mark} & {first.wanted.body, first.wanted.mark}:
+                continue
+            if (found.x < SIDE / 2) == first.left:
                 continue
             second = trained(world, other, budget, args.subjects, animal)
             if second is not None:
-                return first, second
+                return (first, second) if first.left else (second, first)
         return None
 
     things = [(n, lambda n=n: pair(n)) for n in numbers(args)]
@@ -248,10 +260,10 @@ def less(a: Sequence[float], b: Sequence[float]) -> list[float]:
 
 def two_table(args: argparse.Namespace) -> None:
     found, shared = read(args.results)
-    keys = ("right side", "mixed", "prompt")
-    print(f"{len(shared)} pairs of subjects\n\n| way | " + " | ".join(keys) + " |\n" + "|---" * (len(keys) + 1) + "|")
+    print(f"{len(shared)} pairs of subjects\n\n| way | " + " | ".join(COUNTED_OF_TWO) + " |")
+    print("|---" * (len(COUNTED_OF_TWO) + 1) + "|")
     for name, rows in found.items():
-        print(f"| {name} | " + " | ".join(cells([rows[n] for n in shared], keys)) + " |")
+        print(f"| {name} | " + " | ".join(cells([rows[n] for n in shared], COUNTED_OF_TWO)) + " |")
 
 
 def main() -> None:

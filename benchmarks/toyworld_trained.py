@@ -11,7 +11,7 @@ from torch import Tensor
 
 from p3s.sampling import AppliedSubject
 from p3s.subject_copy import SubjectCopy
-from p3s.toyworld.scenes import Appearance, Scene, scene
+from p3s.toyworld.scenes import SIDE, Appearance, Placed, Scene, scene
 from p3s.toyworld.world import ToyWorld
 
 from .toyworld import Budget, copy_of, reference_of, settings_of, train_one
@@ -29,7 +29,12 @@ class Trained:
 
     @property
     def wanted(self) -> Appearance:
-        return self.scene.subjects[self.number % 2].look
+        return clicked(self.scene, self.number).look
+
+    @property
+    def left(self) -> bool:
+        """Whether the subject is on the left of its photo."""
+        return clicked(self.scene, self.number).x < SIDE / 2
 
     @property
     def other(self) -> Appearance:
@@ -37,6 +42,11 @@ class Trained:
 
     def applied(self, **options: Any) -> AppliedSubject:
         return AppliedSubject(self.copy, self.condition, METHODS["p3s"].weight, **options)
+
+
+def clicked(s: Scene, number: int) -> Placed:
+    """The subject of the ``number``-th scene: the first one and the second one in turn."""
+    return s.subjects[number % 2]
 
 
 def trained(world: ToyWorld, number: int, budget: Budget, folder: Path, animal: str | None = None) -> Trained | None:
