@@ -68,11 +68,24 @@ def test_two_clicks_to_a_subject_to_an_image(server: Server, client: Client, fol
     assert not np.array_equal(picture["late"], picture["plain"])
 
 
-def test_a_loaded_subject_gives_the_same_image_after_a_restart(server: Server, folder: Path) -> None:
+def test_a_loaded_subject_gives_the_same_images_after_a_restart_and_queued_again(server: Server, folder: Path) -> None:
     job = Job(server)
-    trained = job.image(job.apply(job.train(job.reference())))
-    before = server.client.run_ok(job.g.graph).images(trained)[0]
+    images = {"subject": job.image(job.apply(job.train(job.reference()))), "plain": job.image(job.model)}
+    result = server.client.run_ok(job.g.graph)
+    before = {name: result.images(node)[0] for name, node in images.items()}
+
     client = server.restart()
     job = Job(server)
-    loaded = job.image(job.apply(job.g.add("P3S_LoadSubject", subject_file="dog.safetensors")))
-    np.testing.assert_array_equal(client.run_ok(job.g.graph).images(loaded)[0], before)
+    subject = job.g.add("P3S_LoadSubject", subject_file="dog.safetensors")
+    applied = {"subject": job.apply(subject), "plain": job.model, "fast": job.apply(subject, mode="fast")}
+    images = {name: job.image(model) for name, model in applied.items()}
+    runs = []
+    for _ in range(2):
+        result = client.run_ok(job.g.graph)
+        assert set(images.values()) <= set(result.executed)
+        runs.append({name: result.images(node)[0] for name, node in images.items()})
+        client.free()
+    for name in images:
+        np.testing.assert_array_equal(runs[1][name], runs[0][name], f"{name}, queued again")
+    for name in before:
+        np.testing.assert_array_equal(runs[0][name], before[name], f"{name}, after a restart")
