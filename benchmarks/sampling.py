@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="0: count the work and measure nothing")
     parser.add_argument("--threads", type=int, default=0, help="0: as many as torch takes")
     parser.add_argument("--device", default="cpu", choices=("cpu", "gpu"))
-    parser.add_argument("--only", default="", help="some of the variants, by parts of their names between semicolons")
+    parser.add_argument("--only", default="", help="some variants: names or parts of them, between semicolons")
     parser.add_argument("--out", type=Path, help="a JSON file for the figures")
     args = parser.parse_args()
     host = host_at(args.host.expanduser().absolute()) if args.host else next(iter(find_hosts()), None)

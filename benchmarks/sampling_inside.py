@@ -204,8 +204,10 @@ def runs(models: dict[str, Any], arguments: dict[str, Any], control: Any) -> dic
 def main(arguments: dict[str, Any]) -> dict[str, Any]:
     load_nodes(arguments["peers"])
     torch.set_num_threads(arguments["threads"] or torch.get_num_threads())
+    known = (*OTHERS, *P3S)
     wanted = [text.strip() for text in arguments["only"].split(";") if text.strip()]
-    names = [n for n in (*OTHERS, *P3S) if n == PLAIN or not wanted or any(text in n for text in wanted)]
+    whole, parts = [t for t in wanted if t in known], [t for t in wanted if t not in known]
+    names = [n for n in known if n == PLAIN or not wanted or n in whole or any(text in n for text in parts)]
     names = [n for n in names if n != "IPAdapter-plus" or arguments["peers"]]
 
     shapes, found = Shapes(arguments["work_size"] // 8), {}
