@@ -41,7 +41,8 @@ class PointPicker(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "image",
-                    options=sorted(folder_paths.filter_files_content_types(files, ["image"])),
+                    # None comes first: a picker whose picture is linked shall name no file that may be missing.
+                    options=["", *sorted(folder_paths.filter_files_content_types(files, ["image"]))],
                     upload=io.UploadType.image,
                     image_folder=io.FolderType.input,
                     tooltip="The photo with the subject, from the input folder. Not used while an image is linked.",
@@ -72,17 +73,22 @@ class PointPicker(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, image=None, points=None, linked_image=_UNLINKED) -> bool | str:
+        chosen = None
         if isinstance(points, str):  # None: comes from another node
             try:
-                PointSet.parse(points, size=(2**24, 2**24))  # the real size is known in execute only
+                chosen = PointSet.parse(points, size=(2**24, 2**24))  # the real size is known in execute only
             except PointError as error:
                 return str(error)
         elif points is not None:
             return f"Points: expected JSON text, got {type(points).__name__}."
-        if linked_image is _UNLINKED and image is not None and find_picture(image) is None:
+        if linked_image is not _UNLINKED:
+            return True  # also without points: the picture to click on may be seen only after a run
+        if image is not None and find_picture(image) is None:
             if not image:
                 return "Choose or upload an image, or connect one to linked_image."
             return f"The image file {image!r} is not in ComfyUI's input folder. Choose or upload another."
+        if chosen is not None and not chosen.positive:
+            return "Points: there is no positive point. Click the subject in the picture (+), then run again."
         return True
 
     @classmethod

@@ -1,8 +1,30 @@
 """Errors that a user can cause. Each says which input, what was expected, what came, and what to do."""
 
+from __future__ import annotations
+
+from typing import Any
+
 
 class P3SError(ValueError):
-    """Base of all errors of this package that are meant to be read by a user."""
+    """Base of all errors of this package that are meant to be read by a user.
+
+    ComfyUI shows an error with its module, which is the path of a folder where this package is part of a node pack:
+    they all call themselves ``p3s.NAME`` instead.
+    """
+
+    __module__ = "p3s"
+
+    def __init_subclass__(cls) -> None:
+        cls.__module__ = "p3s"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Pickle looks for a class in its module.
+        return _error, (type(self).__name__, self.args), self.__dict__ or None
+
+
+def _error(name: str, arguments: tuple[Any, ...]) -> P3SError:
+    kinds: dict[str, type[P3SError]] = {kind.__name__: kind for kind in P3SError.__subclasses__()}
+    return kinds.get(name, P3SError)(*arguments)
 
 
 class PointError(P3SError):

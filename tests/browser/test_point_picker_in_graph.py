@@ -6,6 +6,7 @@ import json
 
 import pytest
 from browser.editor_page import EMPTY_GRAPH, EditorPage
+from host.hosts import REPO
 
 TWO_POINTS = '{"v":1,"positive":[[0.25,0.5]],"negative":[[0.75,0.125]]}'
 
@@ -250,3 +251,22 @@ def test_two_pickers_do_not_disturb_each_other(editor_page: EditorPage) -> None:
     editor_page.settle()
     assert json.loads(editor_page.node(first)["widgets_values"][1])["positive"] == values[0]["positive"]
     assert json.loads(editor_page.node(second)["widgets_values"][1])["positive"] == []
+
+
+def test_a_linked_picker_names_no_file_that_may_be_missing(editor_page: EditorPage) -> None:
+    """ComfyUI asks for missing files as soon as a workflow is opened, whether it uses them or not."""
+    (editor_page.server.base / "input" / "example.png").unlink(missing_ok=True)
+    failed: list[str] = []
+    editor_page.page.on("response", lambda answer: failed.append(answer.url) if answer.status >= 400 else None)
+    editor_page.load(json.loads((REPO / "example_workflows" / "try_without_downloads.json").read_text()))
+    editor_page.looked_at_graph()
+    editor_page.still()
+    assert not [url for url in failed if "/view?" in url]
+    assert "missing" not in editor_page.page.evaluate("() => document.body.innerText").lower()
+
+
+def test_a_new_picker_asks_for_a_picture(editor_page: EditorPage) -> None:
+    editor_page.load(EMPTY_GRAPH)
+    editor_page.add("P3S_PointPicker", (420, 130))
+    editor_page.looked_at_graph()
+    assert "Choose, drop or paste a picture." in editor_page.hint()

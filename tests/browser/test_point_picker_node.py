@@ -38,9 +38,8 @@ def test_file_and_points_come_out(client: Client) -> None:
     assert "1" not in result.outputs, "a file needs no preview of its own"
 
 
-def test_points_may_be_missing_and_kjnodes_texts_are_read(client: Client) -> None:
+def test_kjnodes_texts_are_read(client: Client) -> None:
     client.upload_image(gradient(400, 200))
-    assert texts(client.run_ok(graph('{"v":1,"positive":[],"negative":[]}'))) == [[], []]
     assert texts(client.run_ok(graph('[{"x": 40, "y": 20}]'))) == [[{"x": 40, "y": 20}], []]
 
 
@@ -93,6 +92,26 @@ def test_bad_points_are_refused_before_the_run(client: Client, points: str, mess
     result = client.run(graph(points))
     assert result.status == "refused"
     assert message in result.error.message
+
+
+def test_a_positive_point_is_asked_for_before_the_run_once_the_picture_can_be_seen(client: Client) -> None:
+    """That of a link may be seen only after a run, so that one runs without points."""
+    client.upload_image(gradient(400, 200))
+    for points in ('{"v":1,"positive":[],"negative":[[0.5,0.5]]}', ""):
+        result = client.run(graph(points))
+        assert result.status == "refused"
+        assert "there is no positive point. Click the subject" in result.error.message
+    content = graph('{"v":1,"positive":[],"negative":[]}', image="", linked_image=["9", 0])
+    content["9"] = {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 1}}
+    assert texts(client.run_ok(content)) == [[], []]
+
+
+def test_no_file_is_a_choice_and_the_first(client: Client) -> None:
+    """What it names may be missing on another machine, also where a link makes it needless."""
+    client.upload_image(gradient(400, 200))
+    kind, *options = client.object_info("P3S_PointPicker")["input"]["required"]["image"]
+    choices = kind if isinstance(kind, list) else options[0]["options"]
+    assert choices[0] == "" and "photo.png" in choices[1:]
 
 
 @pytest.mark.parametrize("image", ["none.png", "../server.log", "/etc/passwd", "", "sub/../../server.log"])

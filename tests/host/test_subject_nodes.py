@@ -152,7 +152,7 @@ def test_a_damaged_file_says_so_in_plain_words(client: Client, folder: Path) -> 
     assert result.status == "error"
     assert result.error is not None
     assert result.error.message.startswith("dog.safetensors: the file should hold")
-    assert result.error.exception_type.endswith("SubjectFileError")
+    assert result.error.exception_type == "p3s.SubjectFileError"  # shown above the message
 
 
 def test_extra_model_paths_are_searched_and_models_p3s_is_written(host: Host, tmp_path: Path) -> None:

@@ -23,8 +23,6 @@ red one (-). RNGR Mask removes the latter, Train P3S learns the former.
 2. Compare the pictures of the two nodes on the right: the same prompt and noise, **with and without the subject**. The
 prompt never says what the dog looks like.
 3. Then exchange the points (select one, press **X**) and run again; or choose another **scene**.
-
-If ComfyUI warns of a missing picture in Point Picker: it is not used here, **Run** all the same.
 """,
     )
     world = b.add("P3S_ToyWorld", 240, animal="dog", scene=4, batch_size=4)
@@ -33,7 +31,7 @@ If ComfyUI warns of a missing picture in Point Picker: it is not used here, **Ru
     picker = b.add(
         "P3S_PointPicker",
         560,
-        image="example.png",
+        image="",
         linked_image=world["photo"],
         points='{"v":1,"positive":[[0.677083,0.59375]],"negative":[[0.21875,0.635417]]}',
     )

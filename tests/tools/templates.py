@@ -42,7 +42,7 @@ def train_and_generate(b: Workflow) -> None:
 Run, and look at RNGR Mask: blue is the subject, orange and hatched what is removed. A click elsewhere often helps.
 """,
     )
-    picker = b.add("P3S_PointPicker", 560, image="example.png", points=NO_POINTS)
+    picker = b.add("P3S_PointPicker", 560, image="", points=NO_POINTS)
     b.column(400)
     mask = rngr(b, vision, picker["image"], picker["points"])
     b.add("PreviewImage", 330, "Clean reference", images=mask["inpainted"])
@@ -186,10 +186,8 @@ Each of two similar subjects gets its own training, and the other one is left ou
 4. Run, and compare the two clean references.
 """,
     )
-    first = b.add("P3S_PointPicker", 560, "First subject", image="example.png", points=NO_POINTS)
-    second = b.add(
-        "P3S_PointPicker", 560, "Second subject", image="example.png", points=NO_POINTS, linked_image=first["image"]
-    )
+    first = b.add("P3S_PointPicker", 560, "First subject", image="", points=NO_POINTS)
+    second = b.add("P3S_PointPicker", 560, "Second subject", image="", points=NO_POINTS, linked_image=first["image"])
     masks = []
     b.column(400)
     for picker, title in ((first, "first subject"), (second, "second subject")):
@@ -311,7 +309,7 @@ will do.
 3. In **What is behind it** describe what shall be seen in its place.
 """,
     )
-    picker = b.add("P3S_PointPicker", 560, image="example.png", points=NO_POINTS)
+    picker = b.add("P3S_PointPicker", 560, image="", points=NO_POINTS)
     b.column(400)
     scaled = b.add(
         "ImageScale",
