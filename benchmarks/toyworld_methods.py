@@ -27,8 +27,10 @@ class Method:
 BASE: dict[str, Any] = {"zero_init": "identity", "views": "whole+subject", "removed": "ignored"}
 
 
-def _p3s(copy: CopySettings | None = None, weight: Schedule | None = None, **train: Any) -> Method:
-    return Method(copy=copy or CopySettings(), weight=weight or Schedule(), train=BASE | train)
+def _p3s(
+    copy: CopySettings | None = None, weight: Schedule | None = None, rate: float = 1.0, **train: Any
+) -> Method:
+    return Method(copy=copy or CopySettings(), weight=weight or Schedule(), train=BASE | train, rate=rate)
 
 
 METHODS: dict[str, Method] = {
@@ -36,6 +38,9 @@ METHODS: dict[str, Method] = {
     "p3s": _p3s(),
     # Low-rank changes of the base's own weights instead of a copy with weights of its own.
     "p3s-lora": _p3s(CopySettings(kind="lora")),
+    # The same at rates of its own, where the full copy's is too low for changes that start from nothing.
+    "p3s-lora-x3": _p3s(CopySettings(kind="lora"), rate=3.0),
+    "p3s-lora-x10": _p3s(CopySettings(kind="lora"), rate=10.0),
     # The paper's training data: the whole clean reference and nothing else.
     "p3s-whole": _p3s(views="whole", removed="learned"),
     "no-rngr": Method(rngr=False, train=BASE | {"views": "whole", "removed": "learned"}),
@@ -64,7 +69,7 @@ TABLES: dict[str, tuple[str, ...]] = {
     "clean": ("p3s", "dreambooth-rngr", "lora-rngr"),
     "data": ("p3s", "removed-learned", "view-whole", "p3s-whole"),
     "start": ("p3s", "zero-start"),
-    "kind": ("p3s", "p3s-lora"),
+    "kind": ("p3s", "p3s-lora", "p3s-lora-x3", "p3s-lora-x10"),
     "consistency": ("p3s", "no-lac", "lac-all", "lac-sum"),
     "weight": ("p3s", "fixed", "increasing", "decreasing"),
     "learned": ("p3s", "learned"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,16 @@ def rows(path: Path) -> list[dict]:
 def test_tables_name_methods_that_exist() -> None:
     for names in TABLES.values():
         assert set(names) <= set(METHODS)
+
+
+def test_low_rank_copies_are_also_trained_at_rates_of_their_own() -> None:
+    """At the full copy's rate they learn less in as many steps; all else must be equal for the rows to compare."""
+    names = TABLES["kind"]
+    settings = [toyworld.settings_of(METHODS[name], toyworld.Budget(), 0) for name in names]
+    rates = [each.learning_rate / settings[0].learning_rate for each in settings]
+    assert rates == pytest.approx([1, 1, 3, 10])
+    assert len({replace(each, learning_rate=1.0) for each in settings}) == 1
+    assert len({replace(METHODS[name], rate=1.0) == METHODS["p3s-lora"] for name in names[1:]}) == 1
 
 
 def test_real_pictures_of_the_clicked_animal_and_of_the_other_are_told_apart(world: ToyWorld) -> None:
