@@ -29,7 +29,9 @@ from p3s.schedule import Schedule
 from p3s.subject_copy import SubjectCopy
 from p3s.toyworld.scenes import BACKGROUNDS, IDENTIFIER, Scene, prompt, scene
 from p3s.toyworld.world import WEIGHTS, ToyWorld, click, load_world, picture_of
-from p3s.training import Example, TrainSettings, draw, losses, train
+from p3s.training import train
+from p3s.training_settings import TrainSettings
+from p3s.training_step import Example, draw, losses
 from p3s.views import examples_of
 
 from .toyworld_methods import METHODS, TABLES, Method

@@ -27,9 +27,7 @@ class Method:
 BASE: dict[str, Any] = {"zero_init": "identity", "views": "whole+subject", "removed": "ignored"}
 
 
-def _p3s(
-    copy: CopySettings | None = None, weight: Schedule | None = None, rate: float = 1.0, **train: Any
-) -> Method:
+def _p3s(copy: CopySettings | None = None, weight: Schedule | None = None, rate: float = 1.0, **train: Any) -> Method:
     return Method(copy=copy or CopySettings(), weight=weight or Schedule(), train=BASE | train, rate=rate)
 
 

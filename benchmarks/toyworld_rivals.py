@@ -11,7 +11,8 @@ from torch import nn
 
 from p3s.losses import denoising_loss
 from p3s.toyworld.world import ToyWorld
-from p3s.training import Batch, Example, TrainSettings, draw
+from p3s.training_settings import TrainSettings
+from p3s.training_step import Batch, Example, draw
 from p3s.unet import UNet
 
 RANK = 8

@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from attention_flops import counter
 from comfyui_p3s.nodes.host import weights
 from comfyui_p3s.p3s.subject_copy import CopySettings, SubjectCopy
-from comfyui_p3s.p3s.training import Example, TrainSettings, train
+from comfyui_p3s.p3s.training import train
+from comfyui_p3s.p3s.training_settings import TrainSettings
+from comfyui_p3s.p3s.training_step import Example
 from comfyui_p3s.p3s.unet import UNet
 
 RANK = 16

@@ -33,8 +33,9 @@ from p3s.memory_estimate import estimate_memory
 from p3s.pipeline import subject_of
 from p3s.subject import SubjectInfo, save_subject
 from p3s.subject_copy import CopySettings, SubjectCopy
-from p3s.training import Example, TrainSettings, epoch, train
-from p3s.training_step import DTYPES
+from p3s.training import train
+from p3s.training_settings import TrainSettings
+from p3s.training_step import DTYPES, Example, epoch
 from p3s.unet import UNet
 from p3s.unet_config import UNetConfig
 

@@ -13,7 +13,8 @@ from torch.overrides import TorchFunctionMode
 from benchmarks.attention_flops import counter
 from p3s.losses import total_loss
 from p3s.subject_copy import CopySettings, SubjectCopy
-from p3s.training import Batch, TrainSettings, losses
+from p3s.training_settings import TrainSettings
+from p3s.training_step import Batch, losses
 from p3s.unet import UNet
 from p3s.unet_config import UNetConfig
 

@@ -11,7 +11,7 @@ from ..p3s.errors import SubjectFileError
 from ..p3s.subject import Subject as TrainedSubject
 from ..p3s.subject import load_subject, save_new_subject
 from . import folders
-from .host import run
+from .host.run import show_text
 from .types import Subject, build
 
 
@@ -95,7 +95,7 @@ class SaveSubject(io.ComfyNode):
     @classmethod
     def execute(cls, subject: TrainedSubject, filename: str) -> io.NodeOutput:
         path = str(save_new_subject(subject, folders.save_folder(), filename))
-        run.show_text(cls, f"Saved {path}")
+        show_text(cls, f"Saved {path}")
         return io.NodeOutput(path, ui={"text": [path]})
 
 

@@ -12,9 +12,9 @@ from ..p3s.files import safe_name
 from ..p3s.loss_map import loss_map
 from ..p3s.preview import EVERY
 from ..p3s.rngr import Reference as CleanReference
-from ..p3s.training import Checkpoints
+from ..p3s.training_state import Checkpoints
 from . import filing, train_inputs, train_run
-from .host import run
+from .host.run import show_text
 from .train_task import make_task
 from .types import Subject, build
 
@@ -118,7 +118,7 @@ class Train(io.ComfyNode):
 
 def _show(node: Any, filed: filing.Filed) -> None:
     log.info("Train P3S: %s", filed.told)
-    run.show_text(node, filed.told)
+    show_text(node, filed.told)
 
 
 def _output(filed: filing.Filed, losses: dict[str, list[float]]) -> io.NodeOutput:

@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..p3s.errors import P3SError
 from ..p3s.preview import EVERY
 from ..p3s.subject_copy import LARGEST_RANK, CopySettings
-from ..p3s.training import TrainSettings
+from ..p3s.training_settings import TrainSettings
 from .types import Reference, build
 
 COPY, TRAIN = CopySettings(), TrainSettings()

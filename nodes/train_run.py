@@ -16,16 +16,16 @@ from ..p3s.pipeline import subject_of
 from ..p3s.preview import preview
 from ..p3s.subject import Subject
 from ..p3s.subject_copy import SubjectCopy
-from ..p3s.training import Checkpoints, TrainResult, TrainState, train
+from ..p3s.training import TrainResult, train
 from ..p3s.training_memory import check_memory
-from ..p3s.training_state import load_state
+from ..p3s.training_state import Checkpoints, TrainState, load_state
 from ..p3s.training_step import DTYPES
 from ..p3s.unet import UNet
 from ..p3s.unet_config import UNetConfig
 from .host import memory
-from .host import run as host
 from .host.preview import picture
 from .host.progress import Progress, check_cancelled
+from .host.run import show_text
 from .host.weights import base_weights, unet_config
 from .train_task import Task
 
@@ -85,13 +85,13 @@ def run(node: Any, model: Any, task: Task, preview_every: int, checkpoints: Chec
 
 
 def _run(node: Any, model: Any, task: Task, preview_every: int, checkpoints: Checkpoints, resume: bool) -> Outcome:
-    device, settings, first = host.device(), task.settings, task.examples[0]
+    device, settings, first = memory.device(), task.settings, task.examples[0]
     state, notes = _state(checkpoints.path) if resume else (None, ())
     memory.unload_models()
     scarce = _scarce(unet_config(model), task)
     if scarce is not None:
         log.warning("Train P3S: %s", scarce)
-        host.show_text(node, scarce)
+        show_text(node, scarce)
         notes = (*notes, scarce)
     weights = base_weights(model)
     memory.reset_peak()

@@ -12,8 +12,9 @@ from ..p3s.diffusion import NoiseSchedule
 from ..p3s.rngr import Reference
 from ..p3s.subject import SubjectInfo
 from ..p3s.subject_copy import CopySettings
-from ..p3s.training import Example, TrainSettings, check_base, check_examples
 from ..p3s.training_key import state_key, training_key
+from ..p3s.training_settings import TrainSettings
+from ..p3s.training_step import Example, check_base, check_examples
 from ..p3s.views import examples_of
 from .host import conditions, weights
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .training import StepReport
+from .training_step import StepReport
 
 PARTS = ("loss", "denoising", "consistency")
 FILED = 1000  # values a subject file holds at most; a curve needs no more

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,11 +16,14 @@ from .loss_map import FILED, loss_map
 from .masks import MaskSettings
 from .points import PointSet
 from .rngr import Reference
+from .sampling import AppliedSubject
 from .schedule import Schedule
 from .subject import Subject, SubjectInfo, SubjectReference, check_family, check_weights, fingerprint
 from .subject_copy import CopySettings, SubjectCopy
-from .training import Callback, Example, TrainResult, TrainSettings, train
+from .training import Callback, TrainResult, train
 from .training_key import training_key
+from .training_settings import TrainSettings
+from .training_step import Example
 from .unet import UNet
 from .views import examples_of
 
@@ -66,14 +69,6 @@ class World(Protocol):
     ) -> Tensor:
         """Pictures [len(seeds), H, W, 3] for a prompt."""
         ...
-
-
-class Applied(NamedTuple):
-    """A subject on a world's models, for ``World.sample``; ``condition`` is I'' [1, C, h, w]."""
-
-    copy: SubjectCopy
-    condition: Tensor
-    warnings: tuple[str, ...]
 
 
 def train_subject(
@@ -141,8 +136,9 @@ def subject_of(copy: SubjectCopy, examples: Sequence[Example], info: SubjectInfo
     return Subject({key: stored(weight) for key, weight in copy.state_dict().items()}, references, info)
 
 
-def apply_subject(world: World, subject: Subject, reference: int = 0) -> Applied:
-    """Put a subject on the device of ``world``'s U-Net. ``reference``: which photo is the condition, from 0.
+def apply_subject(world: World, subject: Subject, reference: int = 0) -> tuple[AppliedSubject, tuple[str, ...]]:
+    """A subject on the device of ``world``'s U-Net, for ``World.sample``, and warnings for the user. ``reference``:
+    which photo is the condition, from 0.
 
     Raises FamilyError or SubjectFileError when subject and model do not fit, P3SError for a reference that it lacks.
     """
@@ -156,7 +152,7 @@ def apply_subject(world: World, subject: Subject, reference: int = 0) -> Applied
     copy.load_state_dict({key: weight.float() for key, weight in subject.weights.items()}, assign=True)
     copy.to(_device(world)).requires_grad_(False).eval()
     latent, tokens = (t[None].float().to(_device(world)) for t in (shown.latent, shown.tokens))
-    return Applied(copy, copy.condition(latent, tokens), warnings)
+    return AppliedSubject(copy, copy.condition(latent, tokens)), warnings
 
 
 def _device(world: World) -> torch.device:

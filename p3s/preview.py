@@ -10,7 +10,7 @@ from torch import Tensor
 from .diffusion import NoiseSchedule
 from .generate import generate
 from .subject_copy import SubjectCopy
-from .training import Example, autocast
+from .training_step import Example, autocast
 from .unet import UNet
 
 STEPS = 8

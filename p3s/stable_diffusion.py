@@ -22,8 +22,9 @@ from .points import PointSet
 from .rngr import Reference, make_reference
 from .schedule import Schedule
 from .subject_copy import SubjectCopy
-from .training import autocast, training_size
+from .training import training_size
 from .training_settings import TrainSettings
+from .training_step import autocast
 from .unet import UNet
 from .unet_config import UNetConfig
 

@@ -26,9 +26,7 @@ from .training_step import (
     Example,
     StepReport,
     autocast,
-    check_base,
     check_examples,
-    compared_layers,
     draw,
     epoch,
     losses,
@@ -37,27 +35,6 @@ from .training_step import (
 from .unet import UNet
 
 log = logging.getLogger("p3s")
-
-__all__ = [
-    "Batch",
-    "Callback",
-    "Checkpoints",
-    "Example",
-    "StepReport",
-    "TrainResult",
-    "TrainSettings",
-    "TrainState",
-    "autocast",
-    "check_base",
-    "check_examples",
-    "compared_layers",
-    "deterministic",
-    "draw",
-    "epoch",
-    "losses",
-    "train",
-    "training_size",
-]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from .resize import resize
 from .rngr import Reference
-from .training import Example, TrainSettings
+from .training_settings import TrainSettings
+from .training_step import Example
 
 MARGIN = 0.15  # of the subject's larger side, on every side of the cut
 WORTH = 0.7  # a cut with more than this share of the picture's area shows nothing new

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from p3s.subject_copy import CopySettings, SubjectCopy
-from p3s.training import Example
+from p3s.training_step import Example
 from p3s.unet import UNet
 from p3s.unet_config import UNetConfig
 

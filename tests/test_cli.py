@@ -25,7 +25,7 @@ from p3s.subject import Subject, load_subject, save_subject
 from p3s.subject_copy import CopySettings
 from p3s.toyworld.scenes import IDENTIFIER, prompt, scene
 from p3s.toyworld.world import click, picture_of
-from p3s.training import TrainSettings
+from p3s.training_settings import TrainSettings
 
 TEXT = prompt("dog", "beach", IDENTIFIER)
 QUICK = ["--steps", "2", "--batch-size", "1"]

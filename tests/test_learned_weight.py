@@ -15,7 +15,9 @@ from p3s.plot import plot_schedule
 from p3s.schedule import LearnedWeight, Schedule
 from p3s.subject import load_subject, save_subject
 from p3s.subject_copy import CopySettings, SubjectCopy
-from p3s.training import TrainSettings, draw, losses, train
+from p3s.training import train
+from p3s.training_settings import TrainSettings
+from p3s.training_step import draw, losses
 
 NOISE = NoiseSchedule.stable_diffusion()
 EMPTY = torch.randn(7, SMALL.context_dim, generator=torch.Generator().manual_seed(99))

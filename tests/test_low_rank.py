@@ -16,7 +16,9 @@ from p3s.generate import generate
 from p3s.low_rank import Borrowed, LowRankLayer
 from p3s.subject import check_weights, load_subject, save_subject
 from p3s.subject_copy import CopySettings, SubjectCopy
-from p3s.training import TrainSettings, draw, losses, train
+from p3s.training import train
+from p3s.training_settings import TrainSettings
+from p3s.training_step import draw, losses
 from p3s.unet_config import UNetConfig
 
 NOISE = NoiseSchedule.stable_diffusion()

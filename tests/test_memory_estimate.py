@@ -12,8 +12,9 @@ from p3s.diffusion import NoiseSchedule
 from p3s.errors import TrainingError
 from p3s.memory_estimate import MemoryEstimate, estimate_memory
 from p3s.subject_copy import CopySettings, SubjectCopy
-from p3s.training import TrainSettings, train
+from p3s.training import train
 from p3s.training_memory import check_memory
+from p3s.training_settings import TrainSettings
 from p3s.training_step import DTYPES
 from p3s.unet_config import UNetConfig
 

@@ -10,7 +10,7 @@ import pytest
 from p3s.masks import MaskSettings
 from p3s.schedule import Schedule
 from p3s.subject_copy import CopySettings
-from p3s.training import TrainSettings
+from p3s.training_settings import TrainSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -10,8 +10,9 @@ from small import TOKEN_DIM, random_examples, random_unet
 from p3s.diffusion import NoiseSchedule
 from p3s.errors import SubjectFileError, TrainingError
 from p3s.subject_copy import CopySettings, SubjectCopy
-from p3s.training import Checkpoints, TrainSettings, train
-from p3s.training_state import load_state, may_go_on
+from p3s.training import train
+from p3s.training_settings import TrainSettings
+from p3s.training_state import Checkpoints, load_state, may_go_on
 from p3s.unet_config import UNetConfig
 
 NOISE = NoiseSchedule.stable_diffusion()

@@ -20,7 +20,7 @@ from p3s.points import PointSet
 from p3s.schedule import Schedule
 from p3s.stable_diffusion import StableDiffusion, load_stable_diffusion
 from p3s.subject import load_subject
-from p3s.training import TrainSettings
+from p3s.training_settings import TrainSettings
 
 diffusers, transformers = pytest.importorskip("diffusers"), pytest.importorskip("transformers")
 DATA = Path(__file__).parent / "data"

@@ -11,7 +11,7 @@ from p3s.errors import P3SError
 from p3s.generate import generate
 from p3s.masks import MaskSettings
 from p3s.subject_copy import CopyReader, CopySettings, LayerMap, SubjectCopy
-from p3s.training import TrainSettings
+from p3s.training_settings import TrainSettings
 from p3s.unet import Stage, UNet
 from p3s.unet_config import Layer, UNetConfig
 

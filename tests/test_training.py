@@ -13,7 +13,9 @@ from small import SMALL, TOKEN_DIM, random_copy, random_examples, random_unet
 from p3s.diffusion import NoiseSchedule
 from p3s.errors import TrainingError
 from p3s.subject_copy import CopyReader, CopySettings, SubjectCopy
-from p3s.training import TrainSettings, compared_layers, draw, epoch, losses, train, training_size
+from p3s.training import train, training_size
+from p3s.training_settings import TrainSettings
+from p3s.training_step import compared_layers, draw, epoch, losses
 from p3s.unet import AttentionHooks
 from p3s.unet_config import Layer, UNetConfig
 

@@ -13,8 +13,9 @@ from small import SMALL, random_examples
 from p3s.diffusion import NoiseSchedule
 from p3s.loss_map import loss_map
 from p3s.subject_copy import CopySettings
-from p3s.training import StepReport, TrainSettings
 from p3s.training_key import state_key, training_key
+from p3s.training_settings import TrainSettings
+from p3s.training_step import StepReport
 
 NOISE = NoiseSchedule.stable_diffusion()
 

@@ -12,8 +12,10 @@ from p3s import training_step
 from p3s.diffusion import NoiseSchedule
 from p3s.errors import TrainingError
 from p3s.subject_copy import CopySettings, SubjectCopy
-from p3s.training import TrainSettings, draw, losses, make_optimizer, train
+from p3s.training import make_optimizer, train
 from p3s.training_memory import is_out_of_memory, ways_to_save
+from p3s.training_settings import TrainSettings
+from p3s.training_step import draw, losses
 from p3s.unet import ResBlock, SpatialTransformer
 from p3s.unet_config import UNetConfig
 

@@ -22,7 +22,7 @@ from p3s.commands.train import COPY_HELP, TRAIN_HELP
 from p3s.commands.worlds import add_computing, check_folder, open_stable_diffusion
 from p3s.errors import P3SError
 from p3s.subject_copy import CopySettings
-from p3s.training import TrainSettings
+from p3s.training_settings import TrainSettings
 
 from .data import LIST, read_cases, read_points
 from .metrics import Encoders, Scores

@@ -35,7 +35,7 @@ from p3s.schedule import Schedule
 from p3s.stable_diffusion import StableDiffusion
 from p3s.subject import Subject, fingerprint, load_subject, save_subject
 from p3s.subject_copy import CopySettings
-from p3s.training import TrainSettings
+from p3s.training_settings import TrainSettings
 
 from .data import Case
 from .metrics import Encoders, Scores, score
@@ -183,7 +183,7 @@ class Run:
             missing = [image for image in range(protocol.images) if (number, image) not in found]
             if not missing:
                 continue
-            applied = applied or apply_subject(self.world, subject)
+            applied = applied or apply_subject(self.world, subject)[0]
             made = self.world.sample(
                 case.prompt(number, protocol.identifier),
                 [protocol.train.seed + SEEDS_A_PROMPT * number + image for image in missing],

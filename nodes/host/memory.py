@@ -9,6 +9,11 @@ import psutil
 import torch
 
 
+def device() -> torch.device:
+    """Where the host computes."""
+    return comfy.model_management.get_torch_device()
+
+
 def unload_models() -> None:
     """Move every model of the host out of the way before training needs the room."""
     comfy.model_management.unload_all_models()
@@ -18,11 +23,11 @@ def unload_models() -> None:
 def room() -> tuple[int, int]:
     """Bytes that are free on the device that the host computes on, and all that it can have: of a CPU the swap as well.
     Where the driver lends a GPU the system's memory (Windows), that too."""
-    device = comfy.model_management.get_torch_device()
+    place = device()
     free, total = (
-        get(device) for get in (comfy.model_management.get_free_memory, comfy.model_management.get_total_memory)
+        get(place) for get in (comfy.model_management.get_free_memory, comfy.model_management.get_total_memory)
     )
-    if device.type == "cpu":
+    if place.type == "cpu":
         return int(free), int(total + psutil.swap_memory().total)
     return int(free), int(total + (psutil.virtual_memory().total if os.name == "nt" else 0))
 
@@ -34,15 +39,15 @@ def give_back() -> None:
 
 def reset_peak() -> None:
     """Start to measure :func:`in_use` anew, where the device measures it."""
-    device = comfy.model_management.get_torch_device()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    place = device()
+    if place.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(place)
 
 
 def in_use() -> int:
     """Bytes in use: on a CUDA device the most that tensors took at a time since :func:`reset_peak`, else what the
     process holds now."""
-    device = comfy.model_management.get_torch_device()
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+    place = device()
+    if place.type == "cuda":
+        return torch.cuda.max_memory_allocated(place)
     return psutil.Process().memory_info().rss

@@ -1,17 +1,10 @@
-"""The host's device, and text on its nodes."""
+"""Text on the host's nodes."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import comfy.model_management
-import torch
 from server import PromptServer
-
-
-def device() -> torch.device:
-    """Where the host computes."""
-    return comfy.model_management.get_torch_device()
 
 
 def show_text(node: Any, text: str) -> None:

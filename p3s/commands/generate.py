@@ -71,11 +71,11 @@ def run(options: argparse.Namespace) -> None:
     schedule = chosen_schedule(options, CopySettings.from_dict(subject.info.copy_settings))
     world = open_world(options)
     check_prompts(world, options.prompt)
-    copy, condition, warnings = apply_subject(world, subject, options.reference)
+    applied, warnings = apply_subject(world, subject, options.reference)
     for warning in warnings:
         print(f"warning: {warning}")
     sampling = {name: vars(options)[name] for name in ("steps", "guidance") if name in options}
     for prompt in options.prompt:
         for seed in options.seeds:
-            (picture,) = world.sample(prompt, [seed], copy, condition, schedule, **sampling)
+            (picture,) = world.sample(prompt, [seed], applied.copy, applied.condition, schedule, **sampling)
             print(f"wrote {write_new_png(picture, options.out, f'{prompt[:80]} {seed}')}")

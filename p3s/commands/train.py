@@ -26,7 +26,8 @@ from ..rngr import Reference
 from ..subject import Subject, save_new_subject
 from ..subject_copy import CopySettings
 from ..toyworld.world import MASKS
-from ..training import StepReport, TrainSettings
+from ..training_settings import TrainSettings
+from ..training_step import StepReport
 from .options import NamesPhoto, Photo, add_mask_settings, add_points, add_settings, chosen
 from .worlds import TOY, add_world, check_prompts, fit_photo, open_world
 

@@ -15,7 +15,7 @@ from ..pipeline import World
 from ..stable_diffusion import StableDiffusion, load_stable_diffusion
 from ..toyworld.scenes import SIDE
 from ..toyworld.world import ToyWorld, load_world
-from ..training import TrainSettings
+from ..training_settings import TrainSettings
 
 TOY = "toy"
 

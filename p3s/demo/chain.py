@@ -20,7 +20,8 @@ from ..subject import Subject, load_subject, save_subject
 from ..subject_copy import CopySettings
 from ..toyworld.scenes import IDENTIFIER, prompt, scene
 from ..toyworld.world import STEPS, click, load_world, picture_of
-from ..training import TrainResult, TrainSettings
+from ..training import TrainResult
+from ..training_settings import TrainSettings
 from .sheet import Panel, Row, draw_sheet, loss_curve
 
 #: What is generated for every prompt; weight 0 must give the plain model's picture.
@@ -110,9 +111,9 @@ def run_demo(
 
 def generate_row(world: World, subject: Subject, text: str, seed: int, steps: int) -> dict[str, Tensor]:
     """One picture [H, W, 3] for each of ``WEIGHTS``, all from the same noise."""
-    copy, condition, _ = apply_subject(world, subject)
+    applied, _ = apply_subject(world, subject)
     return {
-        name: world.sample(text, [seed], None if weight is None else copy, condition, weight, steps)[0]
+        name: world.sample(text, [seed], None if weight is None else applied.copy, applied.condition, weight, steps)[0]
         for name, weight in WEIGHTS.items()
     }
 

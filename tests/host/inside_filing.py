@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from comfyui_p3s.nodes import filing, folders
-from comfyui_p3s.p3s.training import TrainSettings
+from comfyui_p3s.p3s.training_settings import TrainSettings
 
 
 def main(arguments: dict[str, Any]) -> dict[str, list[str]]:
