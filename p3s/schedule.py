@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from copy import deepcopy
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -24,7 +24,6 @@ from .errors import P3SError
 
 T = 1000.0
 LAST_TIMESTEP = 999.0
-JSON_VERSION = 1
 
 Number = TypeVar("Number", float, Tensor)
 
@@ -114,44 +113,11 @@ class Schedule:
             torch.where(inside, weight, torch.zeros_like(weight)) if self.start < self.end else torch.zeros_like(weight)
         )
 
-    def is_zero(self, t: float | Tensor) -> bool:
-        """True if the weight is exactly 0 at ``t`` (at every entry of a tensor): the condition can be skipped."""
-        return not bool(self.weight(t).any()) if isinstance(t, Tensor) else self.weight(t) == 0.0
-
     def within(self, start: float, end: float) -> Schedule:
         """The same schedule, restricted further to the window start..end (percents in 0..1)."""
         window = replace(self, start=start, end=end)
         begin = max(self.start, window.start)
         return replace(self, start=begin, end=max(begin, min(self.end, window.end)))
-
-    def to_json(self) -> str:
-        """Versioned JSON text; ``from_json`` gives an equal schedule back. A learned curve is the subject's, not a
-        setting, and is left out."""
-        return json.dumps({"v": JSON_VERSION} | {name: getattr(self, name) for name in self._settings()})
-
-    @classmethod
-    def _settings(cls) -> list[str]:
-        return [field.name for field in fields(cls) if field.name != "learned"]
-
-    @classmethod
-    def from_json(cls, text: str) -> Schedule:
-        """Strict inverse of ``to_json``: P3SError for a newer version, a missing or an unknown field, a wrong type."""
-        data = _load_json(text, "the schedule")
-        if not isinstance(data, dict):
-            raise P3SError("Weight schedule: expected a JSON object.")
-        version = data.pop("v", None)
-        if type(version) is not int or version < 1:
-            raise P3SError(f"Weight schedule: no valid version 'v' in the JSON (found {version!r}).")
-        if version > JSON_VERSION:
-            raise P3SError(
-                f"Weight schedule: version {version} is newer than version {JSON_VERSION}, which this P3S reads."
-            )
-        names = set(cls._settings())
-        if set(data) != names:
-            wrong = [f"{name!r} is missing" for name in sorted(names - set(data))]
-            wrong += [f"{name!r} is unknown" for name in sorted(set(data) - names)]
-            raise P3SError(f"Weight schedule: {', '.join(wrong)}.")
-        return cls(**data)
 
 
 def _keyframe_curve(schedule: Schedule, t: Tensor) -> Tensor:

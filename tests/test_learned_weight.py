@@ -120,12 +120,6 @@ def test_the_curve_is_sent_to_the_device_once(monkeypatch):
     assert schedule.weight(t).tolist() == [1.0, 0.625]
 
 
-def test_the_curve_is_no_setting():
-    schedule = Schedule("learned", learned=(1.0, 0.5))
-    assert Schedule.from_json(schedule.to_json()) == Schedule("learned")
-    assert "learned" not in Schedule().to_json()
-
-
 def test_the_plot_shows_the_axes_when_the_curve_is_not_known():
     unknown, known = plot_schedule(Schedule("learned")), plot_schedule(Schedule("learned", learned=(0.5, 1.5)))
     assert unknown.shape == known.shape
