@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -14,14 +14,19 @@ def resize(picture: Tensor, size: tuple[int, int]) -> Tensor:
 
     Matrix products work in every type on every device and have a deterministic gradient; torch's own kernel has not.
     """
-    rows = _weights(picture.shape[-2], size[0]).to(picture.device, picture.dtype)
-    columns = _weights(picture.shape[-1], size[1]).to(picture.device, picture.dtype)
+    rows, columns = (
+        torch.tensor(_weights(source, target), dtype=picture.dtype, device=picture.device)
+        for source, target in zip(picture.shape[-2:], size, strict=True)
+    )
     return rows @ picture @ columns.T
 
 
 @lru_cache(maxsize=64)
-def _weights(source: int, target: int) -> Tensor:
-    """[target, source]: how much of each source pixel goes into each target pixel; float32 on the CPU."""
-    with torch.inference_mode(False), torch.no_grad():
-        identity = torch.eye(source)[None, None]
-        return F.interpolate(identity, size=(target, source), mode="bilinear", antialias=True)[0, 0]
+def _weights(source: int, target: int) -> np.ndarray:
+    """[target, source]: how much of each source pixel goes into each target pixel, a triangle as wide as the coarser of
+    the two grids. No tensor: one that is kept would be bound to the mode, such as FakeTensorMode, that it was made in.
+    """
+    step = source / target
+    centres = (np.arange(target) + 0.5)[:, None] * step
+    weights = (1 - np.abs(np.arange(source) + 0.5 - centres) / max(step, 1.0)).clip(0.0)
+    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)

@@ -68,6 +68,18 @@ def test_it_is_what_a_real_training_takes(kind, precision, checkpointing):
     assert found.peak == pytest.approx(alive.peak, rel=0.05)
 
 
+def test_a_training_after_it_is_as_without_it():
+    """The condition is resized to the view: what the estimate's tensors without values have left must not be used."""
+    viewed = replace(EXAMPLES[0], view=torch.randn(4, 11, 13))
+    settings = TrainSettings(steps=1)
+    estimate_memory(TINY, [viewed], FULL, settings)
+    base = random_unet(TINY)
+    copy = SubjectCopy.from_base(base.state_dict(), FULL, TOKEN_DIM)
+    noise = NoiseSchedule.stable_diffusion()
+    result = train(base, copy, [viewed], torch.zeros(7, TINY.context_dim), noise, settings)
+    assert result.error is None and result.completed
+
+
 def test_what_saves_memory_saves_it():
     full = estimate()
     trained = sum(p.numel() for p in SubjectCopy(TINY, FULL, TOKEN_DIM, device="meta").parameters())
