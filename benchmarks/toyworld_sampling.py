@@ -55,6 +55,7 @@ PAIRS: dict[str, dict[str, Any]] = {
     "masks": {},
     "masks, sides swapped": {"swapped": True},
     "masks, conditional half": {"halves": "conditional"},
+    "masks, conditional half, strength 0.8": {"halves": "conditional", "strength": 0.8},
     "masks with soft edges": {"soft": True},
     "no masks": {"masks": False},
     "plain model": {"strength": 0.0},
