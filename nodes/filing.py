@@ -5,26 +5,27 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import folder_paths
 
-from ..p3s.errors import SubjectFileError
-from ..p3s.files import SUFFIX, safe_name
+from ..p3s.errors import SubjectFileError, TrainingError
+from ..p3s.files import SUFFIX, free_path, safe_name
 from ..p3s.subject import Subject, SubjectInfo, load_info, load_subject, save_new_subject
-from ..p3s.training_settings import TrainSettings
-from ..p3s.training_state import may_go_on
+from ..p3s.training_key import TrainingInputs, same
+from ..p3s.training_state import TrainState, load_state
 from . import folders
 
 STATE = ".training"  # suffix of the state of an unfinished training
 
 log = logging.getLogger("p3s")
 
-#: What may differ between a subject wanted and one that was trained before: notes, and points or photos that come to
-#: the same clean reference.
-NOTES = ("points", "image_hashes", "identifier", "prompt", "licence")
+#: What may differ between a subject wanted and one that was trained before: notes, and points that come to the same
+#: clean reference.
+NOTES = ("points", "identifier", "prompt", "licence")
 
 
 class Filed(NamedTuple):
@@ -55,12 +56,12 @@ def save(subject: Subject, name: str) -> Filed:
 
 
 def trained_before(wanted: SubjectInfo, name: str) -> Filed | None:
-    """The subject of a finished training with the key of ``wanted``, from a file, if there is one.
+    """The subject of a finished training with the key and sketches of ``wanted``, from a file, if there is one.
 
     A file called ``name`` is preferred. One with another name or other notes is written anew as asked for, which spares
     the training all the same.
     """
-    for path in _files_of_training(wanted.training_key, name):
+    for path in _files_of_training(wanted, name):
         try:
             subject = load_subject(path)
         except SubjectFileError as error:
@@ -75,26 +76,47 @@ def trained_before(wanted: SubjectInfo, name: str) -> Filed | None:
     return None
 
 
-def state_file(key: str, name: str, settings: TrainSettings | None) -> Path:
-    """Where the state of an unfinished training is kept: the file of the training with this key (``state_key``), by
-    whatever name, or a new one called ``name``, beside the subjects or else in the output folder.
+def state_file(inputs: TrainingInputs, name: str, resumes: bool) -> tuple[Path, tuple[str, ...]]:
+    """Where the state of an unfinished training is kept, and what to tell the user of states that are not used.
 
-    If there is none, that of a training whose loss was no longer finite becomes it, where ``settings`` are a remedy
-    (None: it is left alone).
+    It is the file of a training with this key on the same references, by whatever name, or a new one called ``name``,
+    beside the subjects or else in the output folder. If there is none and the training ``resumes``, that of a training
+    whose loss was no longer finite becomes it, where the settings are a remedy.
     """
+    key = inputs.state_key()
     found = _states(f"*_{key}")
-    if found:
-        return found[0]
+    for path in found:
+        if _holds(path, lambda state: state.same_references(inputs.examples, inputs.empty_prompt)):
+            return path, ()
+    damaged = [path for path in found if not _holds(path, lambda state: True)]
+    if damaged:
+        return damaged[0], ()
     writable = [folder for folder in _places() if os.access(folder, os.W_OK)]
-    path = Path((writable or _places())[0]) / f"{safe_name(name)}_{key}{STATE}"
+    path = free_path((writable or _places())[0], name, f"_{key}{STATE}")
+    if not resumes:
+        return path, ()
     for stopped in _states(f"*_{key[:8]}????????"):
-        if settings is not None and may_go_on(stopped, settings):
+        if _holds(stopped, lambda state: _takes_over(inputs, state)):
             try:
-                path = stopped.replace(stopped.with_name(path.name))
+                return stopped.replace(stopped.with_name(path.name)), ()
             except OSError:  # a folder that is read only
-                path = stopped
-            break
-    return path
+                return stopped, ()
+    return path, tuple(
+        f"not resumed from {each}: it has other references or prompts (delete it if you do not need it)"
+        for each in found
+    )
+
+
+def _takes_over(inputs: TrainingInputs, state: TrainState) -> bool:
+    return state.may_go_on(inputs.settings) and state.same_references(inputs.examples, inputs.empty_prompt)
+
+
+def _holds(path: Path, of: Callable[[TrainState], bool]) -> bool:
+    """Whether a file holds a state of which that is true."""
+    try:
+        return of(load_state(path, on_demand=True))
+    except TrainingError:
+        return False
 
 
 def _states(pattern: str) -> list[Path]:
@@ -106,15 +128,16 @@ def _places() -> tuple[str, str]:
     return folders.save_folder(), folder_paths.get_output_directory()
 
 
-def _files_of_training(key: str, name: str) -> list[Path]:
-    """Files of finished trainings with this key: those called ``name`` first, the newest first."""
+def _files_of_training(wanted: SubjectInfo, name: str) -> list[Path]:
+    """Files of finished trainings that are that of ``wanted``: those called ``name`` first, the newest first."""
     listed = [folders.find_subject(file) for file in folders.list_subjects()]
     spare = Path(_places()[1]).glob(f"*{SUFFIX}")
     found = []
     for path in {*(Path(path) for path in listed if path), *spare}:
         try:
             info = load_info(path)
-            if info.completed and info.training_key == key:
+            known = info.completed and info.training_key == wanted.training_key
+            if known and same(info.sketches, wanted.sketches):
                 found.append((_is_called(path, name), os.stat(path).st_mtime_ns, path))
         except (SubjectFileError, OSError):  # another kind of file, or a damaged one
             continue

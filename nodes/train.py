@@ -104,13 +104,13 @@ class Train(io.ComfyNode):
             return _output(filed, filed.subject.info.loss_map)
 
         resumes = resume and not retrain
-        state = filing.state_file(task.state_key, name, task.settings if resumes else None)
+        state, notes = filing.state_file(task.inputs, name, resumes)
         checkpoints = Checkpoints(state, checkpoint_every)
         outcome = train_run.run(cls, model, task, preview_every, checkpoints, resumes)
         filed = filing.save(outcome.subject, safe_name(name) + outcome.ending)
         if outcome.result.completed and filed.path:
             checkpoints.discard()
-        filed = filed._replace(told="; ".join([filed.told, *outcome.told(checkpoints.path, resumes)]))
+        filed = filed._replace(told="; ".join([filed.told, *notes, *outcome.told(checkpoints.path, resumes)]))
         _show(cls, filed)
         outcome.raise_if_ended_early(filed.told)
         return _output(filed, loss_map(outcome.result.reports))

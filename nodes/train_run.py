@@ -57,11 +57,21 @@ class Outcome:
         told = [f"resumed after step {self.resumed}"] if self.resumed else []
         told += [f"{name} {before} until then, {now} from there on" for _, name, before, now in self.result.changes]
         told += self.notes
-        if not self.result.completed and state.exists():
-            size = state.stat().st_size / 2**20
-            how = "queue again" if resumes else "turn resume on and retrain off, then queue again"
-            how = f"lower the rate, and {how}" if self.result.diverged else how
-            told.append(f"{how} to resume it from {state} ({size:.0f} MiB; delete it if you do not want to)")
+        how = "queue again" if resumes else "turn resume on and retrain off, then queue again"
+        size = state.stat().st_size / 2**20 if state.exists() else 0
+        file = f"{state} ({size:.0f} MiB; delete it if you do not want to)"
+        if self.result.diverged:
+            step, kept = len(self.result.reports), self.result.kept
+            told.insert(0, f"these are the weights of step {step}, the last with a finite loss; they may be spoiled")
+            if kept and size:
+                told.append(
+                    f"{how} with a lower rate to resume it after step {kept}, the last that was kept, from {file}"
+                )
+                told.append("should that not help, turn resume off to begin anew")
+            else:
+                told.append("no step before was kept: queue again with a lower rate to begin anew")
+        elif size and not self.result.completed:
+            told.append(f"{how} to resume it from {file}")
         return told
 
     def raise_if_ended_early(self, told: str) -> None:
@@ -85,7 +95,8 @@ def run(node: Any, model: Any, task: Task, preview_every: int, checkpoints: Chec
 
 
 def _run(node: Any, model: Any, task: Task, preview_every: int, checkpoints: Checkpoints, resume: bool) -> Outcome:
-    device, settings, first = memory.device(), task.settings, task.examples[0]
+    of, settings, first = task.inputs, task.inputs.settings, task.inputs.examples[0]
+    device = memory.device()
     state, notes = _state(checkpoints.path) if resume else (None, ())
     memory.unload_models()
     scarce = _scarce(unet_config(model), task)
@@ -96,18 +107,20 @@ def _run(node: Any, model: Any, task: Task, preview_every: int, checkpoints: Che
     weights = base_weights(model)
     memory.reset_peak()
     copy = SubjectCopy.from_base(
-        weights, task.copy_settings, first.tokens.shape[-1], settings.zero_init, settings.seed
+        weights, of.copy_settings, first.tokens.shape[-1], settings.zero_init, settings.seed
     ).to(device)
     base = UNet.from_state_dict(weights, dtype=DTYPES[settings.precision])
     del weights
     base.to(device)
 
     def look() -> Any:
-        latent = preview(base, copy, first, task.empty, task.noise, settings.precision, check_cancelled)
+        latent = preview(base, copy, first, of.empty_prompt, of.noise, settings.precision, check_cancelled)
         return picture(model, latent)
 
     with Progress(node, look, preview_every) as progress:
-        result = train(base, copy, task.examples, task.empty, task.noise, settings, progress.update, checkpoints, state)
+        result = train(
+            base, copy, of.examples, of.empty_prompt, of.noise, settings, progress.update, checkpoints, state
+        )
     trained = task.info.train_settings
     if result.changes:
         trained = trained | {"changes": [list(change) for change in result.changes]}
@@ -126,12 +139,13 @@ def _run(node: Any, model: Any, task: Task, preview_every: int, checkpoints: Che
 def _scarce(config: UNetConfig, task: Task) -> str | None:
     """What to tell the user before a training for which memory is scarce. Raises TrainingError where there is far too
     little."""
+    of = task.inputs
     try:
-        estimate = estimate_memory(config, task.examples, task.copy_settings, task.settings)
+        estimate = estimate_memory(config, of.examples, of.copy_settings, of.settings)
     except Exception:  # it needs parts of torch that change: a training is not to fail for a forecast
         log.warning("Train P3S: the memory that this training needs could not be estimated", exc_info=True)
         return None
-    return check_memory(estimate, *memory.room(), task.copy_settings, task.settings)
+    return check_memory(estimate, *memory.room(), of.copy_settings, of.settings)
 
 
 def _state(path: Path) -> tuple[TrainState | None, tuple[str, ...]]:

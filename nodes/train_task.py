@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 
-from ..p3s.diffusion import NoiseSchedule
 from ..p3s.rngr import Reference
 from ..p3s.subject import SubjectInfo
 from ..p3s.subject_copy import CopySettings
-from ..p3s.training_key import state_key, training_key
+from ..p3s.training_key import TrainingInputs
 from ..p3s.training_settings import TrainSettings
 from ..p3s.training_step import Example, check_base, check_examples
 from ..p3s.views import examples_of
@@ -24,17 +23,12 @@ class Task:
     """A training to be done on a MODEL.
 
     ``references``: an example of each reference, for the subject file, as is ``info``, whose steps and losses are not
-    known yet. ``state_key``: see ``p3s.training_key.state_key``.
+    known yet.
     """
 
-    examples: list[Example]
-    empty: torch.Tensor
-    noise: NoiseSchedule
-    settings: TrainSettings
-    copy_settings: CopySettings
+    inputs: TrainingInputs
     references: list[Example]
     info: SubjectInfo
-    state_key: str
 
 
 def make_task(
@@ -61,28 +55,21 @@ def make_task(
     groups = [examples_of(r, text, encode, settings) for r, text in zip(references, texts, strict=True)]
     examples = [example for group in groups for example in group]
     check_examples(config, examples, no_text)
-    inputs = (weights.base_fingerprint(model, patched=True), examples, no_text, noise, copy_settings, settings)
+    base, hashes = weights.base_fingerprint(model, patched=True), tuple(r.image_hash for r in references)
+    inputs = TrainingInputs(base, hashes, examples, no_text, noise, copy_settings, settings)
     info = SubjectInfo(
         family=config.family,
         base_fingerprint=weights.base_fingerprint(model),
         copy_settings=copy_settings.to_dict(),
         train_settings=asdict(settings) | {"resolution": resolution},
         points=tuple(r.points.to_json() for r in references),
-        image_hashes=tuple(r.image_hash for r in references),
+        image_hashes=hashes,
         steps=0,
         completed=False,
         prompt="",
         prediction=noise.prediction,
-        training_key=training_key(*inputs),
+        training_key=inputs.key(),
+        sketches=inputs.sketches(),
         **notes,
     )
-    return Task(
-        examples,
-        no_text,
-        noise,
-        settings,
-        copy_settings,
-        [group[0] for group in groups],
-        info,
-        state_key(*inputs),
-    )
+    return Task(inputs, [group[0] for group in groups], info)

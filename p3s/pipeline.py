@@ -21,7 +21,7 @@ from .schedule import Schedule
 from .subject import Subject, SubjectInfo, SubjectReference, check_family, check_weights, fingerprint
 from .subject_copy import CopySettings, SubjectCopy
 from .training import Callback, TrainResult, train
-from .training_key import training_key
+from .training_key import TrainingInputs
 from .training_settings import TrainSettings
 from .training_step import Example
 from .unet import UNet
@@ -100,6 +100,8 @@ def train_subject(
     ).to(_device(world))
     filled = examples * math.ceil(train_settings.batch_size / len(examples))
     empty, base = world.encode_text(""), fingerprint(world.unet.state_dict())
+    hashes = tuple(r.image_hash for r in references)
+    inputs = TrainingInputs(base, hashes, filled, empty, world.noise, copy_settings, train_settings)
     result = train(world.unet, copy, filled, empty, world.noise, train_settings, callback)
     info = SubjectInfo(
         family=world.unet.config.family,
@@ -107,14 +109,15 @@ def train_subject(
         copy_settings=copy_settings.to_dict(),
         train_settings=asdict(train_settings),
         points=tuple(r.points.to_json() for r in references),
-        image_hashes=tuple(r.image_hash for r in references),
+        image_hashes=hashes,
         steps=len(result.reports),
         completed=result.completed,
         identifier=identifier,
         prompt=prompt,
         licence=licence,
         prediction=world.noise.prediction,
-        training_key=training_key(base, filled, empty, world.noise, copy_settings, train_settings),
+        training_key=inputs.key(),
+        sketches=inputs.sketches(),
         loss_map=loss_map(result.reports, FILED),
     )
     return subject_of(copy, [group[0] for group in groups], info), result

@@ -10,7 +10,7 @@ from . import __version__
 from .errors import SubjectFileError
 
 #: Fields that older files of this format version lack; for those they are empty.
-LATER: dict[str, type] = {"training_key": str, "loss_map": dict}
+LATER: dict[str, type] = {"training_key": str, "sketches": dict, "loss_map": dict}
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class SubjectInfo:
     train_settings: as their dataclasses give them. points: one PointSet JSON text a reference. image_hashes: one a
     reference, of the original photo. steps: trained so far. completed: whether training reached its end. identifier:
     the rare token of the prompt. prompt: the training prompt. licence: a note by the author. prediction: "eps" or "v".
-    training_key: ``training_key`` of the training, empty if it is not known. loss_map: the losses over time, see
-    ``loss_map``. extra: metadata of the same format version that this P3S does not know.
+    training_key, sketches: of the training (``TrainingInputs``), empty if they are not known. loss_map: the losses over
+    time, see ``loss_map``. extra: metadata of the same format version that this P3S does not know.
     """
 
     family: str
@@ -39,6 +39,7 @@ class SubjectInfo:
     prediction: str = "eps"
     created_by: str = f"p3s {__version__}"
     training_key: str = ""
+    sketches: dict[str, list[list[float]]] = field(default_factory=dict)
     loss_map: dict[str, list[float]] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -93,6 +94,7 @@ def info_from_json(text: str) -> SubjectInfo:
     if values["steps"] < 0 or values["prediction"] not in ("eps", "v"):
         raise SubjectFileError("the metadata field 'steps' is negative, or 'prediction' is neither eps nor v")
     _check_loss_map(values["loss_map"])
+    _check_sketches(values["sketches"])
     return SubjectInfo(**values, extra=data)
 
 
@@ -102,3 +104,9 @@ def _check_loss_map(losses: dict[str, Any]) -> None:
     )
     if not numbers or len({len(values) for values in losses.values()}) > 1:
         raise SubjectFileError("the metadata field 'loss_map' does not hold lists of numbers, one for each step")
+
+
+def _check_sketches(sketches: dict[str, Any]) -> None:
+    rows = [row for rows in sketches.values() for row in (rows if isinstance(rows, list) else [None])]
+    if not all(isinstance(row, list) and all(type(value) in (int, float) for value in row) for row in rows):
+        raise SubjectFileError("the metadata field 'sketches' does not hold lists of lists of numbers")

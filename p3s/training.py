@@ -20,7 +20,7 @@ from .losses import total_loss
 from .subject_copy import SubjectCopy
 from .training_memory import free_cached_memory, is_out_of_memory, ways_to_save
 from .training_settings import TrainSettings
-from .training_state import Change, Checkpoints, TrainState, inputs_of
+from .training_state import Change, Checkpoints, Divergence, TrainState, inputs_of, mark_diverged, remedies
 from .training_step import (
     Batch,
     Example,
@@ -41,8 +41,9 @@ log = logging.getLogger("p3s")
 class TrainResult:
     """What a training gave: a report per step, whether it ran to its end, and the error that ended it early, if one
     did. The weights are in the copy. ``warnings``: what went wrong without ending it, such as a checkpoint that could
-    not be written. ``diverged``: whether it ended because the loss or a gradient was not finite. ``changes``: settings
-    that were changed on the way, see :class:`TrainState`."""
+    not be written. ``kept``: the step of the state that is on the disk, 0 for none or an untrained one. ``diverged``:
+    whether it ended because the loss or a gradient was not finite. ``changes``: settings that were changed on the way,
+    see :class:`TrainState`."""
 
     reports: tuple[StepReport, ...]
     completed: bool
@@ -50,6 +51,7 @@ class TrainResult:
     warnings: tuple[str, ...] = ()
     diverged: bool = False
     changes: tuple[Change, ...] = ()
+    kept: int = 0
 
 
 #: Called after every step; a training stops early when it returns False.
@@ -89,8 +91,11 @@ def train(
     optimiser may leave some weights a step ahead; a warning says so.) A step that runs out of memory is tried once
     more with gradient checkpointing. With ``checkpoints`` the state is written to disk;
     ``resume``, such a state, goes on from there with a copy made as before: interrupted and resumed is the same as
-    uninterrupted, bit for bit on one machine. A training that ended because of a loss that is not finite goes on only
-    with a lower learning rate or a more exact precision. Raises :class:`TrainingError` for inputs that do not fit
+    uninterrupted, bit for bit on one machine.
+
+    The weights before a loss that is not finite are seldom worth going on from: on the disk stays the last state that
+    was written before, or if there is none an untrained one. With it the training goes on only with a lower learning
+    rate or a more exact precision. Raises :class:`TrainingError` for inputs that do not fit
     together or are not those of ``resume``, before the first step.
     """
     check_examples(base.config, examples, empty_prompt)
@@ -112,9 +117,11 @@ def train(
             traceback.clear_frames(problem.__traceback__)  # its frames hold the tensors of the step
             error = problem
     completed = len(run.reports) == run.total
-    if not completed:
+    if run.diverged:
+        run.mark_diverged()
+    elif not completed:
         run.save()
-    return TrainResult(tuple(run.reports), completed, error, tuple(run.warnings), run.diverged, run.changes)
+    return TrainResult(tuple(run.reports), completed, error, tuple(run.warnings), run.diverged, run.changes, run.saved)
 
 
 class _Run:
@@ -143,7 +150,7 @@ class _Run:
         self.diverged = False
         self.changes: tuple[Change, ...] = ()
         self._good: _Place | None = None  # what of the state a step changes before it is known to be good
-        self._saved = 0
+        self.saved = 0  # the step of the state on the disk
 
     @contextmanager
     def prepared(self) -> Iterator[None]:
@@ -237,11 +244,7 @@ class _Run:
         bad = loss if self.scaler.is_enabled() and self.scaler.get_scale() > 1 else loss + norm
         if not torch.isfinite(bad):
             self.diverged = True
-            advice = f"lower learning_rate (now {self.settings.learning_rate:g})"
-            if self.settings.precision != "fp32":
-                advice += f", or train in fp32 (now {self.settings.precision})"
-            if self.changes and self.changes[-1][0] == number - 1:
-                advice = "the weights were too far off before the change; turn resume off to begin anew"
+            advice = remedies(self._inputs)
             raise TrainingError(f"the loss is no longer finite at step {number} of {self.total}: {advice}")
 
     @cached_property
@@ -252,6 +255,8 @@ class _Run:
         """Go on from ``state``. Raises TrainingError when it is that of another training."""
         state.check(self._inputs, self.examples, self.empty_prompt)
         done = len(state.reports)
+        if not done:
+            return
         if done > self.total:
             raise TrainingError(
                 f"the training that was interrupted has {done} steps already, and {self.total} are asked "
@@ -270,14 +275,12 @@ class _Run:
         self.generator.set_state(state.generator)
         self.queue = list(state.queue)
         self.reports = [replace(report, total=self.total) for report in state.reports]
-        self._saved = done
+        self.saved = done
         self._good = _Place(state.generator, list(state.queue))
 
     def save(self) -> None:
         """Write the state after the last good step. What keeps it from being written becomes a warning."""
-        if self.checkpoints is None or self._good is None:
-            return
-        if self._saved == len(self.reports) and not self.diverged:
+        if self.checkpoints is None or self._good is None or self.saved == len(self.reports):
             return
         state = TrainState(
             self._inputs,
@@ -289,14 +292,29 @@ class _Run:
             self.scaler.state_dict(),
             self._good.generator,
             self._good.queue,
-            self.diverged,
-            self.changes,
+            changes=self.changes,
         )
         try:
             state.save(self.checkpoints.path)
-            self._saved = len(self.reports)
+            self.saved = len(self.reports)
         except Exception as error:  # the training is worth more than its state
             self._warn(f"the state after step {len(self.reports)} could not be kept: {error}")
+
+    def mark_diverged(self) -> None:
+        """Leave the state before a loss that is not finite as it is, but for a note of that."""
+        if self.checkpoints is None:
+            return
+        tried = {name: self._inputs[name] for name in self.settings.REMEDIES}
+        diverged = Divergence(len(self.reports) + 1, tried)
+        try:
+            if self.saved:
+                mark_diverged(self.checkpoints.path, diverged)
+            else:
+                TrainState.untrained(self._inputs, self.examples, self.empty_prompt, diverged).save(
+                    self.checkpoints.path
+                )
+        except Exception as error:
+            self._warn(f"that the loss was no longer finite could not be noted in {self.checkpoints.path}: {error}")
 
 
 class _Place(NamedTuple):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import ast
 import contextlib
 import hashlib
+import os
 import pickle
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,24 @@ from .errors import TrainingError
 from .files import as_bytes, write_atomic
 from .subject import fingerprint
 from .subject_copy import CopySettings
+from .training_key import close, tensors
 from .training_settings import TrainSettings
 from .training_step import Example, StepReport
 from .unet import UNet
 
-FORMAT_VERSION = 1
-#: Latents and prompts that a GPU computes anew may differ in their last bits; another picture differs by more.
-SAME = 0.02
-
+FORMAT_VERSION = 2
 
 #: After which step, name of the setting, value before, value from then on.
 Change = tuple[int, str, str, str]
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """That the loss or a gradient of a later step was not finite: of which, and what ``TrainSettings.REMEDIES`` were
+    then, as in :func:`inputs_of`."""
+
+    step: int
+    inputs: Mapping[str, str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,10 +45,11 @@ class TrainState:
     """A training after some steps; :func:`p3s.training.train` goes on from it as if it had not been interrupted.
 
     inputs: names and values of what the training depends on (:func:`inputs_of`). examples, empty_prompt: those it is
-    trained on. weights, optimizer, scaler: their state dicts. generator, queue: the state of the random generator, and
-    the batches that are left of the epoch, as lists of example numbers. diverged: whether the next step's loss or
-    gradients were not finite. changes: what was changed to go on after that, as (after which step, name, value before,
-    value from then on).
+    trained on. reports: of the steps that were done; without any, the rest from weights to queue is empty, and the
+    training begins anew. weights, optimizer, scaler: their state dicts. generator, queue: the state of the random
+    generator, and the batches that are left of the epoch, as lists of example numbers. diverged: how it went on from
+    here, if badly. changes: what was changed to go on after that, as (after which step, name, value before, value from
+    then on).
     """
 
     inputs: Mapping[str, str]
@@ -52,8 +61,16 @@ class TrainState:
     scaler: Mapping[str, Any]
     generator: Tensor
     queue: list[list[int]]
-    diverged: bool = False
+    diverged: Divergence | None = None
     changes: tuple[Change, ...] = ()
+
+    @classmethod
+    def untrained(
+        cls, inputs: Mapping[str, str], examples: Sequence[Example], empty_prompt: Tensor, diverged: Divergence
+    ) -> TrainState:
+        """The state before the first step of a training that diverged before another state was kept."""
+        nothing = torch.empty(0, dtype=torch.uint8)
+        return cls(inputs, tuple(examples), empty_prompt, (), {}, {}, {}, nothing, [], diverged)
 
     def save(self, path: Path) -> Path:
         """Write the state to ``path``, all or nothing. Raises SubjectFileError when the disk does not take it; a state
@@ -63,57 +80,73 @@ class TrainState:
             "inputs": dict(self.inputs),
             "examples": [{name: getattr(e, name) for name in Example.__dataclass_fields__} for e in self.examples],
             "reports": [asdict(report) for report in self.reports],
+            "diverged": None if self.diverged is None else asdict(self.diverged),
         }
-        names = ("empty_prompt", "weights", "optimizer", "scaler", "generator", "queue", "diverged", "changes")
+        names = ("empty_prompt", "weights", "optimizer", "scaler", "generator", "queue", "changes")
         content |= {name: getattr(self, name) for name in names}
         return write_atomic(path, lambda file: torch.save(content, file), overwrite=True)
+
+    def same_references(self, examples: Sequence[Example], empty_prompt: Tensor) -> bool:
+        """Whether it was trained on these, as far as another run on a GPU gives the same tensors."""
+        return self._same_examples(examples) and close("empty", self.empty_prompt, empty_prompt)
+
+    def _same_examples(self, examples: Sequence[Example]) -> bool:
+        before, now = (list(tensors(each)) for each in (self.examples, examples))
+        return [name for name, _ in before] == [name for name, _ in now] and all(
+            close(name, a, b) for (name, a), (_, b) in zip(before, now, strict=True)
+        )
+
+    def may_go_on(self, settings: TrainSettings) -> bool:
+        """Whether it diverged, and ``settings`` may keep it from doing so again."""
+        wanted = {name: repr(getattr(settings, name)) for name in TrainSettings.REMEDIES}
+        return self.diverged is not None and _remedied(self.diverged.inputs, wanted)
 
     def check(self, inputs: Mapping[str, str], examples: Sequence[Example], empty_prompt: Tensor) -> None:
         """Raise :class:`TrainingError` naming what differs unless these are what the state was trained on.
 
         A state that diverged would do so again: it needs a lower learning rate or a more exact precision.
         """
-        remedied = self.diverged and _remedied(self.inputs, inputs)
+        remedied = self.diverged is not None and _remedied(self.diverged.inputs, inputs)
         wrong = [
             f"{name} (was {_short(self.inputs.get(name))}, is {_short(inputs.get(name))})"
             for name in sorted(self.inputs.keys() | inputs.keys())
             if self.inputs.get(name) != inputs.get(name) and not (remedied and name in TrainSettings.REMEDIES)
         ]
-        if [_shapes(e) for e in self.examples] != [_shapes(e) for e in examples] or not all(
-            _same(a, b) for a, b in zip(_all_tensors(self.examples), _all_tensors(examples), strict=True)
-        ):
+        if not self._same_examples(examples):
             wrong.append("the references or their prompts")
-        if self.empty_prompt.shape != empty_prompt.shape or not _same(self.empty_prompt, empty_prompt):
+        if not close("empty", self.empty_prompt, empty_prompt):
             wrong.append("the empty prompt")
         if wrong:
             raise TrainingError(
                 f"the training that was interrupted cannot be resumed with other inputs than it began with: "
                 f"{'; '.join(wrong)}. Give it those of before, or start anew"
             )
-        if self.diverged and not remedied:
-            rate, precision = (ast.literal_eval(inputs[name]) for name in TrainSettings.REMEDIES)
+        if self.diverged is not None and not remedied:
+            done = len(self.reports)
             raise TrainingError(
-                f"this training stopped after step {len(self.reports)} because the loss was no longer finite, and with "
-                f"the same settings it would do so again. To go on from there, lower learning_rate (now {rate:g})"
-                f"{'' if precision == 'fp32' else f', or train in fp32 (now {precision})'}; to begin anew, turn resume "
-                "off"
+                f"with these settings the loss of this training was no longer finite at step {self.diverged.step}, and "
+                f"the same would come to the same. To {f'go on from step {done}' if done else 'begin anew'}, "
+                f"{remedies(inputs)}; to try it once more as it is, turn resume off"
             )
 
 
-def load_state(path: Path) -> TrainState:
+def load_state(path: Path, on_demand: bool = False) -> TrainState:
     """Read a state that :meth:`TrainState.save` wrote; tensors are on the CPU. Nothing in the file can run code.
+    ``on_demand``: what tensors hold is read when it is used, and the file stays open until they are gone.
 
     Raises :class:`TrainingError` for anything else.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=on_demand)
         version = content.pop("format_version")
         if version != FORMAT_VERSION:
             raise TrainingError(f"{path.name} was written by another version of P3S: start the training anew")
         examples = tuple(Example(**values) for values in content.pop("examples"))
         content["changes"] = tuple(tuple(change) for change in content.get("changes", ()))
         reports = tuple(StepReport(**values) for values in content.pop("reports"))
-        return TrainState(examples=examples, reports=reports, **content)
+        diverged = content.pop("diverged")
+        diverged = None if diverged is None else Divergence(**diverged)
+        return TrainState(examples=examples, reports=reports, diverged=diverged, **content)
     except OSError as error:
         raise TrainingError(f"{path.name} cannot be read: {error.strerror or error}") from error
     except (RuntimeError, EOFError, AttributeError, KeyError, TypeError, pickle.UnpicklingError) as error:
@@ -122,24 +155,11 @@ def load_state(path: Path) -> TrainState:
         ) from error
 
 
-def may_go_on(path: Path, settings: TrainSettings) -> bool:
-    """Whether the state in a file diverged, and ``settings`` may keep it from doing so again."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # of gigabytes, a few bytes
-        wanted = {name: repr(getattr(settings, name)) for name in TrainSettings.REMEDIES}
-        return content["diverged"] and _remedied(content["inputs"], wanted)
-    except (
-        OSError,
-        RuntimeError,
-        EOFError,
-        AttributeError,
-        KeyError,
-        TypeError,
-        ValueError,
-        SyntaxError,
-        pickle.UnpicklingError,
-    ):
-        return False
+def mark_diverged(path: Path, diverged: Divergence) -> None:
+    """Note in the state that a file holds how it went on from there. Raises P3SError when it cannot be read or written;
+    it is then unchanged."""
+    # Its gigabytes are not needed in memory at once. (Windows replaces no file that is open.)
+    replace(load_state(path, on_demand=os.name != "nt"), diverged=diverged).save(path)
 
 
 @dataclass(frozen=True)
@@ -182,30 +202,25 @@ def _remedied(before: Mapping[str, str], now: Mapping[str, str]) -> bool:
     :func:`inputs_of`."""
 
     def ranks(inputs: Mapping[str, str]) -> list[float]:
-        rate, precision = (ast.literal_eval(inputs[name]) for name in TrainSettings.REMEDIES)
+        rate, precision = _values(inputs)
         return [-rate, ("fp16", "bf16", "fp32").index(precision)]
 
     pairs = list(zip(ranks(before), ranks(now), strict=True))
     return all(b >= a for a, b in pairs) and any(b > a for a, b in pairs)
 
 
+def remedies(inputs: Mapping[str, str]) -> str:
+    """What a user can change so that a loss stays finite."""
+    rate, precision = _values(inputs)
+    return f"lower learning_rate (now {rate:g})" + (
+        "" if precision == "fp32" else f", or train in fp32 (now {precision})"
+    )
+
+
+def _values(inputs: Mapping[str, str]) -> tuple[float, str]:
+    rate, precision = (ast.literal_eval(inputs[name]) for name in TrainSettings.REMEDIES)
+    return rate, precision
+
+
 def _short(value: str | None) -> str:
     return "absent" if value is None else value if len(value) <= 24 else f"{value[:8]}..."
-
-
-def _tensors(example: Example) -> dict[str, Tensor]:
-    parts = {name: getattr(example, name) for name in Example.__dataclass_fields__}
-    return {name: part for name, part in parts.items() if part is not None}
-
-
-def _shapes(example: Example) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(part.shape) for name, part in _tensors(example).items()}
-
-
-def _all_tensors(examples: Sequence[Example]) -> list[Tensor]:
-    return [part for example in examples for part in _tensors(example).values()]
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    a, b = a.float().cpu(), b.float().cpu()
-    return bool((a - b).norm() <= SAME * a.norm())

@@ -12,7 +12,7 @@ from p3s.errors import SubjectFileError, TrainingError
 from p3s.subject_copy import CopySettings, SubjectCopy
 from p3s.training import train
 from p3s.training_settings import TrainSettings
-from p3s.training_state import Checkpoints, load_state, may_go_on
+from p3s.training_state import Checkpoints, Divergence, TrainState, load_state
 from p3s.unet_config import UNetConfig
 
 NOISE = NoiseSchedule.stable_diffusion()
@@ -31,8 +31,8 @@ def fresh(base, **settings):
 
 
 def run(base, copy, stop=None, examples=EXAMPLES, noise=NOISE, empty=EMPTY, checkpoints=None, resume=None, **settings):
+    callback = settings.pop("callback", None if stop is None else lambda report: report.step < stop)
     settings = TrainSettings(**{"steps": 9, "batch_size": 2, "learning_rate": 1e-3, **settings})
-    callback = None if stop is None else lambda report: report.step < stop
     return train(base, copy, examples, empty, noise, settings, callback, checkpoints, resume)
 
 
@@ -165,6 +165,9 @@ def test_tensors_that_a_gpu_gave_a_second_time_are_the_same_references(base, kep
     run(base, whole)
     run(base, fresh(base), 2, checkpoints=kept)
     again = [replace(e, latent=e.latent * 1.0001, prompt=e.prompt * 0.9999) for e in EXAMPLES]
+    assert load_state(kept.path, on_demand=True).same_references(again, EMPTY * 1.0001)
+    assert not load_state(kept.path).same_references(again, EMPTY * 1.01)
+    assert not load_state(kept.path).same_references([replace(e, prompt=e.prompt * 1.01) for e in EXAMPLES], EMPTY)
     assert run(base, copy, examples=again, resume=load_state(kept.path)).completed
     assert same(copy, whole)
 
@@ -188,39 +191,63 @@ def test_fewer_steps_than_were_trained_are_refused(base, kept):
 # A loss that is no longer finite
 
 
-def diverged(base, kept, monkeypatch, **settings):
-    """A training that ends because the gradients of its fourth step are not finite."""
+def diverged(base, kept, monkeypatch, at=4, resume=None, **settings):
+    """A training that ends because the gradients of a step are not finite."""
     clip, calls = torch.nn.utils.clip_grad_norm_, []
 
     def explode(*arguments):
         calls.append(0)
-        return torch.tensor(float("inf")) if len(calls) == 4 else clip(*arguments)
+        return torch.tensor(float("inf")) if len(calls) == at else clip(*arguments)
 
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", explode)
-    result = run(base, fresh(base), checkpoints=kept, **settings)
+    result = run(base, fresh(base), checkpoints=kept, resume=resume, **settings)
     monkeypatch.undo()
-    assert result.diverged and len(result.reports) == 3
+    assert result.diverged and not result.completed
     return result
 
 
-def test_with_the_same_settings_it_is_not_run_into_the_same_again(base, kept, monkeypatch):
-    assert "lower learning_rate (now 0.001)" in str(diverged(base, replace(kept, every=3), monkeypatch).error)
-    for worse in ({}, {"learning_rate": 2e-3}, {"learning_rate": 5e-4, "precision": "fp16"}):
-        with pytest.raises(TrainingError, match=r"cannot be resumed|stopped after step 3"):
+@pytest.mark.parametrize(("every", "step"), [(1, 3), (2, 2), (0, 0)])
+def test_the_last_state_before_it_is_left(base, kept, monkeypatch, every, step):
+    """Not the weights of the step before, which are spoiled, and without another state the untrained ones."""
+    result = diverged(base, replace(kept, every=every), monkeypatch)
+    state, copy = load_state(kept.path), fresh(base)
+    assert (len(result.reports), result.kept, len(state.reports)) == (3, step, step)
+    assert state.diverged == Divergence(4, {"learning_rate": "0.001", "precision": "'fp32'"})
+    if step:
+        run(base, copy, stop=step)
+        assert all(torch.equal(weight, state.weights[key]) for key, weight in copy.state_dict().items())
+    else:
+        assert not state.weights
+
+
+def test_a_state_that_is_marked_is_as_large_as_before(base, kept, monkeypatch):
+    run(base, fresh(base), stop=2, checkpoints=kept)
+    size = kept.path.stat().st_size
+    diverged(base, kept, monkeypatch, resume=load_state(kept.path))
+    assert load_state(kept.path).diverged is not None
+    assert abs(kept.path.stat().st_size - size) < 2000
+
+
+@pytest.mark.parametrize(("every", "how"), [(3, "go on from step 3"), (0, "begin anew")])
+def test_with_the_same_settings_it_is_not_run_into_the_same_again(base, kept, monkeypatch, every, how):
+    error = diverged(base, replace(kept, every=every), monkeypatch).error
+    assert str(error) == "the loss is no longer finite at step 4 of 9: lower learning_rate (now 0.001)"
+    for worse in ({"learning_rate": 2e-3}, {"learning_rate": 5e-4, "precision": "fp16"}):
+        with pytest.raises(TrainingError, match=r"cannot be resumed"):
             run(base, fresh(base), resume=load_state(kept.path), **worse)
-    with pytest.raises(TrainingError, match=r"lower learning_rate \(now 0.001\); to begin anew, turn resume off"):
+    with pytest.raises(TrainingError, match=rf"step 4, .* To {how}, lower learning_rate \(now 0.001\); .* resume off"):
         run(base, fresh(base), resume=load_state(kept.path))
 
 
-def test_with_a_lower_rate_it_goes_on_from_the_last_good_step(base, kept, monkeypatch):
-    diverged(base, kept, monkeypatch)
+def test_with_a_lower_rate_it_goes_on_from_the_last_state(base, kept, monkeypatch):
+    diverged(base, replace(kept, every=2), monkeypatch)
     state, copy = load_state(kept.path), fresh(base)
-    assert may_go_on(kept.path, TrainSettings(learning_rate=1e-4))
+    assert state.may_go_on(TrainSettings(learning_rate=1e-4))
     result = run(base, copy, resume=state, checkpoints=kept, learning_rate=1e-4)
     assert result.completed and not result.diverged
-    assert result.reports[:3] == tuple(replace(report, total=9) for report in state.reports)
-    assert result.changes == ((3, "learning_rate", "0.001", "0.0001"),)
-    unchanged = replace(state, diverged=False)
+    assert result.reports[:2] == tuple(replace(report, total=9) for report in state.reports)
+    assert result.changes == ((2, "learning_rate", "0.001", "0.0001"),)
+    unchanged = replace(state, diverged=None)
     same_rate = fresh(base)
     run(base, same_rate, resume=unchanged)
     moved = [
@@ -229,25 +256,58 @@ def test_with_a_lower_rate_it_goes_on_from_the_last_good_step(base, kept, monkey
     assert moved[0].max() < moved[1].max() / 4, "the optimiser took the rate of before"
 
 
+def test_without_a_state_before_it_begins_anew_with_a_lower_rate(base, kept, monkeypatch):
+    diverged(base, kept, monkeypatch)
+    anew, copy = fresh(base), fresh(base)
+    result = run(base, copy, resume=load_state(kept.path), learning_rate=1e-4)
+    assert result == run(base, anew, learning_rate=1e-4), "no word of a change: no step was trained at the other rate"
+    assert same(copy, anew)
+
+
+def test_a_lower_rate_that_is_not_low_enough_comes_back_to_the_same_state(base, kept, monkeypatch):
+    diverged(base, replace(kept, every=2), monkeypatch)
+    result = diverged(base, kept, monkeypatch, at=2, resume=load_state(kept.path), learning_rate=1e-4)
+    state = load_state(kept.path)
+    assert (len(result.reports), result.kept, len(state.reports)) == (3, 2, 2)
+    assert state.diverged == Divergence(4, {"learning_rate": "0.0001", "precision": "'fp32'"})
+    for rate in (1e-3, 1e-4):
+        with pytest.raises(TrainingError, match=r"no longer finite|cannot be resumed"):
+            run(base, fresh(base), resume=state, learning_rate=rate)
+    result = run(base, fresh(base), resume=state, learning_rate=1e-5)
+    assert result.completed
+    assert result.changes == ((2, "learning_rate", "0.001", "1e-05"),)
+
+
+def test_a_disk_that_does_not_take_the_mark_leaves_the_state(base, kept, monkeypatch):
+    run(base, fresh(base), stop=2, checkpoints=kept)
+    before = kept.path.read_bytes()
+    monkeypatch.setattr(TrainState, "save", lambda *_: (_ for _ in ()).throw(SubjectFileError("the disk is full")))
+    clip = torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *a: clip(*a) * float("nan") if broken else clip(*a))
+    broken = []
+    result = run(base, fresh(base), stop=None, checkpoints=kept, resume=load_state(kept.path), callback=broken.append)
+    assert result.diverged
+    assert any("could not be noted" in warning and "the disk is full" in warning for warning in result.warnings)
+    assert kept.path.read_bytes() == before
+
+
 def test_what_was_changed_is_remembered_over_a_second_interruption(base, kept, monkeypatch):
-    diverged(base, kept, monkeypatch, precision="bf16")
+    diverged(base, replace(kept, every=3), monkeypatch, precision="bf16")
     better = {"learning_rate": 1e-4, "precision": "fp32"}
     run(base, fresh(base), 6, resume=load_state(kept.path), checkpoints=kept, **better)
     state = load_state(kept.path)
-    assert not state.diverged
+    assert state.diverged is None
     result = run(base, fresh(base), resume=state, **better)
     assert result.completed
     assert result.changes == ((3, "learning_rate", "0.001", "0.0001"), (3, "precision", "bf16", "fp32"))
 
 
-def test_only_a_training_that_diverged_goes_on_with_another_rate(base, kept, tmp_path, monkeypatch):
+def test_only_a_training_that_diverged_goes_on_with_another_rate(base, kept, monkeypatch):
     run(base, fresh(base), 2, checkpoints=kept)
-    assert not may_go_on(kept.path, TrainSettings(learning_rate=1e-4))
+    assert not load_state(kept.path).may_go_on(TrainSettings(learning_rate=1e-4))
     diverged(base, kept, monkeypatch)
-    assert not may_go_on(kept.path, TrainSettings(learning_rate=1e-3))
-    kept.path.write_bytes(kept.path.read_bytes()[:1000])
-    assert not may_go_on(kept.path, TrainSettings(learning_rate=1e-4))
-    assert not may_go_on(tmp_path / "nowhere", TrainSettings())
+    assert load_state(kept.path, on_demand=True).may_go_on(TrainSettings(learning_rate=1e-4))
+    assert not load_state(kept.path).may_go_on(TrainSettings(learning_rate=1e-3))
 
 
 # Files

@@ -94,11 +94,11 @@ def test_the_info_is_read_without_the_tensors(saved):
 
 def test_facts_that_older_files_lack_are_empty(tmp_path):
     losses = {"loss": [1.0, 0.5], "step": [1, 2]}
-    subject = make_subject(training_key="ef" * 32, loss_map=losses)
+    subject = make_subject(training_key="ef" * 32, sketches={"view": [[1.5, -2.0]]}, loss_map=losses)
     path = save_subject(subject, tmp_path / "a.safetensors")
     assert same(load_subject(path), subject)
     old = json.loads(info_to_json(subject.info))
-    del old["training_key"], old["loss_map"]
+    del old["training_key"], old["sketches"], old["loss_map"]
     assert info_from_json(json.dumps(old)) == make_subject().info
 
 
@@ -106,6 +106,12 @@ def test_facts_that_older_files_lack_are_empty(tmp_path):
 def test_losses_that_are_no_lists_of_numbers_are_refused(losses):
     with pytest.raises(SubjectFileError, match="loss_map"):
         info_to_json(make_subject(loss_map=losses).info)
+
+
+@pytest.mark.parametrize("sketches", [{"view": 1}, {"view": [1.0]}, {"view": [["1"]]}, {"view": [[True]]}])
+def test_sketches_that_are_no_lists_of_numbers_are_refused(sketches):
+    with pytest.raises(SubjectFileError, match="sketches"):
+        info_to_json(make_subject(sketches=sketches).info)
 
 
 def test_a_model_manager_may_edit_the_title(saved):

@@ -2,7 +2,8 @@
 
 Copied to custom_nodes, it reads the file ``fault.json`` in the server's base directory before every backward pass of
 torch: {"out_of_memory_from": n, "times": k} makes passes n, n + 1, ..., n + k - 1 (counted from the file's writing)
-raise what torch raises on a GPU whose memory is full. {"free": n, "total": n} are what the host believes of its memory,
+raise what torch raises on a GPU whose memory is full; with "not_finite_from" they give gradients that are not finite.
+{"free": n, "total": n} are what the host believes of its memory,
 in bytes.
 """
 
@@ -21,13 +22,18 @@ _backward = torch.Tensor.backward
 
 
 def _failing(self: torch.Tensor, *args: object, **keywords: object) -> None:
-    order = _order()
-    if "out_of_memory_from" in order and not isinstance(self, FakeTensor):  # as the estimate of memory uses
-        order["passes"] = order.get("passes", 0) + 1
+    # The estimate of the memory makes a pass as well, on tensors without values, and only once for a kind of training.
+    order = {} if isinstance(self, FakeTensor) else _order()
+    order["passes"] = order.get("passes", 0) + 1
+    if "times" in order:
         ORDER.write_text(json.dumps(order))
-        if 0 <= order["passes"] - order["out_of_memory_from"] < order["times"]:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-    _backward(self, *args, **keywords)
+
+    def ordered(name: str) -> bool:
+        return name in order and 0 <= order["passes"] - order[name] < order["times"]
+
+    if ordered("out_of_memory_from"):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    _backward(self * float("nan") if ordered("not_finite_from") else self, *args, **keywords)
 
 
 def _order() -> dict[str, int]:

@@ -1,36 +1,109 @@
-"""Run by test_filing.py inside a host: which file a training's state is kept in."""
+"""Run by test_filing.py inside a host: the file of a training's state, and which subject is not trained again."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from comfyui_p3s.nodes import filing, folders
+from comfyui_p3s.p3s.diffusion import NoiseSchedule
+from comfyui_p3s.p3s.subject import Subject, SubjectInfo, SubjectReference
+from comfyui_p3s.p3s.subject_copy import CopySettings
+from comfyui_p3s.p3s.training_key import TrainingInputs
 from comfyui_p3s.p3s.training_settings import TrainSettings
+from comfyui_p3s.p3s.training_state import Divergence, TrainState
+from comfyui_p3s.p3s.training_step import Example
 
 
-def main(arguments: dict[str, Any]) -> dict[str, list[str]]:
+def inputs(
+    rate: float = 0.5, precision: str = "bf16", photo: str = "dog", latent: float = 1.0, prompt: float = 1.0
+) -> TrainingInputs:
+    """Those of a training; ``latent`` and ``prompt`` are factors of what was encoded."""
+    random = torch.Generator().manual_seed(0)
+    example = Example(*(torch.randn(size, generator=random) for size in ((4, 8, 8), (5, 6), (7, 6))))
+    example = replace(example, latent=example.latent * latent, prompt=example.prompt * prompt)
+    settings = TrainSettings(learning_rate=rate, precision=precision)
+    noise = NoiseSchedule.stable_diffusion()
+    return TrainingInputs("ab" * 32, [photo], [example], torch.ones(7, 6), noise, CopySettings(), settings)
+
+
+BEFORE = inputs()
+
+
+def main(arguments: dict[str, Any]) -> dict[str, Any]:
     folder = Path(folders.save_folder())
     folder.mkdir(parents=True, exist_ok=True)
-    inputs = {"learning_rate": "0.5", "precision": "'bf16'"}
+    return {"states": states(folder), "subjects": subjects()}
 
-    def found(key: str, settings: TrainSettings | None, diverged: bool = True) -> list[str]:
-        """The name chosen for a training called "cat", and all states that there are afterwards."""
+
+def subjects() -> dict[str, bool]:
+    """Whether a training is found to be done already."""
+
+    def info(of: TrainingInputs, **changes: Any) -> SubjectInfo:
+        found = SubjectInfo("SD1.x", "ab" * 32, {}, {}, ("",), ("cd" * 32,), 2, True, "", "")
+        return replace(found, training_key=of.key(), sketches=of.sketches(), **changes)
+
+    def known(**changes: Any) -> bool:
+        return filing.trained_before(info(inputs(**changes)), "dog") is not None
+
+    reference = SubjectReference(torch.zeros(4, 8, 8), torch.zeros(5, 6))
+    weights = {"a": torch.zeros(2)}
+    filing.save(Subject(weights, (reference,), info(BEFORE, completed=False)), "dog")
+    cancelled = known()
+    filing.save(Subject(weights, (reference,), info(BEFORE)), "dog")
+    return {
+        "cancelled": cancelled,
+        "the same": known(),
+        "encoded anew": known(latent=1.001, prompt=0.9995),
+        "another prompt": known(prompt=1.1),
+        "another mask": known(latent=1.1),
+        "another photo": known(photo="cat"),
+        "another rate": known(rate=0.1),
+    }
+
+
+def states(folder: Path) -> dict[str, tuple[str, ...]]:
+    remedies = {"learning_rate": "0.5", "precision": "'bf16'"}
+    exploded = TrainState.untrained(remedies, BEFORE.examples, BEFORE.empty_prompt, Divergence(3, remedies))
+    cancelled = replace(exploded, diverged=None)
+
+    def found(
+        state: TrainState | bytes, wanted: TrainingInputs, resumes: bool = True, name: str = "cat"
+    ) -> tuple[str, ...]:
+        """The name chosen, what is told, and all states that there are then, of which "dog" was one before."""
         for old in folder.glob("*.training"):
             old.unlink()
-        torch.save({"diverged": diverged, "inputs": inputs}, folder / "dog_aaaaaaaabbbbbbbb.training")
-        name = filing.state_file(key, "cat", settings).name
-        return [name, *sorted(path.name for path in folder.glob("*.training"))]
+        before, now = BEFORE.state_key(), wanted.state_key()
+        path = folder / f"dog_{before}.training"
+        if isinstance(state, bytes):
+            path.write_bytes(state)
+        else:
+            state.save(path)
+        chosen, notes = filing.state_file(wanted, name, resumes)
+        texts = (chosen.name, *notes, *sorted(file.name for file in folder.glob("*.training")))
+        short = ((f"_{before}.training", ".before"), (f"_{now}.training", ".now"), (f"{folder}/", ""))
+        for long, brief in short:
+            texts = tuple(text.replace(long, brief) for text in texts)
+        return texts
 
-    same = TrainSettings(learning_rate=0.5, precision="bf16")
-    lower = TrainSettings(learning_rate=0.1, precision="bf16")
+    lower = inputs(rate=0.1)
     return {
-        "the same": found("aaaaaaaabbbbbbbb", same),
-        "lower rate": found("aaaaaaaacccccccc", lower),
-        "higher rate": found("aaaaaaaacccccccc", TrainSettings(learning_rate=0.9)),
-        "more exact": found("aaaaaaaacccccccc", TrainSettings(learning_rate=0.5, precision="fp32")),
-        "lower rate, resume off": found("aaaaaaaacccccccc", None),
-        "lower rate, only cancelled": found("aaaaaaaacccccccc", lower, diverged=False),
-        "another training": found("ddddddddcccccccc", lower),
+        "the same": found(cancelled, inputs()),
+        "the same, encoded anew": found(cancelled, inputs(latent=1.001, prompt=0.9995)),
+        "the same, exploded": found(exploded, inputs()),
+        "damaged": found(b"PK", inputs()),
+        "another prompt": found(cancelled, inputs(prompt=1.1)),
+        "another prompt, its name": found(cancelled, inputs(prompt=1.1), name="dog"),
+        "another prompt, resume off": found(cancelled, inputs(prompt=1.1), resumes=False),
+        "another photo": found(cancelled, inputs(photo="cat")),
+        "lower rate": found(exploded, lower),
+        "lower rate, encoded anew": found(exploded, inputs(rate=0.1, latent=1.001)),
+        "higher rate": found(exploded, inputs(rate=0.9)),
+        "more exact": found(exploded, inputs(precision="fp32")),
+        "lower rate, resume off": found(exploded, lower, resumes=False),
+        "lower rate, only cancelled": found(cancelled, lower),
+        "lower rate, another prompt": found(exploded, inputs(rate=0.1, prompt=1.1)),
+        "lower rate, another photo": found(exploded, inputs(rate=0.1, photo="cat")),
     }

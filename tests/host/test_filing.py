@@ -1,4 +1,4 @@
-"""Which file the state of an unfinished training is kept in."""
+"""Which file the state of an unfinished training is kept in, and which subject is not trained again."""
 
 from __future__ import annotations
 
@@ -6,18 +6,37 @@ from pathlib import Path
 
 from host.inside import Inside
 
-OLD, NEW, OTHER = (
-    f"{name}.training" for name in ("dog_aaaaaaaabbbbbbbb", "cat_aaaaaaaacccccccc", "cat_ddddddddcccccccc")
-)
+OLD, NEW = "dog.before", "cat.now"
+OTHER = f"not resumed from {OLD}: it has other references or prompts (delete it if you do not need it)"
 
 
-def test_a_training_that_diverged_is_taken_over_by_a_remedy_only(inside: Inside) -> None:
-    assert inside.run(Path(__file__).with_name("inside_filing.py")) == {
+def test_trainings_are_found_by_photos_settings_and_what_is_encoded(inside: Inside) -> None:
+    """And one that diverged is taken over by a remedy only."""
+    found = inside.run(Path(__file__).with_name("inside_filing.py"))
+    assert found["subjects"] == {
+        "cancelled": False,
+        "the same": True,
+        "encoded anew": True,
+        "another prompt": False,
+        "another mask": False,
+        "another photo": False,
+        "another rate": False,
+    }
+    assert found["states"] == {
         "the same": [OLD, OLD],
+        "the same, encoded anew": [OLD, OLD],
+        "the same, exploded": [OLD, OLD],
+        "damaged": [OLD, OLD],
+        "another prompt": ["cat.before", OTHER, OLD],
+        "another prompt, its name": ["dog_00002.before", OTHER, OLD],
+        "another prompt, resume off": ["cat.before", OLD],
+        "another photo": [NEW, OLD],
         "lower rate": [NEW, NEW],
+        "lower rate, encoded anew": [NEW, NEW],
         "higher rate": [NEW, OLD],
         "more exact": [NEW, NEW],
         "lower rate, resume off": [NEW, OLD],
         "lower rate, only cancelled": [NEW, OLD],
-        "another training": [OTHER, OLD],
+        "lower rate, another prompt": [NEW, OLD],
+        "lower rate, another photo": [NEW, OLD],
     }
