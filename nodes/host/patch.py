@@ -30,6 +30,16 @@ from .sampling import Application, Applied, Run
 from .weights import base_fingerprint, unet_config
 
 KEY = "p3s"  # under which the host keeps what is ours
+SEVERAL_GPUS = "Apply P3S does not work with several GPUs at once: remove the multi-GPU node"
+
+
+class CopyPatcher(ModelPatcher):
+    """A subject's copy, as the host loads it beside the MODEL. Newer hosts copy what belongs to a MODEL to further
+    GPUs, and for ours could only say that its loader is at fault."""
+
+    def deepclone_multigpu(self, *_: Any, **__: Any) -> ModelPatcher:
+        # Of this type, because Select Model Device leaves the MODEL where it is then.
+        raise RuntimeError(f"{SEVERAL_GPUS}, and choose the model's device before Apply P3S")
 
 
 def apply_subject(
@@ -40,6 +50,8 @@ def apply_subject(
     ``reference`` is the number of the photo that serves as the condition, from 0. Raises FamilyError or
     SubjectFileError when model and subject do not fit.
     """
+    if model.get_additional_models_with_key("multigpu"):
+        raise P3SError(SEVERAL_GPUS)
     config = unet_config(model)
     warnings = check_family(subject, config.family, base_fingerprint(model))
     if not 0 <= reference < len(subject.references):
@@ -55,7 +67,7 @@ def apply_subject(
 
     patchers = patched.get_additional_models_with_key(KEY)
     if all(p.model is not copy for p in patchers):
-        patchers = [*patchers, ModelPatcher(copy, load_device=model.load_device, offload_device=model.offload_device)]
+        patchers = [*patchers, CopyPatcher(copy, load_device=model.load_device, offload_device=model.offload_device)]
     patched.set_additional_models(KEY, patchers)
 
     for kind, wrapper in wrappers(subjects, config).items():
@@ -131,7 +143,7 @@ def wrappers(subjects: Sequence[Applied], config: UNetConfig) -> dict[str, Any]:
     def diffusion_model(executor, x, timesteps, context=None, y=None, control=None, transformer_options={}, **kwargs):  # noqa: B006
         """Around each call of the U-Net, on exactly the input that it gets."""
         if "multigpu_thread_device" in transformer_options:
-            raise P3SError("Apply P3S does not work with several GPUs at once: remove the multi-GPU node")
+            raise P3SError(SEVERAL_GPUS)
         run = transformer_options.get(KEY) or Run(subjects)
         run.begin(transformer_options)
         weights = {i: w for i in range(len(subjects)) if (w := run.weight(i, timesteps)) is not None}

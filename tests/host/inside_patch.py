@@ -149,12 +149,31 @@ def refusals(model: Any, arguments: dict[str, Any]) -> dict[str, Any]:
         "no such photo": message(lambda: patch.apply_subject(model, subject, 3, Application(FIXED))),
         "other weights": list(patch.apply_subject(other, subject, 0, Application(FIXED))[1]),
         "same weights": list(patch.apply_subject(model, subject, 0, Application(FIXED))[1]),
+        "copies on several gpus": message(lambda: apply(with_a_copy_on_another_gpu(model), subject)),
+        "then copied to another gpu": copied_to_another_gpu(apply(model, subject)),
         "several gpus": message(
             lambda: apply(model, subject).wrappers[WrappersMP.DIFFUSION_MODEL][patch.KEY][0](
                 None, *inputs(), transformer_options={"multigpu_thread_device": "cuda:1"}
             )
         ),
     }
+
+
+def with_a_copy_on_another_gpu(model: Any) -> Any:
+    """What the node MultiGPU CFG Split makes of a MODEL where there are two GPUs."""
+    split = model.clone()
+    split.set_additional_models("multigpu", [model.clone()])
+    return split
+
+
+def copied_to_another_gpu(patched: Any) -> str:
+    """What the host says when that node, or Select Model Device, comes after ours."""
+    (copy,) = patched.get_additional_models_with_key(patch.KEY)
+    try:
+        copy.clone().deepclone_multigpu(new_load_device=torch.device("cpu"))
+    except RuntimeError as error:
+        return str(error)
+    return ""
 
 
 def resampled(model: Any, kind: Any, base: Any = comfy.model_sampling.ModelSamplingDiscrete) -> Any:

@@ -90,6 +90,8 @@ def test_identities(facts: Any) -> None:
         ("no vae", ("vae is empty",)),
         ("no such photo", ("0..0", "got 3")),
         ("several gpus", ("several GPUs",)),
+        ("copies on several gpus", ("several GPUs", "remove the multi-GPU node")),
+        ("then copied to another gpu", ("several GPUs", "choose the model's device before Apply P3S")),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(facts: Any, case: str, parts: tuple[str, ...]) -> None:
