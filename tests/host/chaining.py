@@ -96,7 +96,7 @@ CASES: dict[str, Case] = {
     "noise-mask": Case("inpainting by a noise mask", section=SAMPLING),
     "inpainting": Case("an inpainting model", section=SAMPLING),
     "sizes": Case("other sizes and aspect ratios than those of the training", section=SAMPLING),
-    "context-windows": Case("Context Windows (Manual)", BOTH),
+    "context-windows": Case("Context Windows (Manual)", BOTH, "over the images of a batch"),
     "several-gpus": Case(
         "several GPUs at once",
         note="remove the multi-GPU node",
