@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import unicodedata
 
 import folder_paths
+
+from ..p3s.files import SUFFIX, safe_name
 
 NAME = "p3s"
 EXTENSIONS = {".safetensors"}
@@ -45,3 +48,16 @@ def find_subject(name: object) -> str | None:
     if not isinstance(name, str) or not name or "\0" in name:
         return None
     return folder_paths.get_full_path(NAME, name)
+
+
+def renamed(name: str) -> list[str]:
+    """What to tell of a name that a file cannot have, such as one with a slash; nothing of others."""
+    asked = unicodedata.normalize("NFC", name.strip()).removesuffix(SUFFIX)
+    return [] if safe_name(name) == asked else [f"no file can be called {asked!r}: {safe_name(name)!r} is used"]
+
+
+def short(text: str) -> str:
+    """A text with the paths of ComfyUI's model and output folders as people call them."""
+    for folder in (folder_paths.models_dir, folder_paths.get_output_directory()):
+        text = text.replace(folder + os.sep, os.path.basename(folder) + os.sep)
+    return text

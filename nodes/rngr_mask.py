@@ -149,7 +149,9 @@ class RNGRMask(io.ComfyNode):
         )
         for warning in reference.warnings:
             log.warning("RNGR Mask: %s", warning)
-        preview = ui.PreviewImage(overlay(reference, photo)[None], cls=cls).as_dict()
+        # What was selected, and what of it will be learned.
+        shown = torch.stack([overlay(reference, photo), reference.image.float().cpu()])
+        preview = ui.PreviewImage(shown, cls=cls).as_dict()
         return io.NodeOutput(
             (*references, reference),
             reference.image[None],

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
+from functools import partial
 from typing import Any
 
 from comfy_api.latest import io
@@ -13,7 +15,8 @@ from ..p3s.loss_map import loss_map
 from ..p3s.preview import EVERY
 from ..p3s.rngr import Reference as CleanReference
 from ..p3s.training_state import Checkpoints
-from . import filing, train_inputs, train_run
+from . import filing, folders, train_inputs, train_run
+from .host.progress import tell
 from .host.run import show_text
 from .train_task import make_task
 from .types import Subject, build
@@ -95,11 +98,13 @@ class Train(io.ComfyNode):
             empty,
             resolution,
             *train_inputs.settings(values),
+            partial(tell, cls),
             identifier=identifier,
             licence=licence,
         )
         filed = None if retrain else filing.trained_before(task.info, name)
         if filed is not None:
+            filed = filed._replace(told="; ".join([filed.told, *folders.renamed(name)]))
             _show(cls, filed)
             return _output(filed, filed.subject.info.loss_map)
 
@@ -110,7 +115,8 @@ class Train(io.ComfyNode):
         filed = filing.save(outcome.subject, safe_name(name) + outcome.ending)
         if outcome.result.completed and filed.path:
             checkpoints.discard()
-        filed = filed._replace(told="; ".join([filed.told, *notes, *outcome.told(checkpoints.path, resumes)]))
+        told = [*folders.renamed(name), *notes, *outcome.told(checkpoints.path, resumes)]
+        filed = filed._replace(told="; ".join([filed.told, *told]))
         _show(cls, filed)
         outcome.raise_if_ended_early(filed.told)
         return _output(filed, loss_map(outcome.result.reports))
@@ -118,7 +124,12 @@ class Train(io.ComfyNode):
 
 def _show(node: Any, filed: filing.Filed) -> None:
     log.info("Train P3S: %s", filed.told)
-    show_text(node, filed.told)
+    show_text(node, folders.short(in_lines(filed.told)))
+
+
+def in_lines(told: str) -> str:
+    """What is told, each part on a line of its own: the box on the node is small."""
+    return re.sub(r"; (?![^(]*\))", "\n", told)
 
 
 def _output(filed: filing.Filed, losses: dict[str, list[float]]) -> io.NodeOutput:

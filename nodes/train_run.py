@@ -19,13 +19,12 @@ from ..p3s.subject_copy import SubjectCopy
 from ..p3s.training import TrainResult, train
 from ..p3s.training_memory import check_memory
 from ..p3s.training_state import Checkpoints, TrainState, load_state
-from ..p3s.training_step import DTYPES
+from ..p3s.training_step import DTYPES, total_steps
 from ..p3s.unet import UNet
 from ..p3s.unet_config import UNetConfig
 from .host import memory
 from .host.preview import picture
-from .host.progress import Progress, check_cancelled
-from .host.run import show_text
+from .host.progress import Progress, check_cancelled, tell
 from .host.weights import base_weights, unet_config
 from .train_task import Task
 
@@ -98,12 +97,14 @@ def _run(node: Any, model: Any, task: Task, preview_every: int, checkpoints: Che
     of, settings, first = task.inputs, task.inputs.settings, task.inputs.examples[0]
     device = memory.device()
     state, notes = _state(checkpoints.path) if resume else (None, ())
+    tell(node, "Making room: other models leave the memory")
     memory.unload_models()
     scarce = _scarce(unet_config(model), task)
     if scarce is not None:
         log.warning("Train P3S: %s", scarce)
-        show_text(node, scarce)
         notes = (*notes, scarce)
+    warning = f"\n{scarce}" if scarce else ""
+    tell(node, f"Copying the weights of the model{warning}")
     weights = base_weights(model)
     memory.reset_peak()
     copy = SubjectCopy.from_base(
@@ -117,6 +118,7 @@ def _run(node: Any, model: Any, task: Task, preview_every: int, checkpoints: Che
         latent = preview(base, copy, first, of.empty_prompt, of.noise, settings.precision, check_cancelled)
         return picture(model, latent)
 
+    tell(node, f"Step {len(state.reports) + 1 if state else 1} of {total_steps(of.examples, settings)}{warning}")
     with Progress(node, look, preview_every) as progress:
         result = train(
             base, copy, of.examples, of.empty_prompt, of.noise, settings, progress.update, checkpoints, state

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -40,10 +40,11 @@ def make_task(
     resolution: int,
     copy_settings: CopySettings,
     settings: TrainSettings,
+    tell: Callable[[str], None] = lambda _: None,
     **notes: str,
 ) -> Task:
-    """The task of the node's inputs; ``notes`` are fields of SubjectInfo. Raises P3SError for inputs that do not fit
-    together."""
+    """The task of the node's inputs; ``notes`` are fields of SubjectInfo, and ``tell`` hears what is done, and may
+    raise. Raises P3SError for inputs that do not fit together."""
     config, noise = weights.unet_config(model), weights.noise_schedule(model)
     check_base(config)
     prompts = conditions.prompts(positive, len(references), "positive")
@@ -52,9 +53,13 @@ def make_task(
     def encode(picture: torch.Tensor) -> torch.Tensor:
         return conditions.encode_latent(vae, model, picture, resolution)
 
-    groups = [examples_of(r, text, encode, settings) for r, text in zip(references, texts, strict=True)]
+    groups = []
+    for number, (reference, text) in enumerate(zip(references, texts, strict=True), start=1):
+        tell(f"Encoding reference {number} of {len(references)}")
+        groups.append(examples_of(reference, text, encode, settings))
     examples = [example for group in groups for example in group]
     check_examples(config, examples, no_text)
+    tell("Looking for the same training, done before")  # reads all weights of the model
     base, hashes = weights.base_fingerprint(model, patched=True), tuple(r.image_hash for r in references)
     inputs = TrainingInputs(base, hashes, examples, no_text, noise, copy_settings, settings)
     info = SubjectInfo(

@@ -28,6 +28,12 @@ def check_cancelled() -> None:
     comfy.model_management.throw_exception_if_processing_interrupted()
 
 
+def tell(node: Any, text: str) -> None:
+    """Say on a running V3 node what is done next, before the first step. Raises as ``check_cancelled``."""
+    check_cancelled()
+    show_text(node, text)
+
+
 class Progress:
     """Progress bar, a line of text and previews on a running V3 node, and a progress bar in the terminal.
 
@@ -41,7 +47,7 @@ class Progress:
         self._node = node
         self._preview = preview
         self._every = every
-        self._note = ""
+        self._notes: list[str] = []
         self._bar: Any = None
         self._terminal: Any = None
         self._told = 0.0
@@ -79,9 +85,9 @@ class Progress:
         rate = self._terminal.format_dict["rate"]  # None until two steps are done
         if rate and report.step < report.total:
             parts[0] += f", {tqdm.format_interval((report.total - report.step) / rate)} left"
+        parts[0] += f", {memory.in_use() / 2**30:.1f} GiB in use"
         parts.append(f"loss {report.loss:.4f} (denoising {report.denoising:.4f}, consistency {report.consistency:.4f})")
-        parts.append(f"{memory.in_use() / 2**30:.1f} GiB in use")
-        return "; ".join(parts) + self._note
+        return "\n".join([*parts, *self._notes])
 
     def _picture(self, step: int) -> Preview | None:
         if not self._every or step % self._every:
@@ -92,5 +98,5 @@ class Progress:
             raise
         except Exception as error:
             log.exception("Train P3S: the preview failed; training goes on without previews")
-            self._every, self._note = 0, f"; no previews ({error})"
+            self._every, self._notes = 0, [f"no previews ({error})"]
             return None

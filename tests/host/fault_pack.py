@@ -3,22 +3,26 @@
 Copied to custom_nodes, it reads the file ``fault.json`` in the server's base directory before every backward pass of
 torch: {"out_of_memory_from": n, "times": k} makes passes n, n + 1, ..., n + k - 1 (counted from the file's writing)
 raise what torch raises on a GPU whose memory is full; with "not_finite_from" they give gradients that are not finite.
-{"free": n, "total": n} are what the host believes of its memory,
+{"encoding_takes": n} lets every picture that a VAE encodes take n seconds more. {"free": n, "total": n} are what the
+host believes of its memory,
 in bytes.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import comfy.model_management
+import comfy.sd
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
 NODE_CLASS_MAPPINGS: dict[str, type] = {}
 ORDER = Path(__file__).parents[1] / "fault.json"
 _backward = torch.Tensor.backward
+_encode = comfy.sd.VAE.encode
 
 
 def _failing(self: torch.Tensor, *args: object, **keywords: object) -> None:
@@ -36,6 +40,11 @@ def _failing(self: torch.Tensor, *args: object, **keywords: object) -> None:
     _backward(self * float("nan") if ordered("not_finite_from") else self, *args, **keywords)
 
 
+def _slow(*args: object, **keywords: object) -> object:
+    time.sleep(_order().get("encoding_takes", 0))
+    return _encode(*args, **keywords)
+
+
 def _order() -> dict[str, int]:
     return json.loads(ORDER.read_text()) if ORDER.exists() else {}
 
@@ -51,5 +60,6 @@ def _believing(name: str) -> None:
 
 
 torch.Tensor.backward = _failing  # type: ignore[method-assign]
+comfy.sd.VAE.encode = _slow
 _believing("free")
 _believing("total")

@@ -92,12 +92,13 @@ def same(first: Path, second: Path) -> bool:
 def test_cancelled_and_resumed_is_uninterrupted(faulty: Server, folder: Path, kind: str) -> None:
     settings = {"kind": kind, "rank": 4}
     result = cancel_at(faulty, 3, **settings)
-    told = [event.data["text"] for event in result.events if event.type == "text"][-1]
+    told = [event.data["text"] for event in result.events if event.type == "text"][-1].replace("\n", "; ")
     cancelled = folder / "dog_cancelled.safetensors"
     (state,) = folder.glob("dog_*.training")
     done = load_subject(cancelled).info.steps
     assert 3 <= done < STEPS
-    assert told.startswith(f"{done} steps trained, saved to {cancelled}; queue again to resume it from {state}")
+    assert told.startswith(f"{done} steps trained, saved to models/p3s/{cancelled.name}; queue again to resume it from")
+    assert f"models/p3s/{state.name} (" in told
 
     faulty.restart()
     told = train(faulty, **settings)
@@ -188,6 +189,25 @@ def test_out_of_memory_keeps_what_is_trained_and_says_what_to_change(
     assert "resumed after step 4" in told
     train(faulty, retrain=True)
     assert same(folder / "dog.safetensors", folder / "dog_00002.safetensors")
+
+
+def test_cancelled_before_the_first_step(faulty: Server, folder: Path, no_fault: None) -> None:
+    """Between two photos, whose encoding may take as long as some steps."""
+    (faulty.base / "fault.json").write_text(json.dumps({"encoding_takes": 2}))
+    graph = Job(faulty, "sd15-micro")
+    node = graph.train(graph.reference(references=graph.reference()), steps=STEPS).id
+    start = faulty.client.mark()
+    prompt_id = faulty.client.queue(graph.g.graph)
+    assert isinstance(prompt_id, str)
+    faulty.client.wait_event(
+        lambda event: event.type == "text" and event.data["text"] == "Encoding reference 1 of 2", since=start
+    )
+    faulty.client.interrupt()
+    result = faulty.client.wait(prompt_id)
+    assert result.status == "interrupted"
+    assert [event.data["text"] for event in result.events if event.type == "text"] == ["Encoding reference 1 of 2"]
+    assert result.progress(node) == []
+    assert list(folder.glob("*")) == []
 
 
 def explode_at(server: Server, step: int) -> None:

@@ -50,7 +50,9 @@ def test_two_clicks_to_a_subject_to_an_image(server: Server, client: Client, fol
     (inpainted,) = result.images(clean)
     np.testing.assert_array_equal(inpainted[~negative_mask], photo[~negative_mask])
     assert np.abs(inpainted[negative_mask].astype(int) - photo[negative_mask]).mean() > 5
-    assert result.images(reference.id)[0].shape == photo.shape, "the preview on the node"
+    masks, learned = result.images(reference.id)
+    assert masks.shape == photo.shape, "the preview on the node"
+    np.testing.assert_array_equal(learned, inpainted)
 
     assert result.progress(trained.id)[-1] == (3, 3)
     (path,) = folder.glob("*.safetensors")

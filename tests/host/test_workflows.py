@@ -99,11 +99,12 @@ def test_train_and_generate_gives_pictures_and_a_subject(server: Server, trained
     (picture,) = result.images(node_id(graph, "SaveImage"))
     assert picture.shape == (128, 128, 3)
     assert picture.std() > 1
-    (masks,) = result.images(node_id(graph, "P3S_RNGRMask"))
+    masks, learned = result.images(node_id(graph, "P3S_RNGRMask"))
     assert masks.shape[:2] == (512, 1024)
     assert result.outputs[node_id(graph, "P3S_RNGRMask")]["text"] == []
     # What was right-clicked is gone from the reference, what was clicked is not.
     photo, (clean,) = Image.open(PHOTO), result.images(node_id(graph, "PreviewImage"))
+    np.testing.assert_array_equal(learned, clean)
     assert abs(clean[230, 768].astype(int) - photo.getpixel((768, 230))).max() > 20
     assert abs(clean[215, 266].astype(int) - photo.getpixel((266, 215))).max() <= 1
 

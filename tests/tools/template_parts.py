@@ -11,6 +11,7 @@ VISION = "clip-vit-large-patch14.safetensors"
 CONTROLNET = "control_v11p_sd15_canny_fp16.safetensors"
 SUBJECT = "my_subject.safetensors"
 SUBJECTS = ("my_first_subject.safetensors", "my_second_subject.safetensors")
+PREVIEW = 400  # pixels; by so much Train P3S grows while it shows a text and a picture
 NO_POINTS = '{"v":1,"positive":[],"negative":[]}'
 NEGATIVE = "blurry, low quality, deformed"
 PHOTO = (
@@ -91,6 +92,7 @@ def train(b: Workflow, title: str, base: Added, reference: Added, prompt: str, n
         steps=250,
         identifier=identifier,
     )
+    b.room(PREVIEW)
     return trained
 
 

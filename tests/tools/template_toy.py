@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tools.template_parts import apply
+from tools.template_parts import PREVIEW, apply
 from tools.workflow_builder import Workflow
 
 
@@ -78,6 +78,7 @@ suit this small world; with Stable Diffusion begin with the template **train_and
         identifier="sks",
         preview_every=25,
     )
+    b.room(PREVIEW)
     b.group("4  Generate")
     b.column(400)
     b.note(

@@ -61,6 +61,7 @@ The subject is saved to **models/p3s** under **name**. Nothing is trained again 
 """,
     )
     trained = train(b, "", base, mask, "a photo of a sks dog", "my_subject", "sks")
+    b.below("Empty prompt")
     b.add("LossGraphNode", 330, loss=trained["loss_map"], filename_prefix="loss_graph")
     b.group("4  Generate")
     b.column(420)

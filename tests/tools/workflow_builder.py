@@ -61,6 +61,19 @@ class Workflow:
         self._x, self._y, self._width = self._right + BESIDE, 0, width
         self._right = self._x + width
 
+    def below(self, title: str) -> None:
+        """What follows goes to the end of the column of the node of this title."""
+        (place,) = (node["pos"] for node in self._nodes if node.get("title") == title)
+        column = [node for node in self._nodes if node["pos"][0] == place[0]]
+        self._x, self._width = place[0], column[-1]["size"][0]
+        self._y = column[-1]["pos"][1] + column[-1]["size"][1] + GAP
+
+    def room(self, height: int) -> None:
+        """Leave this much more below the last node, which grows while it runs."""
+        self._y += height
+        box = self._groups[-1]["bounding"]
+        box[3] = max(box[3], self._y - box[1])
+
     def note(self, title: str, height: int, text: str) -> None:
         """A MarkdownNote. Lines of a paragraph or of an entry of a list are one line there."""
         node = self._place("MarkdownNote", height, title)
