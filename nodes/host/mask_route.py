@@ -8,7 +8,7 @@ Request, JSON:
 
 Answer, JSON: ``state``, which is one of
   ready       with the content of p3s.mask_preview
-  problem     no sensible mask follows from these points; ``message`` says why
+  problem     no sensible mask follows from these points; ``message`` says why, ``grid`` is that of CLIP's patches
   unread      CLIP has not read this picture: run RNGR Mask
   superseded  a newer request of the same source came
 and for a request that is refused a 4xx status with ``error``. No model is ever loaded for a request.
@@ -165,4 +165,4 @@ def preview(asked: Mapping[str, Any]) -> dict[str, Any]:
     try:
         return {"state": "ready", **mask_preview(patches, asked["points"], asked["settings"])}
     except (PointError, MaskError) as error:
-        return {"state": "problem", "message": str(error)}
+        return {"state": "problem", "message": str(error), "grid": patches.grid}

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from browser.pictures import write_pictures
 from host.hosts import REPO
+from PIL import Image
 
 PAGE = """<!doctype html><body style="margin: 30px">
 <div id="outer" style="width: 420px; height: 460px; transform: scale(0.8); transform-origin: 0 0"></div>
@@ -98,3 +101,23 @@ def test_a_failed_picture_leaves_its_text_and_a_late_one_does_not_win(page: Any)
     loaded = page.evaluate("async () => Promise.all([view.showPicture('/wide.png'), view.showPicture('/tiny.png')])")
     assert loaded == [False, True]
     assert page.evaluate("() => view.picture") == {"width": 32, "height": 32}
+
+
+def test_the_grid_is_that_of_the_clip_model(page: Any) -> None:
+    def stage() -> np.ndarray:
+        page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        return np.asarray(Image.open(io.BytesIO(page.locator("canvas").screenshot())).convert("RGB"), dtype=int)
+
+    def lines(grid: np.ndarray) -> int:
+        """How many lines run from top to bottom."""
+        at = np.flatnonzero((abs(grid - plain).max(2) > 8).mean(0) > 0.6)
+        return int((np.diff(at, prepend=-100) > 6).sum())  # a line is some pixels wide
+
+    page.evaluate("() => { window.answer = { state: 'unread' }; view.setMaskSource({ image: 'a', settings: {} }) }")
+    plain = stage()
+    page.locator("[data-command=grid]").click()
+    assert lines(stage()) == 17
+    page.evaluate("() => { answer = { state: 'problem', message: 'no point', grid: 12 }; view.refreshMasks() }")
+    page.wait_for_timeout(500)
+    assert lines(stage()) == 13
+    assert "no point" not in page.locator(".p3s-picker").inner_text(), "nobody asked for the masks"

@@ -1,11 +1,10 @@
 // Paints the stage: an ordered list of layers, each a function of the canvas context and one scene.
-// scene: {editor, image, rect, pixelRatio, kept, overlay(context, scene)}; `kept` is a CachedLayer for the picture. All
-// measures are stage pixels. To show more, add a layer.
+// scene: {editor, image, rect, pixelRatio, kept, patches, overlay(context, scene)}; `kept` is a CachedLayer for the
+// picture, `patches` how many of CLIP's lie side by side. All measures are stage pixels. To show more, add a layer.
 
 import * as geometry from './geometry.js'
 
 export const COLOURS = { positive: '#35d07f', negative: '#ff6b6b' }
-const GRID = 16 // CLIP ViT-L/14 at 224 pixels sees 16 x 16 patches
 const POINT = 9 // half the size of a mark
 const LOUPE = { radius: 46, gap: 16, zoom: 4 }
 
@@ -54,9 +53,9 @@ function drawOverlay(context, scene) {
   scene.overlay(context, scene)
 }
 
-function drawGrid(context, { editor, rect }) {
+function drawGrid(context, { editor, rect, patches }) {
   if (!editor.grid) return
-  const lines = geometry.patchLines(editor.picture, GRID)
+  const lines = geometry.patchLines(editor.picture, patches)
   context.beginPath()
   for (const x of lines.x) {
     context.moveTo(rect.x + x * rect.width, rect.y)
@@ -77,7 +76,9 @@ function drawGrid(context, { editor, rect }) {
   context.rect(rect.x, rect.y, rect.width, rect.height)
   context.clip()
   for (const sign of ['positive', 'negative']) {
-    for (const point of editor.points[sign]) drawPatch(context, geometry.patchRect(point, editor.picture, GRID), sign, rect)
+    for (const point of editor.points[sign]) {
+      drawPatch(context, geometry.patchRect(point, editor.picture, patches), sign, rect)
+    }
   }
 }
 

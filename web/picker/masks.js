@@ -20,6 +20,7 @@ const VIRIDIS = [
  */
 export class MaskQuery {
   masks = null // the newest answer {size, subject, removed, grid, similarity, subjectShare, removedShare}, or null
+  grid = 16 // CLIP's patches are grid x grid; those of ViT-L/14 until an answer tells
   message = '' // for the user: why there are no masks, or what is odd about them
   #wanted = null // {request, text}
   #answered = null // the text of the newest request that was answered
@@ -71,6 +72,7 @@ export class MaskQuery {
     // The answer to earlier points of the same picture is shown until the newest one is there.
     if (this.#wanted?.request.image === request.image && answer.state !== 'superseded') {
       this.#answered = text
+      this.grid = answer.grid ?? this.grid
       if (answer.state === 'ready') this.#show(read(answer), answer.warnings[0] ?? '')
       else this.#show(null, answer.state === 'unread' ? unread() : answer.message)
     }

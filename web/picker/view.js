@@ -180,10 +180,11 @@ export class PickerView {
 
   #wantMasks() {
     const { overlay, points, gestures } = this.#editor
-    const wanted = overlay !== 'none' && this.#image && this.#maskSource && points.positive.length
+    const shown = overlay !== 'none' && points.positive.length
+    const wanted = (shown || this.#editor.grid) && this.#image && this.#maskSource // the answer also tells the grid
     this.#query.want(wanted ? { ...this.#maskSource, points: toJson(points) } : null)
-    if (!wanted) this.#told = ''
-    if (!wanted || gestures.isBusy || !this.#query.isSettled) return
+    if (!shown) this.#told = ''
+    if (!shown || !wanted || gestures.isBusy || !this.#query.isSettled) return
     const text = describeMasks(this.#query)
     if (text === this.#told) return
     this.#told = text
@@ -312,6 +313,7 @@ export class PickerView {
         rect: this.#image && editor.rect,
         pixelRatio: this.#canvas.width / editor.stage.width,
         kept: this.#kept,
+        patches: this.#query.grid,
         overlay: (context, scene) => this.#overlay.draw(context, scene, this.#query.masks)
       })
     }
