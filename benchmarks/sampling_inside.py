@@ -165,7 +165,7 @@ class Shapes:
         return Applied(copy.requires_grad_(False), reference, application)
 
     def work(self, name: str) -> float:
-        """TFLOP of a step with guidance, on average where features are used again."""
+        """TFLOP of a step with guidance, averaged over a run if features are used again or it ends early."""
         subjects = tuple(self.applied(use) for use in P3S.get(name, ()))
         patched = self.model if subjects else variant(name, self.model, self.side, subject=None)  # type: ignore[arg-type]
         options = dict(patched.model_options["transformer_options"])
@@ -185,7 +185,9 @@ class Shapes:
                 # Another tensor of sigmas is another evaluation; IPAdapter-plus would read it.
                 step = {**options, "sigmas": torch.zeros(1)} if subjects else options
                 self.model.model.diffusion_model(x, t, context, transformer_options=step, **given)
-        return counter.get_total_flops() / 1e12 / steps
+        tflop = counter.get_total_flops() / 1e12 / steps
+        end = max([s.application.settings.end for s in subjects], default=1.0)
+        return tflop if end == 1.0 else end * tflop + (1 - end) * self.work(PLAIN)
 
 
 def runs(models: dict[str, Any], arguments: dict[str, Any], control: Any) -> dict[str, Callable[[], torch.Tensor]]:

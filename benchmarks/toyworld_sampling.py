@@ -48,6 +48,9 @@ WAYS: dict[str, dict[str, Any]] = {
     "reuse 2, one to one, pool 2": {"halves": "conditional", "reuse": 2, "pool": 2, "pairing": "one_to_one"},
     "reuse 2, end 0.6": {"halves": "conditional", "reuse": 2, "end": 0.6},
     "reuse 3, end 0.9": {"halves": "conditional", "reuse": 3, "end": 0.9},
+    "reuse 2, end 0.75": {"halves": "conditional", "reuse": 2, "end": 0.75},
+    "reuse 3, end 0.8": {"halves": "conditional", "reuse": 3, "end": 0.8},
+    "reuse 4, end 0.8": {"halves": "conditional", "reuse": 4, "end": 0.8},
 }
 
 #: Two subjects in one picture: how they are kept apart. Each is on the side where it is in its photo, or on the other.
@@ -56,6 +59,7 @@ PAIRS: dict[str, dict[str, Any]] = {
     "masks, sides swapped": {"swapped": True},
     "masks, conditional half": {"halves": "conditional"},
     "masks, conditional half, strength 0.8": {"halves": "conditional", "strength": 0.8},
+    "masks, conditional half, end 0.8": {"halves": "conditional", "end": 0.8},
     "masks with soft edges": {"soft": True},
     "no masks": {"masks": False},
     "plain model": {"strength": 0.0},

@@ -101,8 +101,9 @@ class Apply(io.ComfyNode):
                     options=list(MODES),
                     default="exact",
                     optional=True,
-                    tooltip="exact: the method as it is; 1.8 times the plain model's work a step. fast: 1.2 times; the "
-                    "subject acts on the prompt's half of the guidance only, and is looked at again every 4th step.",
+                    tooltip="exact: the method as it is; 1.8 times the plain model's work. fast: 1.2 times; the "
+                    "subject acts on the prompt's half of the guidance only, until 0.8 of the denoising, and is "
+                    "looked at again every 3rd step.",
                 ),
                 build(
                     io.String.Input,
