@@ -96,7 +96,7 @@ class Chain:
         """Over the images of a batch, which a model without time treats each for itself."""
         settings = {"context_length": 2, "context_overlap": 1, "context_schedule": "standard_static", "dim": 0}
         settings |= {"context_stride": 1, "closed_loop": False, "fuse_method": "pyramid"}
-        return node("ContextWindowsManual", model=model, **settings)[0]
+        return node("ContextWindowsManual", later={"freenoise": False}, model=model, **settings)[0]
 
     # On the CONDITIONING wires
 

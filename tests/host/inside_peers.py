@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -21,9 +22,13 @@ def load_nodes(packs: Sequence[str] = ()) -> None:
             raise RuntimeError(f"{folder} does not load in this host")
 
 
-def node(name: str, /, **inputs: Any) -> tuple[Any, ...]:
-    """The outputs of a node."""
+def node(name: str, /, later: dict[str, Any] | None = None, **inputs: Any) -> tuple[Any, ...]:
+    """The outputs of a node; ``later`` are inputs that only newer versions of it have."""
     kind = nodes.NODE_CLASS_MAPPINGS[name]
+    known = inspect.signature(
+        getattr(kind, kind.FUNCTION if not hasattr(kind, "define_schema") else "execute")
+    ).parameters
+    inputs |= {key: value for key, value in (later or {}).items() if key in known}
     found = getattr(kind if hasattr(kind, "define_schema") else kind(), kind.FUNCTION)(**inputs)
     return tuple(getattr(found, "args", found))
 
