@@ -29,11 +29,14 @@ NOTES = ("points", "identifier", "prompt", "licence")
 
 
 class Filed(NamedTuple):
-    """A subject, the path of its file (empty if no disk took it), and what to tell the user."""
+    """A subject, the path of its file (empty if no disk took it), and what to tell the user, each a line of its own."""
 
     subject: Subject
     path: str
-    told: str
+    told: tuple[str, ...]
+
+    def and_told(self, *more: str) -> Filed:
+        return self._replace(told=(*self.told, *more))
 
 
 def save(subject: Subject, name: str) -> Filed:
@@ -50,9 +53,9 @@ def save(subject: Subject, name: str) -> Filed:
         except SubjectFileError as error:
             problems.append(f"{folder}: {error}")
         else:
-            return Filed(subject, path, "; ".join([f"{steps}, saved to {path}", *problems]))
+            return Filed(subject, path, (f"{steps}, saved to {path}", *problems))
     advice = "Free some space, then queue a Save P3S Subject node."
-    return Filed(subject, "", f"{steps}, but NOT SAVED: {'; '.join(problems)}. {advice}")
+    return Filed(subject, "", (f"{steps}, but NOT SAVED: {'; '.join(problems)}. {advice}",))
 
 
 def trained_before(wanted: SubjectInfo, name: str) -> Filed | None:
@@ -70,9 +73,9 @@ def trained_before(wanted: SubjectInfo, name: str) -> Filed | None:
         info = replace(subject.info, **{note: getattr(wanted, note) for note in NOTES})
         if info == subject.info and _is_called(path, name):
             told = f"Not trained again: taken from {path} ({info.steps} steps). Turn on retrain to train it anew."
-            return Filed(subject, str(path), told)
+            return Filed(subject, str(path), (told,))
         filed = save(replace(subject, info=info), name)
-        return filed._replace(told=f"Not trained again: the same training as {path}; {filed.told}")
+        return filed._replace(told=(f"Not trained again: the same training as {path}", *filed.told))
     return None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
 from functools import partial
 from typing import Any
@@ -104,9 +103,8 @@ class Train(io.ComfyNode):
         )
         filed = None if retrain else filing.trained_before(task.info, name)
         if filed is not None:
-            filed = filed._replace(told="; ".join([filed.told, *folders.renamed(name)]))
-            _show(cls, filed)
-            return _output(filed, filed.subject.info.loss_map)
+            filed = filed.and_told(*folders.renamed(name))
+            return _output(cls, filed, filed.subject.info.loss_map)
 
         resumes = resume and not retrain
         state, notes = filing.state_file(task.inputs, name, resumes)
@@ -115,22 +113,15 @@ class Train(io.ComfyNode):
         filed = filing.save(outcome.subject, safe_name(name) + outcome.ending)
         if outcome.result.completed and filed.path:
             checkpoints.discard()
-        told = [*folders.renamed(name), *notes, *outcome.told(checkpoints.path, resumes)]
-        filed = filed._replace(told="; ".join([filed.told, *told]))
-        _show(cls, filed)
-        outcome.raise_if_ended_early(filed.told)
-        return _output(filed, loss_map(outcome.result.reports))
+        told = outcome.told(checkpoints.path, resumes)
+        filed = filed.and_told(*folders.renamed(name), *notes, *told)
+        shown = _output(cls, filed, loss_map(outcome.result.reports))
+        outcome.raise_if_ended_early("; ".join(filed.told))
+        return shown
 
 
-def _show(node: Any, filed: filing.Filed) -> None:
-    log.info("Train P3S: %s", filed.told)
-    show_text(node, folders.short(in_lines(filed.told)))
-
-
-def in_lines(told: str) -> str:
-    """What is told, each part on a line of its own: the box on the node is small."""
-    return re.sub(r"; (?![^(]*\))", "\n", told)
-
-
-def _output(filed: filing.Filed, losses: dict[str, list[float]]) -> io.NodeOutput:
-    return io.NodeOutput(filed.subject, losses, filed.path, ui={"text": [filed.told]})
+def _output(node: Any, filed: filing.Filed, losses: dict[str, list[float]]) -> io.NodeOutput:
+    told = "; ".join(filed.told)
+    log.info("Train P3S: %s", told)
+    show_text(node, folders.short("\n".join(filed.told)))  # in lines: the box on the node is small
+    return io.NodeOutput(filed.subject, losses, filed.path, ui={"text": [told]})
