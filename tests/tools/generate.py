@@ -4,6 +4,7 @@ python tests/tools/generate.py imports    the picture in CONTRIBUTING.md
 python tests/tools/generate.py locales    locales/en/nodeDefs.json, from the node schemas (needs a ComfyUI)
 python tests/tools/generate.py templates  example_workflows/*.json (needs a ComfyUI)
 python tests/tools/generate.py schemas    tests/data/schemas_VERSION.json, once a release (needs a ComfyUI)
+python tests/tools/generate.py thumbnails example_workflows/*.jpg
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from host.schemas import english, read_schemas, snapshot
 from host.server import Server
 from tools import templates
 from tools.import_graph import with_picture
+from tools.thumbnails import thumbnail
 
 import p3s
 
@@ -70,7 +72,20 @@ def write_imports() -> None:
     print(page.name)
 
 
-COMMANDS = {"imports": write_imports, "locales": write_locales, "schemas": write_snapshot, "templates": write_templates}
+def write_thumbnails() -> None:
+    for name in templates.TEMPLATES:
+        file = REPO / "example_workflows" / f"{name}.jpg"
+        thumbnail(name).save(file, quality=85, optimize=True)
+        print(file.relative_to(REPO))
+
+
+COMMANDS = {
+    "imports": write_imports,
+    "locales": write_locales,
+    "schemas": write_snapshot,
+    "templates": write_templates,
+    "thumbnails": write_thumbnails,
+}
 
 
 def main() -> None:
