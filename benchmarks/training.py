@@ -99,6 +99,7 @@ def load(path: Path) -> list[dict[str, Any]]:
 def tables(done: Sequence[dict[str, Any]]) -> str:
     """The results as Markdown."""
     steps = [entry for entry in done if "inside" not in entry["row"]]
+    steps.sort(key=lambda entry: place(entry["row"]))
     lines = [
         "| | pixels | TFLOP a step | x the need | estimated GiB | peak GiB | file MB | seconds | processor seconds |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -127,6 +128,12 @@ def tables(done: Sequence[dict[str, Any]]) -> str:
             cells += [f"{rate(found):.0f}", f"{rate(found) / peer:.2f}"]
             lines.append(f"| {name}{again} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def place(row: dict[str, Any]) -> tuple[bool, int, int]:
+    """Where a row stands: the full size and large pictures first, the rest as in STEPS."""
+    kinds = [{**step, "scale": row["scale"], "size": row["size"]} for step in STEPS]
+    return row["scale"] == "small", -row["size"], kinds.index(row)
 
 
 def rate(found: dict[str, float]) -> float:
