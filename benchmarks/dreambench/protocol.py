@@ -96,7 +96,7 @@ class Run:
         protocol = self.protocol
         facts = {f"train {name}": value for name, value in asdict(protocol.train).items()}
         facts |= {f"copy {name}": value for name, value in asdict(protocol.copy).items()}
-        facts |= {"weight": protocol.weight.to_json(), "points": self.points_name, "resolution": self.world.resolution}
+        facts |= {"weight": repr(protocol.weight), "points": self.points_name, "resolution": self.world.resolution}
         for name in ("sample_steps", "guidance", "identifier", "score_identifier"):
             facts[name] = getattr(protocol, name)
         facts |= {"precision of sampling": self.world.precision, "U-Net": fingerprint(self.world.unet.state_dict())}
