@@ -62,7 +62,7 @@ def estimate_memory(
     """The memory of a training on a base of ``config``, held in the type of ``settings.precision``.
 
     One step on the largest examples is run on tensors that have shapes and no values, and what is alive in it is
-    counted; that takes seconds, whatever the device. On a CPU a process was measured to hold up to 12 % more
+    counted; that takes seconds, whatever the device. On a CPU a process was measured to hold up to 13 % more
     (of SD 1.5; benchmarks/README.md).
     """
     names = ("precision", "checkpointing", "optimizer", "attention_layers", "attention_norm", "gamma")
