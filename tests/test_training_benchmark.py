@@ -59,6 +59,14 @@ def test_tables():
     }
     inside = {"P3S lora": found, "Train LoRA": {**found, "seconds": 30.0}}
     row = {"inside": list(inside), "host": "1", "checkpointing": True}
-    text = tables([{"row": {**STEPS[0], "size": 512}, "found": found}, {"row": row, "found": inside}])
+    first, second = ({**step, "scale": "full", "size": 512} for step in STEPS[:2])
+    small = {**STEPS[0], "scale": "small", "size": 512}
+    rows = [{"row": r, "found": found} for r in (small, second, first)]
+    text = tables([*rows, {"row": row, "found": inside}])
+    assert [line.split(" |")[0] for line in text.splitlines()[2:5]] == [
+        "| full fp32",
+        "| full fp32, checkpointed",
+        "| small network, full fp32",
+    ]
     assert "| full fp32 | 512 | 4.80 | 1.20 | 2.00 | 1.00 | 27 | 60 | 59 |" in text
     assert "| P3S lora, checkpointed | 4.80 | 60.0 | 59.0 | 80 | 0.50 |" in text
