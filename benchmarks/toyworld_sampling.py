@@ -15,6 +15,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from p3s.generate import generate_subjects
 from p3s.injection import EffectMask
-from p3s.sampling import AppliedSubject, SamplingSettings
+from p3s.sampling import FAST, AppliedSubject, SamplingSettings
 from p3s.toyworld.scenes import BACKGROUNDS, CLASSES, IDENTIFIER, PLURALS, SIDE, prompt, scene
 from p3s.toyworld.world import WEIGHTS, ToyWorld, load_world, picture_of, start
 
@@ -60,6 +61,7 @@ PAIRS: dict[str, dict[str, Any]] = {
     "masks, conditional half": {"halves": "conditional"},
     "masks, conditional half, strength 0.8": {"halves": "conditional", "strength": 0.8},
     "masks, conditional half, end 0.8": {"halves": "conditional", "end": 0.8},
+    "masks, mode fast": asdict(FAST),
     "masks with soft edges": {"soft": True},
     "no masks": {"masks": False},
     "plain model": {"strength": 0.0},

@@ -59,8 +59,8 @@ class SamplingSettings:
 
 
 EXACT = SamplingSettings()
-#: Under the price of a ControlNet. In the toy world nothing is lost by it, and without the early end the prompt is
-#: (benchmarks/README.md, "What a faster step costs").
+#: Under the price of a ControlNet. What it costs in the toy world, and what it would without the early end, is in
+#: benchmarks/README.md, "What a faster step costs".
 FAST = SamplingSettings(halves="conditional", reuse=3, end=0.8)
 MODES = {"exact": EXACT, "fast": FAST}
 
