@@ -21,10 +21,13 @@ $(STAMP): requirements-dev.txt
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
+# mypy reads the nodes as ComfyUI loads them: inside a package that is the repository's folder.
 lint: $(STAMP)
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
-	$(PYTHON) -m mypy -p p3s
+	$(PYTHON) -m mypy -p p3s -p benchmarks
+	@mkdir -p .mypy_cache/pack && ln -sfn "$(CURDIR)" .mypy_cache/pack/comfyui_p3s
+	MYPYPATH=.mypy_cache/pack $(PYTHON) -m mypy -p comfyui_p3s.nodes
 
 format: $(STAMP)
 	$(PYTHON) -m ruff check --fix .

@@ -11,6 +11,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,7 @@ def main() -> None:
     one = count(lambda: default.plain(1))
     print(f"\none training step, batch 1                 TFLOP   x one plain forward pass ({one:.3f})")
     for name, layers in (("P3S", "last"), ("P3S without L_ac", "none"), ("P3S, L_ac on all layers", "all")):
-        tflop = count(lambda layers=layers: default.train(layers))
+        tflop = count(partial(default.train, layers))
         print(f"{name:42} {tflop:6.3f}   {tflop / one:6.3f}")
     copy = default.copy
     parts = {"copy of the U-Net": copy.unet, "zero convolutions, self": copy.zero_self}

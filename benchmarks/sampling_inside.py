@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -197,10 +197,8 @@ def runs(models: dict[str, Any], arguments: dict[str, Any], control: Any) -> dic
     hint = draw(1, 8 * side, 8 * side, 3).clamp(0, 1)
     given = {"positive": conditioning(1), "negative": conditioning(2), "control_net": control, "image": hint}
     positive, negative = node("ControlNetApplyAdvanced", **given, strength=1.0, start_percent=0.0, end_percent=1.0)
-    found = {name: lambda m=m: sample(m, **settings) for name, m in models.items()}
-    if CONTROLNET in found:
-        found[CONTROLNET] = lambda: sample(models[CONTROLNET], positive=positive, negative=negative, **settings)
-    return found
+    controlled = {CONTROLNET: {"positive": positive, "negative": negative}}
+    return {name: partial(sample, m, **settings, **controlled.get(name, {})) for name, m in models.items()}
 
 
 def main(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -212,7 +210,8 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
     names = [n for n in known if n == PLAIN or not wanted or n in whole or any(text in n for text in parts)]
     names = [n for n in names if n != "IPAdapter-plus" or arguments["peers"]]
 
-    shapes, found = Shapes(arguments["work_size"] // 8), {}
+    shapes = Shapes(arguments["work_size"] // 8)
+    found: dict[str, dict[str, Any]] = {}
     for name in names:
         tflop = shapes.work(name)
         found[name] = {"tflop": tflop, "work": tflop / found.get(PLAIN, {"tflop": tflop})["tflop"]}

@@ -110,7 +110,8 @@ def work(world: ToyWorld, method: Method, budget: Budget, example: Example) -> i
         return rival_work(world, method.kind, batch)
     copy = copy_of(world, method, settings)
     with FlopCounterMode(display=False) as counter:
-        sum(losses(world.unet, copy, batch, settings)).backward()
+        denoising, consistency = losses(world.unet, copy, batch, settings)
+        (denoising + consistency).backward()
     return counter.get_total_flops()
 
 

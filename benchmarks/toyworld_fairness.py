@@ -93,7 +93,8 @@ def main() -> None:
         from PIL import Image
 
         pixels = (torch.cat(sheet[:12]) * 255).byte().numpy()
-        Image.fromarray(pixels).resize((pixels.shape[1] * 3, pixels.shape[0] * 3), Image.NEAREST).save(args.sheet)
+        larger = pixels.shape[1] * 3, pixels.shape[0] * 3
+        Image.fromarray(pixels).resize(larger, Image.Resampling.NEAREST).save(args.sheet)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from typing import cast
 
 import torch
 from torch import nn
@@ -41,7 +42,7 @@ def rival(world: ToyWorld, kind: str) -> UNet:
             for attention in (block.attn1, block.attn2):
                 for name in ("to_q", "to_k", "to_v"):
                     setattr(attention, name, LowRank(getattr(attention, name)))
-                attention.to_out[0] = LowRank(attention.to_out[0])
+                attention.to_out[0] = LowRank(cast(nn.Linear, attention.to_out[0]))
     return unet
 
 

@@ -139,8 +139,8 @@ def two_row(
         seeds = [1000 * number + i for i in range(budget.seeds)]
         pictures = sample(world, text, seeds, subjects, budget, **options)
         fits = [(a["animal"], a["background"], a["count"]) == (animal, background, 2) for a in answers(world, pictures)]
-        for own, other, right in ((*pair, False), (*reversed(pair), True)):
-            half = side(pictures, right)
+        for right, own in enumerate(pair):
+            other, half = pair[1 - right], side(pictures, bool(right))
             towards = preference(world, half, own.wanted) - preference(world, half, other.wanted)
             for answered, difference, fit in zip(answers(world, half), towards.tolist(), fits, strict=True):
                 seen = (carries(answered, own.wanted), difference > 0, carries(answered, other.wanted), fit)

@@ -7,6 +7,7 @@ import inspect
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import comfy.sd
@@ -40,7 +41,7 @@ class Clock:
             self.marks.append((time.perf_counter(), time.process_time(), self.count.get_total_flops()))
             return result
 
-        torch.optim.AdamW.step = step  # type: ignore[method-assign]
+        torch.optim.AdamW.step = step  # type: ignore[method-assign, assignment]
         try:
             with self.count:
                 yield
@@ -54,7 +55,7 @@ class Clock:
         return {"seconds": wall, "cpu_seconds": cpu, "tflop": flops / 1e12}
 
 
-def p3s(model: Any, latent: torch.Tensor, prompt: torch.Tensor, steps: int, checkpointing: bool, kind: str) -> None:
+def p3s(kind: str, model: Any, latent: torch.Tensor, prompt: torch.Tensor, steps: int, checkpointing: bool) -> None:
     state = weights.base_weights(model)
     base = UNet.from_state_dict(state)
     copy = SubjectCopy.from_base(state, CopySettings(kind=kind, rank=RANK), 1024)
@@ -113,8 +114,8 @@ def dreambooth(model: Any, latent: torch.Tensor, prompt: torch.Tensor, steps: in
 
 
 RUNS: dict[str, Callable[..., None]] = {
-    "P3S full": lambda *args: p3s(*args, "full"),
-    "P3S lora": lambda *args: p3s(*args, "lora"),
+    "P3S full": partial(p3s, "full"),
+    "P3S lora": partial(p3s, "lora"),
     "Train LoRA": train_lora,
     "DreamBooth": dreambooth,
 }

@@ -41,10 +41,13 @@ def make_task(
     copy_settings: CopySettings,
     settings: TrainSettings,
     tell: Callable[[str], None] = lambda _: None,
-    **notes: str,
+    identifier: str = "",
+    licence: str = "",
 ) -> Task:
-    """The task of the node's inputs; ``notes`` are fields of SubjectInfo, and ``tell`` hears what is done, and may
-    raise. Raises P3SError for inputs that do not fit together."""
+    """The task of the node's inputs; ``tell`` hears what is done, and may raise.
+
+    Raises P3SError for inputs that do not fit together.
+    """
     config, noise = weights.unet_config(model), weights.noise_schedule(model)
     check_base(config)
     prompts = conditions.prompts(positive, len(references), "positive")
@@ -75,6 +78,7 @@ def make_task(
         prediction=noise.prediction,
         training_key=inputs.key(),
         sketches=inputs.sketches(),
-        **notes,
+        identifier=identifier,
+        licence=licence,
     )
     return Task(inputs, [group[0] for group in groups], info)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -50,10 +50,10 @@ def with_patches(
             rows = min(len(i.features.self_attention[layer]) for i in present)
             q, k, v = q[:rows], k[:rows], v[:rows]
         parts = [part for i in present if (part := i.at(layer, grid, k)) is not None]
-        sums, added, _ = zip(*parts, strict=True)
+        sums, added = [part[0] for part in parts], [part[1] for part in parts]
         masks[layer] = [i.mask for i in present], [f.shape[1] for f in added]
         k, v = as_tiles(k, len(q)), as_tiles(v, len(q))
-        sums, added = ([as_tiles(t, len(q)) for t in ts] for ts in (sums, added))
+        sums, added = [as_tiles(t, len(q)) for t in sums], [as_tiles(t, len(q)) for t in added]
         return q, extend_keys(k, added), extend_values(v, sums, added)
 
     def attn1_output_patch(n: Tensor, extra: Mapping[str, Any]) -> Tensor:
@@ -68,7 +68,7 @@ def with_patches(
             q = injection.query(layer, grid, q)
         return q, k, v
 
-    ours = {"attn1_patch": attn1_patch, "attn2_patch": attn2_patch}
+    ours: dict[str, Callable[..., Any]] = {"attn1_patch": attn1_patch, "attn2_patch": attn2_patch}
     if halves_are_equal:
         ours["attn1_output_patch"] = attn1_output_patch
     patches = dict(options.get("patches", {}))
@@ -81,7 +81,8 @@ def with_patches(
 
 
 def layer_of(extra: Mapping[str, Any]) -> Layer:
-    return Layer(*extra["block"], extra["block_index"])
+    side, block = extra["block"]
+    return Layer(side, block, extra["block_index"])
 
 
 def grid_of(extra: Mapping[str, Any]) -> tuple[int, int]:

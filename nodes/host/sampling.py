@@ -93,9 +93,9 @@ class Run:
     ) -> tuple[list[Injection], bool]:
         """The subjects' part in a call, by their numbers, and whether the chunks of the batch share their x_t."""
         conditionings = tuple(options.get("uuids", ()))
-        call = conditionings, x.shape
-        call = *call, self._calls[call]
-        self._calls[call[:2]] += 1
+        of_this_shape = conditionings, x.shape
+        call = *of_this_shape, self._calls[of_this_shape]
+        self._calls[of_this_shape] += 1
         chunks = len(chunks_of(options))
         equal = chunks > 1 and self._chunks_are_equal(conditionings, x, chunks)
         rows = len(x) // chunks if equal else len(x)

@@ -83,16 +83,16 @@ class SeenPictures:
         if encode is None:
             return None
         photo = load_picture(path, MOST_PIXELS)[0]
-        tokens, error = None, None
+        found: Tensor | MaskError | RuntimeError
         try:
-            tokens = clip_tokens(photo, encode, clip_image_size(model))
+            found = clip_tokens(photo, encode, clip_image_size(model))
         except (MaskError, RuntimeError) as caught:  # such as weights on two devices
-            error = caught
+            found = caught
         if _next_run() != before or clip_encoder_in_place(model) is None:
             return None
-        if error is not None:
-            raise error
-        self._keep(key, photo, tokens, model, by_run=False)
+        if isinstance(found, Exception):
+            raise found
+        self._keep(key, photo, found, model, by_run=False)
         return self._readings.get(key)
 
     def _keep(self, key: str, photo: Tensor, tokens: Tensor, model: Any, by_run: bool) -> None:
