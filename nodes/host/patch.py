@@ -59,7 +59,8 @@ def apply_subject(
     patched = model.clone()
     if application.strength == 0 or (application.mask is not None and application.mask.nowhere):
         return patched, warnings
-    copy = shared_copy(model, config, subject)
+    patcher = patcher_of_copy(model, config, subject)
+    copy = patcher.model
     application = replace(application, schedule=copy.schedule(application.schedule))
     applied = Applied(copy, subject.references[reference], application)
     subjects = (*(model.get_attachment(KEY) or ()), applied)
@@ -67,7 +68,7 @@ def apply_subject(
 
     patchers = patched.get_additional_models_with_key(KEY)
     if all(p.model is not copy for p in patchers):
-        patchers = [*patchers, CopyPatcher(copy, load_device=model.load_device, offload_device=model.offload_device)]
+        patchers = [*patchers, patcher]
     patched.set_additional_models(KEY, patchers)
 
     for kind, wrapper in wrappers(subjects, config).items():
@@ -82,24 +83,28 @@ def compute_dtype(model: Any) -> torch.dtype:
 
 
 #: The copies in use, so that several Apply nodes of one subject share one. Nothing here keeps a copy alive.
-_copies: weakref.WeakKeyDictionary[Subject, weakref.WeakValueDictionary[Any, SubjectCopy]] = weakref.WeakKeyDictionary()
+_copies: weakref.WeakKeyDictionary[Subject, weakref.WeakValueDictionary[Any, CopyPatcher]] = weakref.WeakKeyDictionary()
 
 
-def shared_copy(model: Any, config: UNetConfig, subject: Subject) -> SubjectCopy:
-    """:func:`build_copy`, or the copy that it built for another MODEL of this configuration.
+def patcher_of_copy(model: Any, config: UNetConfig, subject: Subject) -> CopyPatcher:
+    """A patcher of :func:`build_copy`'s copy, or of the one that it built for another MODEL of this configuration.
 
-    A low-rank copy runs on the layers of the MODEL itself, as the host moves, casts and patches them; it serves clones
-    of that MODEL only.
+    All patchers of a copy are clones of one, which lives as long as any of them: to the host a copy that is still in
+    use after its last known patcher is a leak. A low-rank copy runs on the layers of the MODEL itself, as the host
+    moves, casts and patches them; it serves clones of that MODEL only.
     """
     base, dtype = model.model.diffusion_model, compute_dtype(model)
+    devices = {"load_device": model.load_device, "offload_device": model.offload_device}
     made = _copies.setdefault(subject, weakref.WeakValueDictionary())
+    low_rank = CopySettings.from_dict(subject.info.copy_settings).kind == "lora"
     # A low-rank copy keeps its base alive: no other one can have its id meanwhile.
-    key = (config, dtype, id(base) if CopySettings.from_dict(subject.info.copy_settings).kind == "lora" else None)
-    copy = made.get(key)
-    if copy is None:
-        copy = made[key] = build_copy(config, subject, dtype)
+    key = (config, dtype, *devices.values(), id(base) if low_rank else None)
+    patcher = made.get(key)
+    if patcher is None:
+        copy = build_copy(config, subject, dtype)
         copy.borrow(base)
-    return copy
+        patcher = made[key] = CopyPatcher(copy, **devices)
+    return patcher.clone()
 
 
 def build_copy(config: UNetConfig, subject: Subject, dtype: torch.dtype) -> SubjectCopy:
