@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { describeMasks } from '../../web/picker/texts.js'
-import { contours, fromRuns, heatColours, MaskQuery } from '../../web/picker/masks.js'
+import { contours, fromRuns, heatColours, MaskQuery, trace } from '../../web/picker/masks.js'
 import { seeded } from './random.mjs'
 
 const READY = {
@@ -157,4 +157,35 @@ test('the grid is the one that CLIP was last said to have', async () => {
   query.want(want('3', 'b.png'))
   await answer({ state: 'unread', grid: undefined })
   assert.equal(query.grid, 7)
+})
+
+/** The lines that a canvas strokes, by its rules: a pen without a place starts where it is sent, closing leaves it at
+ * the start. */
+class Pen {
+  lines = []
+  moveTo(...place) { this.start = this.place = place }
+  lineTo(...place) {
+    if (this.place) this.lines.push([this.place, place])
+    else this.start = place
+    this.place = place
+  }
+
+  closePath() {
+    this.lines.push([this.place, this.start])
+    this.place = this.start
+  }
+}
+
+test('the outline of a region with a hole, or of two regions, joins no two loops', () => {
+  const ring = Uint8Array.from([1, 1, 1, 0, 1, 1, 0, 1, 0, 0, 1, 1, 1, 0, 1])
+  const size = [5, 3]
+  const loops = contours(ring, size)
+  assert.equal(loops.length, 4)
+  const pen = new Pen()
+  trace(pen, loops, size)
+  const edges = loops.flatMap((loop) => {
+    const corners = Array.from({ length: loop.length / 2 }, (_, i) => [loop[2 * i] / 5, loop[2 * i + 1] / 3])
+    return corners.map((corner, i) => [corner, corners[(i + 1) % corners.length]])
+  })
+  assert.deepEqual(pen.lines, edges)
 })

@@ -150,6 +150,16 @@ function follow(ways, start, stride) {
   return loop
 }
 
+/** Draws loops of `contours` on a Path2D or a context, scaled to 0..1. */
+export function trace(path, loops, [width, height]) {
+  for (const loop of loops) {
+    // A closed loop leaves the pen at its start.
+    path.moveTo(loop[0] / width, loop[1] / height)
+    for (let i = 2; i < loop.length; i += 2) path.lineTo(loop[i] / width, loop[i + 1] / height)
+    path.closePath()
+  }
+}
+
 /** Rows of numbers to rows of [red, green, blue], dark violet for the lowest and yellow for the highest. */
 export function heatColours(rows) {
   const all = rows.flat()

@@ -2,7 +2,7 @@
 
 import { CachedLayer } from '../common/layer.js'
 import * as geometry from './geometry.js'
-import { contours, fromRuns, heatColours } from './masks.js'
+import { contours, fromRuns, heatColours, trace } from './masks.js'
 
 // As in p3s/drawing.py: blue and orange stay apart for colour-blind eyes.
 const REGIONS = {
@@ -58,13 +58,9 @@ export class MaskOverlay {
 
 /** Masks as shapes in 0..1 of the picture, the similarity as one pixel a patch. */
 function prepare(masks) {
-  const [width, height] = masks.size
   const shape = (runs) => {
     const path = new Path2D()
-    for (const loop of contours(fromRuns(runs, masks.size), masks.size)) {
-      for (let i = 0; i < loop.length; i += 2) path.lineTo(loop[i] / width, loop[i + 1] / height)
-      path.closePath()
-    }
+    trace(path, contours(fromRuns(runs, masks.size), masks.size), masks.size)
     return path
   }
   return {
