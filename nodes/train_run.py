@@ -86,6 +86,8 @@ def run(node: Any, model: Any, task: Task, preview_every: int, checkpoints: Chec
 
     With ``resume`` a training goes on from the state in ``checkpoints``, if there is one that can be read.
     """
+    tell(node, "Making room: other models leave the memory")
+    memory.unload_models()  # in the host's own mode, because it may write to weights that were made in it
     with torch.inference_mode(False):
         try:
             return _run(node, model, task, preview_every, checkpoints, resume)
@@ -97,8 +99,6 @@ def _run(node: Any, model: Any, task: Task, preview_every: int, checkpoints: Che
     of, settings, first = task.inputs, task.inputs.settings, task.inputs.examples[0]
     device = memory.device()
     state, notes = _state(checkpoints.path) if resume else (None, ())
-    tell(node, "Making room: other models leave the memory")
-    memory.unload_models()
     scarce = _scarce(unet_config(model), task)
     if scarce is not None:
         log.warning("Train P3S: %s", scarce)

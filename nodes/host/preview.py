@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import latent_preview
+import torch
 from torch import Tensor
 
 from .progress import Preview
 
 
+@torch.inference_mode()  # as the host's own previews are made: TAESD would record what training needs
 def picture(model: Any, latent: Tensor) -> Preview:
     """A latent [1, channels, h, w], scaled as the MODEL reads it, as a picture for the host's progress bar.
 

@@ -120,9 +120,9 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
         "sharing": sharing(slim, small),
     }
     other = load("slim")  # the same checkpoint in a MODEL of its own
-    facts["another MODEL has its own copy"] = patch.patcher_of_copy(other, weights.unet_config(other), small).model is not (
-        patch.patcher_of_copy(slim, weights.unet_config(slim), small).model
-    )
+    facts["another MODEL has its own copy"] = patch.patcher_of_copy(
+        other, weights.unet_config(other), small
+    ).model is not (patch.patcher_of_copy(slim, weights.unet_config(slim), small).model)
     comfy.model_management.unload_all_models()
     state = {
         k: v for k, v in comfy.utils.load_torch_file(arguments["slim"]).items() if k.startswith("model.diffusion_")
