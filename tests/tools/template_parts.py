@@ -16,8 +16,10 @@ NO_POINTS = '{"v":1,"positive":[],"negative":[]}'
 NEGATIVE = "blurry, low quality, deformed"
 PHOTO = (
     "None at hand? Two dogs: [docs/images/two_dogs.jpg]"
-    "(https://github.com/p3s-diffusion/ComfyUI-P3S/blob/main/docs/images/two_dogs.jpg)"
+    "(https://github.com/p3s-diffusion/ComfyUI-P3S/blob/main/docs/images/two_dogs.jpg?raw=true)"
 )
+LOOK = """Look first: select **RNGR Mask** and press the **blue run button** above it. Blue is the subject, orange and
+hatched what is removed, and the second picture is what training sees. Not right? Click elsewhere and press it again."""
 SAMPLER = {"seed": 1, "steps": 50, "cfg": 7.5, "sampler_name": "ddim", "scheduler": "ddim_uniform", "denoise": 1}
 ROWS = {
     "checkpoint": f"| **{CHECKPOINT}**, or another **SD 1.5** checkpoint | **checkpoints** |",
@@ -98,7 +100,7 @@ def train(b: Workflow, title: str, base: Added, reference: Added, prompt: str, n
 
 def rngr(b: Workflow, vision: Added | None, image: Any, points: Any, title: str = "", **more: Any) -> Added:
     assert vision
-    return b.add("P3S_RNGRMask", 560, title, clip_vision=vision["CLIP_VISION"], image=image, points=points, **more)
+    return b.add("P3S_RNGRMask", 840, title, clip_vision=vision["CLIP_VISION"], image=image, points=points, **more)
 
 
 def apply(b: Workflow, model: Any, subject: Any, title: str = "", **more: Any) -> Added:

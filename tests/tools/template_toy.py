@@ -22,7 +22,8 @@ learn what they do. How well P3S does on photos cannot be told from it.
 red one (-). RNGR Mask removes the latter, Train P3S learns the former.
 2. Compare the pictures of the two nodes on the right: the same prompt and noise, **with and without the subject**. The
 prompt never says what the dog looks like.
-3. Then exchange the points (select one, press **X**) and run again; or choose another **scene**.
+3. Then **right-click each point**, which gives it the other sign, and run again: the other dog is learned. Or choose
+another **scene**, name its place in **Training prompt**, and click its two animals.
 """,
     )
     world = b.add("P3S_ToyWorld", 240, animal="dog", scene=4, batch_size=4)
@@ -38,14 +39,13 @@ prompt never says what the dog looks like.
     b.column(400)
     mask = b.add(
         "P3S_RNGRMask",
-        600,
+        840,
         clip_vision=world["clip_vision"],
         image=picker["image"],
         points=picker["points"],
         blur=0.4,
         grow=1,
     )
-    b.add("PreviewImage", 330, "Clean reference", images=mask["inpainted"])
     b.group("3  Train")
     b.column(400)
     b.note(

@@ -8,6 +8,7 @@ from typing import Any
 from tools.template_parts import (
     CHECKPOINT,
     CONTROLNET,
+    LOOK,
     NEGATIVE,
     NO_POINTS,
     PHOTO,
@@ -39,23 +40,23 @@ def train_and_generate(b: Workflow) -> None:
 2. **Click the subject** you want (+).
 3. **Right-click** a similar one that shall go (-). It is removed from the reference.
 
-Run, and look at RNGR Mask: blue is the subject, orange and hatched what is removed. A click elsewhere often helps.
+4. {LOOK} Then **Run**.
 """,
     )
     picker = b.add("P3S_PointPicker", 560, image="", points=NO_POINTS)
     b.column(400)
     mask = rngr(b, vision, picker["image"], picker["points"])
-    b.add("PreviewImage", 330, "Clean reference", images=mask["inpainted"])
     b.group("3  Train")
     b.column(400)
     b.note(
         "Train",
-        220,
+        240,
         """
 The prompt names the subject by a **rare word** (**sks**) and its **class** (**dog**): change the class to yours,
 here and on the right.
 
-**steps** 250 suits one photo. **0** follows **epochs** instead: 60 passes over 3 to 5 photos, as in the paper.
+**name**, **steps**, **precision** and **kind** are what usually matters. **steps** 250 suits one photo; **0** follows
+**epochs** instead: 60 passes over 3 to 5 photos, as in the paper.
 
 The subject is saved to **models/p3s** under **name**. Nothing is trained again until an input of this group changes.
 """,
@@ -184,17 +185,16 @@ Each of two similar subjects gets its own training, and the other one is left ou
 1. **Upload your photo** in the upper Point Picker; the lower one shows the same. {PHOTO}
 2. In the upper one **click the first** subject and **right-click the second**.
 3. In the lower one **click the second** and **right-click the first**.
-4. Run, and compare the two clean references.
+4. {LOOK} Then the same with the other one, and **Run**.
 """,
     )
     first = b.add("P3S_PointPicker", 560, "First subject", image="", points=NO_POINTS)
     second = b.add("P3S_PointPicker", 560, "Second subject", image="", points=NO_POINTS, linked_image=first["image"])
-    masks = []
     b.column(400)
-    for picker, title in ((first, "first subject"), (second, "second subject")):
-        mask = rngr(b, vision, picker["image"], picker["points"], f"RNGR Mask, {title}")
-        b.add("PreviewImage", 260, f"Clean reference, {title}", images=mask["inpainted"])
-        masks.append(mask)
+    masks = [
+        rngr(b, vision, picker["image"], picker["points"], f"RNGR Mask, {title}")
+        for picker, title in ((first, "first subject"), (second, "second subject"))
+    ]
     trained = []
     for number, (mask, word, name) in enumerate(zip(masks, ("sks", "olis"), ("first", "second"), strict=True), 3):
         b.group(f"{number}  Train the {name}")
@@ -295,6 +295,7 @@ step.
 
 
 def external_inpainting(b: Workflow) -> None:
+    b.after_a_run = "fixed"  # another picture behind it would be another training
     base, vision = models(b)
     b.group("2  Subject")
     b.column(460)
@@ -365,7 +366,6 @@ will do.
     clean = rngr(
         b, vision, scaled["IMAGE"], picker["points"], "RNGR Mask with the inpainted photo", inpainted=pasted["IMAGE"]
     )
-    b.add("PreviewImage", 300, "Clean reference", images=clean["inpainted"])
     b.group("4  Train")
     b.column(400)
     b.note(
