@@ -57,7 +57,7 @@ def renamed(name: str) -> list[str]:
 
 
 def short(text: str) -> str:
-    """A text with the paths of ComfyUI's model and output folders as people call them."""
+    """A text with the files of ComfyUI's model and output folders as people call them."""
     for folder in (folder_paths.models_dir, folder_paths.get_output_directory()):
         text = text.replace(folder + os.sep, os.path.basename(folder) + os.sep)
-    return text
+    return text.replace(SUFFIX, "")

@@ -95,7 +95,7 @@ class SaveSubject(io.ComfyNode):
     @classmethod
     def execute(cls, subject: TrainedSubject, filename: str) -> io.NodeOutput:
         path = str(save_new_subject(subject, folders.save_folder(), filename))
-        show_text(cls, folders.short("\n".join([f"Saved {path}", *folders.renamed(filename)])))
+        show_text(cls, folders.short(";\n".join([f"Saved {path}", *folders.renamed(filename)])))
         return io.NodeOutput(path, ui={"text": [path]})
 
 

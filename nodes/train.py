@@ -123,5 +123,6 @@ class Train(io.ComfyNode):
 def _output(node: Any, filed: filing.Filed, losses: dict[str, list[float]]) -> io.NodeOutput:
     told = "; ".join(filed.told)
     log.info("Train P3S: %s", told)
-    show_text(node, folders.short("\n".join(filed.told)))  # in lines: the box on the node is small
+    # In lines, because the box on the node is small; Nodes 2.0 shows a line's end as a space.
+    show_text(node, folders.short(";\n".join(filed.told)))
     return io.NodeOutput(filed.subject, losses, filed.path, ui={"text": [told]})

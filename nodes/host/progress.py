@@ -59,6 +59,7 @@ class Progress:
             check_cancelled()
         except comfy.model_management.InterruptProcessingException as cancelled:
             self.cancelled = cancelled
+            show_text(self._node, f"Cancelled after step {report.step} of {report.total}, saving what is trained")
         return self.cancelled is None
 
     def __enter__(self) -> Progress:
@@ -74,24 +75,24 @@ class Progress:
             self._terminal = tqdm(desc="Train P3S", total=report.total, initial=report.step, unit="step")
         self._terminal.set_postfix_str(f"loss {report.loss:.4f}", refresh=False)
         self._terminal.update(report.step - self._terminal.n)
-        last = report.step == report.total
-        if last or time.monotonic() - self._told >= TEXT_EVERY:
+        last, looks = report.step == report.total, bool(self._every) and report.step % self._every == 0
+        doing = "making a preview" if looks else "saving" if last else ""
+        if doing or time.monotonic() - self._told >= TEXT_EVERY:
             self._told = time.monotonic()
-            show_text(self._node, self._line(report))
-        self._bar.update_absolute(report.step, report.total, self._picture(report.step))
+            show_text(self._node, self._line(report, doing))
+        self._bar.update_absolute(report.step, report.total, self._picture() if looks else None)
 
-    def _line(self, report: StepReport) -> str:
+    def _line(self, report: StepReport, doing: str) -> str:
         parts = [f"Step {report.step} of {report.total}"]
         rate = self._terminal.format_dict["rate"]  # None until two steps are done
         if rate and report.step < report.total:
             parts[0] += f", {tqdm.format_interval((report.total - report.step) / rate)} left"
         parts[0] += f", {memory.in_use() / 2**30:.1f} GiB in use"
+        parts[0] += f", {doing}" if doing else ""
         parts.append(f"loss {report.loss:.4f} (denoising {report.denoising:.4f}, consistency {report.consistency:.4f})")
         return "\n".join([*parts, *self._notes])
 
-    def _picture(self, step: int) -> Preview | None:
-        if not self._every or step % self._every:
-            return None
+    def _picture(self) -> Preview | None:
         try:
             return self._preview()
         except comfy.model_management.InterruptProcessingException:

@@ -183,9 +183,10 @@ class Client:
         return self.get("/view", **{key: file[key] for key in ("filename", "subfolder", "type") if key in file})
 
     def free(self) -> None:
-        """Unload all models and forget all cached outputs (done by the server before its next prompt)."""
+        """Unload all models and forget all cached outputs. The server does it after the prompt that it takes next, if
+        one is there when it wakes: so one that costs nothing is run."""
         self.post("/free", {"unload_models": True, "free_memory": True})
-        time.sleep(0.5)  # the queue's thread does it when it wakes
+        self.run_ok({"1": {"class_type": "PreviewAny", "inputs": {"source": "freed"}}})
 
     # running graphs
 

@@ -117,8 +117,8 @@ def test_load_and_save_keep_every_bit(server: Server, client: Client, folder: Pa
     assert result.outputs["2"]["text"] == [str(folder / "_my_ dog.safetensors")]
     assert (folder / "_my_ dog.safetensors").read_bytes() == original.read_bytes()
     (text,) = [event.data["text"] for event in result.events if event.type == "text"]
-    saved = os.path.join("models", "p3s", "_my_ dog.safetensors")
-    assert text == f"Saved {saved}\nno file can be called '../my: dog': '_my_ dog' is used"
+    saved = os.path.join("models", "p3s", "_my_ dog")
+    assert text == f"Saved {saved};\nno file can be called '../my: dog': '_my_ dog' is used"
     description = result.outputs["3"]["text"][0]
     for part in ("SD1.x", "sks", "Größe", "300", "CC BY 4.0"):
         assert part in description

@@ -18,13 +18,17 @@ def test_step_losses_memory_and_time_left_are_told(server: Server, client: Clien
     start = server.log_size()
     result = client.run_ok(job.g.graph)
     lines = [event.data["text"] for event in result.events if event.type == "text"]
-    told = [re.match(r"Step (\d) of 6(, \d\d:\d\d left)?, \d+\.\d GiB in use\nloss \d", line) for line in lines]
+    told = [
+        re.match(r"Step (\d) of 6(, \d\d:\d\d left)?, \d+\.\d GiB in use(, making a preview)?\nloss \d", line)
+        for line in lines
+    ]
+    assert {match[1] for match in told if match and match[3]} == {"2", "4", "6"}
     assert [match[1] for match in told if match][-1] == "6"
     assert any(match[2] for match in told if match)
     last = next(line for line in reversed(lines) if line.startswith("Step 6"))
-    assert re.fullmatch(
-        r"Step 6 of 6, \d+\.\d GiB in use\nloss \d+\.\d{4} \(denoising \d+\.\d{4}, consistency \d+\.\d{4}\)", last
-    )
+    now, losses = last.split("\n")
+    assert re.fullmatch(r"Step 6 of 6, \d+\.\d GiB in use, making a preview", now)
+    assert re.fullmatch(r"loss \d+\.\d{4} \(denoising \d+\.\d{4}, consistency \d+\.\d{4}\)", losses)
     # Before the first step, and after the last.
     assert lines[:5] == [
         "Encoding reference 1 of 1",
@@ -33,8 +37,8 @@ def test_step_losses_memory_and_time_left_are_told(server: Server, client: Clien
         "Copying the weights of the model",
         "Step 1 of 6",
     ]
-    told_at_last = lines[-1].split("\n")
-    assert re.fullmatch(r"6 steps trained, saved to models/p3s/a_b(_\d+)?\.safetensors", told_at_last[0])
+    told_at_last = lines[-1].split(";\n")
+    assert re.fullmatch(r"6 steps trained, saved to models/p3s/a_b(_\d+)?", told_at_last[0])
     assert told_at_last[1:] == ["no file can be called 'a/b': 'a_b' is used"]
     assert re.search(r"Train P3S: 100%.*6/6 .*loss=?\s?\d", server.log_text(start)), server.log_tail()
     assert result.progress(trained.id)[-1] == (6, 6)

@@ -103,5 +103,12 @@ def rngr(b: Workflow, vision: Added | None, image: Any, points: Any, title: str 
     return b.add("P3S_RNGRMask", 840, title, clip_vision=vision["CLIP_VISION"], image=image, points=points, **more)
 
 
+def weight_schedule(b: Workflow) -> Added:
+    """With the weights at the steps of the templates' sampler marked."""
+    added = b.add("P3S_WeightSchedule", 480)
+    b.keep(added, p3s_steps=SAMPLER["steps"])
+    return added
+
+
 def apply(b: Workflow, model: Any, subject: Any, title: str = "", **more: Any) -> Added:
     return b.add("P3S_Apply", 300, title, model=model, subject=subject, **more)

@@ -23,6 +23,7 @@ from tools.template_parts import (
     rngr,
     save,
     train,
+    weight_schedule,
 )
 from tools.template_toy import try_without_downloads
 from tools.workflow_builder import Workflow
@@ -77,7 +78,7 @@ Use the rare word and the class in every prompt.
 - Weight Schedule is the weight over time; without it the paper's is used.
 """,
     )
-    schedule = b.add("P3S_WeightSchedule", 480)
+    schedule = weight_schedule(b)
     applied = apply(b, base["MODEL"], trained["subject"], schedule=schedule["schedule"])
     generate(b, base, applied["model"], "a photo of a sks dog on the beach")
 
@@ -102,7 +103,7 @@ copied there is listed after a refresh (key R).
     b.add("PreviewAny", 230, "About the subject", source=subject["description"])
     b.group("2  Apply")
     b.column(400)
-    schedule = b.add("P3S_WeightSchedule", 480)
+    schedule = weight_schedule(b)
     applied = apply(b, base["MODEL"], subject["subject"], schedule=schedule["schedule"])
     b.group("3  Generate")
     generate(b, base, applied["model"], "a photo of a sks dog in the snow")

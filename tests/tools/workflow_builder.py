@@ -113,6 +113,10 @@ class Workflow:
             last = name
         return Added(node["id"], {output["name"]: slot for slot, output in enumerate(outputs)})
 
+    def keep(self, node: Added, **properties: Any) -> None:
+        """What the editor keeps with a node beside its widgets."""
+        self._nodes[node.id - 1]["properties"] |= properties
+
     def _link(self, source: tuple[int, int], target: dict[str, Any], slot: int) -> int:
         origin = self._nodes[source[0] - 1]["outputs"][source[1]]
         number = len(self._links) + 1
