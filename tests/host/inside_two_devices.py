@@ -1,0 +1,156 @@
+"""Run by test_two_devices.py inside a host that takes itself to have a GPU: sampling and training with subjects."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import comfy.clip_vision
+import comfy.model_management as management
+import comfy.utils
+import torch
+from comfyui_p3s.nodes import train_run, train_task
+from comfyui_p3s.nodes.host import conditions, progress, weights
+from comfyui_p3s.nodes.host.seen import SeenPictures
+from comfyui_p3s.p3s.injection import EffectMask
+from comfyui_p3s.p3s.rngr import clip_tokens
+from comfyui_p3s.p3s.sampling import FAST
+from comfyui_p3s.p3s.schedule import Schedule
+from comfyui_p3s.p3s.subject_copy import CopySettings
+from comfyui_p3s.p3s.training_key import TrainingInputs
+from comfyui_p3s.p3s.training_settings import TrainSettings
+from comfyui_p3s.p3s.training_state import Checkpoints
+from comfyui_p3s.p3s.training_step import Example
+from inside_subjects import apply, difference, draw, load, sample, subject_for
+
+sys.path.append(str(Path(__file__).parents[1] / "tools"))
+from pretend_gpu import GPU, PretendGPU
+
+GIB = 2**30
+HALF = torch.zeros(16, 16)
+HALF[:, 8:] = 1
+LEFT, RIGHT = EffectMask(1 - HALF), EffectMask(HALF)
+
+#: What the host and the nodes ask of torch.cuda.
+CUDA: dict[str, Callable[..., Any]] = {
+    "mem_get_info": lambda device=None: (40 * GIB, 80 * GIB),
+    "memory_stats": lambda device=None: {"active_bytes.all.current": 0, "reserved_bytes.all.current": 0},
+    "get_device_name": lambda device=None: "a GPU that is not there",
+    "get_device_properties": lambda device=None: SimpleNamespace(major=9, minor=0, name="", total_memory=80 * GIB),
+    "current_device": lambda: 0,
+    "max_memory_allocated": lambda device=None: GIB,
+    **dict.fromkeys(
+        ("empty_cache", "ipc_collect", "set_device", "synchronize", "reset_peak_memory_stats"), lambda *_: None
+    ),
+}
+
+
+@contextmanager
+def machine() -> Iterator[PretendGPU]:
+    """The host computes on the pretended GPU."""
+    management.unload_all_models()
+    stand_ins = [(torch.cuda, name, value) for name, value in CUDA.items()]
+    stand_ins += [(management, "get_torch_device", lambda: GPU), (management, "cpu_state", management.CPUState.GPU)]
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in stand_ins]
+    for owner, name, value in stand_ins:
+        setattr(owner, name, value)
+    try:
+        with PretendGPU() as gpu:
+            yield gpu
+            management.unload_all_models()
+    finally:
+        for owner, name, value in before:
+            setattr(owner, name, value)
+
+
+def images(model: Any) -> dict[str, Callable[[], torch.Tensor]]:
+    """What is sampled, by name."""
+    one, two = subject_for(model, 1), subject_for(model, 2)
+    applied = {
+        "plain": model,
+        "subject": apply(model, one),
+        "mask": apply(model, one, mask=LEFT),
+        "fast": apply(model, one, settings=FAST),
+        "window": apply(model, one, schedule=Schedule("fixed").within(0.0, 0.6)),
+        "two subjects": apply(apply(model, one, mask=LEFT), two, mask=RIGHT),
+        "low rank": apply(model, subject_for(model, 3, kind="lora")),
+        "learned": apply(model, subject_for(model, 4, weight="learned"), schedule=Schedule("learned")),
+    }
+    return {name: partial(sample, patched) for name, patched in applied.items()}
+
+
+def sampling(path: str) -> dict[str, float]:
+    """Errors of the GPU's images against the CPU's."""
+    expected = {name: image() for name, image in images(load(path)).items()}
+    with machine():
+        model = load(path)
+        assert model.load_device == GPU, model.load_device
+        errors = {name: difference(image().cpu(), expected[name]) for name, image in images(model).items()}
+        places = {p.device for p in model.model.diffusion_model.parameters()}
+    assert places == {GPU}, places
+    return errors
+
+
+def trained(model: Any, state: Path, kind: str) -> tuple[Any, list[Any]]:
+    """One step as the node runs it, and the previews that it showed."""
+    shown: list[Any] = []
+
+    def hook(value: int, total: int, preview: Any, **_: Any) -> None:
+        shown.extend([preview] if preview else [])
+
+    comfy.utils.set_progress_bar_global_hook(hook)
+    progress.show_text = lambda *_: None
+    example = Example(draw(4, 16, 16, seed=7), draw(17, 20, seed=8), draw(77, 768, seed=9))
+    copy_settings, settings = CopySettings(kind=kind, rank=4), TrainSettings(steps=1)
+    noise, base = weights.noise_schedule(model), weights.base_fingerprint(model, patched=True)
+    inputs = TrainingInputs(base, ("",), [example], torch.zeros(77, 768), noise, copy_settings, settings)
+    task = train_task.Task(inputs, [example], subject_for(model, 1, kind=kind, rank=4).info)
+    outcome = train_run.run(SimpleNamespace(), model, task, 1, Checkpoints(state, 1), False)
+    assert outcome.result.completed, outcome
+    return outcome, shown
+
+
+def training(path: str, folder: Path, kind: str) -> dict[str, Any]:
+    """A training on each device: the losses, and images with the subject."""
+    found: dict[str, Any] = {}
+    model = load(path)
+    on_cpu, _ = trained(model, folder / f"cpu {kind}", kind)
+    expected = sample(apply(model, on_cpu.subject))
+    with machine():
+        model = load(path)
+        sample(model)  # so that the training finds the model on the GPU
+        outcome, shown = trained(model, folder / f"gpu {kind}", kind)
+        found["weights"] = sorted({str(w.device) for w in outcome.subject.weights.values()})
+        found["image"] = difference(sample(apply(model, outcome.subject)).cpu(), expected)
+        found["previews"] = len(shown)
+        found["notes"] = [*outcome.notes, *outcome.result.warnings]
+    found["losses"] = [[r.loss for r in o.result.reports] for o in (on_cpu, outcome)]
+    return found
+
+
+def clip(path: str) -> dict[str, float]:
+    """Tokens of a photo by a run and by the route, against the CPU's."""
+    photo = draw(64, 96, 3).sigmoid()
+    vision = comfy.clip_vision.load(path)
+    expected = SeenPictures().tokens(photo, vision)
+    with machine():
+        vision = comfy.clip_vision.load(path)
+        by_run = SeenPictures().tokens(photo, vision)
+        in_place = conditions.clip_encoder_in_place(vision)
+        assert in_place is not None
+        by_route = clip_tokens(photo, in_place, conditions.clip_image_size(vision))
+        return {"run": difference(by_run.cpu(), expected), "route": difference(by_route.cpu(), expected)}
+
+
+def main(arguments: dict[str, Any]) -> dict[str, Any]:
+    path, folder = arguments["model"], Path(arguments["folder"])
+    return {
+        "sampling": sampling(path),
+        "training": {kind: training(path, folder, kind) for kind in ("full", "lora")},
+        "clip": clip(arguments["vision"]),
+    }
