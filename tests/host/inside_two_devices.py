@@ -15,7 +15,7 @@ import comfy.model_management as management
 import comfy.utils
 import torch
 from comfyui_p3s.nodes import train_run, train_task
-from comfyui_p3s.nodes.host import conditions, progress, weights
+from comfyui_p3s.nodes.host import conditions, patch, progress, weights
 from comfyui_p3s.nodes.host.seen import SeenPictures
 from comfyui_p3s.p3s.injection import EffectMask
 from comfyui_p3s.p3s.rngr import clip_tokens
@@ -38,7 +38,6 @@ LEFT, RIGHT = EffectMask(1 - HALF), EffectMask(HALF)
 
 #: What the host and the nodes ask of torch.cuda.
 CUDA: dict[str, Callable[..., Any]] = {
-    "mem_get_info": lambda device=None: (40 * GIB, 80 * GIB),
     "memory_stats": lambda device=None: {"active_bytes.all.current": 0, "reserved_bytes.all.current": 0},
     "get_device_name": lambda device=None: "a GPU that is not there",
     "get_device_properties": lambda device=None: SimpleNamespace(major=9, minor=0, name="", total_memory=80 * GIB),
@@ -51,11 +50,13 @@ CUDA: dict[str, Callable[..., Any]] = {
 
 
 @contextmanager
-def machine() -> Iterator[PretendGPU]:
-    """The host computes on the pretended GPU."""
+def machine(free: int = 40 * GIB) -> Iterator[PretendGPU]:
+    """The host computes on the pretended GPU, of whose memory so many bytes are free."""
     management.unload_all_models()
     stand_ins = [(torch.cuda, name, value) for name, value in CUDA.items()]
+    stand_ins += [(torch.cuda, "mem_get_info", lambda device=None: (free, 80 * GIB))]
     stand_ins += [(management, "get_torch_device", lambda: GPU), (management, "cpu_state", management.CPUState.GPU)]
+    stand_ins += [(management, "vram_state", management.VRAMState.NORMAL_VRAM)]
     before = [(owner, name, getattr(owner, name)) for owner, name, _ in stand_ins]
     for owner, name, value in stand_ins:
         setattr(owner, name, value)
@@ -94,6 +95,24 @@ def sampling(path: str) -> dict[str, float]:
         places = {p.device for p in model.model.diffusion_model.parameters()}
     assert places == {GPU}, places
     return errors
+
+
+def little_memory(path: str) -> dict[str, Any]:
+    """Images of models that fit into the GPU only in part, against the CPU's."""
+    found: dict[str, Any] = {}
+    for kind in ("full", "lora"):
+        model = load(path)
+        expected = sample(apply(model, subject_for(model, kind=kind)))
+        with machine(GIB // 10):
+            model = load(path)
+            applied = apply(model, subject_for(model, kind=kind))
+            (copy,) = applied.get_additional_models_with_key(patch.KEY)
+            error = difference(sample(applied).cpu(), expected)
+            places = {
+                name: {w.device.type for w in p.model.parameters()} for name, p in (("model", applied), ("copy", copy))
+            }
+            found[kind] = {"error": error, **{name: sorted(types) for name, types in places.items()}}
+    return found
 
 
 def trained(model: Any, state: Path, kind: str) -> tuple[Any, list[Any]]:
@@ -152,5 +171,6 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
     return {
         "sampling": sampling(path),
         "training": {kind: training(path, folder, kind) for kind in ("full", "lora")},
+        "little memory": little_memory(arguments["larger"]),
         "clip": clip(arguments["vision"]),
     }
