@@ -4,11 +4,13 @@ import { api } from '../../scripts/api.js'
 import { app } from '../../scripts/app.js'
 import { useLanguage } from './common/texts.js'
 import { bindPicker, growPicker } from './picker/binding.js'
+import { forgetRunPictures } from './picker/runs.js'
 import { bindCurve } from './schedule/binding.js'
 
 app.registerExtension({
   name: 'P3S.Widgets',
   async init() {
+    api.addEventListener('graphCleared', forgetRunPictures)
     const language = app.extensionManager?.setting?.get('Comfy.Locale')
     const all = await api.fetchApi('/i18n').then((response) => response.json(), () => ({}))
     useLanguage(all, language)

@@ -84,6 +84,15 @@ class EditorPage:
             assert self.page.evaluate("() => LiteGraph.vueNodesMode")
         self.errors.clear()  # what the frontend stumbles over by itself while it starts
 
+    def use_renderer(self, renderer: str) -> None:
+        """Switch as the settings dialog does, without a reload of the page; ``renderer`` stays the page's own."""
+        nodes2 = renderer == "nodes2"
+        self.page.evaluate("(on) => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", nodes2)
+        self.page.wait_for_function("(on) => LiteGraph.vueNodesMode === on", arg=nodes2)
+        self.page.evaluate("() => { app.canvas.ds.scale = 1; app.canvas.ds.offset = [0, 0] }")
+        self.looked_at_graph()
+        self.still()
+
     def fresh(self, picture: str = "square.png") -> None:
         """An empty graph, and one picker that shows a picture."""
         self.errors.clear()

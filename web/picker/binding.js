@@ -1,8 +1,10 @@
 // Ties a PickerView to a node: its value, its picture, its life. Everything ends with the node.
 
 import { asOneStep, chain, hideOutputImages, passWheel } from '../common/host.js'
+import { enterPlace, leavePlace, takePlace } from '../common/place.js'
 import { t } from '../common/texts.js'
 import { shapeChanged } from './geometry.js'
+import { keepRunPicture, runPicture } from './runs.js'
 import { findMaskSettings } from './settings.js'
 import { annotated, findPicture, viewRoute } from './sources.js'
 import { PickerView } from './view.js'
@@ -35,6 +37,7 @@ export function bindPicker(node, inputName, { app, api }) {
     askMasks: (request) => askMasks(api, { ...request, source })
   })
   let last = view.value
+  let executed = null // the file of the linked picture, as of the last run
   let shown = null // what the view shows, as a text
   let timer = 0
 
@@ -54,6 +57,9 @@ export function bindPicker(node, inputName, { app, api }) {
   function changed(text) {
     asOneStep(app, () => {
       if (view.picture) node.properties[SIZE_KEY] = [view.picture.width, view.picture.height]
+      // What a run has shown may be newer than what the graph's undo has left here; saved with this change, not alone,
+      // because a change of its own would end the graph's redo.
+      if (executed) node.properties[UI_KEY] = executed
       view.warn('')
       widget.callback?.(text)
       node.onWidgetChanged?.(inputName, text, last, widget)
@@ -62,33 +68,39 @@ export function bindPicker(node, inputName, { app, api }) {
   }
 
   async function update() {
+    takePlace(node, view.element, app)
     view.refresh()
     const rootGraph = app.rootGraph ?? app.graph
     const picture = findPicture(node, IMAGE_INPUT, LINK_INPUT, rootGraph)
-    const executed = picture.kind === 'linked' ? node.properties[UI_KEY] : null
+    const linked = picture.kind === 'linked'
+    executed = linked ? (runPicture(node, LINK_INPUT, app) ?? node.properties[UI_KEY] ?? null) : null
     const file = picture.file ?? executed
     const settings = findMaskSettings(node, POINTS_OUTPUT, rootGraph)
     view.setMaskSource(file ? { image: annotated(file), settings } : null)
     const now = JSON.stringify([picture.kind, file])
     if (now === shown) return
     shown = now
-    if (!file) return view.showNothing(TEXTS[picture.kind]())
+    if (!file) {
+      view.showNothing(TEXTS[picture.kind]())
+      return warnOfShape()
+    }
     const url = api.apiURL(`${viewRoute(file)}&rand=${Math.random()}`) // a file of the same name may be new
     const many = file.batch > 1 ? t('First of {count} pictures.', { count: file.batch }) : ''
     view.showNothing(TEXTS.loading())
-    const ok = await view.showPicture(url, {
+    await view.showPicture(url, {
       size: file.width ? { width: file.width, height: file.height } : null,
       emptyText: executed ? TEXTS.linked() : TEXTS.failed(),
       notice: executed ? many || t('Picture of the last run.') : ''
     })
-    if (ok) warnOfShape()
+    warnOfShape()
   }
 
   function warnOfShape() {
     const [width, height] = node.properties[SIZE_KEY] ?? []
-    const differs = width && view.pointCount && shapeChanged({ width, height }, view.picture)
-    const sizes = { before: `${width} × ${height}`, now: `${view.picture.width} × ${view.picture.height}` }
-    view.warn(differs ? t('The shape of the picture changed from {before} to {now}: check the points.', sizes) : '')
+    const now = view.picture
+    if (!now || !width || !view.pointCount || !shapeChanged({ width, height }, now)) return view.warn('')
+    const sizes = { before: `${width} × ${height}`, now: `${now.width} × ${now.height}` }
+    view.warn(t('The shape of the picture changed from {before} to {now}: check the points.', sizes))
   }
 
   const onRunEnd = () => view.refreshMasks()
@@ -96,6 +108,7 @@ export function bindPicker(node, inputName, { app, api }) {
   function start() {
     if (timer) return
     node.properties ??= {}
+    enterPlace(view.element)
     view.attach()
     for (const name of RUN_ENDS) api.addEventListener(name, onRunEnd)
     timer = setInterval(update, WATCH)
@@ -108,6 +121,7 @@ export function bindPicker(node, inputName, { app, api }) {
     shown = null
     for (const name of RUN_ENDS) api.removeEventListener(name, onRunEnd)
     view.detach()
+    leavePlace(node, view.element)
   }
 
   chain(node, 'onAdded', start)
@@ -117,7 +131,10 @@ export function bindPicker(node, inputName, { app, api }) {
     const file = output?.[UI_KEY]?.[0]
     const picture = findPicture(node, IMAGE_INPUT, LINK_INPUT, app.rootGraph ?? app.graph)
     // The file's name is made from its content, so this changes the workflow only if the picture did.
-    if (file && picture.kind === 'linked') node.properties[UI_KEY] = file
+    if (file && picture.kind === 'linked') {
+      node.properties[UI_KEY] = file
+      keepRunPicture(node, LINK_INPUT, app, file)
+    }
     update()
   })
   hideOutputImages(node)

@@ -2,6 +2,7 @@
 
 import { asOneStep, chain, hideOutputImages, passWheel } from '../common/host.js'
 import { widgetValue } from '../common/graph.js'
+import { enterPlace, leavePlace, takePlace } from '../common/place.js'
 import { t } from '../common/texts.js'
 import { CurveView } from './view.js'
 
@@ -35,6 +36,7 @@ export function bindCurve(node, { app }) {
   const widgetOf = (name) => node.widgets.find((widget) => widget.name === name)
 
   function update() {
+    takePlace(node, view.element, app)
     view.refresh()
     view.setSteps(node.properties?.[STEPS_KEY] ?? 20)
     view.timesteps = isLinked(SIGMAS_INPUT) ? (node.properties?.[TIMESTEPS_KEY] ?? []) : null
@@ -59,6 +61,7 @@ export function bindCurve(node, { app }) {
   function start() {
     if (timer) return
     node.properties ??= {}
+    enterPlace(view.element)
     view.attach()
     timer = setInterval(update, WATCH)
     update()
@@ -68,6 +71,7 @@ export function bindCurve(node, { app }) {
     clearInterval(timer)
     timer = 0
     view.detach()
+    leavePlace(node, view.element)
   }
 
   chain(node, 'onAdded', start)
@@ -78,4 +82,7 @@ export function bindCurve(node, { app }) {
     update()
   })
   hideOutputImages(node)
+  // As high as ComfyUI makes it when it loads it: else its undo would find a change, and that would end the redo.
+  const [width, height] = node.computeSize()
+  node.setSize([Math.max(node.size[0], width), Math.max(node.size[1], height)])
 }
