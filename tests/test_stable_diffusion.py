@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,14 +15,17 @@ import torch
 from PIL import Image
 from real_models import CLIP_SIDE, SIDE, UNET, write_real_models
 from small import random_unet
+from tools.pretend_gpu import GPU, PretendGPU
 
 from p3s.__main__ import main
 from p3s.errors import FamilyError, MaskError, P3SError
 from p3s.pictures import write_png
+from p3s.pipeline import apply_subject, train_subject
 from p3s.points import PointSet
 from p3s.schedule import Schedule
 from p3s.stable_diffusion import StableDiffusion, load_stable_diffusion
 from p3s.subject import load_subject
+from p3s.subject_copy import CopySettings
 from p3s.training_settings import TrainSettings
 
 diffusers, transformers = pytest.importorskip("diffusers"), pytest.importorskip("transformers")
@@ -238,3 +244,33 @@ def test_train_and_generate_from_files(files: dict[str, Path], tmp_path: Path, m
     world = load_stable_diffusion(files["sd"], resolution=SIDE)
     picture = world.sample("a sks dog in the snow", [0], weight=Schedule("fixed", value=0.0), steps=2)[0]
     assert np.abs(plain - picture.numpy() * 255).max() <= 1
+
+
+class Words:
+    """In place of the text encoder: transformers makes its masks where the pretended GPU is not seen."""
+
+    def __init__(self, config: Any, device: torch.device) -> None:
+        self.config = config
+        generator = torch.Generator().manual_seed(0)
+        self.words = torch.randn(config.vocab_size, config.hidden_size, generator=generator).to(device)
+
+    def __call__(self, numbers: torch.Tensor) -> Any:
+        return SimpleNamespace(last_hidden_state=self.words[numbers])
+
+
+def test_on_a_gpu_it_is_as_on_the_cpu(files: dict[str, Path]) -> None:
+    """From a photo to a picture; the GPU is pretended."""
+
+    def chain(device: torch.device) -> tuple[list[float], torch.Tensor]:
+        sd = load_stable_diffusion(files["sd"], files["clip"], device, resolution=SIDE)
+        sd = replace(sd, text_encoder=Words(sd.text_encoder.config, device))
+        reference = sd.reference(stripes(), PointSet(((0.1, 0.5),), ((0.9, 0.5),)))
+        subject, result = train_subject(sd, [reference], "a dog", TrainSettings(steps=2), CopySettings())
+        applied, _ = apply_subject(sd, subject)
+        return [r.loss for r in result.reports], sd.sample("a dog", [1], applied.copy, applied.condition, steps=2)
+
+    losses, picture = chain(torch.device("cpu"))
+    with PretendGPU():
+        losses_there, picture_there = chain(GPU)
+    assert losses_there == pytest.approx(losses, rel=1e-4)
+    torch.testing.assert_close(picture_there, picture, atol=1e-3, rtol=0)
