@@ -95,7 +95,7 @@ def apply_saved_subject(b: Workflow) -> None:
 Use the checkpoint that the subject was trained on; others of the SD 1.5 family work, with less likeness.
 
 The description tells the rare word (**sks**) that stands for the subject in prompts. A file that was just trained or
-copied there is listed after a refresh (key R).
+copied there is listed after a refresh (key R); a later training of the same name has a number (my_subject_00002).
 """,
     )
     base = b.add("CheckpointLoaderSimple", 98, ckpt_name=CHECKPOINT)
