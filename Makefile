@@ -26,8 +26,8 @@ lint: $(STAMP)
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy -p p3s -p benchmarks
-	@mkdir -p .mypy_cache/pack && ln -sfn "$(CURDIR)" .mypy_cache/pack/comfyui_p3s
-	MYPYPATH=.mypy_cache/pack $(PYTHON) -m mypy -p comfyui_p3s.nodes
+	@folder=$$(mktemp -d) && ln -s "$(CURDIR)" "$$folder/comfyui_p3s" && trap 'rm -r "$$folder"' EXIT && \
+	echo mypy -p comfyui_p3s.nodes && MYPYPATH="$$folder" $(PYTHON) -m mypy -p comfyui_p3s.nodes
 
 format: $(STAMP)
 	$(PYTHON) -m ruff check --fix .

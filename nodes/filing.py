@@ -54,7 +54,7 @@ def save(subject: Subject, name: str) -> Filed:
             problems.append(f"{folder}: {error}")
         else:
             return Filed(subject, path, (f"{steps}, saved to {path}", *problems))
-    advice = "Free some space, then queue a Save P3S Subject node."
+    advice = "Free some space, then queue a Save P3S Subject node"
     return Filed(subject, "", (f"{steps}, but NOT SAVED: {'; '.join(problems)}. {advice}",))
 
 
@@ -72,7 +72,7 @@ def trained_before(wanted: SubjectInfo, name: str) -> Filed | None:
             continue
         info = replace(subject.info, **{note: getattr(wanted, note) for note in NOTES})
         if info == subject.info and _is_called(path, name):
-            told = f"Not trained again: taken from {path} ({info.steps} steps). Turn on retrain to train it anew."
+            told = f"Not trained again: taken from {path} ({info.steps} steps). Turn on retrain to train it anew"
             return Filed(subject, str(path), (told,))
         filed = save(replace(subject, info=info), name)
         return filed._replace(told=(f"Not trained again: the same training as {path}", *filed.told))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import unicodedata
 
 import folder_paths
@@ -57,7 +58,8 @@ def renamed(name: str) -> list[str]:
 
 
 def short(text: str) -> str:
-    """A text with the files of ComfyUI's model and output folders as people call them."""
+    """A text with the paths in ComfyUI's model and output folders relative to them, those of subjects without their
+    ending."""
     for folder in (folder_paths.models_dir, folder_paths.get_output_directory()):
         text = text.replace(folder + os.sep, os.path.basename(folder) + os.sep)
-    return text.replace(SUFFIX, "")
+    return re.sub(re.escape(SUFFIX) + r"(?=[\s;]|$)", "", text)

@@ -11,7 +11,7 @@ from ..p3s.errors import SubjectFileError
 from ..p3s.subject import Subject as TrainedSubject
 from ..p3s.subject import load_subject, save_new_subject
 from . import folders
-from .host.run import show_text
+from .host.run import LINE_BREAK, show_text
 from .types import Subject, build
 
 
@@ -95,7 +95,7 @@ class SaveSubject(io.ComfyNode):
     @classmethod
     def execute(cls, subject: TrainedSubject, filename: str) -> io.NodeOutput:
         path = str(save_new_subject(subject, folders.save_folder(), filename))
-        show_text(cls, folders.short(";\n".join([f"Saved {path}", *folders.renamed(filename)])))
+        show_text(cls, folders.short(LINE_BREAK.join([f"Saved {path}", *folders.renamed(filename)])))
         return io.NodeOutput(path, ui={"text": [path]})
 
 

@@ -16,7 +16,7 @@ from ..p3s.rngr import Reference as CleanReference
 from ..p3s.training_state import Checkpoints
 from . import filing, folders, train_inputs, train_run
 from .host.progress import tell
-from .host.run import show_text
+from .host.run import LINE_BREAK, show_text
 from .train_task import make_task
 from .types import Subject, build
 
@@ -123,6 +123,5 @@ class Train(io.ComfyNode):
 def _output(node: Any, filed: filing.Filed, losses: dict[str, list[float]]) -> io.NodeOutput:
     told = "; ".join(filed.told)
     log.info("Train P3S: %s", told)
-    # In lines, because the box on the node is small; Nodes 2.0 shows a line's end as a space.
-    show_text(node, folders.short(";\n".join(filed.told)))
+    show_text(node, folders.short(LINE_BREAK.join(filed.told)))  # in lines: the box on the node is small
     return io.NodeOutput(filed.subject, losses, filed.path, ui={"text": [told]})

@@ -107,7 +107,8 @@ def train(
         try:
             while len(run.reports) < run.total:
                 report = run.step()
-                if checkpoints is not None and checkpoints.every and report.step % checkpoints.every == 0:
+                due = checkpoints is not None and checkpoints.every and report.step % checkpoints.every == 0
+                if due and report.step < run.total:
                     run.save()
                 if callback is not None and callback(report) is False:
                     break

@@ -166,9 +166,9 @@ def mark_diverged(path: Path, diverged: Divergence) -> None:
 class Checkpoints:
     """Where and how often a training keeps its state, for ``train(..., resume=load_state(path))``.
 
-    ``every`` n steps (0: not on the way), and whenever it ends before its end. There is one file, replaced in one go.
-    A state of SD 1.5 takes 7 GB with a full copy (weights and two numbers of AdamW for each, in float32), 160 MB with a
-    low-rank one of rank 16.
+    ``every`` n steps (0: not on the way), but not at the last one, and whenever it ends before its end. There is one
+    file, replaced in one go. A state of SD 1.5 takes 7 GB with a full copy (weights and two numbers of AdamW for each,
+    in float32), 160 MB with a low-rank one of rank 16.
     """
 
     path: Path

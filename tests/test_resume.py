@@ -85,8 +85,8 @@ def test_a_state_is_kept_on_the_way(base, tmp_path):
     def look(report):
         seen.append(len(load_state(kept.path).reports) if kept.path.exists() else 0)
 
-    train(base, fresh(base), EXAMPLES, EMPTY, NOISE, TrainSettings(steps=5), look, kept)
-    assert seen == [0, 2, 2, 4, 4]
+    train(base, fresh(base), EXAMPLES, EMPTY, NOISE, TrainSettings(steps=6), look, kept)
+    assert seen == [0, 2, 2, 4, 4, 4]  # the state after the last step is the result
     kept.discard()
     kept.discard()
     assert os.listdir(kept.path.parent) == []

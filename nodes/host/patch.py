@@ -82,8 +82,11 @@ def compute_dtype(model: Any) -> torch.dtype:
     return model.model.manual_cast_dtype or model.model.get_dtype()
 
 
-#: The copies in use, so that several Apply nodes of one subject share one. Nothing here keeps a copy alive.
-_copies: weakref.WeakKeyDictionary[Subject, weakref.WeakValueDictionary[Any, CopyPatcher]] = weakref.WeakKeyDictionary()
+#: The first patcher of each copy in use, so that several Apply nodes of one subject share it. Nothing here keeps a copy
+#: alive.
+_patchers: weakref.WeakKeyDictionary[Subject, weakref.WeakValueDictionary[Any, CopyPatcher]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def patcher_of_copy(model: Any, config: UNetConfig, subject: Subject) -> CopyPatcher:
@@ -95,7 +98,7 @@ def patcher_of_copy(model: Any, config: UNetConfig, subject: Subject) -> CopyPat
     """
     base, dtype = model.model.diffusion_model, compute_dtype(model)
     devices = {"load_device": model.load_device, "offload_device": model.offload_device}
-    made = _copies.setdefault(subject, weakref.WeakValueDictionary())
+    made = _patchers.setdefault(subject, weakref.WeakValueDictionary())
     low_rank = CopySettings.from_dict(subject.info.copy_settings).kind == "lora"
     # A low-rank copy keeps its base alive: no other one can have its id meanwhile.
     key = (config, dtype, *devices.values(), id(base) if low_rank else None)

@@ -11,7 +11,7 @@ from torch import Tensor
 from .progress import Preview
 
 
-@torch.inference_mode()  # as the host's own previews are made: TAESD would record what training needs
+@torch.inference_mode()  # as the host's own previews: else autograd would keep the activations of TAESD
 def picture(model: Any, latent: Tensor) -> Preview:
     """A latent [1, channels, h, w], scaled as the MODEL reads it, as a picture for the host's progress bar.
 

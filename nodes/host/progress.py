@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ...p3s.training_step import StepReport
 from . import memory
-from .run import show_text
+from .run import LINE_BREAK, show_text
 
 log = logging.getLogger("p3s")
 
@@ -76,11 +76,12 @@ class Progress:
         self._terminal.set_postfix_str(f"loss {report.loss:.4f}", refresh=False)
         self._terminal.update(report.step - self._terminal.n)
         last, looks = report.step == report.total, bool(self._every) and report.step % self._every == 0
-        doing = "making a preview" if looks else "saving" if last else ""
-        if doing or time.monotonic() - self._told >= TEXT_EVERY:
+        if looks or time.monotonic() - self._told >= TEXT_EVERY:
             self._told = time.monotonic()
-            show_text(self._node, self._line(report, doing))
+            show_text(self._node, self._line(report, "making a preview" if looks else ""))
         self._bar.update_absolute(report.step, report.total, self._picture() if looks else None)
+        if last:
+            show_text(self._node, self._line(report, "saving"))
 
     def _line(self, report: StepReport, doing: str) -> str:
         parts = [f"Step {report.step} of {report.total}"]
@@ -90,7 +91,7 @@ class Progress:
         parts[0] += f", {memory.in_use() / 2**30:.1f} GiB in use"
         parts[0] += f", {doing}" if doing else ""
         parts.append(f"loss {report.loss:.4f} (denoising {report.denoising:.4f}, consistency {report.consistency:.4f})")
-        return "\n".join([*parts, *self._notes])
+        return LINE_BREAK.join([*parts, *self._notes])
 
     def _picture(self) -> Preview | None:
         try:

@@ -83,16 +83,16 @@ class SeenPictures:
         if encode is None:
             return None
         photo = load_picture(path, MOST_PIXELS)[0]
-        found: Tensor | MaskError | RuntimeError
+        tokens: Tensor | Exception
         try:
-            found = clip_tokens(photo, encode, clip_image_size(model))
-        except (MaskError, RuntimeError) as caught:  # such as weights on two devices
-            found = caught
+            tokens = clip_tokens(photo, encode, clip_image_size(model))
+        except (MaskError, RuntimeError) as error:  # such as weights on two devices
+            tokens = error
         if _next_run() != before or clip_encoder_in_place(model) is None:
             return None
-        if isinstance(found, Exception):
-            raise found
-        self._keep(key, photo, found, model, by_run=False)
+        if isinstance(tokens, Exception):
+            raise tokens
+        self._keep(key, photo, tokens, model, by_run=False)
         return self._readings.get(key)
 
     def _keep(self, key: str, photo: Tensor, tokens: Tensor, model: Any, by_run: bool) -> None:

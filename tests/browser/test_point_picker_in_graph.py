@@ -187,6 +187,9 @@ def test_a_computed_picture_shows_after_the_run_and_after_a_reload(editor_page: 
     editor_page.load(workflow)
     editor_page.becomes(editor_page.hint, "The linked picture shows here after a run.")
     assert editor_page.value == value
+    editor_page.server.client.free()
+    editor_page.queue()  # writes the same file again
+    editor_page.wait_for_picture((320, 160))
 
 
 def test_dropped_and_pasted_pictures_are_uploaded(editor_page: EditorPage) -> None:

@@ -184,7 +184,8 @@ class Client:
 
     def free(self) -> None:
         """Unload all models and forget all cached outputs. The server does it after the prompt that it takes next, if
-        one is there when it wakes: so one that costs nothing is run."""
+        one is there when it wakes: so one that costs nothing is run. What is queued next finds it done; a route that is
+        asked at once may not."""
         self.post("/free", {"unload_models": True, "free_memory": True})
         self.run_ok({"1": {"class_type": "PreviewAny", "inputs": {"source": "freed"}}})
 

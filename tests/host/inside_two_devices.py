@@ -50,7 +50,7 @@ CUDA: dict[str, Callable[..., Any]] = {
 
 
 @contextmanager
-def machine(free: int = 40 * GIB) -> Iterator[PretendGPU]:
+def pretended_machine(free: int = 40 * GIB) -> Iterator[PretendGPU]:
     """The host computes on the pretended GPU, of whose memory so many bytes are free."""
     management.unload_all_models()
     stand_ins = [(torch.cuda, name, value) for name, value in CUDA.items()]
@@ -88,7 +88,7 @@ def images(model: Any) -> dict[str, Callable[[], torch.Tensor]]:
 def sampling(path: str) -> dict[str, float]:
     """Errors of the GPU's images against the CPU's."""
     expected = {name: image() for name, image in images(load(path)).items()}
-    with machine():
+    with pretended_machine():
         model = load(path)
         assert model.load_device == GPU, model.load_device
         errors = {name: difference(image().cpu(), expected[name]) for name, image in images(model).items()}
@@ -103,7 +103,7 @@ def little_memory(path: str) -> dict[str, Any]:
     for kind in ("full", "lora"):
         model = load(path)
         expected = sample(apply(model, subject_for(model, kind=kind)))
-        with machine(GIB // 10):
+        with pretended_machine(GIB // 10):
             model = load(path)
             applied = apply(model, subject_for(model, kind=kind))
             (copy,) = applied.get_additional_models_with_key(patch.KEY)
@@ -140,7 +140,7 @@ def training(path: str, folder: Path, kind: str) -> dict[str, Any]:
     model = load(path)
     on_cpu, _ = trained(model, folder / f"cpu {kind}", kind)
     expected = sample(apply(model, on_cpu.subject))
-    with machine():
+    with pretended_machine():
         model = load(path)
         sample(model)  # so that the training finds the model on the GPU
         outcome, shown = trained(model, folder / f"gpu {kind}", kind)
@@ -157,7 +157,7 @@ def clip(path: str) -> dict[str, float]:
     photo = draw(64, 96, 3).sigmoid()
     vision = comfy.clip_vision.load(path)
     expected = SeenPictures().tokens(photo, vision)
-    with machine():
+    with pretended_machine():
         vision = comfy.clip_vision.load(path)
         by_run = SeenPictures().tokens(photo, vision)
         in_place = conditions.clip_encoder_in_place(vision)

@@ -19,15 +19,16 @@ def test_step_losses_memory_and_time_left_are_told(server: Server, client: Clien
     result = client.run_ok(job.g.graph)
     lines = [event.data["text"] for event in result.events if event.type == "text"]
     told = [
-        re.match(r"Step (\d) of 6(, \d\d:\d\d left)?, \d+\.\d GiB in use(, making a preview)?\nloss \d", line)
+        re.match(r"Step (\d) of 6(, \d\d:\d\d left)?, \d+\.\d GiB in use(, making a preview|, saving)?;\nloss \d", line)
         for line in lines
     ]
-    assert {match[1] for match in told if match and match[3]} == {"2", "4", "6"}
+    looks = [match[1] for match in told if match and match[3] == ", making a preview"]
+    assert looks == ["2", "4", "6"]
     assert [match[1] for match in told if match][-1] == "6"
     assert any(match[2] for match in told if match)
     last = next(line for line in reversed(lines) if line.startswith("Step 6"))
-    now, losses = last.split("\n")
-    assert re.fullmatch(r"Step 6 of 6, \d+\.\d GiB in use, making a preview", now)
+    now, losses = last.split(";\n")
+    assert re.fullmatch(r"Step 6 of 6, \d+\.\d GiB in use, saving", now)
     assert re.fullmatch(r"loss \d+\.\d{4} \(denoising \d+\.\d{4}, consistency \d+\.\d{4}\)", losses)
     # Before the first step, and after the last.
     assert lines[:5] == [

@@ -27,14 +27,14 @@ def facts(inside: Inside, tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_images_are_the_cpus(facts: Any) -> None:
     found = facts["sampling"]
     assert len(found) == 8
-    assert max(found.values()) < 1e-3, found
+    assert all(error < 1e-3 for error in found.values()), found
 
 
 def test_images_are_the_cpus_where_the_models_do_not_fit(facts: Any) -> None:
     full, lora = (facts["little memory"][kind] for kind in ("full", "lora"))
     # Some weights, or all, stay with the processor, and go to the GPU when they are used.
     assert all("cpu" in places for places in (full["model"], full["copy"], lora["model"]))
-    assert max(full["error"], lora["error"]) < 1e-3, (full, lora)
+    assert full["error"] < 1e-3 and lora["error"] < 1e-3, (full, lora)
 
 
 @pytest.mark.parametrize("kind", ["full", "lora"])
@@ -50,4 +50,4 @@ def test_training_is_the_cpus(facts: Any, kind: str) -> None:
 
 def test_clip_tokens_are_the_cpus(facts: Any) -> None:
     assert set(facts["clip"]) == {"run", "route"}
-    assert max(facts["clip"].values()) < 1e-3, facts["clip"]
+    assert all(error < 1e-3 for error in facts["clip"].values()), facts["clip"]

@@ -7,7 +7,8 @@ the processor wait for the GPU. Within :class:`PretendGPU`
   without a number does not: torch then asks the driver which GPU is meant);
 - an operator that is given tensors of both devices raises, but for what torch allows: plain tensors of no dimension,
   plain indices, copies. So does a random generator of the other device;
-- ``waits`` lists what made the processor wait: the values that were read, and the copies to the CPU.
+- ``waits`` lists what made the processor wait: the values that were read, and the copies to the CPU. (Copies of
+  unpinned memory to the GPU wait as well, and are not counted.)
 
 What it cannot tell: anything of CUDA's own kernels (their rounding, types, determinism), autocast (the dispatcher takes
 the tensors for those of "meta"), memory, streams and pinned memory, and what a file says of a tensor's device (it is
@@ -28,7 +29,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 GPU = torch.device("cuda", 0)
 aten = torch.ops.aten
 #: Operators whose result the processor must know, if only its shape.
-READS = {"_local_scalar_dense", "equal", "nonzero", "_unique2", "unique_dim", "unique_consecutive", "masked_select"}
+READS = {
+    "_local_scalar_dense",
+    "equal",
+    "allclose",
+    "repeat_interleave",
+    "nonzero",
+    "_unique2",
+    "unique_dim",
+    "unique_consecutive",
+    "masked_select",
+}
 INDEXED = {"index", "index_put", "index_put_", "_unsafe_index"}
 
 

@@ -35,12 +35,11 @@ def train_and_generate(b: Workflow) -> None:
     b.column(460)
     b.note(
         "Point out the subject",
-        220,
+        280,
         f"""
 1. **Upload your photo** in Point Picker. {PHOTO}
 2. **Click the subject** you want (+).
 3. **Right-click** a similar one that shall go (-). It is removed from the reference.
-
 4. {LOOK} Then **Run**.
 """,
     )

@@ -135,6 +135,7 @@ export function bindPicker(node, inputName, { app, api }) {
       node.properties[UI_KEY] = file
       keepRunPicture(node, LINK_INPUT, app, file)
     }
+    if (!view.picture) shown = null // the run may have written a file again that was gone
     update()
   })
   hideOutputImages(node)

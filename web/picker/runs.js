@@ -25,7 +25,8 @@ export function runPicture(node, inputName, app) {
   return pictures.get(placeOf(node, inputName, app))
 }
 
-/** Another graph begins in which ids may come again. */
+/** The graph was cleared, and its ids may come again. The pictures of other tabs go too; those fall back to what is saved
+ * with them. */
 export function forgetRunPictures() {
   pictures.clear()
 }
