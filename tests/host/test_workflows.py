@@ -90,6 +90,7 @@ def trained(server: Server) -> tuple[Graph, Result]:
     for name in (SUBJECT, *SUBJECTS):
         (subjects / name).unlink(missing_ok=True)
     graph = opened("train_and_generate", server)
+    graph["clean"] = {"class_type": "PreviewImage", "inputs": {"images": [node_id(graph, "P3S_RNGRMask"), 1]}}
     result = server.client.run_ok(graph, timeout=600)
     for name in SUBJECTS:
         shutil.copy(subjects / SUBJECT, subjects / name)
@@ -104,12 +105,12 @@ def test_train_and_generate_gives_pictures_and_a_subject(server: Server, trained
     (picture,) = result.images(node_id(graph, "SaveImage"))
     assert picture.shape == (128, 128, 3)
     assert picture.std() > 1
-    masks, learned = result.images(node_id(graph, "P3S_RNGRMask"))
+    masks, shown = result.images(node_id(graph, "P3S_RNGRMask"))
     assert masks.shape[:2] == (512, 1024)
     assert result.outputs[node_id(graph, "P3S_RNGRMask")]["text"] == []
     # What was right-clicked is gone from the reference, what was clicked is not.
-    photo, (clean,) = Image.open(PHOTO), result.images(node_id(graph, "PreviewImage"))
-    np.testing.assert_array_equal(learned, clean)
+    photo, (clean,) = Image.open(PHOTO), result.images("clean")
+    np.testing.assert_array_equal(shown, clean)
     assert abs(clean[230, 768].astype(int) - photo.getpixel((768, 230))).max() > 20
     assert abs(clean[215, 266].astype(int) - photo.getpixel((266, 215))).max() <= 1
 
@@ -136,8 +137,8 @@ def test_the_other_workflows_run(server: Server, client: Client, trained: tuple[
 def test_external_inpainting_replaces_the_fill(server: Server, client: Client, trained: tuple[Graph, Result]) -> None:
     graph = opened("external_inpainting", server)
     result = client.run_ok(graph, timeout=600)
-    first, _ = nodes_of(graph, "P3S_RNGRMask")
-    (clean,) = result.images(node_id(graph, "PreviewImage"))
+    first, second = nodes_of(graph, "P3S_RNGRMask")
+    _, clean = result.images(second)
     graph["fill"] = {"class_type": "PreviewImage", "inputs": {"images": [first, 1]}}
     graph["photo"] = {"class_type": "PreviewImage", "inputs": {"images": graph[first]["inputs"]["image"]}}
     both = client.run_ok(graph, timeout=600)
