@@ -50,7 +50,7 @@ def with_patches(
             rows = min(len(i.features.self_attention[layer]) for i in present)
             q, k, v = q[:rows], k[:rows], v[:rows]
         parts = [part for i in present if (part := i.at(layer, grid, k)) is not None]
-        sums, added = [part[0] for part in parts], [part[1] for part in parts]
+        sums, added = [part.sums for part in parts], [part.added for part in parts]
         masks[layer] = [i.mask for i in present], [f.shape[1] for f in added]
         k, v = as_tiles(k, len(q)), as_tiles(v, len(q))
         sums, added = [as_tiles(t, len(q)) for t in sums], [as_tiles(t, len(q)) for t in added]

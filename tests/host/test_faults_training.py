@@ -92,11 +92,12 @@ def same(first: Path, second: Path) -> bool:
 def test_cancelled_and_resumed_is_uninterrupted(faulty: Server, folder: Path, kind: str) -> None:
     settings = {"kind": kind, "rank": 4}
     result = cancel_at(faulty, 3, **settings)
-    told = [event.data["text"] for event in result.events if event.type == "text"][-1].replace("\n", " ")
+    *_, saving, told = [event.data["text"].replace("\n", " ") for event in result.events if event.type == "text"]
     cancelled = folder / "dog_cancelled.safetensors"
     (state,) = folder.glob("dog_*.training")
     done = load_subject(cancelled).info.steps
     assert 3 <= done < STEPS
+    assert saving == f"Cancelled after step {done} of {STEPS}, saving what is trained"
     assert told.startswith(f"{done} steps trained, saved to models/p3s/{cancelled.stem}; queue again to resume it from")
     assert f"models/p3s/{state.name} (" in told
 
