@@ -9,7 +9,7 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..p3s.errors import MaskError, P3SError
+from ..p3s.errors import P3SError
 from ..p3s.injection import EffectMask
 from ..p3s.layer_strengths import layer_strengths as layer_factors
 from ..p3s.layer_strengths import parse_layer_strengths
@@ -165,12 +165,18 @@ class Apply(io.ComfyNode):
 
 
 def effect_mask(mask: Tensor | None) -> EffectMask | None:
-    """From a MASK [1, height, width]. Raises MaskError for several masks, and for values outside 0..1."""
+    """From a MASK: [height, width], [masks, height, width] or, as some nodes give it, [masks, 1, height, width].
+
+    Raises MaskError for other shapes and for values that are no shares.
+    """
     if mask is None:
         return None
-    if mask.ndim == 3 and len(mask) != 1:
-        raise MaskError(
-            f"mask holds {len(mask)} masks; one is expected, for all images of the batch. Use an Apply P3S for each "
-            "subject"
+    if mask.ndim == 4 and 1 in (mask.shape[1], mask.shape[3]):
+        mask = mask.squeeze(1 if mask.shape[1] == 1 else 3)
+    found = EffectMask(mask)
+    if found.nowhere:
+        log.warning(
+            "Apply P3S: the mask is empty (0 everywhere), so the subject is off. Load Image gives such a mask for a "
+            "picture without transparency"
         )
-    return EffectMask(mask.reshape(mask.shape[-2:]))
+    return found

@@ -60,10 +60,13 @@ def generate_subjects(
     """DDIM with classifier-free guidance; yields the estimate of x_0 [batch, channels, h, w] after every step.
 
     ``latents`` is the starting noise, ``prompt`` and ``empty_prompt`` are [text tokens, context_dim]. Where a subject's
-    weight is 0 its copy is not run at all; where that holds for all of them the step is the plain model's.
+    weight is 0 its copy is not run at all; where that holds for all of them the step is the plain model's. Raises
+    MaskError for an effect mask with another number of images than ``latents``.
     """
     schedules = [schedule_of(s.copy.schedule(s.weight), settings) for s in subjects]
     for subject in subjects:
+        if subject.mask is not None:
+            subject.mask.check(len(latents))
         subject.copy.borrow(base)
     caches = [FeatureCache(settings.reuse) for _ in subjects]
     evaluations = {t: i for i, t in enumerate(ddim_timesteps(noise, steps))}

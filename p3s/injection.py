@@ -16,6 +16,7 @@ from .unet import AttentionHooks, repeat_rows
 from .unet_config import Layer
 
 MASK_PRECISION = 1e-4  # a mask is rounded: nearer to 0 or 1 than this counts as 0 or 1
+OVERSHOOT = 0.25  # how far past 0 and 1 a mask may reach: bicubic and Lanczos resizing overshoot at hard edges
 
 
 def extend_keys(k: Tensor, added: Sequence[Tensor]) -> Tensor:
@@ -41,17 +42,19 @@ def mask_bias(
     keys: int,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Bias of the logits under effect masks, float32 [queries, keys] on ``device``.
+    """Bias of the logits under effect masks, float32 [rows, queries, keys] on ``device``; rows is 1 where all rows of
+    the batch are alike.
 
-    A subject with the mask m [queries] in 0..1 has its share of query i's softmax multiplied by m_i: log m_i on the
-    ``lengths`` keys that it has appended, in the order of the subjects, at the end of the ``keys``. Where m is 0 these
-    keys are not seen at all; a mask of ones, or None, changes nothing.
+    A subject with the mask m [1 or rows, queries] in 0..1 has its share of query i's softmax multiplied by m_i: log m_i
+    on the ``lengths`` keys that it has appended, in the order of the subjects, at the end of the ``keys``. Where m is 0
+    these keys are not seen at all; a mask of ones, or None, changes nothing.
     """
-    columns = [torch.zeros(queries, keys - sum(lengths), device=device)]
-    for m, length in zip(masks, lengths, strict=True):
-        share = torch.ones(queries, device=device) if m is None else m.to(device).float()
-        columns.append(share.log()[:, None].expand(-1, length))
-    return torch.cat(columns, dim=1)
+    shares = [torch.ones(1, queries, device=device) if m is None else m.to(device).float() for m in masks]
+    rows = max(len(share) for share in shares)
+    columns = [torch.zeros(rows, queries, keys - sum(lengths), device=device)]
+    for share, length in zip(shares, lengths, strict=True):
+        columns.append(share.log()[:, :, None].expand(rows, -1, length))
+    return torch.cat(columns, dim=2)
 
 
 def fit_tokens(f: Tensor, grid: tuple[int, int], target: tuple[int, int]) -> Tensor:
@@ -68,26 +71,47 @@ def pool_tokens(f: Tensor, grid: tuple[int, int], by: int) -> Tensor:
 
 
 class EffectMask:
-    """Where in the image a subject acts: ``mask`` [height, width] in 0..1, of any size.
+    """Where in the image a subject acts: ``mask`` in 0..1, of any size, [height, width] for every image of a batch or
+    [images, height, width] for each its own.
 
-    Raises MaskError for another shape and for values that are no shares.
+    Values that overshoot a little, as resizing makes them, are cut. Raises MaskError for another shape and for values
+    that are no shares.
     """
 
     def __init__(self, mask: Tensor) -> None:
-        if mask.ndim != 2 or mask.numel() == 0:
-            raise MaskError(f"an effect mask must be [height, width]; got the shape {tuple(mask.shape)}")
+        if mask.ndim not in (2, 3) or mask.numel() == 0:
+            raise MaskError(
+                f"an effect mask must be [height, width] or [images, height, width]; got the shape {tuple(mask.shape)}"
+            )
         low, high = (float(v) for v in torch.aminmax(mask))
-        if not (low >= -MASK_PRECISION and high <= 1 + MASK_PRECISION):  # also when they are NaN
+        if not (low >= -OVERSHOOT and high <= 1 + OVERSHOOT):  # also when they are NaN
             raise MaskError(f"an effect mask must lie in 0..1; this one reaches from {low:g} to {high:g}")
         self.everywhere, self.nowhere = low >= 1, high <= 0
-        self._mask = mask.detach().float().cpu().clamp(0, 1)
+        self._mask = mask.detach().float().cpu().clamp(0, 1).reshape(-1, *mask.shape[-2:])
         self._tokens: dict[tuple[tuple[int, int], torch.device], Tensor] = {}
 
+    @property
+    def images(self) -> int:
+        """How many images it tells apart; 1 for a mask that serves all."""
+        return len(self._mask)
+
+    def check(self, images: int) -> None:
+        """Raise MaskError if it does not tell apart as many images as are sampled."""
+        if self.images not in (1, images):
+            raise MaskError(
+                f"mask holds {self.images} masks, and {images} image(s) are sampled: give one mask for all of them, or "
+                "one for each"
+            )
+
+    def of(self, images: Sequence[int]) -> EffectMask:
+        """The mask of some images of the batch, by their numbers."""
+        return self if self.images == 1 else EffectMask(self._mask[list(images)])
+
     def tokens(self, grid: tuple[int, int], device: torch.device | str = "cpu") -> Tensor:
-        """The mask on a (height, width) grid of tokens, float32 [height * width]; exact where it is 0 or 1."""
+        """The mask on a (height, width) grid of tokens, float32 [images, height * width]; exact where it is 0 or 1."""
         key = grid, torch.device(device)
         if key not in self._tokens:
-            m = resize(self._mask, grid).flatten()
+            m = resize(self._mask, grid).flatten(1)
             m = torch.where(m < MASK_PRECISION, 0.0, torch.where(m > 1 - MASK_PRECISION, 1.0, m))
             self._tokens[key] = m.to(device)
         return self._tokens[key]
@@ -146,7 +170,7 @@ def _scale(features: Mapping[Layer, Tensor], weight: float | Tensor) -> dict[Lay
 
 class Part(NamedTuple):
     """What one subject does to one self-attention: added to the image's own values [batch, n, channels], appended to
-    keys and values [batch, m, channels], and where [n] (None: everywhere)."""
+    keys and values [batch, m, channels], and where [1 or batch, n] (None: everywhere)."""
 
     sums: Tensor
     added: Tensor
@@ -158,8 +182,9 @@ class Injection:
     """A subject in one step: its features, already weighted with eps_t, and how they enter.
 
     Under a ``mask`` queries where it is 0 see none of the subject (see :func:`mask_bias`); what is added to values and
-    to the queries of cross-attention is multiplied by it. With ``pool`` above 1 the appended tokens of the finest
-    layers are means of pool x pool features.
+    to the queries of cross-attention is multiplied by it. A mask with several images is repeated over the batch, which
+    holds them in their order once or several times. With ``pool`` above 1 the appended tokens of the finest layers are
+    means of pool x pool features.
     """
 
     features: Features
@@ -172,8 +197,8 @@ class Injection:
         f = self._on_grid(self.features.self_attention, layer, grid, z)
         if f is None:
             return None
-        m = None if self.mask is None else self.mask.tokens(grid, z.device)
-        sums = self.lam * f if m is None else self.lam * m[:, None].to(f.dtype) * f
+        m = self._shares(grid, z)
+        sums = self.lam * f if m is None else self.lam * m[:, :, None].to(f.dtype) * f
         finest = self.features.grids[layer] == max(self.features.grids.values())
         return Part(sums, pool_tokens(f, grid, self.pool) if self.pool > 1 and finest else f, m)
 
@@ -182,7 +207,15 @@ class Injection:
         g = self._on_grid(self.features.cross_attention, layer, grid, z)
         if g is None:
             return z
-        return z + (g if self.mask is None else self.mask.tokens(grid, z.device).to(g.dtype)[:, None] * g)
+        m = self._shares(grid, z)
+        return z + (g if m is None else m[:, :, None].to(g.dtype) * g)
+
+    def _shares(self, grid: tuple[int, int], z: Tensor) -> Tensor | None:
+        """The mask at the tokens of ``z``, [1 or batch, n]."""
+        if self.mask is None:
+            return None
+        m = self.mask.tokens(grid, z.device)
+        return m if len(m) == 1 else repeat_rows(m, len(z))
 
     def _on_grid(
         self, features: Mapping[Layer, Tensor], layer: Layer, grid: tuple[int, int], z: Tensor
@@ -215,7 +248,7 @@ class InjectionHooks(AttentionHooks):
             return None
         sums, added, masks = zip(*parts, strict=True)
         bias = mask_bias(masks, [a.shape[1] for a in added], sums[0].shape[1], keys, sums[0].device)
-        return bias.to(sums[0].dtype)
+        return bias.to(sums[0].dtype)[:, None]  # the same for every head
 
     def cross_attention(self, layer: Layer, z: Tensor, context: Tensor, grid: tuple[int, int]) -> Tensor:
         for injection in self.injections:

@@ -126,13 +126,12 @@ class FeatureCache:
         self.reuse = reuse
         self._kept: dict[Hashable, tuple[int, Features]] = {}
 
-    def get(self, key: Hashable, evaluation: int, compute: Callable[[], Features]) -> Features:
+    def get(self, key: Hashable, evaluation: int | None, compute: Callable[[], Features]) -> Features:
         """The features for a call in the ``evaluation``-th evaluation: kept ones while they are less than ``reuse``
-        evaluations old."""
-        if self.reuse == 1:
+        evaluations old. None: the evaluation is not known, so nothing is used again."""
+        if self.reuse == 1 or evaluation is None:
             return compute()
-        age, features = self._kept.get(key, (0, None))
-        if features is None or evaluation - age >= self.reuse:
-            features = compute()
-            self._kept[key] = evaluation, features
-        return features
+        self._kept = {k: kept for k, kept in self._kept.items() if evaluation - kept[0] < self.reuse}
+        if key not in self._kept:
+            self._kept[key] = evaluation, compute()
+        return self._kept[key][1]

@@ -44,7 +44,7 @@ class AttentionHooks:
         """Told what a self-attention (with its output projection) gave."""
 
     def self_attention_bias(self, layer: Layer, keys: int, grid: tuple[int, int]) -> Tensor | None:
-        """Added to the logits of a self-attention, [tokens, keys]; None for nothing."""
+        """Added to the logits of a self-attention, [1 or batch, 1, tokens, keys]; None for nothing."""
         return None
 
     def cross_attention(self, layer: Layer, z: Tensor, context: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -67,7 +67,7 @@ class Attention(nn.Module):
         self.to_out = nn.Sequential(operations.Linear(dim, dim, **factory), nn.Identity())
 
     def forward(self, q_in: Tensor, k_in: Tensor, v_in: Tensor, bias: Tensor | None = None) -> Tensor:
-        """``bias`` [queries, keys] is added to the logits."""
+        """``bias`` [1 or batch, 1, queries, keys] is added to the logits."""
         q, k, v = (self.split(t) for t in (self.to_q(q_in), self.to_k(k_in), self.to_v(v_in)))
         return self.to_out(F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).flatten(2))
 

@@ -42,7 +42,7 @@ def test_queries_inside_see_the_subject_and_those_outside_do_not():
     """With lambda = 0 the image's own values are the plain ones, so both sides are known exactly."""
     one = attend(Injection(features(), 0.0))
     masked, plain = attend(Injection(features(), 0.0, half())), attend()
-    inside = half().tokens(GRID) == 1
+    inside = half().tokens(GRID)[0] == 1
     torch.testing.assert_close(masked[:, inside], one[:, inside])
     torch.testing.assert_close(masked[:, ~inside], plain[:, ~inside])
     assert (one - plain).abs().max() > 0.01
@@ -51,7 +51,7 @@ def test_queries_inside_see_the_subject_and_those_outside_do_not():
 def test_a_soft_mask_weighs_the_subjects_share_of_the_softmax():
     torch.manual_seed(0)
     logits, share = torch.randn(1, 6), 0.3
-    bias = mask_bias([torch.tensor([share])], [2], 1, 6)
+    (bias,) = mask_bias([torch.tensor([[share]])], [2], 1, 6)
     weighed = logits.exp() * torch.tensor([1, 1, 1, 1, share, share])
     torch.testing.assert_close((logits + bias).softmax(-1), weighed / weighed.sum())
 
@@ -64,14 +64,14 @@ def test_the_bias_is_where_the_query_is_when_one_of_two_subjects_has_a_mask(orde
     hooks = InjectionHooks(*[Injection(f, 0.2, mask) for mask in order])
     q, k, _ = hooks.self_attention(LAYER, z, GRID)
     bias = hooks.self_attention_bias(LAYER, k.shape[1], GRID)
-    assert (bias.device, bias.dtype, bias.shape) == (q.device, q.dtype, (16, 48))
-    assert torch.equal(mask_bias([None, half().tokens(GRID)], [2, 3], 16, 21)[:, :18], torch.zeros(16, 18))
+    assert (bias.device, bias.dtype, bias.shape) == (q.device, q.dtype, (1, 1, 16, 48))
+    assert torch.equal(mask_bias([None, half().tokens(GRID)], [2, 3], 16, 21)[0, :, :18], torch.zeros(16, 18))
 
 
 def test_the_sums_are_masked_by_token():
     z = torch.randn(1, 16, 8)
     _, _, v = InjectionHooks(Injection(features(), 0.2, half())).self_attention(LAYER, z, GRID)
-    f, m = features().self_attention[LAYER], half().tokens(GRID)[:, None]
+    f, m = features().self_attention[LAYER], half().tokens(GRID)[:, :, None]
     torch.testing.assert_close(v, torch.cat([z + 0.2 * m * f, f], 1))
 
 
@@ -79,7 +79,7 @@ def test_two_subjects_side_by_side_are_each_alone_on_their_side():
     right = EffectMask(1 - half()._mask)
     both = attend(Injection(features(1), 0.0, half()), Injection(features(2), 0.0, right))
     one, two = attend(Injection(features(1), 0.0)), attend(Injection(features(2), 0.0))
-    inside = half().tokens(GRID) == 1
+    inside = half().tokens(GRID)[0] == 1
     torch.testing.assert_close(both[:, inside], one[:, inside])
     torch.testing.assert_close(both[:, ~inside], two[:, ~inside])
 
@@ -105,10 +105,38 @@ def test_a_mask_is_exact_where_it_is_0_or_1_on_every_grid():
     assert EffectMask(torch.ones(37, 53)).tokens((7, 9)).eq(1).all()
 
 
-@pytest.mark.parametrize("wrong", [torch.ones(1, 2, 2), torch.full((2, 2), 1.5), torch.tensor([[float("nan")]])])
+@pytest.mark.parametrize(
+    "wrong", [torch.ones(1, 1, 2, 2), torch.ones(2), torch.full((2, 2), 1.5), torch.tensor([[float("nan")]])]
+)
 def test_what_is_no_mask_is_refused(wrong):
     with pytest.raises(MaskError, match="effect mask"):
         EffectMask(wrong)
+
+
+def test_what_resizing_overshoots_is_cut():
+    """Bicubic resizing overshoots by up to a tenth at a hard edge."""
+    hard = torch.zeros(1, 1, 8, 8)
+    hard[..., 4:] = 1
+    resized = torch.nn.functional.interpolate(hard, (37, 53), mode="bicubic")[0, 0]
+    assert resized.max() > 1.01
+    assert torch.equal(EffectMask(resized).tokens(GRID), EffectMask(resized.clamp(0, 1)).tokens(GRID))
+
+
+def test_each_image_of_a_batch_has_its_own_mask():
+    """Rows hold the images in their order, once for each prompt."""
+    left, right = half()._mask[0], 1 - half()._mask[0]
+    torch.manual_seed(0)
+    attention, z = Attention(8, 8, 2, torch.nn), torch.randn(4, 16, 8)
+
+    def run(z, mask):
+        hooks = InjectionHooks(Injection(features(), 0.2, EffectMask(mask)))
+        q, k, v = hooks.self_attention(LAYER, z, GRID)
+        return attention(q, k, v, hooks.self_attention_bias(LAYER, k.shape[1], GRID))
+
+    together = run(z, torch.stack([left, right]))
+    for row, mask in enumerate((left, right, left, right)):
+        torch.testing.assert_close(together[row : row + 1], run(z[row : row + 1], mask))
+    assert torch.equal(EffectMask(torch.stack([left, right])).of([1]).tokens(GRID), EffectMask(right).tokens(GRID))
 
 
 class World:
@@ -156,6 +184,18 @@ def test_a_mask_acts_where_it_is_and_a_second_subject_besides_the_first(world):
     change = (one - plain).abs().mean(1)
     assert change[:, :, :8].mean() > 1.2 * change[:, :, 8:].mean()
     assert not torch.equal(world.image(left, world.subject(1)), one)
+
+
+def test_a_mask_for_each_image_is_each_images_own_run(world):
+    masks = torch.stack([half(16)._mask[0], 1 - half(16)._mask[0]])
+    both, latents = world.image(world.subject(mask=EffectMask(masks))), world.latents
+    for number in range(2):
+        world.latents = latents[number : number + 1]
+        alone = world.image(world.subject(mask=EffectMask(masks[number])))
+        world.latents = latents
+        torch.testing.assert_close(both[number : number + 1], alone, rtol=1e-3, atol=1e-4)
+    with pytest.raises(MaskError, match=r"3 masks, and 2 image\(s\)"):
+        world.image(world.subject(mask=EffectMask(torch.ones(3, 4, 4))))
 
 
 def test_faster_settings_are_another_image_near_the_exact_one(world):

@@ -1,4 +1,4 @@
-"""Treating the halves of the guidance differently inside one call of the U-Net."""
+"""Treating the prompt and the negative prompt of the guidance differently inside one call of the U-Net."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...p3s.errors import P3SError
+
 #: (x, timesteps, context, control, transformer_options) -> the U-Net's output
 Call = Callable[[Tensor, Tensor, Tensor, Any, Mapping[str, Any]], Tensor]
+#: A guider's conditionings by their names, as the host has prepared them for a run.
+Conditionings = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def chunks_of(options: Mapping[str, Any]) -> list[int]:
@@ -18,10 +22,15 @@ def chunks_of(options: Mapping[str, Any]) -> list[int]:
     return options.get("cond_or_uncond") or [0]
 
 
-def prompts_of(conds: Mapping[str, Sequence[Mapping[str, Any]]]) -> frozenset[Hashable]:
-    """The uuids of those of a guider's conditionings that a subject belongs to: all but its negative ones, which
-    PerpNeg has two of."""
-    entries = (entry for name, part in conds.items() if "negative" not in name for entry in part)
+def is_prompt(name: str) -> bool:
+    """Whether a subject belongs to a guider's conditionings of this name: all but negative ones, which PerpNeg has two
+    of."""
+    return "negative" not in name
+
+
+def prompts_of(conds: Conditionings) -> frozenset[Hashable]:
+    """The uuids of the conditionings that a subject belongs to."""
+    entries = (entry for name, part in conds.items() if is_prompt(name) for entry in part)
     return frozenset(entry["uuid"] for entry in entries if "uuid" in entry)
 
 
@@ -34,7 +43,31 @@ def conditional_chunks(options: Mapping[str, Any], prompts: frozenset[Hashable])
     return [kind == 0 for kind in chunks]
 
 
+def conditional_rows(context: Tensor, conds: Conditionings) -> list[bool]:
+    """Of each row of a batch, whether it is of the prompt, told by its text conditioning ``context`` [rows, tokens,
+    width]: where another node has put the batch together in an order of its own.
+
+    Raises P3SError where that does not tell.
+    """
+    of_prompt, of_other = (torch.zeros(len(context), dtype=torch.bool, device=context.device) for _ in range(2))
+    for name, entry in ((name, entry) for name, part in conds.items() for entry in part):
+        text = entry.get("model_conds", {}).get("c_crossattn")
+        if text is not None and context.shape[1] % text.cond.shape[1] == 0:
+            # Prompts of unequal length come repeated to a common one.
+            known = text.cond.to(context).repeat(1, context.shape[1] // text.cond.shape[1], 1)
+            rows = of_prompt if is_prompt(name) else of_other
+            rows |= (context[:, None] == known[None]).all(3).all(2).any(1)
+    if (of_prompt == of_other).any():
+        raise P3SError(
+            "Apply P3S cannot tell which part of the batch belongs to the prompt, because another node stacks the "
+            "image in its own order (a batch of tiles?): set guidance to both and mode to exact, or that node's batch "
+            "to 1"
+        )
+    return of_prompt.tolist()
+
+
 def by_halves(
+    rows: Sequence[bool],
     prompts: frozenset[Hashable],
     conditional: Call,
     other: Call,
@@ -44,31 +77,38 @@ def by_halves(
     control: Mapping[str, Any] | None,
     options: Mapping[str, Any],
 ) -> Tensor:
-    """Run the rows of the prompts (:func:`prompts_of`) through one call, the others of the batch through another."""
-    chunks, told = chunks_of(options), conditional_chunks(options, prompts)
-    size = len(x) // len(chunks)
+    """Run the rows of the batch that are of the prompt through one call, the others through another.
+
+    Each call is told of its own chunks: those whose rows it has or, where rows are in another order than chunks, those
+    of ``prompts`` (:func:`prompts_of`) or the others.
+    """
+    chunks, uuids = chunks_of(options), options.get("uuids") or ()
+    of_prompt = list(rows[:: max(1, len(x) // len(chunks))])
+    if [of for of in of_prompt for _ in range(len(x) // len(chunks))] != list(rows):
+        of_prompt = conditional_chunks(options, prompts)
     out: Tensor | None = None
     for run, wanted in ((conditional, True), (other, False)):
-        chosen = [i for i, of_prompt in enumerate(told) if of_prompt == wanted]
+        chosen = [i for i, row in enumerate(rows) if row == wanted]
         if not chosen:
             continue
-        if len(chosen) == len(chunks):
+        if len(chosen) == len(x):
             return run(x, timesteps, context, control, options)
-        rows = torch.cat([torch.arange(i * size, (i + 1) * size) for i in chosen]).to(x.device)
+        index = torch.tensor(chosen, device=x.device)
 
-        def pick(value: Any, rows: Tensor = rows) -> Any:
+        def pick(value: Any, index: Tensor = index) -> Any:
             if isinstance(value, Tensor):
-                return value[rows] if value.ndim and len(value) == len(x) else value
+                return value[index] if value.ndim and len(value) == len(x) else value
             if isinstance(value, list):
                 return [pick(v) for v in value]
             return {k: pick(v) for k, v in value.items()} if isinstance(value, dict) else value
 
-        part = {**options, "cond_or_uncond": [chunks[i] for i in chosen]}
-        if len(options.get("uuids", ())) == len(chunks):
-            part["uuids"] = [options["uuids"][i] for i in chosen]
+        kept = [i for i, of in enumerate(of_prompt) if of == wanted]
+        part = {**options, "cond_or_uncond": [chunks[i] for i in kept]}
+        if len(uuids) == len(chunks):
+            part["uuids"] = [uuids[i] for i in kept]
         result = run(pick(x), pick(timesteps), pick(context), pick(control), part)
         if out is None:
             out = result.new_empty((len(x), *result.shape[1:]))
-        out[rows] = result
+        out[index] = result
     assert out is not None, "the host called the U-Net with an empty batch"
     return out

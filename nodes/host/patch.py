@@ -25,7 +25,7 @@ from ...p3s.subject import Subject, check_family, check_weights
 from ...p3s.subject_copy import CopySettings, SubjectCopy
 from ...p3s.unet_config import UNetConfig
 from .attention import alone_before_attention, with_patches
-from .halves import by_halves, prompts_of
+from .halves import Conditionings, by_halves
 from .sampling import Application, Applied, Run
 from .weights import base_fingerprint, unet_config
 
@@ -130,37 +130,47 @@ def wrappers(subjects: Sequence[Applied], config: UNetConfig) -> dict[str, Any]:
     channels = config.out_channels  # an inpainting U-Net reads a mask and a masked image behind the latent
     first = config.layers()[0]
 
-    def outer_sample(executor, *args, **kwargs):
-        """Around a sampling run: gives it a state of its own."""
+    def outer_sample(executor, noise, *args, **kwargs):
+        """Around a sampling run: gives it a state of its own, and says before it what cannot work."""
         guider = executor.class_obj
         before = guider.model_options
+        check_guidance(subjects, before["transformer_options"])
+        check_masks(subjects, noise.shape, guider.conds)
         guider.model_options = create_model_options_clone(before)
-        guider.model_options.setdefault("transformer_options", {})[KEY] = Run(subjects, prompts_of(guider.conds))
+        guider.model_options["transformer_options"][KEY] = Run(subjects, guider.conds, noise.shape)
         try:
-            return executor(*args, **kwargs)
+            return executor(noise, *args, **kwargs)
         finally:
             guider.model_options = before
 
-    def prepare_sampling(executor, model, noise_shape, conds, *args, **kwargs):
-        """Before the models are loaded: what cannot work is said here, and memory is asked for."""
-        if any(s.application.mask is not None for s in subjects):
-            check_masks(model.model_options["transformer_options"], conds)
-        shape = [noise_shape[0] + rows_for_features(model, subjects, noise_shape), *noise_shape[1:]]
-        return executor(model, shape, conds, *args, **kwargs)
+    def prepare_sampling(executor, model, noise_shape, *args, **kwargs):
+        """Before the models are loaded: asks for the memory that the subjects need besides."""
+        return executor(model, with_room(model, subjects, noise_shape), *args, **kwargs)
+
+    def predict_noise(executor, *args, **kwargs):
+        """Around each evaluation of the model by the sampler."""
+        guider = executor.class_obj
+        run = guider.model_options["transformer_options"].get(KEY)
+        if run is not None:
+            run.next_evaluation(guider.conds)
+        return executor(*args, **kwargs)
 
     def diffusion_model(executor, x, timesteps, context=None, y=None, control=None, transformer_options={}, **kwargs):  # noqa: B006
         """Around each call of the U-Net, on exactly the input that it gets."""
         if "multigpu_thread_device" in transformer_options:
             raise P3SError(SEVERAL_GPUS)
         run = transformer_options.get(KEY) or Run(subjects)
-        run.begin(transformer_options)
-        weights = {i: w for i in range(len(subjects)) if (w := run.weight(i, timesteps)) is not None}
+        weights = {
+            i: w for i in range(len(subjects)) if (w := run.weight(i, timesteps, transformer_options)) is not None
+        }
         everywhere = {i: w for i, w in weights.items() if subjects[i].application.settings.halves == "both"}
+        if any(subjects[i].application.mask is not None for i in weights):
+            run.check_mask(x)
 
         def call(weights: Mapping[int, float | Tensor]):
             def part(x, timesteps, context, control, options):
                 if weights:
-                    found, equal = run.injections(weights, x[:, :channels], timesteps, context, options)
+                    found, equal = run.injections(weights, x, timesteps, context, options, channels)
                     shared = equal and alone_before_attention(options, control, KEY)
                     options = with_patches(options, found, first, shared, run.masked_attention)
                 return executor(x, timesteps, context, y, control, options, **kwargs)
@@ -169,33 +179,50 @@ def wrappers(subjects: Sequence[Applied], config: UNetConfig) -> dict[str, Any]:
 
         if len(everywhere) == len(weights):
             return call(weights)(x, timesteps, context, control, transformer_options)
+        rows = run.rows_of_prompts(x, context, transformer_options)
         calls = call(weights), call(everywhere)
-        return by_halves(run.prompts, *calls, x, timesteps, context, control, transformer_options)
+        return by_halves(rows, run.prompts, *calls, x, timesteps, context, control, transformer_options)
 
     return {
         WrappersMP.OUTER_SAMPLE: outer_sample,
         WrappersMP.PREPARE_SAMPLING: prepare_sampling,
+        WrappersMP.PREDICT_NOISE: predict_noise,
         WrappersMP.DIFFUSION_MODEL: diffusion_model,
     }
 
 
-def check_masks(options: Mapping[str, Any], conds: Mapping[str, Any]) -> None:
-    """Raise P3SError where effect masks cannot be placed."""
-    if options.get("patches", {}).get("attn1_output_patch"):
+def check_guidance(subjects: Sequence[Applied], options: Mapping[str, Any]) -> None:
+    """Raise P3SError where a node compares the prompt with the negative prompt inside the attention, and a subject
+    runs them apart."""
+    patches = options.get("patches", {}).get("attn1_output_patch", ())
+    compares = any(getattr(patch, "__module__", "").endswith("nodes_nag") for patch in patches)
+    if compares and any(s.application.settings.halves != "both" for s in subjects):
         raise P3SError(
-            "the mask of Apply P3S does not work together with nodes that merge or cut the tokens of the attention "
-            "(ToMe, HyperTile): remove that node, or the mask"
+            "NAGuidance compares the prompt with the negative prompt, and Apply P3S runs them apart: set its guidance "
+            "to both and its mode to exact, or remove NAGuidance"
         )
-    if any(cond.get("area") is not None for part in conds.values() for cond in part):
+
+
+def check_masks(subjects: Sequence[Applied], latents: Sequence[int], conds: Conditionings) -> None:
+    """Raise P3SError where effect masks cannot be placed on what is sampled, [images, channels, h, w]."""
+    masks = [s.application.mask for s in subjects if s.application.mask is not None]
+    if masks and any(cond.get("area") is not None for part in conds.values() for cond in part):
         raise P3SError(
             "the mask of Apply P3S does not work together with Conditioning (Set Area), which crops the image: use "
             "Conditioning (Set Mask) instead, or remove the mask"
         )
+    for mask in masks:
+        mask.check(latents[0])
 
 
-def rows_for_features(model: Any, subjects: Sequence[Applied], noise_shape: Sequence[int]) -> int:
-    """By how many images the host's estimate of memory must grow to hold what subjects keep during a step."""
+def with_room(model: Any, subjects: Sequence[Applied], noise_shape: Sequence[int]) -> list[int]:
+    """The shape of the noise from which the host's estimate of memory has room for what subjects keep during a step.
+
+    It is higher, rather than for more images, because nodes that slide a window over the images cut their number.
+    """
     values = sum(feature_values(s.copy, math.prod(noise_shape[2:])) for s in subjects)
     # Features as they come, features weighted, and the longer keys and values that they become a part of.
-    needed = 4 * values * noise_shape[0] * compute_dtype(model).itemsize
-    return math.ceil(needed / max(1, model.model.memory_required([1, *noise_shape[1:]])))
+    needed = 4 * values * compute_dtype(model).itemsize
+    image = model.model.memory_required([1, *noise_shape[1:]])
+    images, channels, height, *others = noise_shape
+    return [images, channels, height + math.ceil(height * needed / max(1, image)), *others]

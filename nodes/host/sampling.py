@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
+from ...p3s.errors import P3SError
 from ...p3s.injection import EffectMask, Features, Injection
 from ...p3s.sampling import EXACT, FeatureCache, SamplingSettings, always_on, injection, schedule_of
 from ...p3s.schedule import Schedule
@@ -17,7 +17,7 @@ from ...p3s.subject import SubjectReference
 from ...p3s.subject_copy import SubjectCopy
 from ...p3s.unet_config import Layer
 from .attention import MaskedAttention
-from .halves import chunks_of
+from .halves import Conditionings, chunks_of, conditional_chunks, conditional_rows, is_prompt, prompts_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,44 +44,69 @@ class Applied:
 class Run:
     """One sampling run of a MODEL with subjects. Lives in the run's own options, so that runs never meet.
 
-    ``prompts``: see :func:`halves.prompts_of`; without any, the first conditioning of a call is the prompt.
+    ``conds`` are the guider's conditionings, among which :func:`halves.prompts_of` finds the prompts; without any, the
+    first conditioning of a call is the prompt. ``latents`` is the shape of what is sampled, [images, channels, h, w].
     """
 
-    def __init__(self, subjects: Sequence[Applied], prompts: frozenset[Hashable] = frozenset()) -> None:
+    def __init__(
+        self, subjects: Sequence[Applied], conds: Conditionings | None = None, latents: Sequence[int] | None = None
+    ) -> None:
         self.subjects = subjects
-        self.prompts = prompts
+        self.latents = latents
+        self._know(conds or {})
         self.masked_attention = MaskedAttention()
         self._schedules = [schedule_of(s.application.schedule, s.application.settings) for s in subjects]
         self._always_on = [always_on(schedule) for schedule in self._schedules]
         self._caches = [FeatureCache(s.application.settings.reuse) for s in subjects]
         self._conditions: dict[Hashable, Tensor] = {}
-        self._equal: dict[Hashable, bool] = {}
-        self._evaluation = -1
-        self._sigmas: Any = None
-        self._timestep: float | None = None
+        self._masks: dict[Hashable, EffectMask] = {}
+        self._evaluation: int | None = None
         self._calls: Counter[Hashable] = Counter()
+        self._timestep: tuple[Any, float] = None, 0.0
 
-    def begin(self, options: Mapping[str, Any]) -> None:
-        """Take note of a call of the U-Net. All calls of one evaluation of the model (halves run apart, crops, context
-        windows, guidance nodes) share one tensor of sigmas; another one is a new evaluation."""
-        sigmas = options.get("sigmas")
-        if sigmas is None or sigmas is not self._sigmas:
-            self._sigmas, self._timestep = sigmas, None
-            self._evaluation += 1
-            self._calls.clear()
+    def next_evaluation(self, conds: Conditionings) -> None:
+        """Take note that the sampler evaluates the model, at a new x_t: by as many calls of the U-Net as it takes
+        (conditionings run apart, crops, context windows, guidance nodes). ``conds`` are now prepared for the run."""
+        self._evaluation = 0 if self._evaluation is None else self._evaluation + 1
+        self._calls.clear()
+        self._know(conds)
 
-    def weight(self, index: int, timesteps: Tensor) -> float | Tensor | None:
+    def _know(self, conds: Conditionings) -> None:
+        self.conds, self.prompts = conds, prompts_of(conds)
+        negative = {name: part for name, part in conds.items() if not is_prompt(name)}
+        others = {entry["uuid"] for part in negative.values() for entry in part if "uuid" in entry}
+        self._ambiguous = self.prompts & others
+
+    def rows_of_prompts(self, x: Tensor, context: Tensor, options: Mapping[str, Any]) -> list[bool]:
+        """Of each row of a call's batch, whether it is of the prompt."""
+        chunks, images = conditional_chunks(options, self.prompts), self._images(options)
+        stacked = images is not None and len(x) != images * len(chunks)
+        # The host gives the negative prompt an area of the prompt's, with the prompt's uuid.
+        if stacked or self._ambiguous.intersection(options.get("uuids", ())):
+            return conditional_rows(context, self.conds)
+        return [of_prompt for of_prompt in chunks for _ in range(len(x) // len(chunks))]
+
+    def check_mask(self, x: Tensor) -> None:
+        """Raise P3SError if a call is about a crop of the image, on which an effect mask cannot be placed."""
+        if self.latents is not None and any(a < b for a, b in zip(x.shape[2:], self.latents[2:], strict=True)):
+            raise P3SError(
+                "the mask of Apply P3S does not work together with nodes that sample the image in parts (Tiled "
+                "Diffusion, spatial context windows, areas): remove that node, or the mask"
+            )
+
+    def weight(self, index: int, timesteps: Tensor, options: Mapping[str, Any]) -> float | Tensor | None:
         """eps_t times the strength, or None where the subject is off.
 
         A schedule that is never 0 is computed where the timesteps are, because reading them would make the processor
-        wait for the GPU. Of the others the timestep is read once an evaluation.
+        wait for the GPU. For the others the timestep is read once for each tensor of sigmas.
         """
         schedule, strength = self._schedules[index], self.subjects[index].application.strength
         if self._always_on[index]:
             return strength * schedule.weight(timesteps[:1].float())[0]
-        if self._timestep is None:
-            self._timestep = float(timesteps[0])
-        return strength * schedule.weight(self._timestep) or None
+        sigmas = options.get("sigmas")
+        if sigmas is None or sigmas is not self._timestep[0]:
+            self._timestep = sigmas, float(timesteps[0])
+        return strength * schedule.weight(self._timestep[1]) or None
 
     def injections(
         self,
@@ -90,25 +115,45 @@ class Run:
         timesteps: Tensor,
         context: Tensor,
         options: Mapping[str, Any],
+        channels: int,
     ) -> tuple[list[Injection], bool]:
-        """The subjects' part in a call, by their numbers, and whether the chunks of the batch share their x_t."""
-        conditionings = tuple(options.get("uuids", ()))
-        of_this_shape = conditionings, x.shape
-        call = *of_this_shape, self._calls[of_this_shape]
-        self._calls[of_this_shape] += 1
+        """The subjects' part in a call, by their numbers, and whether the chunks of the batch repeat the first.
+
+        Of ``x`` the first ``channels`` are the latent, which is all that the copy reads.
+        """
         chunks = len(chunks_of(options))
-        equal = chunks > 1 and self._chunks_are_equal(conditionings, x, chunks)
-        rows = len(x) // chunks if equal else len(x)
+        equal_latents, equal = repeated(x, timesteps, chunks, channels)
+        rows = len(x) // chunks if equal_latents else len(x)
+        of_this_kind = tuple(options.get("uuids", ())), window_of(options), x.shape, rows
+        call = *of_this_kind, self._calls[of_this_kind]
+        self._calls[of_this_kind] += 1
         found = []
         for index, weight in weights.items():
             copy, application = self.subjects[index].copy, self.subjects[index].application
 
             def features(copy: SubjectCopy = copy, index: int = index) -> Features:
-                return copy(x[:rows], timesteps[:rows], context, self._condition(index, x))
+                return copy(x[:rows, :channels], timesteps[:rows], context, self._condition(index, x[:, :channels]))
 
             kept = self._caches[index].get(call, self._evaluation, features)
-            found.append(injection(copy, kept, weight, application.mask, application.layers, application.settings))
+            mask = self._mask(index, options)
+            found.append(injection(copy, kept, weight, mask, application.layers, application.settings))
         return found, equal
+
+    def _images(self, options: Mapping[str, Any]) -> int | None:
+        """How many images (frames) each chunk of a call has, if that is known."""
+        window = window_of(options)
+        if window is not None and window.dim == 0:
+            return len(window.indices)
+        return None if self.latents is None else self.latents[0]
+
+    def _mask(self, index: int, options: Mapping[str, Any]) -> EffectMask | None:
+        """A subject's effect mask for the images of a call."""
+        mask, window = self.subjects[index].application.mask, window_of(options)
+        if mask is None or mask.images == 1 or window is None or window.dim != 0:
+            return mask
+        if (index, window) not in self._masks:
+            self._masks[index, window] = mask.of(window.indices)
+        return self._masks[index, window]
 
     def _condition(self, index: int, x: Tensor) -> Tensor:
         """I'' of a subject, made once."""
@@ -119,13 +164,34 @@ class Run:
             self._conditions[key] = copy.condition(latent, tokens)
         return self._conditions[key]
 
-    def _chunks_are_equal(self, conditionings: Hashable, x: Tensor, chunks: int) -> bool:
-        """Whether all chunks of the batch are one x_t, as the halves of the guidance are. Crops of the image are not:
-        so it is looked at, once for each set of conditionings, which does not change within a run."""
-        if not conditionings:
-            return False
-        key = conditionings, x.shape
-        if key not in self._equal:
-            first, *others = x.chunk(chunks)
-            self._equal[key] = all(torch.equal(first, other) for other in others)
-        return self._equal[key]
+
+class Window(NamedTuple):
+    """The part of a batch, or of another dimension ``dim`` of the latents, that a call is about."""
+
+    dim: int
+    indices: tuple[int, ...]
+
+
+def window_of(options: Mapping[str, Any]) -> Window | None:
+    """The window of a call where a node slides one over the images: the host's Context Windows, which may also slide
+    over the height or width, and AnimateDiff-Evolved's."""
+    window = options.get("context_window")
+    if window is not None:
+        return Window(window.dim, tuple(window.index_list))
+    frames = (options.get("ad_params") or {}).get("sub_idxs")
+    return None if frames is None else Window(0, tuple(frames))
+
+
+def repeated(x: Tensor, timesteps: Tensor, chunks: int, channels: int) -> tuple[bool, bool]:
+    """Whether all chunks of a batch repeat the first, as prompt and negative prompt have the same x_t: in their first
+    ``channels`` and timesteps, and in all channels.
+
+    They do not for crops of the image, and an inpainting model may read another masked image in each. No structure
+    tells that of every node, so the numbers are compared, which on a GPU waits for the step's input.
+    """
+    if chunks == 1 or len(x) % chunks:
+        return False, False
+    rows, times = x.unflatten(0, (chunks, -1)), timesteps.unflatten(0, (chunks, -1))
+    same = rows == rows[:1]
+    latents = bool(same[:, :, :channels].all() & (times == times[:1]).all())
+    return latents, latents and (x.shape[1] == channels or bool(same.all()))

@@ -222,7 +222,8 @@ def halves_facts() -> dict[str, bool]:
             return sign * (x + 1)
 
         calls = (lambda *a: run(1.0, *a), lambda *a: run(-1.0, *a))
-        out = halves.by_halves(prompts, *calls, x, x.flatten(), x.view(n, 1, 1), control, given)
+        of_prompt = [m for m in mine for _ in range(rows)]
+        out = halves.by_halves(of_prompt, prompts, *calls, x, x.flatten(), x.view(n, 1, 1), control, given)
         signs = torch.tensor([1.0 if m else -1.0 for m in mine]).repeat_interleave(rows).view(n, 1, 1, 1)
         kept = all(
             kinds == [k for k, m in zip(chunks, mine, strict=True) if m == (sign > 0)]

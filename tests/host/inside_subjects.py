@@ -76,13 +76,14 @@ def sample(
     batch: int = 1,
     size: tuple[int, int] = (16, 16),
     latent: torch.Tensor | None = None,
+    noise: torch.Tensor | None = None,
     **options: Any,
 ) -> torch.Tensor:
     """KSampler on seeded noise; the latents [batch, 4, height, width]."""
     arguments = {"denoise": 1.0, "seed": 3, "disable_pbar": True, **options}
     return comfy.sample.sample(
         model,
-        draw(batch, 4, *size, seed=5),
+        draw(batch, 4, *size, seed=5) if noise is None else noise,
         steps,
         cfg,
         sampler,

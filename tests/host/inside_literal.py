@@ -1,0 +1,152 @@
+"""Eq. 6 to 9 in the host as they are written, for Apply P3S to be compared with.
+
+Nothing is shared between the rows of a batch, kept from one call to the next, grouped, cut or skipped: every call runs
+the whole copy, in plain torch, on all rows of its input, and a mask is a bias as large as the attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from comfy.patcher_extension import WrappersMP
+from comfyui_p3s.nodes.host import weights
+from comfyui_p3s.p3s.injection import Features, fit_tokens
+from comfyui_p3s.p3s.subject import Subject
+from comfyui_p3s.p3s.subject_copy import CopySettings, SubjectCopy
+from comfyui_p3s.p3s.unet import UNet
+from comfyui_p3s.p3s.unet_config import Layer
+
+
+@dataclass(frozen=True)
+class Literal:
+    """A subject, its weight eps_t, its mask [h, w] or [images, h, w], and whether it is in the negative prompt too."""
+
+    subject: Subject
+    weight: float = 1.0
+    mask: torch.Tensor | None = None
+    guidance: str = "both"
+
+
+def literal(model: Any, *used: Literal | Subject) -> Any:
+    """A MODEL with subjects. ``guidance`` conditional takes the guider's first conditioning for the prompt."""
+    parts = [each if isinstance(each, Literal) else Literal(each) for each in used]
+    copies = [plain_copy(model, part.subject) for part in parts]
+    channels = weights.unet_config(model).out_channels
+
+    def wrapper(executor, x, timesteps, context=None, y=None, control=None, transformer_options={}, **kwargs):  # noqa: B006
+        def call(rows: slice, kinds: list[int], uuids: list[Any]) -> torch.Tensor:
+            here = picked((x, timesteps, context, control), rows, len(x))
+            options = {**transformer_options, "cond_or_uncond": kinds, "uuids": uuids}
+            acting = [
+                (copy, part)
+                for copy, part in zip(copies, parts, strict=True)
+                if part.guidance == "both" or kinds == [0]
+            ]
+            found = [features(copy, part, here[0][:, :channels], *here[1:3]) for copy, part in acting]
+            patched = with_patches(options, found, [part for _, part in acting], [copy for copy, _ in acting])
+            return executor(*here[:3], y, here[3], patched, **kwargs)
+
+        kinds, uuids = transformer_options["cond_or_uncond"], transformer_options["uuids"]
+        if all(part.guidance == "both" for part in parts):
+            return call(slice(None), kinds, uuids)
+        size = len(x) // len(kinds)
+        return torch.cat([call(slice(i * size, (i + 1) * size), [kind], [uuids[i]]) for i, kind in enumerate(kinds)])
+
+    patched = model.clone()
+    patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "literal", wrapper)
+    return patched
+
+
+def plain_copy(model: Any, subject: Subject) -> SubjectCopy:
+    """The subject's copy on torch's own layers; a low-rank one on a U-Net of the base's weights."""
+    with torch.inference_mode(False):
+        base = UNet.from_state_dict(weights.base_weights(model))
+        settings = CopySettings.from_dict(subject.info.copy_settings)
+        copy = SubjectCopy(base.config, settings, subject.references[0].tokens.shape[1])
+        copy.load_state_dict(subject.weights)
+        copy.borrow(base)
+    return copy.requires_grad_(False)
+
+
+def features(
+    copy: SubjectCopy, part: Literal, x: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor
+) -> Features:
+    """Eq. 6 and 9."""
+    reference = part.subject.references[0]
+    condition = copy.condition(reference.latent[None], reference.tokens[None])
+    return copy(x, timesteps, context, condition).weighted(part.weight)
+
+
+def with_patches(
+    options: Mapping[str, Any], found: list[Features], parts: list[Literal], copies: list[SubjectCopy]
+) -> dict[str, Any]:
+    """Eq. 7 and 8, and the caption of Fig. 3."""
+    replaced = options.get("patches_replace", {}).get("attn1", {})
+
+    def at(part: Mapping[Layer, torch.Tensor], grids: Mapping[Layer, Any], layer: Layer, extra: Any) -> torch.Tensor:
+        return fit_tokens(part[layer], grids[layer], tuple(extra["activations_shape"][2:]))
+
+    def share(part: Literal, extra: Any, rows: int) -> torch.Tensor:
+        """m [rows, tokens]."""
+        grid = tuple(extra["activations_shape"][2:])
+        if part.mask is None:
+            return torch.ones(rows, grid[0] * grid[1])
+        mask = part.mask.reshape(-1, 1, *part.mask.shape[-2:])
+        m = F.interpolate(mask, grid, mode="bilinear", antialias=True).flatten(1)
+        return m.repeat(rows // len(m), 1)
+
+    def attn1_patch(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra: Any) -> tuple[torch.Tensor, ...]:
+        layer = Layer(*extra["block"], extra["block_index"])
+        if extra["block"] in replaced or tuple(layer) in replaced:
+            return q, k, v
+
+        def tile(t: torch.Tensor) -> torch.Tensor:
+            return t.reshape(len(q), -1, t.shape[-1])  # HyperTile has cut the queries
+
+        f = [at(of.self_attention, of.grids, layer, extra) for of in found]
+        summed = v.clone()
+        for copy, part, each in zip(copies, parts, f, strict=True):
+            summed[:, : each.shape[1]] += copy.settings.lam * share(part, extra, len(each))[..., None] * each
+        tiles = [tile(each) for each in f]
+        return q, torch.cat([tile(k), *tiles], 1), torch.cat([tile(summed), *tiles], 1)
+
+    def attn1_replace(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra: Any) -> torch.Tensor:
+        layer, heads = Layer(*extra["block"], extra["block_index"]), extra["n_heads"]
+        lengths = [at(of.self_attention, of.grids, layer, extra).shape[1] for of in found]
+        columns = [torch.zeros(len(q), q.shape[1], k.shape[1] - sum(lengths))]
+        for part, length in zip(parts, lengths, strict=True):
+            columns.append(share(part, extra, len(q)).log()[..., None].expand(-1, -1, length))
+        split = [t.unflatten(2, (heads, -1)).transpose(1, 2) for t in (q, k, v)]
+        return F.scaled_dot_product_attention(*split, torch.cat(columns, 2)[:, None]).transpose(1, 2).flatten(2)
+
+    def attn2_patch(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra: Any) -> tuple[torch.Tensor, ...]:
+        layer = Layer(*extra["block"], extra["block_index"])
+        for part, of in zip(parts, found, strict=True):
+            if of.cross_attention:
+                g = at(of.cross_attention, of.grids, layer, extra)
+                q = q + share(part, extra, len(g))[..., None] * g
+        return q, k, v
+
+    if not found:
+        return dict(options)
+    patches = {name: list(of) for name, of in options.get("patches", {}).items()}
+    patches["attn1_patch"] = [*patches.get("attn1_patch", ()), attn1_patch]
+    patches["attn2_patch"] = [attn2_patch, *patches.get("attn2_patch", ())]
+    made = {**options, "patches": patches}
+    if any(part.mask is not None for part in parts):
+        own = {tuple(layer): attn1_replace for layer in found[0].self_attention if layer[:2] not in replaced}
+        made["patches_replace"] = {**options.get("patches_replace", {}), "attn1": {**own, **replaced}}
+    return made
+
+
+def picked(value: Any, rows: slice, of: int) -> Any:
+    """Rows of every tensor of a batch of ``of`` rows."""
+    if isinstance(value, torch.Tensor):
+        return value[rows] if value.ndim and len(value) == of else value
+    if isinstance(value, (list, tuple)):
+        return type(value)(picked(each, rows, of) for each in value)
+    return {key: picked(each, rows, of) for key, each in value.items()} if isinstance(value, dict) else value
