@@ -7,6 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ...p3s.errors import P3SError
@@ -76,6 +77,8 @@ class Run:
         negative = {name: part for name, part in conds.items() if not is_prompt(name)}
         others = {entry["uuid"] for part in negative.values() for entry in part if "uuid" in entry}
         self._ambiguous = self.prompts & others
+        entries = (entry for part in conds.values() for entry in part)
+        self._areas = {entry.get("uuid") for entry in entries if entry.get("area") is not None}
 
     def rows_of_prompts(self, x: Tensor, context: Tensor, options: Mapping[str, Any]) -> list[bool]:
         """Of each row of a call's batch, whether it is of the prompt."""
@@ -88,7 +91,7 @@ class Run:
 
     def check_mask(self, x: Tensor) -> None:
         """Raise P3SError if a call is about a crop of the image, on which an effect mask cannot be placed."""
-        if self.latents is not None and any(a < b for a, b in zip(x.shape[2:], self.latents[2:], strict=True)):
+        if self._is_crop(x):
             raise P3SError(
                 "the mask of Apply P3S does not work together with nodes that sample the image in parts (Tiled "
                 "Diffusion, spatial context windows, areas): remove that node, or the mask"
@@ -124,9 +127,10 @@ class Run:
         chunks = len(chunks_of(options))
         equal_latents, equal = repeated(x, timesteps, chunks, channels)
         rows = len(x) // chunks if equal_latents else len(x)
-        of_this_kind = tuple(options.get("uuids", ())), window_of(options), x.shape, rows
+        of_this_kind = tuple(options.get("uuids", ())), window_of(options, self.latents), x.shape, rows
         call = *of_this_kind, self._calls[of_this_kind]
         self._calls[of_this_kind] += 1
+        evaluation = self._evaluation if self._stays(x, options) else None
         found = []
         for index, weight in weights.items():
             copy, application = self.subjects[index].copy, self.subjects[index].application
@@ -134,21 +138,29 @@ class Run:
             def features(copy: SubjectCopy = copy, index: int = index) -> Features:
                 return copy(x[:rows, :channels], timesteps[:rows], context, self._condition(index, x[:, :channels]))
 
-            kept = self._caches[index].get(call, self._evaluation, features)
+            kept = self._caches[index].get(call, evaluation, features)
             mask = self._mask(index, options)
             found.append(injection(copy, kept, weight, mask, application.layers, application.settings))
         return found, equal
 
+    def _is_crop(self, x: Tensor) -> bool:
+        return self.latents is not None and any(a < b for a, b in zip(x.shape[2:], self.latents[2:], strict=True))
+
+    def _stays(self, x: Tensor, options: Mapping[str, Any]) -> bool:
+        """Whether a call is about the same part of the image at every step: all of it, or its conditioning's area.
+        Tiles may move."""
+        return not self._is_crop(x) or self._areas.issuperset(options.get("uuids", ()))
+
     def _images(self, options: Mapping[str, Any]) -> int | None:
         """How many images (frames) each chunk of a call has, if that is known."""
-        window = window_of(options)
+        window = window_of(options, self.latents)
         if window is not None and window.dim == 0:
             return len(window.indices)
         return None if self.latents is None else self.latents[0]
 
     def _mask(self, index: int, options: Mapping[str, Any]) -> EffectMask | None:
         """A subject's effect mask for the images of a call."""
-        mask, window = self.subjects[index].application.mask, window_of(options)
+        mask, window = self.subjects[index].application.mask, window_of(options, self.latents)
         if mask is None or mask.images == 1 or window is None or window.dim != 0:
             return mask
         if (index, window) not in self._masks:
@@ -172,12 +184,14 @@ class Window(NamedTuple):
     indices: tuple[int, ...]
 
 
-def window_of(options: Mapping[str, Any]) -> Window | None:
+def window_of(options: Mapping[str, Any], latents: Sequence[int] | None) -> Window | None:
     """The window of a call where a node slides one over the images: the host's Context Windows, which may also slide
-    over the height or width, and AnimateDiff-Evolved's."""
+    over the height or width, and AnimateDiff-Evolved's. ``latents`` is the shape of what is sampled."""
     window = options.get("context_window")
     if window is not None:
-        return Window(window.dim, tuple(window.index_list))
+        # It may take more than its own indices: newer hosts put the image before them first.
+        size = max(window.index_list) + 1 if latents is None else latents[window.dim]
+        return Window(window.dim, tuple(window.get_tensor(torch.arange(size), dim=0).tolist()))
     frames = (options.get("ad_params") or {}).get("sub_idxs")
     return None if frames is None else Window(0, tuple(frames))
 

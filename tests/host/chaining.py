@@ -24,16 +24,19 @@ INTRODUCTION = """\
 # What Apply P3S works with
 
 Written by `python tests/host/chaining.py` from the results of `tests/host/test_chaining.py`, which runs every case in
-ComfyUI's own process on small random models: do not edit by hand. *Works* means: the run ends, the picture is finite,
-the subject acts, and so does the other node. *Refused* means: a message before the first step says what to do. The
-order is that of the MODEL wire, *before* or *after* Apply P3S.
+ComfyUI's own process on small random models: do not edit by hand. *Works* means: both the subject and the other node
+change the picture, and it is, within 0.2 % of its size, the one that the paper's equations give beside that node when
+they are written out for every row of every call, with nothing shared, kept or left out
+(`tests/host/inside_literal.py`), or the one of another way to the same picture that the last column names. *Refused*
+means: a message that says what to do, before the first step or in it. The order is that of the MODEL wire, *before* or
+*after* Apply P3S.
 """
 
 
 @dataclass(frozen=True)
 class Case:
     """``expected`` is "works", or the beginning of the message of a refusal. ``peer`` is the folder of another pack
-    that the case needs. ``minimum``: versions of ComfyUI before it lack the node."""
+    that the case needs. ``minimum``: versions of ComfyUI before it lack the node, or are too old for that pack."""
 
     title: str
     orders: tuple[str, ...] = ALONE
@@ -41,47 +44,105 @@ class Case:
     expected: str = "works"
     peer: str = ""
     section: str = "Other nodes on the MODEL wire"
+    minimum: str = ""
+
+    def fits(self, version: str) -> bool:
+        """Whether a version of ComfyUI has the node."""
+        return not self.minimum or numbers(version) >= numbers(self.minimum)
+
+
+def numbers(version: str) -> list[int]:
+    return [int(part) for part in version.split(".")]
 
 
 MODEL = "Other nodes on the MODEL wire"
 PROMPT = "Conditioning"
 SAMPLING = "Sampling"
 TOKENS = "the mask of Apply P3S does not work together with nodes that merge or cut the tokens"
+PARTS = "the mask of Apply P3S does not work together with nodes that sample the image in parts"
+TILED = "ComfyUI-TiledDiffusion"
 
 CASES: dict[str, Case] = {
     "lora": Case("LoRA", BOTH, "acts on the model, not on the subject's own copy"),
+    "lora-bypass": Case("LoRA in bypass mode", BOTH, minimum="0.33.0"),
     "freeu": Case("FreeU", BOTH),
     "freeu-v2": Case("FreeU V2", BOTH),
     "hypertile": Case("HyperTile", BOTH, "each tile sees its own part of the subject"),
+    "hypertile-with-mask": Case("HyperTile, with a mask on Apply P3S", BOTH, "remove either", TOKENS),
     "tome": Case("Token merging (ToMe)", BOTH),
+    "tome-with-mask": Case("Token merging (ToMe), with a mask on Apply P3S", BOTH, "remove either", TOKENS),
     "pag": Case("Perturbed-Attention Guidance", BOTH, "the middle block is left to it"),
     "sag": Case("Self-Attention Guidance", BOTH, "the middle block is left to it"),
+    "nag": Case("NAGuidance", BOTH, minimum="0.33.0"),
+    "nag-with-mask": Case("NAGuidance, with a mask on Apply P3S", BOTH, minimum="0.33.0"),
+    "nag-conditional": Case(
+        "NAGuidance, with guidance conditional or mode fast on Apply P3S",
+        BOTH,
+        "it compares the prompts, which run apart then",
+        "NAGuidance compares the prompt with the negative prompt",
+        minimum="0.33.0",
+    ),
     "deepshrink": Case("PatchModelAddDownscale (DeepShrink)", BOTH, "features are resized to the smaller grid"),
     "easycache": Case("EasyCache", BOTH),
     "rescale-cfg": Case("RescaleCFG", BOTH),
     "v-prediction": Case("ModelSamplingDiscrete", BOTH),
     "attention-multiply": Case("UNet Self Attention Multiply", BOTH),
-    "compile": Case("TorchCompileModel", BOTH, "compiled in parts; torch says so in the log"),
+    "compile": Case("TorchCompileModel", BOTH, "the picture without it; compiled in parts, as torch says in the log"),
     "ipadapter": Case("IPAdapter Plus", BOTH, peer="ComfyUI_IPAdapter_plus"),
+    "attention-couple": Case("Attention Couple (cgem156)", BOTH, peer="cgem156-ComfyUI"),
+    "attention-couple-ppm": Case("Attention Couple (PPM)", BOTH, peer="ComfyUI-ppm", minimum="0.33.0"),
+    "attention-couple-old": Case("Attention couple (laksjdjf)", BOTH, peer="attention-couple-ComfyUI"),
+    "ic-light": Case("IC-Light", BOTH, peer="ComfyUI-IC-Light-Native"),
+    "tiled": Case("Tiled Diffusion", BOTH, "each tile sees the whole subject", peer=TILED),
+    "tiled-conditional": Case(
+        "Tiled Diffusion, with guidance conditional", BOTH, "the picture of one tile at a time", peer=TILED
+    ),
+    "tiled-fast": Case(
+        "Tiled Diffusion, in the mode fast", BOTH, "nothing is used again, because tiles may move", peer=TILED
+    ),
+    "tiled-moving": Case(
+        "Tiled Diffusion, in the mode fast, SpotDiffusion",
+        BOTH,
+        "nothing is used again, because tiles may move",
+        peer=TILED,
+    ),
+    "tiled-with-mask": Case("Tiled Diffusion, with a mask on Apply P3S", BOTH, "remove either", PARTS, TILED),
     "second-subject": Case("a second Apply P3S", BOTH),
-    "hypertile-mask": Case("HyperTile, with a mask on Apply P3S", BOTH, "remove either", TOKENS),
-    "tome-mask": Case("Token merging (ToMe), with a mask on Apply P3S", BOTH, "remove either", TOKENS),
+    "context-windows": Case("Context Windows (Manual)", BOTH, "over the images of a batch: the picture without it"),
+    "context-windows-fast": Case(
+        "Context Windows (Manual), in the mode fast", BOTH, "over the images of a batch: the picture without it"
+    ),
+    "context-windows-masks": Case(
+        "Context Windows (Manual), with a mask for each image",
+        BOTH,
+        "over the images of a batch: the picture without it",
+    ),
     "controlnet": Case("ControlNet", section=PROMPT),
     "controlnet-window": Case("ControlNet for a part of the steps", section=PROMPT),
     "advanced-controlnet": Case("Advanced-ControlNet: ControlNet", section=PROMPT, peer="ComfyUI-Advanced-ControlNet"),
     "reference-controlnet": Case(
         "Advanced-ControlNet: Reference ControlNet", section=PROMPT, peer="ComfyUI-Advanced-ControlNet"
     ),
-    "area": Case("Conditioning (Set Area)", note="each crop sees the subject anew", section=PROMPT),
-    "area-mask": Case(
+    "area": Case("Conditioning (Set Area)", note="each crop sees the whole subject", section=PROMPT),
+    "area-with-mask": Case(
         "Conditioning (Set Area), with a mask on Apply P3S",
         note="use Conditioning (Set Mask)",
         expected="the mask of Apply P3S does not work together with Conditioning (Set Area)",
         section=PROMPT,
     ),
     "mask": Case("Conditioning (Set Mask)", section=PROMPT),
+    "mask-bounds": Case(
+        "Conditioning (Set Mask) with mask bounds", note="each crop sees the whole subject", section=PROMPT
+    ),
+    "mask-bounds-with-mask": Case(
+        "Conditioning (Set Mask) with mask bounds, with a mask on Apply P3S",
+        note="use default instead of mask bounds",
+        expected=PARTS,
+        section=PROMPT,
+    ),
     "combine": Case("Conditioning (Combine)", section=PROMPT),
     "timesteps": Case("ConditioningSetTimestepRange", section=PROMPT),
+    "hook-lora": Case("Create Hook LoRA", section=PROMPT),
     "long-prompt": Case("prompts of more than 77 tokens", section=PROMPT),
     "unequal-prompts": Case("prompts of unequal length", section=PROMPT),
     "no-guidance": Case("cfg 1", section=SAMPLING),
@@ -89,14 +150,15 @@ CASES: dict[str, Case] = {
         "every sampler of KSampler", note="ancestral, second-order and adaptive ones too", section=SAMPLING
     ),
     "guiders": Case("SamplerCustomAdvanced: Basic, CFG, Dual CFG and Perp-Neg Guider", section=SAMPLING),
+    "guiders-conditional": Case("the same, with guidance conditional", section=SAMPLING),
     "advanced": Case("KSampler (Advanced), a run in two parts", note="equal to one run", section=SAMPLING),
     "split-batch": Case("batches that the host splits to save memory", note="equal to one batch", section=SAMPLING),
     "batch": Case("several images in a batch", note="each equal to its own run", section=SAMPLING),
     "image-to-image": Case("image-to-image, denoise below 1", section=SAMPLING),
     "noise-mask": Case("inpainting by a noise mask", section=SAMPLING),
-    "inpainting": Case("an inpainting model", section=SAMPLING),
+    "inpainting": Case("an inpainting model, its picture on one of the prompts", section=SAMPLING),
+    "instruct": Case("an InstructPix2Pix model, its picture on one of the prompts", section=SAMPLING),
     "sizes": Case("other sizes and aspect ratios than those of the training", section=SAMPLING),
-    "context-windows": Case("Context Windows (Manual)", BOTH, "over the images of a batch"),
     "several-gpus": Case(
         "several GPUs at once",
         note="remove the multi-GPU node",
@@ -138,14 +200,16 @@ def keep_results(version: str, found: dict[str, dict[str, str]]) -> None:
 
 def page(results: dict[str, dict[str, dict[str, str]]]) -> str:
     """The page from the outcomes: host version -> case -> order -> outcome."""
-    versions = sorted(results, key=lambda v: [int(n) for n in v.split(".")])
+    versions = sorted(results, key=numbers)
     text = INTRODUCTION
     for section in dict.fromkeys(case.section for case in CASES.values()):
         text += f"\n## {section}\n\n| | order | " + " | ".join(f"ComfyUI {v}" for v in versions) + " | |\n"
         text += "|---" * (3 + len(versions)) + "|\n"
         for name, case in CASES.items():
             for order in case.orders if case.section == section else ():
-                told = [results[v].get(name, {}).get(order, "not run") for v in versions]
+                told = [
+                    results[v].get(name, {}).get(order, "not run") if case.fits(v) else "no such node" for v in versions
+                ]
                 text += f"| {case.title} | {order} | {' | '.join(told)} | {case.note} |\n"
     return text
 

@@ -6,7 +6,7 @@ the whole copy, in plain torch, on all rows of its input, and a mask is a bias a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,8 +31,9 @@ class Literal:
     guidance: str = "both"
 
 
-def literal(model: Any, *used: Literal | Subject) -> Any:
-    """A MODEL with subjects. ``guidance`` conditional takes the guider's first conditioning for the prompt."""
+def literal(model: Any, *used: Literal | Subject, prompts: Collection[int] = (0,)) -> Any:
+    """A MODEL with subjects. ``prompts`` are the numbers, in the order in which the guider asks for them, of the
+    conditionings that "conditional" leaves the subject in."""
     parts = [each if isinstance(each, Literal) else Literal(each) for each in used]
     copies = [plain_copy(model, part.subject) for part in parts]
     channels = weights.unet_config(model).out_channels
@@ -44,7 +45,7 @@ def literal(model: Any, *used: Literal | Subject) -> Any:
             acting = [
                 (copy, part)
                 for copy, part in zip(copies, parts, strict=True)
-                if part.guidance == "both" or kinds == [0]
+                if part.guidance == "both" or (len(kinds) == 1 and kinds[0] in prompts)
             ]
             found = [features(copy, part, here[0][:, :channels], *here[1:3]) for copy, part in acting]
             patched = with_patches(options, found, [part for _, part in acting], [copy for copy, _ in acting])

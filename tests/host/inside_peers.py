@@ -6,8 +6,10 @@ import asyncio
 import inspect
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import folder_paths
 import torch
 from inside_subjects import conditioning, draw
 
@@ -17,8 +19,13 @@ import nodes
 def load_nodes(packs: Sequence[str] = ()) -> None:
     """The host's extra nodes, and packs by their folders. RuntimeError for one that does not load."""
     asyncio.run(nodes.init_builtin_extra_nodes())
+    installed = Path(folder_paths.get_folder_paths("custom_nodes")[0])
+    sys.path.append(str(installed.parent))  # some import themselves as custom_nodes.NAME
     for folder in packs:
-        if not asyncio.run(nodes.load_custom_node(folder)):
+        link = installed / Path(folder).name
+        if not link.exists():
+            link.symlink_to(folder)
+        if not asyncio.run(nodes.load_custom_node(str(link))):
             raise RuntimeError(f"{folder} does not load in this host")
 
 
@@ -36,6 +43,7 @@ def node(name: str, /, later: dict[str, Any] | None = None, **inputs: Any) -> tu
 def ipadapter(model: Any, weight: float = 1.0) -> Any:
     """A MODEL with a random IPAdapter-plus (16 tokens), by ComfyUI_IPAdapter_plus."""
     package = nodes.NODE_CLASS_MAPPINGS["IPAdapterEmbeds"].__module__.rpartition(".")[0]
+    torch.manual_seed(0)  # the same one at every call
     projection = sys.modules[f"{package}.image_proj_models"].Resampler(
         dim=768, depth=4, dim_head=64, heads=12, num_queries=16, embedding_dim=1280, output_dim=768, ff_mult=4
     )

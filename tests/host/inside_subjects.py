@@ -81,6 +81,7 @@ def sample(
 ) -> torch.Tensor:
     """KSampler on seeded noise; the latents [batch, 4, height, width]."""
     arguments = {"denoise": 1.0, "seed": 3, "disable_pbar": True, **options}
+    torch.manual_seed(0)  # some nodes draw from the global generator
     return comfy.sample.sample(
         model,
         draw(batch, 4, *size, seed=5) if noise is None else noise,

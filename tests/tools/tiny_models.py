@@ -277,6 +277,7 @@ MODELS: dict[str, tuple[str, Callable[[], TensorDict]]] = {
     "sd15-full": ("checkpoints", lambda: checkpoint("full")),
     "sd15-slim-other": ("checkpoints", lambda: checkpoint("slim", seed=10)),
     "sd15-inpaint-micro": ("checkpoints", lambda: checkpoint("micro", latent=9)),
+    "sd15-ic-micro": ("checkpoints", lambda: checkpoint("micro", seed=7, latent=8)),
     "sd2-micro": ("checkpoints", sd2_checkpoint),
     "clip-vision": ("clip_vision", clip_vision),
     "controlnet-micro": ("controlnet", lambda: controlnet("micro")),
