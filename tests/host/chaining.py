@@ -90,7 +90,7 @@ CASES: dict[str, Case] = {
     "compile": Case("TorchCompileModel", BOTH, "the picture without it; compiled in parts, as torch says in the log"),
     "ipadapter": Case("IPAdapter Plus", BOTH, peer="ComfyUI_IPAdapter_plus"),
     "attention-couple": Case("Attention Couple (cgem156)", BOTH, peer="cgem156-ComfyUI"),
-    "attention-couple-ppm": Case("Attention Couple (PPM)", BOTH, peer="ComfyUI-ppm", minimum="0.33.0"),
+    "attention-couple-ppm": Case("Attention Couple (PPM)", BOTH, peer="ComfyUI-ppm"),
     "attention-couple-old": Case("Attention couple (laksjdjf)", BOTH, peer="attention-couple-ComfyUI"),
     "ic-light": Case("IC-Light", BOTH, peer="ComfyUI-IC-Light-Native"),
     "tiled": Case("Tiled Diffusion", BOTH, "each tile sees the whole subject", peer=TILED),

@@ -23,8 +23,8 @@ def load_nodes(packs: Sequence[str] = ()) -> None:
     sys.path.append(str(installed.parent))  # some import themselves as custom_nodes.NAME
     for folder in packs:
         link = installed / Path(folder).name
-        if not link.exists():
-            link.symlink_to(folder)
+        link.unlink(missing_ok=True)
+        link.symlink_to(folder)
         if not asyncio.run(nodes.load_custom_node(str(link))):
             raise RuntimeError(f"{folder} does not load in this host")
 
