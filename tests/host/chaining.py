@@ -61,6 +61,8 @@ SAMPLING = "Sampling"
 TOKENS = "the mask of Apply P3S does not work together with nodes that merge or cut the tokens"
 PARTS = "the mask of Apply P3S does not work together with nodes that sample the image in parts"
 TILED = "ComfyUI-TiledDiffusion"
+FRAMES = {"peer": "ComfyUI-AnimateDiff-Evolved", "minimum": "0.33.0", "section": "AnimateDiff"}
+STILL = "a motion module of zeros gives the images without it"
 
 CASES: dict[str, Case] = {
     "lora": Case("LoRA", BOTH, "acts on the model, not on the subject's own copy"),
@@ -116,6 +118,19 @@ CASES: dict[str, Case] = {
         "Context Windows (Manual), with a mask for each image",
         BOTH,
         "over the images of a batch: the picture without it",
+    ),
+    "animatediff": Case("AnimateDiff-Evolved", BOTH, "the copy sees each frame by itself", **FRAMES),
+    "animatediff-conditional": Case("AnimateDiff-Evolved, with guidance conditional", BOTH, **FRAMES),
+    "animatediff-low-rank": Case("AnimateDiff-Evolved, with a subject of the kind lora", BOTH, **FRAMES),
+    "animatediff-windows": Case("AnimateDiff-Evolved, sliding windows", BOTH, **FRAMES),
+    "animatediff-fast": Case("AnimateDiff-Evolved, in the mode fast", BOTH, STILL, **FRAMES),
+    "animatediff-windows-fast": Case("AnimateDiff-Evolved, sliding windows, in the mode fast", BOTH, STILL, **FRAMES),
+    "animatediff-masks": Case("AnimateDiff-Evolved, sliding windows, a mask for each frame", BOTH, STILL, **FRAMES),
+    "animatediff-again": Case(
+        "AnimateDiff-Evolved, after a changed setting and without it again", BOTH, "weights as before", **FRAMES
+    ),
+    "animatediff-memory": Case(
+        "AnimateDiff-Evolved, memory that is asked for", BOTH, "for the frames of a window", **FRAMES
     ),
     "controlnet": Case("ControlNet", section=PROMPT),
     "controlnet-window": Case("ControlNet for a part of the steps", section=PROMPT),
@@ -175,7 +190,8 @@ AT_ONCE = 14
 def groups() -> dict[str, tuple[str, ...]]:
     """The cases by the process that they run in."""
     found: dict[str, list[str]] = {}
-    for section, label in ((MODEL, "model"), (PROMPT, "prompt"), (SAMPLING, "sampling")):
+    sections = ((MODEL, "model"), (FRAMES["section"], "animatediff"), (PROMPT, "prompt"), (SAMPLING, "sampling"))
+    for section, label in sections:
         names = [name for name, case in CASES.items() if case.section == section]
         for start in range(0, len(names), AT_ONCE):
             found[f"{label}{start // AT_ONCE + 1}"] = names[start : start + AT_ONCE]

@@ -16,50 +16,13 @@ import comfy.model_management
 import comfy.samplers
 import torch
 from comfyui_p3s.p3s.errors import P3SError
-from comfyui_p3s.p3s.injection import EffectMask
 from comfyui_p3s.p3s.sampling import SamplingSettings
 from comfyui_p3s.p3s.schedule import Schedule
+from inside_animatediff import OWN as WITH_ANIMATEDIFF
 from inside_literal import Literal, literal
-from inside_other_nodes import OtherNodes
 from inside_peers import adaptive, load_nodes, node
 from inside_subjects import apply, conditioning, difference, draw, inputs, load, sample, subject_for
-
-HALF = torch.cat([torch.ones(8, 4), torch.zeros(8, 4)], 1)
-CONDITIONAL = SamplingSettings("conditional")
-#: Below this share of the latent's size a change counts as none.
-SEEN = 1e-2
-#: Runs that are to be equal may differ by rounding.
-EQUAL = 2e-3
-STEPS = 3
-
-
-class Chain(OtherNodes):
-    """The other nodes with a subject, and pictures that many cases are compared with."""
-
-    def __init__(self, arguments: dict[str, Any], preset: str) -> None:
-        super().__init__(arguments, preset)
-        self.subject = subject_for(self.model)
-        self.image = cache(self._image)
-
-    def ours(self, model: Any, mask: torch.Tensor | None = None, **application: Any) -> Any:
-        return apply(model, self.subject, mask=None if mask is None else EffectMask(mask), **application)
-
-    def written(self, model: Any, mask: torch.Tensor | None = None, guidance: str = "both") -> Any:
-        return literal(model, Literal(self.subject, mask=mask, guidance=guidance))
-
-    def _image(self, subject: bool, **settings: Any) -> torch.Tensor:
-        """Of the model alone or with the subject."""
-        return sample(self.ours(self.model) if subject else self.model, **settings)
-
-
-def same(image: torch.Tensor, expected: torch.Tensor, without: torch.Tensor) -> str:
-    """ "works" where a picture is the expected one, and the subject makes a difference."""
-    if not torch.isfinite(image).all():
-        return "not finite"
-    if difference(expected, without) < SEEN:
-        return "the subject does not act"
-    error = difference(image, expected)
-    return "works" if error < EQUAL else f"another picture, by {error:.2g} of its size"
+from inside_verdicts import CONDITIONAL, HALF, REUSED, SEEN, STEPS, Chain, same
 
 
 def on_the_wire(chain: Chain, other: Callable[[Any], Any], order: str, mask: torch.Tensor | None = None) -> str:
@@ -254,8 +217,8 @@ def several_gpus(chain: Chain) -> str:
 PRESETS = {"freeu": "wide", "freeu-v2": "wide", "deepshrink": "slim", "hypertile": "slim", "tome": "slim"}
 PRESETS |= {"sizes": "slim"}
 PRESETS |= dict.fromkeys(("ipadapter", "reference-controlnet", "attention-couple-old"), "topo")
+PRESETS |= dict.fromkeys(WITH_ANIMATEDIFF, "animate")
 
-REUSED = SamplingSettings("conditional", reuse=3)
 #: Cases that are more than a change of the model or of the conditioning; those with an order get it.
 OWN: dict[str, Callable[..., str]] = {
     "second-subject": second_subject,
@@ -282,6 +245,7 @@ OWN: dict[str, Callable[..., str]] = {
     "instruct": partial(concatenated, name="sd15-ic-micro"),
     "sizes": sizes,
     "several-gpus": several_gpus,
+    **WITH_ANIMATEDIFF,
 }
 
 

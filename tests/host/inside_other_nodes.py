@@ -110,6 +110,15 @@ class OtherNodes:
         settings |= {"context_stride": 1, "closed_loop": False, "fuse_method": "pyramid"}
         return node("ContextWindowsManual", later={"freenoise": False}, model=model, **settings)[0]
 
+    def animatediff(self, model: Any, moves: bool = True, window: int = 0) -> Any:
+        """A motion module, over all frames or in windows of so many, which lie elsewhere at every step."""
+        given: dict[str, Any] = {"model": model, "beta_schedule": "use existing"}
+        given["model_name"] = f"motion-{'moves' if moves else 'still'}.safetensors"
+        if window:
+            settings = {"context_length": window, "context_stride": 1, "context_overlap": 1}
+            (given["context_options"],) = node("ADE_StandardUniformContextOptions", **settings)
+        return node("ADE_AnimateDiffLoaderGen1", **given)[0]
+
     # On the CONDITIONING wires
 
     def controlnet(self, **window: float) -> dict[str, Any]:

@@ -12,12 +12,11 @@ import comfy.model_management
 import comfy.samplers
 import torch
 from comfy.patcher_extension import WrappersMP
-from comfyui_p3s.nodes.host import attention, patch, weights
-from comfyui_p3s.p3s.injection import EffectMask, Injection, InjectionHooks, mask_bias
+from comfyui_p3s.nodes.host import patch, weights
+from comfyui_p3s.p3s.injection import EffectMask, Injection, InjectionHooks
 from comfyui_p3s.p3s.sampling import SamplingSettings, feature_values, injection
 from comfyui_p3s.p3s.schedule import Schedule
 from comfyui_p3s.p3s.unet import UNet
-from inside_literal import Literal, literal
 from inside_subjects import apply, call, conditioning, difference, draw, inputs, load, sample, subject_for
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -40,20 +39,6 @@ class Reads(TorchDispatchMode):
         if name in READS:
             self.count[name] += 1
         return func(*args, **(kwargs or {}))
-
-
-class Largest(TorchDispatchMode):
-    """The size of the largest tensor that is made, in numbers."""
-
-    numbers = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        found = [
-            t.numel() for t in (made if isinstance(made, (list, tuple)) else [made]) if isinstance(t, torch.Tensor)
-        ]
-        self.numbers = max([self.numbers, *found])
-        return made
 
 
 class Watch:
@@ -144,69 +129,6 @@ def sharing(model: Any) -> dict[str, Any]:
         "no guidance": rows(lambda: sample(applied, cfg=1.0)),
         "crops": rows(lambda: sample(applied, positive=area, cfg=1.0)),
     }
-
-
-def as_written(model: Any, inpaint: Any) -> dict[str, dict[str, float]]:
-    """Pictures against those of inside_literal.py, and what the subject does to them: where sharing, masks and the
-    order of a batch could go wrong without a sign of it."""
-    one, two = subject_for(model, 1), subject_for(model, 2)
-    low_rank = subject_for(model, 1, kind="lora", rank=4)
-    conditional = SamplingSettings("conditional")
-    # Two crops that are one at the first step, and then two.
-    crops = {
-        "noise": draw(1, 4, 16, 8, seed=5).repeat(1, 1, 1, 2),
-        "positive": [*conditioning(1, area=(16, 8, 0, 0)), *conditioning(3, area=(16, 8, 0, 8))],
-    }
-    # InpaintModelConditioning gives what is to be painted to one of the prompts only.
-    part = {"concat_latent_image": draw(1, 4, 16, 16, seed=9), "concat_mask": torch.ones(1, 1, 16, 16)}
-    painted = {"positive": conditioning(1, **part), "negative": conditioning(2)}
-    masks = torch.stack([LEFT._mask[0], RIGHT._mask[0], torch.zeros(12, 12)])
-    half = Literal(one, guidance="conditional")
-    cases: dict[str, tuple[Any, Any, Any, dict[str, Any]]] = {
-        "guidance": (model, apply(model, one), literal(model, one), {}),
-        "batch": (model, apply(model, one), literal(model, one), {"batch": 3}),
-        "cfg 1": (model, apply(model, one), literal(model, one), {"cfg": 1.0}),
-        "low rank": (model, apply(model, low_rank), literal(model, low_rank), {}),
-        "conditional": (model, apply(model, one, settings=conditional), literal(model, half), {"batch": 2}),
-        "crops, conditional": (model, apply(model, one, settings=conditional), literal(model, half), crops),
-        "crops that start equal": (model, apply(model, one), literal(model, one), crops),
-        "inpainting one prompt": (inpaint, apply(inpaint, one), literal(inpaint, one), painted),
-        "mask": (model, apply(model, one, mask=LEFT), literal(model, Literal(one, mask=LEFT._mask)), {}),
-        "two masks": (
-            model,
-            apply(apply(model, one, mask=LEFT), two, mask=RIGHT),
-            literal(model, Literal(one, mask=LEFT._mask), Literal(two, mask=RIGHT._mask)),
-            {},
-        ),
-        "a mask for each image": (
-            model,
-            apply(model, one, mask=EffectMask(masks)),
-            literal(model, Literal(one, mask=masks)),
-            {"batch": 3},
-        ),
-    }
-    found = {}
-    for name, (plain, ours, theirs, settings) in cases.items():
-        image, expected = sample(ours, steps=3, **settings), sample(theirs, steps=3, **settings)
-        found[name] = {
-            "error": difference(image, expected),
-            "effect": difference(expected, sample(plain, steps=3, **settings)),
-        }
-    return found
-
-
-def soft_mask(side: int = 48) -> dict[str, float]:
-    """A soft mask in one attention: its largest tensor, relative to its keys, and its error."""
-    heads, width, n = 8, 40, side * side
-    q, k, v = (draw(1, m, heads * width, seed=i) for i, m in enumerate((n, 2 * n, 2 * n)))
-    mask = EffectMask(torch.linspace(0.05, 0.95, side).expand(side, side))
-    extra = {"n_heads": heads, "activations_shape": [1, 8, side, side]}
-    with Largest() as largest:
-        found = attention.MaskedAttention()(q, k, v, [mask], [n], extra)
-    split = [t.unflatten(2, (heads, width)).transpose(1, 2) for t in (q, k, v)]
-    bias = mask_bias([mask.tokens((side, side))], [n], n, 2 * n)[:, None]
-    expected = torch.nn.functional.scaled_dot_product_attention(*split, bias).transpose(1, 2).flatten(2)
-    return {"error": difference(found, expected), "largest": largest.numbers / k.numel()}
 
 
 def reads(model: Any) -> dict[str, Any]:
@@ -369,8 +291,6 @@ def price(model: Any) -> dict[str, float]:
 def main(arguments: dict[str, Any]) -> dict[str, Any]:
     topo, micro = load(arguments["topo"]), load(arguments["micro"])
     return {
-        "as written": as_written(micro, load(arguments["inpaint"])),
-        "soft mask": soft_mask(),
         "agreement": agreement(topo),
         "sharing": sharing(micro),
         "reads": reads(micro),

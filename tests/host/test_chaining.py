@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 #: older version, in a folder named by the host's version there.
 PEERS = Path(os.environ.get("P3S_PEERS") or Path.home() / "comfy" / "peers")
 MODELS = ("sd15-micro", "sd15-wide", "sd15-slim", "sd15-topo", "sd15-inpaint-micro", "sd15-ic-micro")
-MODELS += ("controlnet-micro", "controlnet-topo", "lora-micro")
+MODELS += ("sd15-animate", "motion-moves", "motion-still", "controlnet-micro", "controlnet-topo", "lora-micro")
 
 
 def peer(name: str, inside: Inside) -> Path | None:

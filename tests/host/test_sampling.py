@@ -12,7 +12,6 @@ from host.inside import Inside
 @pytest.fixture(scope="module")
 def facts(inside: Inside) -> Any:
     arguments = {"topo": inside.model("sd15-topo"), "micro": inside.model("sd15-micro")}
-    arguments["inpaint"] = inside.model("sd15-inpaint-micro")
     return inside.run(Path(__file__).with_name("inside_sampling.py"), arguments, timeout=900)
 
 
@@ -31,19 +30,6 @@ def test_what_the_halves_share_is_computed_once(facts: Any) -> None:
     assert sharing["no guidance"] == {"copy": [1, 1], "base": [1, 1]}
     assert sharing["another node"] == {"copy": [1, 1], "base": [2, 2]}
     assert sharing["crops"]["copy"] in ([2, 2], [1, 1, 1, 1])  # two crops of one call, or one each
-
-
-def test_pictures_are_those_of_the_equations_as_they_are_written(facts: Any) -> None:
-    found = facts["as written"]
-    assert len(found) == 11
-    assert all(of["effect"] > 0.05 for of in found.values()), found
-    assert all(of["error"] < 2e-3 for of in found.values()), found
-
-
-def test_a_soft_mask_takes_no_more_memory_than_the_attention(facts: Any) -> None:
-    """With a bias it would be a number for each query and key: here 14 times the keys."""
-    assert facts["soft mask"]["error"] < 1e-4
-    assert facts["soft mask"]["largest"] < 1.5
 
 
 def test_how_often_a_step_waits_for_the_gpu(facts: Any) -> None:

@@ -38,6 +38,7 @@ PRESETS: dict[str, tuple[tuple[int, ...], int, tuple[bool, ...]]] = {
     "slim": ((1, 1, 1, 1), 1, (True, True, True, False)),
     "topo": ((1, 1, 1, 1), 2, (True, True, True, False)),
     "full": ((1, 2, 4, 4), 2, (True, True, True, False)),
+    "animate": ((1, 2, 4, 4), 2, (True, False, False, False)),  # the widths and blocks that motion modules are made for
 }
 SAFETENSORS_NAMES = {torch.float16: "F16", torch.float32: "F32", torch.int64: "I64"}
 
@@ -268,6 +269,41 @@ def lora(preset: str, rank: int = 4, seed: int = 2) -> TensorDict:
     return m.tensors
 
 
+def motion_module(moves: bool, seed: int = 4) -> TensorDict:
+    """An AnimateDiff motion module (v2) for the widths of SD 1.5; all zero, so that it changes nothing, unless it
+    ``moves``."""
+    m, frames = Maker(seed), 32
+
+    def layer(key: str, *shape: int) -> None:
+        m.layer(key, *shape) if moves else m.zero_layer(key, *shape)
+
+    def module(key: str, channels: int) -> None:
+        p, block = key + ".temporal_transformer.", key + ".temporal_transformer.transformer_blocks.0."
+        m.norm(p + "norm", channels)
+        layer(p + "proj_in", channels, channels)
+        layer(p + "proj_out", channels, channels)
+        for i in range(2):
+            attention = block + f"attention_blocks.{i}."
+            for name in ("to_q", "to_k", "to_v"):
+                (m.weight if moves else lambda key, *shape: m.zeros(key + ".weight", *shape))(
+                    attention + name, channels, channels
+                )
+            layer(attention + "to_out.0", channels, channels)
+            m.put(attention + "pos_encoder.pe", m.normal(1, frames, channels))
+            m.norm(block + f"norms.{i}", channels)
+        layer(block + "ff.net.0.proj", 8 * channels, channels)
+        layer(block + "ff.net.2", channels, 4 * channels)
+        m.norm(block + "ff_norm", channels)
+
+    widths = (320, 640, 1280, 1280)
+    for side, each, channels in (("down", 2, widths), ("up", 3, widths[::-1])):
+        for i, width in enumerate(channels):
+            for j in range(each):
+                module(f"{side}_blocks.{i}.motion_modules.{j}", width)
+    module("mid_block.motion_modules.0", widths[-1])
+    return m.tensors
+
+
 # name: (folder below ComfyUI's models, maker)
 MODELS: dict[str, tuple[str, Callable[[], TensorDict]]] = {
     "sd15-micro": ("checkpoints", lambda: checkpoint("micro")),
@@ -275,6 +311,7 @@ MODELS: dict[str, tuple[str, Callable[[], TensorDict]]] = {
     "sd15-slim": ("checkpoints", lambda: checkpoint("slim")),
     "sd15-topo": ("checkpoints", lambda: checkpoint("topo")),
     "sd15-full": ("checkpoints", lambda: checkpoint("full")),
+    "sd15-animate": ("checkpoints", lambda: checkpoint("animate")),
     "sd15-slim-other": ("checkpoints", lambda: checkpoint("slim", seed=10)),
     "sd15-inpaint-micro": ("checkpoints", lambda: checkpoint("micro", latent=9)),
     "sd15-ic-micro": ("checkpoints", lambda: checkpoint("micro", seed=7, latent=8)),
@@ -284,6 +321,8 @@ MODELS: dict[str, tuple[str, Callable[[], TensorDict]]] = {
     "controlnet-slim": ("controlnet", lambda: controlnet("slim")),
     "controlnet-topo": ("controlnet", lambda: controlnet("topo")),
     "controlnet-full": ("controlnet", lambda: controlnet("full")),
+    "motion-moves": ("animatediff_models", lambda: motion_module(moves=True)),
+    "motion-still": ("animatediff_models", lambda: motion_module(moves=False)),
     "lora-micro": ("loras", lambda: lora("micro")),
     "lora-slim": ("loras", lambda: lora("slim")),
     "lora-topo": ("loras", lambda: lora("topo")),

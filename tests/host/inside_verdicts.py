@@ -1,0 +1,56 @@
+"""Chains of Apply P3S and another node, and when a picture of theirs is right."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from comfyui_p3s.p3s.injection import EffectMask
+from comfyui_p3s.p3s.sampling import SamplingSettings, feature_values
+from inside_literal import Literal, literal
+from inside_other_nodes import OtherNodes
+from inside_subjects import apply, difference, sample, subject_for
+
+HALF = torch.cat([torch.ones(8, 4), torch.zeros(8, 4)], 1)
+CONDITIONAL = SamplingSettings("conditional")
+REUSED = SamplingSettings("conditional", reuse=3)
+#: Below this share of the latent's size a change counts as none.
+SEEN = 1e-2
+#: Runs that are to be equal may differ by rounding.
+EQUAL = 2e-3
+STEPS = 3
+
+
+class Chain(OtherNodes):
+    """The other nodes with a subject, and pictures that many cases are compared with."""
+
+    def __init__(self, arguments: dict[str, Any], preset: str) -> None:
+        super().__init__(arguments, preset)
+        self.subject = subject_for(self.model)
+        self.image = cache(self._image)
+
+    def ours(self, model: Any, mask: torch.Tensor | None = None, **application: Any) -> Any:
+        return apply(model, self.subject, mask=None if mask is None else EffectMask(mask), **application)
+
+    def written(self, model: Any, mask: torch.Tensor | None = None, guidance: str = "both") -> Any:
+        return literal(model, Literal(self.subject, mask=mask, guidance=guidance))
+
+    def values(self) -> int:
+        """How many numbers the features of one image are."""
+        (copy,) = (p.model for p in self.ours(self.model).get_additional_models_with_key("p3s"))
+        return feature_values(copy, 16 * 16)
+
+    def _image(self, subject: bool, **settings: Any) -> torch.Tensor:
+        """Of the model alone or with the subject."""
+        return sample(self.ours(self.model) if subject else self.model, **settings)
+
+
+def same(image: torch.Tensor, expected: torch.Tensor, without: torch.Tensor) -> str:
+    """ "works" where a picture is the expected one, and the subject makes a difference."""
+    if not torch.isfinite(image).all():
+        return "not finite"
+    if difference(expected, without) < SEEN:
+        return "the subject does not act"
+    error = difference(image, expected)
+    return "works" if error < EQUAL else f"another picture, by {error:.2g} of its size"
