@@ -120,17 +120,21 @@ CASES: dict[str, Case] = {
         "over the images of a batch: the picture without it",
     ),
     "animatediff": Case("AnimateDiff-Evolved", BOTH, "the copy sees each frame by itself", **FRAMES),
-    "animatediff-conditional": Case("AnimateDiff-Evolved, with guidance conditional", BOTH, **FRAMES),
-    "animatediff-low-rank": Case("AnimateDiff-Evolved, with a subject of the kind lora", BOTH, **FRAMES),
+    "animatediff-conditional": Case("AnimateDiff-Evolved, with guidance conditional", ("before",), **FRAMES),
+    "animatediff-low-rank": Case("AnimateDiff-Evolved, with a subject of the kind lora", ("before",), **FRAMES),
     "animatediff-windows": Case("AnimateDiff-Evolved, sliding windows", BOTH, **FRAMES),
-    "animatediff-fast": Case("AnimateDiff-Evolved, in the mode fast", BOTH, STILL, **FRAMES),
-    "animatediff-windows-fast": Case("AnimateDiff-Evolved, sliding windows, in the mode fast", BOTH, STILL, **FRAMES),
-    "animatediff-masks": Case("AnimateDiff-Evolved, sliding windows, a mask for each frame", BOTH, STILL, **FRAMES),
+    "animatediff-fast": Case("AnimateDiff-Evolved, in the mode fast", ("before",), STILL, **FRAMES),
+    "animatediff-windows-fast": Case(
+        "AnimateDiff-Evolved, sliding windows, in the mode fast", ("before",), STILL, **FRAMES
+    ),
+    "animatediff-masks": Case(
+        "AnimateDiff-Evolved, sliding windows, a mask for each frame", ("before",), STILL, **FRAMES
+    ),
     "animatediff-again": Case(
-        "AnimateDiff-Evolved, after a changed setting and without it again", BOTH, "weights as before", **FRAMES
+        "AnimateDiff-Evolved, after a changed setting and without it again", ("before",), "weights as before", **FRAMES
     ),
     "animatediff-memory": Case(
-        "AnimateDiff-Evolved, memory that is asked for", BOTH, "for the frames of a window", **FRAMES
+        "AnimateDiff-Evolved, memory that is asked for", ("before",), "for the frames of a window", **FRAMES
     ),
     "controlnet": Case("ControlNet", section=PROMPT),
     "controlnet-window": Case("ControlNet for a part of the steps", section=PROMPT),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import Any
 
@@ -36,10 +37,10 @@ class Chain(OtherNodes):
     def written(self, model: Any, mask: torch.Tensor | None = None, guidance: str = "both") -> Any:
         return literal(model, Literal(self.subject, mask=mask, guidance=guidance))
 
-    def values(self) -> int:
-        """How many numbers the features of one image are."""
+    def values(self, size: tuple[int, int]) -> int:
+        """How many numbers the features of one image of this size are."""
         (copy,) = (p.model for p in self.ours(self.model).get_additional_models_with_key("p3s"))
-        return feature_values(copy, 16 * 16)
+        return feature_values(copy, math.prod(size))
 
     def _image(self, subject: bool, **settings: Any) -> torch.Tensor:
         """Of the model alone or with the subject."""
