@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..p3s.rngr import Reference
-from ..p3s.subject import SubjectInfo
+from ..p3s.subject import SubjectInfo, check_info
 from ..p3s.subject_copy import CopySettings
 from ..p3s.training_key import TrainingInputs
 from ..p3s.training_settings import TrainSettings
@@ -81,4 +81,5 @@ def make_task(
         identifier=identifier,
         licence=licence,
     )
+    check_info(info)
     return Task(inputs, [group[0] for group in groups], info)

@@ -40,13 +40,14 @@ from .files import (
     write_safetensors,
 )
 from .points import PointSet
-from .subject_info import SubjectInfo, info_from_json, info_to_json
+from .subject_info import SubjectInfo, check_info, info_from_json, info_to_json
 
 __all__ = [
     "Subject",
     "SubjectInfo",
     "SubjectReference",
     "check_family",
+    "check_info",
     "check_weights",
     "fingerprint",
     "free_path",
