@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import cycle, islice
 
 import torch
 from torch import Tensor
@@ -118,11 +119,16 @@ class _Watched(InjectionHooks):
 
 
 def epoch(examples: Sequence[Example], batch_size: int, generator: torch.Generator) -> list[list[int]]:
-    """One shuffled pass over the examples, as batches of example numbers that share a latent size."""
+    """One shuffled pass over the examples, as batches of ``batch_size`` example numbers that share a latent size. Where
+    those of a size are too few, or leave a rest, some come again: with a noise and a timestep of their own."""
     by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for i in torch.randperm(len(examples), generator=generator).tolist():
         by_size[tuple(examples[i].target.shape)].append(i)
-    batches = [rows[i : i + batch_size] for rows in by_size.values() for i in range(0, len(rows), batch_size)]
+    batches = [
+        list(islice(cycle(rows), i, i + batch_size))
+        for rows in by_size.values()
+        for i in range(0, len(rows), batch_size)
+    ]
     return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 
 

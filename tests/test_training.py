@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -313,12 +314,31 @@ def test_the_condition_is_another_reference():
     assert sources("other", examples[:1], 0) == {0}
 
 
-def test_an_epoch_shows_every_reference_once_in_batches_of_one_size():
-    examples = random_examples(4, size=8) + random_examples(3, size=16)
-    batches = epoch(examples, 2, torch.Generator().manual_seed(0))
-    assert sorted(i for rows in batches for i in rows) == list(range(7))
-    assert all(len({examples[i].latent.shape for i in rows}) == 1 for rows in batches)
-    assert len(batches) == 4
+@pytest.mark.parametrize(
+    ("counts", "batch_size", "batches", "most"),
+    [((4, 3), 2, 4, 2), ((7,), 1, 7, 1), ((1,), 4, 1, 4), ((2,), 3, 1, 2), ((5, 1), 4, 3, 4)],
+)
+def test_an_epoch_shows_every_reference_in_full_batches_of_one_size(counts, batch_size, batches, most):
+    """Where there are too few for a batch, some come again, as evenly as they can."""
+    examples = [e for i, count in enumerate(counts) for e in random_examples(count, size=8 * (i + 1))]
+    found = epoch(examples, batch_size, torch.Generator().manual_seed(0))
+    assert [len(rows) for rows in found] == [batch_size] * batches
+    assert all(len({examples[i].latent.shape for i in rows}) == 1 for rows in found)
+    shown = Counter(i for rows in found for i in rows)
+    assert set(shown) == set(range(len(examples)))
+    assert max(shown.values()) == most
+    for rows in found:
+        times = Counter(rows).values()
+        assert max(times) - min(times) <= 1 or len(times) == 1
+
+
+def test_one_reference_fills_a_batch_with_other_noise():
+    """Not one row four times: that would cost four times as much and learn the same."""
+    (rows,) = epoch(random_examples(1), 4, torch.Generator().manual_seed(0))
+    batch = draw(
+        random_examples(1), rows, EMPTY, NOISE, TrainSettings(), torch.Generator().manual_seed(0), torch.device("cpu")
+    )
+    assert len(batch.x) == len(set(batch.timesteps.tolist())) == 4
 
 
 def test_references_of_several_sizes_train_together(base):
