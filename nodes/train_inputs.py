@@ -7,7 +7,6 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..p3s.errors import P3SError
 from ..p3s.preview import EVERY
 from ..p3s.subject_copy import LARGEST_RANK, CopySettings
 from ..p3s.training_settings import TrainSettings
@@ -249,15 +248,6 @@ def settings(values: dict[str, Any]) -> tuple[CopySettings, TrainSettings]:
         return kind(**{f.name: values[f.name] for f in fields(kind) if f.name in values})
 
     return of(CopySettings), of(TrainSettings)
-
-
-def check(given: dict[str, Any]) -> bool | str:
-    """What is wrong with the values of choices, or True; None stands for a value that comes from another node."""
-    try:
-        settings({name: value for name, value in given.items() if value is not None})
-    except P3SError as error:
-        return str(error)
-    return True
 
 
 def _choice(settings: Any, name: str, tooltip: str) -> Any:

@@ -12,7 +12,7 @@ import comfy.utils
 import comfy_extras.nodes_custom_sampler as custom
 import torch
 from comfy.patcher_extension import WrappersMP
-from comfyui_p3s.nodes.host import attention, conditions, halves, patch, weights
+from comfyui_p3s.nodes.host import attention, halves, patch, weights
 from comfyui_p3s.nodes.host.sampling import Application
 from comfyui_p3s.p3s.injection import Injection, InjectionHooks
 from comfyui_p3s.p3s.sampling import SamplingSettings
@@ -144,8 +144,6 @@ def refusals(model: Any, arguments: dict[str, Any]) -> dict[str, Any]:
         ),
         "sd2": message(lambda: apply(sd2, subject)),
         "other shapes": message(lambda: apply(micro, subject)),
-        "no clip vision": message(lambda: conditions.clip_encoder(None)),
-        "no vae": message(lambda: conditions.encode_latent(None, model, torch.zeros(8, 8, 3), 128)),
         "no such photo": message(lambda: patch.apply_subject(model, subject, 3, Application(FIXED))),
         "other weights": list(patch.apply_subject(other, subject, 0, Application(FIXED))[1]),
         "same weights": list(patch.apply_subject(model, subject, 0, Application(FIXED))[1]),

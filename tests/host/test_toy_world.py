@@ -38,4 +38,6 @@ def test_an_unknown_word_is_named(client: Client) -> None:
 def test_an_unknown_animal_is_refused(client: Client) -> None:
     g = Graphs()
     g.add("PreviewImage", images=g.add("P3S_ToyWorld", animal="zebra", scene=0, batch_size=1)[4])
-    assert client.run(g.graph).status == "refused"
+    result = client.run(g.graph)
+    assert result.error is not None
+    assert "zebra" in result.error.message
