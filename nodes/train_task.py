@@ -50,6 +50,7 @@ def make_task(
     """
     config, noise = weights.unet_config(model), weights.noise_schedule(model)
     check_base(config)
+    weights.check_trainable(model)
     prompts = conditions.prompts(positive, len(references), "positive")
     *texts, no_text = conditions.equally_long([*prompts, *conditions.prompts(empty, 1, "empty")])
 

@@ -10,14 +10,23 @@ import torch
 from torch import Tensor
 
 from .diffusion import NoiseSchedule
-from .errors import P3SError, TrainingError
+from .errors import TrainingError
 from .loss_map import FILED, loss_map
 from .masks import MaskSettings
 from .points import PointSet
 from .rngr import Reference
 from .sampling import AppliedSubject
 from .schedule import Schedule
-from .subject import Subject, SubjectInfo, SubjectReference, check_family, check_info, check_weights, fingerprint
+from .subject import (
+    Subject,
+    SubjectInfo,
+    SubjectReference,
+    check_family,
+    check_info,
+    check_weights,
+    fingerprint,
+    reference_of,
+)
 from .subject_copy import CopySettings, SubjectCopy
 from .training import Callback, TrainResult, train
 from .training_key import TrainingInputs
@@ -146,9 +155,7 @@ def apply_subject(world: World, subject: Subject, reference: int = 0) -> tuple[A
 
     Raises FamilyError or SubjectFileError when subject and model do not fit, P3SError for a reference that it lacks.
     """
-    if not 0 <= reference < len(subject.references):
-        raise P3SError(f"reference must lie in 0..{len(subject.references) - 1} for this subject; got {reference}")
-    config, shown = world.unet.config, subject.references[reference]
+    config, shown = world.unet.config, reference_of(subject, reference)
     warnings = check_family(subject, config.family, fingerprint(world.unet.state_dict()))
     settings = CopySettings.from_dict(subject.info.copy_settings)
     copy = SubjectCopy(config, settings, shown.tokens.shape[1], device="meta")

@@ -163,12 +163,36 @@ def test_bad_settings_of_training_are_refused(
     assert list(folder.glob("*")) == []
 
 
-def test_training_on_an_inpainting_model_is_refused_by_name(server: Server, client: Client) -> None:
-    job = Job(server, "sd15-inpaint-micro")
-    job.train(job.reference())
+@pytest.mark.parametrize(
+    ("checkpoint", "message"),
+    [
+        ("sd15-inpaint-micro", "reads 9 channels and predicts 4 (an inpainting model)"),
+        ("sd2-micro", "P3S works with SD 1.x models (SD 1.5 and its fine-tunes); this one is SD 2.x"),
+    ],
+)
+def test_a_model_that_cannot_be_trained_is_refused_by_name(
+    server: Server, client: Client, checkpoint: str, message: str
+) -> None:
+    job = Job(server)
+    base = job.g.add("CheckpointLoaderSimple", ckpt_name=server.model(checkpoint))
+    job.train(job.reference(), model=base)
     result = client.run(job.g.graph)
     assert result.error is not None
-    assert "inpainting model" in result.error.message
+    assert message in result.error.message
+
+
+def test_errors_number_the_photos(server: Server, client: Client) -> None:
+    """Each has two views, which are trained as pictures of their own."""
+    job = Job(server)
+    first = job.reference()
+    world = job.g.add("P3S_ToyWorld", animal="dog", scene=4, batch_size=1)
+    second = job.reference(two_subjects("puppy", "cat"), name="second.png", references=first)
+    job.g.graph[second.id]["inputs"] |= {"clip_vision": world[3], "image": world[4], "blur": 0.4}
+    job.g.graph[second.id]["inputs"]["points"] = job.g.add("PrimitiveString", value='[{"x": 270, "y": 240}]')[0]
+    job.train(second)
+    result = client.run(job.g.graph)
+    assert result.error is not None
+    assert result.error.message.startswith("reference 2: its CLIP vision tokens have the shape (145, 96)")
 
 
 @pytest.mark.slow

@@ -84,7 +84,7 @@ def test_identities(facts: Any) -> None:
     [
         ("gguf", ("FamilyError", "GGUF", ".safetensors")),
         ("flux", ("FamilyError", "SD 1.x", "Flux", "double_blocks")),
-        ("sd2", ("FamilyError", "SD1.x", "SD2.x")),
+        ("sd2", ("FamilyError", "SD 1.x", "SD 2.x")),
         ("other shapes", ("SubjectFileError", "do not fit this model")),
         ("no such photo", ("0..0", "got 3")),
         ("several gpus", ("several GPUs",)),

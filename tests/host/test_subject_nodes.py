@@ -120,7 +120,7 @@ def test_load_and_save_keep_every_bit(server: Server, client: Client, folder: Pa
     saved = os.path.join("models", "p3s", "_my_ dog")
     assert text == f"Saved {saved};\nno file can be called '../my: dog': '_my_ dog' is used"
     description = result.outputs["3"]["text"][0]
-    for part in ("SD1.x", "sks", "Größe", "300", "CC BY 4.0"):
+    for part in ("an SD 1.x model", "sks", "Größe", "300", "CC BY 4.0"):
         assert part in description
     client.free()
     again = client.run_ok(copy_graph(name, "../my: dog").graph)
