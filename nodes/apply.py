@@ -104,7 +104,7 @@ class Apply(io.ComfyNode):
                     optional=True,
                     tooltip="exact: the method as it is; 1.8 times the plain model's work. fast: 1.2 times; the "
                     "subject acts on the prompt's half of the guidance only, until 0.8 of the denoising, and is "
-                    "looked at again every 3rd step.",
+                    "looked at again every 3rd evaluation of the model.",
                 ),
                 build(
                     io.String.Input,

@@ -42,7 +42,13 @@ def inputs() -> list[Any]:
             max=1000000,
             tooltip="Training steps; 0 follows epochs. With a single photo, 200 to 300 steps match the paper.",
         ),
-        io.Int.Input("batch_size", default=TRAIN.batch_size, min=1, max=64, tooltip="Photos in one step."),
+        io.Int.Input(
+            "batch_size",
+            default=TRAIN.batch_size,
+            min=1,
+            max=64,
+            tooltip="Photos in one step. Fewer photos come several times, each time with other noise.",
+        ),
         io.Float.Input(
             "learning_rate",
             default=TRAIN.learning_rate,
@@ -75,20 +81,24 @@ def inputs() -> list[Any]:
             step=64,
             tooltip="Photos are trained at about this many pixels squared, uncropped, in their proportions.",
         ),
-        io.Float.Input(
+        build(
+            io.Float.Input,
             "gamma",
             default=TRAIN.gamma,
             min=0.0,
             max=100.0,
             step=0.01,
+            advanced=True,
             tooltip="Weight of the attention consistency loss.",
         ),
-        io.Float.Input(
+        build(
+            io.Float.Input,
             "lam",
             default=COPY.lam,
             min=-10.0,
             max=10.0,
             step=0.01,
+            advanced=True,
             tooltip="Lambda: how much of the subject's features is added to the values of self-attention.",
         ),
         io.String.Input(
@@ -97,10 +107,12 @@ def inputs() -> list[Any]:
             optional=True,
             tooltip="Kept in the file: the rare word that stands for the subject in prompts.",
         ),
-        io.String.Input(
+        build(
+            io.String.Input,
             "licence",
             default="",
             optional=True,
+            advanced=True,
             tooltip="Kept in the file: what others may do with this subject.",
         ),
         build(

@@ -20,10 +20,11 @@ from .types import PointEditor, Reference, Schedule, Subject
 
 #: Why a wire of the host may carry None, and what to do.
 EMPTY = {
-    "MODEL": "the file it comes from holds no diffusion model. Load an SD 1.x model with Load Checkpoint",
-    "VAE": "the checkpoint it comes from holds no VAE. Load the VAE of SD 1.x",
-    "CLIP_VISION": "the checkpoint it comes from holds no CLIP vision model. Load CLIP ViT-L/14 with Load CLIP Vision",
-    "CONDITIONING": "connect CLIP Text Encode",
+    "MODEL": "{} is empty: the file it comes from holds no diffusion model. Load an SD 1.x model with Load Checkpoint",
+    "VAE": "{} is empty: the checkpoint it comes from holds no VAE. Load the VAE of SD 1.x",
+    "CLIP_VISION": "{} is empty: the checkpoint it comes from holds no CLIP vision model. Load CLIP ViT-L/14 with Load "
+    "CLIP Vision",
+    "CONDITIONING": "{} is empty: connect CLIP Text Encode",
 }
 #: What the pack's own wires carry, and the node that it comes from. (A node with outputs of any type fits every wire.)
 OURS: dict[str, tuple[type, str]] = {
@@ -80,7 +81,7 @@ def check_wire(entry: Any, value: Any) -> None:
     """Raise P3SError where a wire carries nothing, or what no node of ours gives."""
     wire = str(entry.get_io_type())
     if value is None and wire in EMPTY:
-        raise P3SError(f"{entry.id} is empty: {EMPTY[wire]}")
+        raise P3SError(EMPTY[wire].format(entry.id))
     if wire in OURS:
         kind, source = OURS[wire]
         if not isinstance(value, kind):
