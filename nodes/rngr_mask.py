@@ -181,9 +181,10 @@ def points_of(photos: Sequence[torch.Tensor], points: Sequence[Any], negative: S
         raise PointError(
             f"negative_points holds {len(negative)} texts and points {len(points)}: give one for each photo"
         )
+    without: list[str | None] = [*negative] or [None] * len(points)
     return [
-        PointSet.parse(text, size=(photo.shape[1], photo.shape[0]), negative=without or None)
-        for photo, text, without in zip(photos, points, negative or [None] * len(points), strict=True)
+        PointSet.parse(text, size=(photo.shape[1], photo.shape[0]), negative=other or None)
+        for photo, text, other in zip(photos, points, without, strict=True)
     ]
 
 

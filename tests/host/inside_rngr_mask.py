@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from comfyui_p3s.nodes.host import toy_world
+from comfyui_p3s.nodes.point_picker import PointPicker
 from comfyui_p3s.nodes.rngr_mask import RNGRMask
 from comfyui_p3s.nodes.toy_world import drawn
 from comfyui_p3s.p3s.errors import P3SError
@@ -34,6 +35,26 @@ def equal(one: Any, other: Any) -> bool:
     return same and (one.points, one.image_hash) == (other.points, other.image_hash)
 
 
+def picked() -> dict[str, Any]:
+    """What Point Picker makes of linked pictures of other kinds."""
+
+    def out(linked: torch.Tensor) -> Any:
+        return PointPicker.EXECUTE_NORMALIZED(image="", points="{}", linked_image=linked)
+
+    grey = torch.linspace(0, 1, 12).view(1, 3, 4, 1)
+    several = out(torch.cat([grey, 1 - grey]))
+    try:
+        out(torch.full((1, 3, 4, 3), 255.0))
+    except P3SError as error:
+        refused = str(error)
+    return {
+        "grey": torch.equal(several.args[0], grey.repeat(1, 1, 1, 3)),
+        "the first of a batch": several.ui["p3s_image"][0]["batch"] == 2,
+        "transparent": torch.equal(out(torch.zeros(1, 3, 4, 4)).args[0], torch.ones(1, 3, 4, 3)),
+        "refused": refused.startswith("linked_image must hold values in 0..1, but they span 255 to 255"),
+    }
+
+
 def main(arguments: dict[str, Any]) -> dict[str, Any]:
     scenes = [drawn("dog", number) for number in (4, 7, 11)]
     photos, points = [picture_of(scene)[None] for scene in scenes], [click(scene, 1) for scene in scenes]
@@ -59,6 +80,7 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
             torch.equal(r.image, photo[0])
             for r, photo in zip(run(photos, points, inpainted=[torch.cat(photos)]).args[0], photos, strict=True)
         ),
+        "picked": picked(),
         "said": {
             "a batch, one picker": said([torch.cat(photos)], points[:1]),
             "a list, one picker's points": said(photos, [points[0]] * 3),

@@ -44,6 +44,10 @@ def test_what_does_not_go_together_is_named(facts: dict[str, Any], case: str, be
     assert facts["said"][case].startswith(begins), facts["said"][case]
 
 
+def test_the_point_picker_reads_pictures_of_other_kinds_the_same_way(facts: dict[str, Any]) -> None:
+    assert all(facts["picked"].values()), facts["picked"]
+
+
 def test_a_list_of_photos_is_not_trained_one_subject_each(server: Server, client: Client) -> None:
     job = Job(server, "sd15-micro")
     both = [client.upload_image(two_subjects(left), f"{left}.png") for left in ("dog", "puppy")]

@@ -63,6 +63,24 @@ def test_a_strength_over_a_wire_is_checked(server: Server, client: Client, stren
     assert result.error.node_type == "P3S_Apply"
 
 
+@pytest.mark.parametrize("name", ["identifier", "licence"])
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [("sks \ud83d", "must be text that a file can hold"), ("x" * 70_000, "has 70000 characters")],
+)
+def test_notes_that_no_file_can_hold_are_refused_before_the_first_step(
+    server: Server, client: Client, name: str, value: str, message: str
+) -> None:
+    """All was trained, and then could not be saved, with success."""
+    job = Job(server, "sd15-micro")
+    trained = job.train(job.reference(), name="noted", **{name: value})
+    result = client.run(job.g.graph)
+    assert result.error is not None
+    assert result.error.message.startswith(f"{name} {message}")
+    assert result.progress(trained.id) == []
+    assert list((server.base / "models" / "p3s").glob("noted*")) == []
+
+
 def test_a_wrong_value_is_shown_once(client: Client) -> None:
     """The host shows what a node says of its values beside every input that its validate_inputs names."""
     g = Graphs()
