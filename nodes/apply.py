@@ -21,6 +21,7 @@ from .host.patch import apply_subject
 from .host.sampling import Application
 from .host.weights import unet_config
 from .types import Schedule, Subject, build
+from .values import checked
 
 log = logging.getLogger("p3s")
 
@@ -103,7 +104,7 @@ class Apply(io.ComfyNode):
                     optional=True,
                     tooltip="exact: the method as it is; 1.8 times the plain model's work. fast: 1.2 times; the "
                     "subject acts on the prompt's half of the guidance only, until 0.8 of the denoising, and is "
-                    "looked at again every 3rd step.",
+                    "looked at again every 3rd evaluation of the model.",
                 ),
                 build(
                     io.String.Input,
@@ -120,25 +121,16 @@ class Apply(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(
-        cls, start_percent=None, end_percent=None, guidance=None, mode=None, layer_strengths=None
-    ) -> bool | str:
-        for name, value, choices in (("guidance", guidance, GUIDANCE), ("mode", mode, MODES)):
-            if value is not None and value not in choices:
-                return f"{name} must be one of {', '.join(choices)}; got {value!r}."
-        if isinstance(layer_strengths, str):  # None: comes from another node
-            try:
-                parse_layer_strengths(layer_strengths)
-            except P3SError as error:
-                return str(error)
-        for name, value in (("start_percent", start_percent), ("end_percent", end_percent)):
-            if value is not None and not 0 <= value <= 1:
-                return f"{name} must lie in 0..1; got {value}."
-        if start_percent is not None and end_percent is not None and start_percent > end_percent:
-            return f"start_percent ({start_percent}) must not be greater than end_percent ({end_percent})."
+    def validate_inputs(cls, layer_strengths=None) -> bool | str:
+        # The host shows what is said here beside every input named here: so it is one, and execute says the rest.
+        try:
+            parse_layer_strengths(layer_strengths or "")  # None: comes from another node
+        except P3SError as error:
+            return str(error)
         return True
 
     @classmethod
+    @checked
     def execute(
         cls,
         model: Any,
@@ -153,6 +145,11 @@ class Apply(io.ComfyNode):
         mode: str = "exact",
         layer_strengths: str = "",
     ) -> io.NodeOutput:
+        if start_percent > end_percent:
+            raise P3SError(
+                f"start_percent ({start_percent:g}) must not be greater than end_percent ({end_percent:g}): "
+                "exchange them"
+            )
         curve = schedule or CopySettings.from_dict(subject.info.copy_settings).default_schedule
         curve = curve.within(start_percent, end_percent)
         settings = MODES[mode] if guidance == "both" else replace(MODES[mode], halves="conditional")

@@ -42,7 +42,7 @@ class Filed(NamedTuple):
 def save(subject: Subject, name: str) -> Filed:
     """Write ``subject`` to a new file called ``name`` in models/p3s, or with a number if that name is taken.
 
-    A disk that does not take it must not cost the training: the output folder is tried next, and without any file the
+    What goes wrong with a file must not cost the training: the output folder is tried next, and without any file the
     subject still leaves the node.
     """
     steps = f"{subject.info.steps} steps trained"
@@ -50,11 +50,11 @@ def save(subject: Subject, name: str) -> Filed:
     for folder in _places():
         try:
             path = str(save_new_subject(subject, folder, name))
-        except SubjectFileError as error:
+        except Exception as error:
             problems.append(f"{folder}: {error}")
         else:
             return Filed(subject, path, (f"{steps}, saved to {path}", *problems))
-    advice = "Free some space, then queue a Save P3S Subject node"
+    advice = "Mend that, then queue a Save P3S Subject node"
     return Filed(subject, "", (f"{steps}, but NOT SAVED: {'; '.join(problems)}. {advice}",))
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import unicodedata
 
 import folder_paths
 
 from ..p3s.files import SUFFIX, safe_name
+from .host.extra_paths import has_default_folder
 
 NAME = "p3s"
 EXTENSIONS = {".safetensors"}
@@ -19,12 +19,12 @@ def register() -> None:
     """Make the folder known to ComfyUI; may be called any number of times.
 
     ``models/p3s`` comes first and is where subjects are saved. Folders that extra_model_paths.yaml lists under "p3s"
-    are searched after it, as with ComfyUI's own kinds of models.
+    are searched after it, or come before it where a section says ``is_default``, as with ComfyUI's own kinds of models.
     """
     default = os.path.join(folder_paths.models_dir, NAME)
     folders = folder_paths.folder_names_and_paths.get(NAME, ([], set()))[0]
     if default not in folders:
-        folders.insert(0, default)
+        folders.insert(len(folders) if has_default_folder(NAME) else 0, default)
     # A folder that only the yaml names comes without extensions, which would list every kind of file.
     folder_paths.folder_names_and_paths[NAME] = (folders, EXTENSIONS)
     with contextlib.suppress(OSError):  # read-only installations: saving says so later
@@ -58,8 +58,7 @@ def renamed(name: str) -> list[str]:
 
 
 def short(text: str) -> str:
-    """A text with the paths in ComfyUI's model and output folders relative to them, those of subjects without their
-    ending."""
+    """A text with the paths in ComfyUI's model and output folders relative to them."""
     for folder in (folder_paths.models_dir, folder_paths.get_output_directory()):
         text = text.replace(folder + os.sep, os.path.basename(folder) + os.sep)
-    return re.sub(re.escape(SUFFIX) + r"(?=[\s;]|$)", "", text)
+    return text

@@ -11,15 +11,26 @@ import torch
 from comfy_api.latest import io
 from PIL import Image
 
-from ..p3s.errors import PointError
+from ..p3s.errors import P3SError, PointError
+from ..p3s.pictures import frames
 from ..p3s.points import PointSet
 from .host.pictures import find_picture, load_picture
 from .host.seen import seen
 from .types import PointEditor, Points, build
+from .values import checked
 
 PREVIEW_SIDE = 2048  # pixels; the widget's picture of a linked image, whose points are normalised anyway
 
 _UNLINKED: Any = object()  # stands for "not in the prompt"; a linked input is passed as None before the run
+
+
+class Pictures(list[str]):
+    """The names that a combo offers, of which the host holds none for wrong: while a picture is linked no file is
+    needed, and the mask editor makes files in subfolders. (It would ask no more of an input that ``validate_inputs``
+    names, but show beside it what is said of the points.)"""
+
+    def __contains__(self, name: object) -> bool:
+        return True
 
 
 class PointPicker(io.ComfyNode):
@@ -42,7 +53,7 @@ class PointPicker(io.ComfyNode):
                 io.Combo.Input(
                     "image",
                     # None comes first: a picker whose picture is linked shall name no file that may be missing.
-                    options=["", *sorted(folder_paths.filter_files_content_types(files, ["image"]))],
+                    options=Pictures(["", *sorted(folder_paths.filter_files_content_types(files, ["image"]))]),
                     upload=io.UploadType.image,
                     image_folder=io.FolderType.input,
                     tooltip="The photo with the subject, from the input folder. Not used while an image is linked.",
@@ -72,23 +83,17 @@ class PointPicker(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, image=None, points=None, linked_image=_UNLINKED) -> bool | str:
-        chosen = None
-        if isinstance(points, str):  # None: comes from another node
-            try:
-                chosen = PointSet.parse(points, size=(2**24, 2**24))  # the real size is known in execute only
-            except PointError as error:
-                return str(error)
-        elif points is not None:
-            return f"Points: expected JSON text, got {type(points).__name__}."
-        if linked_image is not _UNLINKED:
-            return True  # also without points: the picture to click on may be seen only after a run
-        if image is not None and find_picture(image) is None:
-            if not image:
-                return "Choose or upload an image, or connect one to linked_image."
-            return f"The image file {image!r} is not in ComfyUI's input folder. Choose or upload another."
-        if chosen is not None and not chosen.positive:
-            return "Points: there is no positive point. Click the subject in the picture (+), then run again."
+    def validate_inputs(cls, points=None, linked_image=_UNLINKED) -> bool | str:
+        # The host shows what is said here beside every input named here: the file is looked at in execute.
+        if not isinstance(points, str):  # None: comes from another node
+            return points is None or f"Points: expected JSON text, got {type(points).__name__}."
+        try:
+            chosen = PointSet.parse(points, size=(2**24, 2**24))  # the real size is known in execute only
+        except PointError as error:
+            return str(error)
+        # With a linked picture also without points: what is to be clicked on may be seen only after a run.
+        if linked_image is _UNLINKED and not chosen.positive:
+            return "There is no positive point. Choose a picture, click the subject in it (+), then run again."
         return True
 
     @classmethod
@@ -101,15 +106,18 @@ class PointPicker(io.ComfyNode):
             return hashlib.sha256(file.read()).hexdigest()
 
     @classmethod
+    @checked
     def execute(cls, image: str, points: str, linked_image: torch.Tensor | None = None) -> io.NodeOutput:
         if linked_image is None:
             path = find_picture(image)
             if path is None:
-                raise FileNotFoundError(f"The image file {image!r} is not in ComfyUI's input folder.")
+                missing = f"The image file {image!r} is not in ComfyUI's input folder. Choose or upload another."
+                raise P3SError(missing if image else "Choose or upload an image, or connect one to linked_image.")
             picture, ui = load_picture(path), None
         else:
-            picture = linked_image[:1, ..., :3]
-            ui = {"p3s_image": [_save_preview(picture[0], batch=linked_image.shape[0])]}
+            batch = frames(linked_image, "linked_image")
+            picture = batch[:1]
+            ui = {"p3s_image": [_save_preview(picture[0], batch=len(batch))]}
         height, width = picture.shape[1:3]
         chosen = PointSet.parse(points, size=(width, height))
         return io.NodeOutput(picture, chosen, *chosen.to_pixels(width, height), ui=ui)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from comfy_api.latest import io, ui
 
 from ..p3s.drawing import heat_map, overlay
-from ..p3s.errors import MaskError, PointError
+from ..p3s.errors import MaskError, P3SError, PointError
 from ..p3s.masks import FILL_REGIONS, FILLS, VALUE_RANGES, MaskSettings
+from ..p3s.pictures import frames
 from ..p3s.points import PointSet
 from ..p3s.rngr import Reference as CleanReference
 from ..p3s.rngr import make_reference
 from .host.conditions import clip_encoder, clip_image_size
 from .host.seen import seen
 from .types import Points, Reference, build
+from .values import checked
 
 log = logging.getLogger("p3s")
 
@@ -34,10 +38,13 @@ class RNGRMask(io.ComfyNode):
             description="Find the clicked subject by CLIP similarity, and remove the one clicked as negative.",
             search_aliases=["p3s", "rough mask", "points to mask", "select subject", "reference"],
             is_output_node=True,  # so that masks can be looked at without training
+            is_input_list=True,  # so that several photos become one subject, not one each
             # The order of the inputs is the order of the values in saved workflows: append only.
             inputs=[
                 io.ClipVision.Input("clip_vision", tooltip="CLIP ViT-L/14, from Load CLIP Vision."),
-                io.Image.Input("image", tooltip="The photo, from Point Picker. Of a batch, the first image is used."),
+                io.Image.Input(
+                    "image", tooltip="The photo, from Point Picker, or several, each with points of its own."
+                ),
                 io.MultiType.Input(
                     "points",
                     [Points, io.String],
@@ -105,58 +112,110 @@ class RNGRMask(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, fill=None, fill_region=None, value_range=None) -> bool | str:
-        given = {"fill": fill, "fill_region": fill_region, "value_range": value_range}
-        try:
-            MaskSettings(**{name: value for name, value in given.items() if value is not None})
-        except MaskError as error:
-            return str(error)
-        return True
-
-    @classmethod
+    @checked
     def execute(
         cls,
-        clip_vision,
-        image: torch.Tensor,
-        points: PointSet | str,
+        clip_vision: list[Any],
+        image: list[torch.Tensor],
+        points: list[PointSet | str],
         fill: str,
         fill_region: str,
         value_range: str,
         blur: float,
         grow: float,
-        inpainted: torch.Tensor | None = None,
-        negative_points: str | None = None,
-        references: tuple[CleanReference, ...] = (),
+        inpainted: list[torch.Tensor] | None = None,
+        negative_points: list[str] | None = None,
+        references: Sequence[tuple[CleanReference, ...]] = (),
     ) -> io.NodeOutput:
-        photo = image[0, ..., :3]
-        if not isinstance(points, str) and negative_points:
-            raise PointError(
-                "negative_points goes with positive points given as text; the points of Point Picker hold both signs. "
-                "Disconnect one of them."
-            )
-        if isinstance(points, str):
-            points = PointSet.parse(points, size=(photo.shape[1], photo.shape[0]), negative=negative_points)
-        # Also when the points are wrong: the Point Picker can then show why, without another run.
-        tokens = seen.tokens(photo, clip_vision)
-        reference = make_reference(
-            photo,
-            points,
-            clip_encoder(clip_vision),
-            MaskSettings(value_range, blur, fill_region, grow, fill),
-            inpainted=None if inpainted is None else inpainted[0, ..., :3],
-            image_size=clip_image_size(clip_vision),
-            tokens=tokens,
-        )
-        for warning in reference.warnings:
+        settings = MaskSettings(value_range, blur, fill_region, grow, fill)
+        photos = all_frames(image, "image")
+        clean = all_frames(inpainted, "inpainted") if inpainted else [None] * len(photos)
+        chosen = points_of(photos, points, negative_points if negative_points and any(negative_points) else [])
+        check_together(photos, chosen, clean)
+        found = []
+        for number, each in enumerate(zip(photos, chosen, clean, strict=True), start=1):
+            try:
+                found.append(reference_of(clip_vision[0], *each, settings))
+            except P3SError as error:
+                raise type(error)(f"photo {number}: {error}" if len(photos) > 1 else str(error)) from None
+        warnings = [
+            f"photo {number}: {warning}" if len(found) > 1 else warning
+            for number, reference in enumerate(found, start=1)
+            for warning in reference.warnings
+        ]
+        for warning in warnings:
             log.warning("RNGR Mask: %s", warning)
         # What was selected, and what of it will be learned.
-        shown = torch.stack([overlay(reference, photo), reference.image.float().cpu()])
-        preview = ui.PreviewImage(shown, cls=cls).as_dict()
+        shown = [
+            picture for r, photo in zip(found, photos, strict=True) for picture in (overlay(r, photo), r.image.float())
+        ]
+        preview = ui.PreviewImage(torch.stack(shown), cls=cls).as_dict()
         return io.NodeOutput(
-            (*references, reference),
-            reference.image[None],
-            reference.subject_mask[None],
-            reference.negative_mask[None],
-            heat_map(reference)[None],
-            ui={**preview, "text": list(reference.warnings)},
+            (*(reference for others in references for reference in others), *found),
+            torch.stack([reference.image for reference in found]),
+            torch.stack([reference.subject_mask for reference in found]),
+            torch.stack([reference.negative_mask for reference in found]),
+            torch.stack([heat_map(reference) for reference in found]),
+            ui={**preview, "text": warnings},
         )
+
+
+def all_frames(batches: Sequence[Any], name: str) -> list[torch.Tensor]:
+    """The pictures [H, W, 3] of a list of batches. Raises MaskError as :func:`p3s.pictures.frames`."""
+    return [frame for batch in batches for frame in frames(batch, name)]
+
+
+def points_of(photos: Sequence[torch.Tensor], points: Sequence[Any], negative: Sequence[str]) -> list[PointSet]:
+    """The points of each photo. Raises PointError where their numbers differ or they cannot be read."""
+    if len(points) != len(photos):
+        raise PointError(
+            f"image holds {len(photos)} photo(s), and there are points for {len(points)}: every photo needs its own. "
+            "Give each a Point Picker and an RNGR Mask, and chain these: reference of one to references of the next"
+        )
+    if negative and not all(isinstance(each, str) for each in points):
+        raise PointError(
+            "negative_points goes with positive points given as text; the points of Point Picker hold both signs. "
+            "Disconnect one of them."
+        )
+    if negative and len(negative) != len(points):
+        raise PointError(
+            f"negative_points holds {len(negative)} texts and points {len(points)}: give one for each photo"
+        )
+    without: list[str | None] = [*negative] or [None] * len(points)
+    return [
+        PointSet.parse(text, size=(photo.shape[1], photo.shape[0]), negative=other or None)
+        for photo, text, other in zip(photos, points, without, strict=True)
+    ]
+
+
+def check_together(photos: Sequence[Any], chosen: Sequence[PointSet], clean: Sequence[Any]) -> None:
+    """Raise PointError or MaskError for photos that cannot be taken together."""
+    if len(clean) != len(photos):
+        raise MaskError(f"inpainted holds {len(clean)} picture(s) for {len(photos)} photo(s): give one for each")
+    if len({photo.shape for photo in photos}) > 1:
+        sizes = ", ".join(f"{photo.shape[1]} x {photo.shape[0]}" for photo in photos)
+        raise MaskError(
+            f"image holds photos of several sizes ({sizes}): give each an RNGR Mask, and chain these: reference of one "
+            "to references of the next"
+        )
+    if len(set(chosen)) < len(chosen):
+        raise PointError(
+            "image holds several photos with the very same points, as of one Point Picker for all: every photo needs "
+            "its own. Give each a Point Picker"
+        )
+
+
+def reference_of(
+    clip_vision: Any, photo: torch.Tensor, points: PointSet, clean: torch.Tensor | None, settings: MaskSettings
+) -> CleanReference:
+    # CLIP first, also when the points are wrong: the Point Picker can then show why, without another run.
+    tokens = seen.tokens(photo, clip_vision)
+    return make_reference(
+        photo,
+        points,
+        clip_encoder(clip_vision),
+        settings,
+        inpainted=clean,
+        image_size=clip_image_size(clip_vision),
+        tokens=tokens,
+    )

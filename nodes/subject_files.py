@@ -13,6 +13,7 @@ from ..p3s.subject import load_subject, save_new_subject
 from . import folders
 from .host.run import LINE_BREAK, show_text
 from .types import Subject, build
+from .values import checked
 
 
 class LoadSubject(io.ComfyNode):
@@ -93,6 +94,7 @@ class SaveSubject(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, subject: TrainedSubject, filename: str) -> io.NodeOutput:
         path = str(save_new_subject(subject, folders.save_folder(), filename))
         show_text(cls, folders.short(LINE_BREAK.join([f"Saved {path}", *folders.renamed(filename)])))

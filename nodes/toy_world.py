@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from ..p3s.toyworld.scenes import CLASSES, scene
 from ..p3s.toyworld.world import picture_of
 from .types import build
+from .values import checked
 
 
 class ToyWorld(io.ComfyNode):
@@ -43,12 +44,7 @@ class ToyWorld(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, animal=None) -> bool | str:
-        if animal is not None and animal not in CLASSES:
-            return f"There is no {animal!r} in the toy world. Animals: {', '.join(CLASSES)}."
-        return True
-
-    @classmethod
+    @checked
     def execute(cls, animal: str, scene: int, batch_size: int) -> io.NodeOutput:
         from .host import toy_world
 

@@ -19,6 +19,7 @@ from .host.progress import tell
 from .host.run import LINE_BREAK, show_text
 from .train_task import make_task
 from .types import Subject, build
+from .values import checked
 
 log = logging.getLogger("p3s")
 
@@ -47,31 +48,11 @@ class Train(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(
-        cls,
-        precision=None,
-        zero_init=None,
-        attention_layers=None,
-        attention_norm=None,
-        pairs=None,
-        feature=None,
-        pairing=None,
-        copy_input=None,
-        views=None,
-        removed=None,
-        kind=None,
-        weight=None,
-        optimizer=None,
-    ) -> bool | str:
-        given = dict(locals())
-        del given["cls"]
-        return train_inputs.check(given)
-
-    @classmethod
     def fingerprint_inputs(cls, retrain=False, **_: Any) -> int:
         return time.time_ns() if retrain else 0
 
     @classmethod
+    @checked
     def execute(
         cls,
         model: Any,

@@ -7,7 +7,6 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..p3s.errors import P3SError
 from ..p3s.preview import EVERY
 from ..p3s.subject_copy import LARGEST_RANK, CopySettings
 from ..p3s.training_settings import TrainSettings
@@ -43,7 +42,13 @@ def inputs() -> list[Any]:
             max=1000000,
             tooltip="Training steps; 0 follows epochs. With a single photo, 200 to 300 steps match the paper.",
         ),
-        io.Int.Input("batch_size", default=TRAIN.batch_size, min=1, max=64, tooltip="Photos in one step."),
+        io.Int.Input(
+            "batch_size",
+            default=TRAIN.batch_size,
+            min=1,
+            max=64,
+            tooltip="Photos in one step. Fewer photos come several times, each time with other noise.",
+        ),
         io.Float.Input(
             "learning_rate",
             default=TRAIN.learning_rate,
@@ -76,20 +81,24 @@ def inputs() -> list[Any]:
             step=64,
             tooltip="Photos are trained at about this many pixels squared, uncropped, in their proportions.",
         ),
-        io.Float.Input(
+        build(
+            io.Float.Input,
             "gamma",
             default=TRAIN.gamma,
             min=0.0,
             max=100.0,
             step=0.01,
+            advanced=True,
             tooltip="Weight of the attention consistency loss.",
         ),
-        io.Float.Input(
+        build(
+            io.Float.Input,
             "lam",
             default=COPY.lam,
             min=-10.0,
             max=10.0,
             step=0.01,
+            advanced=True,
             tooltip="Lambda: how much of the subject's features is added to the values of self-attention.",
         ),
         io.String.Input(
@@ -98,10 +107,12 @@ def inputs() -> list[Any]:
             optional=True,
             tooltip="Kept in the file: the rare word that stands for the subject in prompts.",
         ),
-        io.String.Input(
+        build(
+            io.String.Input,
             "licence",
             default="",
             optional=True,
+            advanced=True,
             tooltip="Kept in the file: what others may do with this subject.",
         ),
         build(
@@ -249,15 +260,6 @@ def settings(values: dict[str, Any]) -> tuple[CopySettings, TrainSettings]:
         return kind(**{f.name: values[f.name] for f in fields(kind) if f.name in values})
 
     return of(CopySettings), of(TrainSettings)
-
-
-def check(given: dict[str, Any]) -> bool | str:
-    """What is wrong with the values of choices, or True; None stands for a value that comes from another node."""
-    try:
-        settings({name: value for name, value in given.items() if value is not None})
-    except P3SError as error:
-        return str(error)
-    return True
 
 
 def _choice(settings: Any, name: str, tooltip: str) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..p3s.rngr import Reference
-from ..p3s.subject import SubjectInfo
+from ..p3s.subject import SubjectInfo, check_info
 from ..p3s.subject_copy import CopySettings
 from ..p3s.training_key import TrainingInputs
 from ..p3s.training_settings import TrainSettings
@@ -50,6 +50,7 @@ def make_task(
     """
     config, noise = weights.unet_config(model), weights.noise_schedule(model)
     check_base(config)
+    weights.check_trainable(model)
     prompts = conditions.prompts(positive, len(references), "positive")
     *texts, no_text = conditions.equally_long([*prompts, *conditions.prompts(empty, 1, "empty")])
 
@@ -81,4 +82,5 @@ def make_task(
         identifier=identifier,
         licence=licence,
     )
+    check_info(info)
     return Task(inputs, [group[0] for group in groups], info)

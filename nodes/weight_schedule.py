@@ -11,6 +11,7 @@ from ..p3s.plot import plot_schedule
 from ..p3s.schedule import KINDS, parse_keyframes
 from ..p3s.schedule import Schedule as WeightCurve
 from .types import Schedule, build
+from .values import checked
 
 
 class WeightSchedule(io.ComfyNode):
@@ -91,6 +92,7 @@ class WeightSchedule(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, kind=None, keyframes=None) -> bool | str:
+        # The host shows what is said here beside every input named here. Of these two either may be wrong.
         if kind is not None and kind not in KINDS:
             return f"There is no kind {kind!r} of weight schedule. Kinds: {', '.join(KINDS)}."
         if kind == "keyframes" and isinstance(keyframes, str):  # None: comes from another node
@@ -101,6 +103,7 @@ class WeightSchedule(io.ComfyNode):
         return True
 
     @classmethod
+    @checked
     def execute(
         cls,
         kind: str,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from .subject import Subject, SubjectInfo
+from .unet_config import family_name
 
 
 def describe(info: SubjectInfo) -> str:
     """A few lines about a subject, for people."""
     lines = [
-        f"Family: {info.family} ({info.prediction} prediction)",
+        f"Trained on: {family_name(info.family)} ({info.prediction} prediction)",
         f"Identifier: {info.identifier or 'none'}",
         *([f"Prompt: {info.prompt}"] if info.prompt else []),
         f"Steps: {info.steps}{'' if info.completed else ' (training was not finished)'}",

@@ -49,3 +49,12 @@ class MissingPackageError(P3SError):
 
 class TrainingError(P3SError):
     """Training inputs that do not fit together, or a training that went wrong."""
+
+
+def shown(value: Any) -> str:
+    """A short form of a value for messages; never raises, whatever the value."""
+    try:
+        text = repr(value)
+    except Exception:  # e.g. integers with too many digits, nesting that is too deep, a broken __repr__
+        text = f"a value of type {type(value).__name__}"
+    return text if len(text) <= 60 else text[:57] + "..."

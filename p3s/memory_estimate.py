@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import cycle, islice
 from typing import Any, NamedTuple
 
 import torch
@@ -104,7 +105,7 @@ def _largest(examples: Sequence[Example], batch_size: int) -> tuple[Shapes, ...]
     """A batch of those examples that need most."""
     area = max(e.target[0].numel() for e in examples)
     first = next(e for e in examples if e.target[0].numel() == area)
-    rows = [e for e in examples if e.target.shape == first.target.shape][:batch_size]
+    rows = islice(cycle([e for e in examples if e.target.shape == first.target.shape]), batch_size)
     return tuple(Shapes(*(tuple(t.shape) for t in (e.target, e.latent, e.tokens, e.prompt))) for e in rows)
 
 

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from .diffusion import NoiseSchedule
-from .errors import P3SError, TrainingError
+from .errors import TrainingError
 from .loss_map import FILED, loss_map
 from .masks import MaskSettings
 from .points import PointSet
 from .rngr import Reference
 from .sampling import AppliedSubject
 from .schedule import Schedule
-from .subject import Subject, SubjectInfo, SubjectReference, check_family, check_weights, fingerprint
+from .subject import (
+    Subject,
+    SubjectInfo,
+    SubjectReference,
+    check_family,
+    check_info,
+    check_weights,
+    fingerprint,
+    reference_of,
+)
 from .subject_copy import CopySettings, SubjectCopy
 from .training import Callback, TrainResult, train
 from .training_key import TrainingInputs
@@ -83,26 +91,17 @@ def train_subject(
 ) -> tuple[Subject, TrainResult]:
     """Train a subject on its references, all under one ``prompt``.
 
-    Fewer references than ``batch_size`` fill a batch several times over, with other noise. As with ``train``, what is
-    trained is kept when a later step fails: see the result's ``error``.
+    As with ``train``, what is trained is kept when a later step fails: see the result's ``error``. Raises P3SError for
+    what a subject file could not hold, before the first step.
     """
     if not references:
         raise TrainingError("no reference to train on: give at least one photo")
-    text = world.encode_text(prompt)
+    text, empty = world.encode_text(prompt), world.encode_text("")
     groups = [examples_of(r, text, world.encode_latent, train_settings) for r in references]
     examples = [example for group in groups for example in group]
-    copy = SubjectCopy.from_base(
-        world.unet.state_dict(),
-        copy_settings,
-        examples[0].tokens.shape[-1],
-        train_settings.zero_init,
-        train_settings.seed,
-    ).to(_device(world))
-    filled = examples * math.ceil(train_settings.batch_size / len(examples))
-    empty, base = world.encode_text(""), fingerprint(world.unet.state_dict())
+    base = fingerprint(world.unet.state_dict())
     hashes = tuple(r.image_hash for r in references)
-    inputs = TrainingInputs(base, hashes, filled, empty, world.noise, copy_settings, train_settings)
-    result = train(world.unet, copy, filled, empty, world.noise, train_settings, callback)
+    inputs = TrainingInputs(base, hashes, examples, empty, world.noise, copy_settings, train_settings)
     info = SubjectInfo(
         family=world.unet.config.family,
         base_fingerprint=base,
@@ -110,15 +109,26 @@ def train_subject(
         train_settings=asdict(train_settings),
         points=tuple(r.points.to_json() for r in references),
         image_hashes=hashes,
-        steps=len(result.reports),
-        completed=result.completed,
+        steps=0,
+        completed=False,
         identifier=identifier,
         prompt=prompt,
         licence=licence,
         prediction=world.noise.prediction,
         training_key=inputs.key(),
         sketches=inputs.sketches(),
-        loss_map=loss_map(result.reports, FILED),
+    )
+    check_info(info)
+    copy = SubjectCopy.from_base(
+        world.unet.state_dict(),
+        copy_settings,
+        examples[0].tokens.shape[-1],
+        train_settings.zero_init,
+        train_settings.seed,
+    ).to(_device(world))
+    result = train(world.unet, copy, examples, empty, world.noise, train_settings, callback)
+    info = replace(
+        info, steps=len(result.reports), completed=result.completed, loss_map=loss_map(result.reports, FILED)
     )
     return subject_of(copy, [group[0] for group in groups], info), result
 
@@ -145,9 +155,7 @@ def apply_subject(world: World, subject: Subject, reference: int = 0) -> tuple[A
 
     Raises FamilyError or SubjectFileError when subject and model do not fit, P3SError for a reference that it lacks.
     """
-    if not 0 <= reference < len(subject.references):
-        raise P3SError(f"reference must lie in 0..{len(subject.references) - 1} for this subject; got {reference}")
-    config, shown = world.unet.config, subject.references[reference]
+    config, shown = world.unet.config, reference_of(subject, reference)
     warnings = check_family(subject, config.family, fingerprint(world.unet.state_dict()))
     settings = CopySettings.from_dict(subject.info.copy_settings)
     copy = SubjectCopy(config, settings, shown.tokens.shape[1], device="meta")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
-from .errors import PointError
+from .errors import PointError, shown
 
 VERSION = 1
 MAX_POINTS = 64  # of each sign
@@ -62,10 +62,10 @@ class PointSet:
                 )
             return cls._from_dict(decoded, size)
         if not isinstance(decoded, list):
-            raise PointError(f"Points: expected a JSON object or list, got {_show(decoded)}.")
+            raise PointError(f"Points: expected a JSON object or list, got {shown(decoded)}.")
         decoded_negative = _decode(negative, "negative points")
         if not isinstance(decoded_negative, list):
-            raise PointError(f"Negative points: expected a JSON list, got {_show(decoded_negative)}.")
+            raise PointError(f"Negative points: expected a JSON list, got {shown(decoded_negative)}.")
         return cls._from_pixels({"positive": decoded, "negative": decoded_negative}, size)
 
     @classmethod
@@ -74,14 +74,14 @@ class PointSet:
         if "v" in decoded:
             version = decoded["v"]
             if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-                raise PointError(f'Points: "v" must be the whole number {VERSION}, got {_show(version)}.')
+                raise PointError(f'Points: "v" must be the whole number {VERSION}, got {shown(version)}.')
             if version > VERSION:
                 raise PointError(
-                    f"Points: version {_show(version)} is newer than version {VERSION}, the newest that this version "
+                    f"Points: version {shown(version)} is newer than version {VERSION}, the newest that this version "
                     "of P3S reads. Update P3S, or place the points again."
                 )
         if unknown:
-            raise PointError(f'Points: unknown key {_show(unknown[0])}; known are "v", "positive" and "negative".')
+            raise PointError(f'Points: unknown key {shown(unknown[0])}; known are "v", "positive" and "negative".')
         lists = {sign: decoded.get(sign, []) for sign in ("positive", "negative")}
         return cls(**lists) if "v" in decoded else cls._from_pixels(lists, size)
 
@@ -149,7 +149,7 @@ def _read_points(points: Any, sign: str, size: Size | None) -> tuple[Point, ...]
 
 def _as_list(points: Any, sign: str) -> list[Any]:
     if not isinstance(points, (list, tuple)):
-        raise PointError(f"The {sign} points must be a list, got {_show(points)}.")
+        raise PointError(f"The {sign} points must be a list, got {shown(points)}.")
     if len(points) > MAX_POINTS:
         raise PointError(f"There are {len(points)} {sign} points; at most {MAX_POINTS} are allowed. Remove some.")
     return list(points)
@@ -158,10 +158,10 @@ def _as_list(points: Any, sign: str) -> list[Any]:
 def _read_point(point: Any, name: str, size: Size | None) -> Point:
     if size is None:
         if not isinstance(point, (list, tuple)) or len(point) != 2:
-            raise PointError(f"{name}: expected a pair [x, y] of numbers in 0..1, got {_show(point)}.")
+            raise PointError(f"{name}: expected a pair [x, y] of numbers in 0..1, got {shown(point)}.")
         return _read_number(point[0], f"{name}: x", 1, ""), _read_number(point[1], f"{name}: y", 1, "")
     if not isinstance(point, dict) or "x" not in point or "y" not in point:
-        raise PointError(f'{name}: expected an object {{"x": .., "y": ..}} in pixels, got {_show(point)}.')
+        raise PointError(f'{name}: expected an object {{"x": .., "y": ..}} in pixels, got {shown(point)}.')
     width, height = size
     return (
         _read_number(point["x"], f"{name}: x", width, " pixels"),
@@ -172,15 +172,15 @@ def _read_point(point: Any, name: str, size: Size | None) -> Point:
 def _read_number(value: Any, name: str, limit: int, unit: str) -> float:
     """A number in 0..limit, divided by the limit."""
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise PointError(f"{name} = {_show(value)} is not a number.")
+        raise PointError(f"{name} = {shown(value)} is not a number.")
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise PointError(f"{name} = {_show(value)} is not a finite number.")
+        raise PointError(f"{name} = {shown(value)} is not a finite number.")
     if not 0 <= number <= limit:
-        raise PointError(f"{name} = {_show(value)} lies outside the image, which spans 0..{limit}{unit}.")
+        raise PointError(f"{name} = {shown(value)} lies outside the image, which spans 0..{limit}{unit}.")
     return number / limit + 0.0  # + 0.0 turns -0.0 into 0.0
 
 
@@ -188,17 +188,8 @@ def _check_size(size: Any) -> Size:
     try:
         width, height = size
     except (TypeError, ValueError) as error:
-        raise PointError(f"The image's size must be (width, height), got {_show(size)}.") from error
+        raise PointError(f"The image's size must be (width, height), got {shown(size)}.") from error
     for value in (width, height):
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 2**24:
-            raise PointError(f"The image's width and height must be whole numbers of pixels, got {_show(size)}.")
+            raise PointError(f"The image's width and height must be whole numbers of pixels, got {shown(size)}.")
     return width, height
-
-
-def _show(value: Any) -> str:
-    """A short form for messages; never raises, whatever the value."""
-    try:
-        text = repr(value)
-    except Exception:  # e.g. integers with too many digits, nesting that is too deep, a broken __repr__
-        text = f"a value of type {type(value).__name__}"
-    return text if len(text) <= 60 else text[:57] + "..."

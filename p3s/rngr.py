@@ -20,6 +20,7 @@ from .errors import MaskError
 from .framing import Frame
 from .masks import ALMOST_ALL, MaskSettings, Patches, rough_masks
 from .packages import require
+from .pictures import in_range
 from .points import PointSet
 
 Encode = Callable[[Tensor], Tensor]
@@ -81,10 +82,10 @@ def make_reference(
     """
     settings = settings or MaskSettings()
     points.require_positive()
-    image = _check_image(image, "picture")
+    image = _check_image(image, "The picture")
     frame = Frame(image.shape[1], image.shape[0])
     if inpainted is not None:
-        inpainted = _fit_inpainted(_check_image(inpainted, "inpainted picture"), frame)
+        inpainted = _fit_inpainted(_check_image(inpainted, "The inpainted picture"), frame)
 
     if tokens is None:
         tokens = _encode(image, frame, encode, image_size)
@@ -123,7 +124,7 @@ def clip_tokens(image: Tensor, encode: Encode, image_size: int = 224) -> Tensor:
 
     Raises MaskError: a picture or tokens of a wrong shape or with non-finite values.
     """
-    image = _check_image(image, "picture")
+    image = _check_image(image, "The picture")
     return _encode(image, Frame(image.shape[1], image.shape[0]), encode, image_size)
 
 
@@ -170,18 +171,10 @@ def _to_full_size(mask: np.ndarray, frame: Frame) -> np.ndarray:
 
 def _check_image(image: Any, name: str) -> Tensor:
     """The picture on the CPU, float32, clamped to 0..1."""
-    if not isinstance(image, Tensor) or image.ndim != 3 or image.shape[-1] != 3 or not image.is_floating_point():
+    if not isinstance(image, Tensor) or image.ndim != 3 or image.shape[-1] != 3:
         came = f"{list(image.shape)} of {image.dtype}" if isinstance(image, Tensor) else type(image).__name__
-        raise MaskError(f"The {name} must be a floating point tensor [height, width, 3], got {came}.")
-    image = image.detach().to("cpu", torch.float32)
-    if not image.numel():
-        raise MaskError(f"The {name} is empty: {list(image.shape)}.")
-    low, high = (bound.item() for bound in image.aminmax())
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise MaskError(f"The {name} holds values that are not finite (NaN or infinity). Check what made it.")
-    if low < -1 or high > 2:  # more than resampling's overshoot
-        raise MaskError(f"The {name} must hold values in 0..1, but they span {low:g} to {high:g}.")
-    return image.clamp(0, 1) if low < 0 or high > 1 else image
+        raise MaskError(f"{name} must be a floating point tensor [height, width, 3], got {came}.")
+    return in_range(image, name)
 
 
 def _fit_inpainted(inpainted: Tensor, frame: Frame) -> Tensor:

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from . import __version__
-from .errors import FamilyError, PointError, SubjectFileError
+from .errors import FamilyError, P3SError, PointError, SubjectFileError
 from .files import (
     DTYPE_NAMES,
     as_bytes,
@@ -40,18 +40,21 @@ from .files import (
     write_safetensors,
 )
 from .points import PointSet
-from .subject_info import SubjectInfo, info_from_json, info_to_json
+from .subject_info import SubjectInfo, check_info, info_from_json, info_to_json
+from .unet_config import family_name
 
 __all__ = [
     "Subject",
     "SubjectInfo",
     "SubjectReference",
     "check_family",
+    "check_info",
     "check_weights",
     "fingerprint",
     "free_path",
     "load_info",
     "load_subject",
+    "reference_of",
     "save_new_subject",
     "save_subject",
 ]
@@ -277,6 +280,15 @@ def _check_finite(tensor: Tensor, what: str) -> None:
         raise SubjectFileError(f"{what} holds values that are not finite (NaN or infinity)")
 
 
+def reference_of(subject: Subject, index: int) -> SubjectReference:
+    """The reference of a number, from 0, that serves as the condition. Raises P3SError for one that there is not."""
+    last = len(subject.references) - 1
+    if not 0 <= index <= last:
+        photos = "one photo" if not last else f"{last + 1} photos"
+        raise P3SError(f"reference_index must lie in 0..{last}: the subject was trained on {photos}; got {index}")
+    return subject.references[index]
+
+
 def check_weights(subject: Subject, expected: Mapping[str, torch.Size]) -> None:
     """Raise SubjectFileError unless the subject's weights have exactly the keys and shapes that the copy expects."""
     found = {key: tensor.shape for key, tensor in subject.weights.items()}
@@ -295,16 +307,17 @@ def check_weights(subject: Subject, expected: Mapping[str, torch.Size]) -> None:
 def check_family(subject: Subject, family: str, fingerprint: str) -> tuple[str, ...]:
     """Warnings about using ``subject`` with a base of this family and fingerprint (usually none).
 
-    Raises FamilyError naming both families when they differ.
+    Raises FamilyError naming both models when their families differ.
     """
     if subject.info.family != family:
+        fits, came = family_name(subject.info.family), family_name(family)
         raise FamilyError(
-            f"This subject was trained on a model of the family {subject.info.family}; the model given is {family}. "
-            f"Load a {subject.info.family} checkpoint, or train the subject again on this one."
+            f"This subject was trained on {fits}, and here is {came}. Connect {fits}, or train the subject again on "
+            "this one."
         )
     if subject.info.base_fingerprint != fingerprint:
         return (
-            f"This subject was trained on other weights of the same family ({family}); likeness may suffer. "
+            "This subject was trained on other weights of the same family; likeness may suffer. "
             "It is best with the checkpoint that it was trained on.",
         )
     return ()
@@ -318,10 +331,11 @@ def fingerprint(state_dict: Mapping[str, Tensor]) -> str:
     """
     digest = hashlib.sha256()
     for name in sorted(state_dict):
-        flat = state_dict[name].detach().reshape(-1)
+        tensor = state_dict[name].detach()
+        flat = tensor.reshape(-1)
         count = min(flat.numel(), FINGERPRINT_VALUES)
         picked = torch.arange(count, device=flat.device) * (flat.numel() - 1) // max(count - 1, 1)
-        digest.update(f" {name} {_show(state_dict[name].shape)} ".encode())
+        digest.update(f" {name} {_show(tensor.shape)} ".encode())
         digest.update(as_bytes(flat[picked].to("cpu", torch.float16).contiguous()))
     return digest.hexdigest()
 

@@ -283,17 +283,19 @@ class SubjectCopy(nn.Module):
             copy.learned_weight.to_empty(device="cpu").reset(generator)
         return copy
 
-    def borrow(self, base: nn.Module) -> None:
+    def borrow(self, base: nn.Module, channels: Callable[[Any], int] = lambda layer: layer.weight.shape[1]) -> None:
         """Let a low-rank copy run on the layers of ``base``: a U-Net of its configuration with the original key names,
         ours or a host's. They stay the base's own: no weight is copied, and what happens to them there (moving,
         casting, LoRA) holds here. A full copy needs no base; for it this does nothing.
+
+        ``channels`` says of the base's first convolution how many it reads when it is called.
         """
         if self._base == (base,):
             return
         for name, layer in self.unet.named_modules():
             if isinstance(layer, Borrowed):
                 lent = base.get_submodule(self.map.base_key(name))
-                layer.borrow(_padded(lent) if name == "input_blocks.0.0" else lent)
+                layer.borrow(_padded(lent, channels) if name == "input_blocks.0.0" else lent)
         self._base = (base,)
 
     def condition(self, latent: Tensor, tokens: Tensor) -> Tensor:
@@ -352,10 +354,11 @@ class SubjectCopy(nn.Module):
         )
 
 
-def _padded(convolution: Any) -> Callable[[Tensor], Tensor]:
-    """The first convolution of an inpainting base reads more channels than the copy, which leaves them at 0."""
+def _padded(convolution: Any, channels: Callable[[Any], int]) -> Callable[[Tensor], Tensor]:
+    """The first convolution of an inpainting base, or one with a patch that pads it, reads more channels than the copy,
+    which leaves them at 0."""
 
     def call(x: Tensor) -> Tensor:
-        return convolution(F.pad(x, (0, 0, 0, 0, 0, convolution.in_channels - x.shape[1])))
+        return convolution(F.pad(x, (0, 0, 0, 0, 0, channels(convolution) - x.shape[1])))
 
     return call

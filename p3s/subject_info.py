@@ -7,8 +7,11 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from . import __version__
-from .errors import SubjectFileError
+from .errors import SubjectFileError, shown
 
+#: What people write into a file.
+NOTES = ("identifier", "prompt", "licence")
+LONGEST_NOTE = 2**16  # characters; a header holds some of them twice, and each may take 12 bytes there
 #: Fields that older files of this format version lack; for those they are empty.
 LATER: dict[str, type] = {"training_key": str, "sketches": dict, "loss_map": dict}
 
@@ -45,7 +48,9 @@ class SubjectInfo:
 
 
 def info_to_json(info: SubjectInfo) -> str:
-    """JSON text. Raises SubjectFileError for an info that could not be read back."""
+    """JSON text. Raises SubjectFileError, naming what is wrong, for an info that a file cannot hold."""
+    for name in NOTES:
+        _check_note(name, getattr(info, name))
     values = {f.name: getattr(info, f.name) for f in fields(info) if f.name != "extra"}
     try:
         text = json.dumps({**info.extra, **values}, ensure_ascii=False, allow_nan=False, sort_keys=True)
@@ -54,6 +59,22 @@ def info_to_json(info: SubjectInfo) -> str:
         raise SubjectFileError(f"the subject's settings cannot be written as JSON ({error})") from error
     info_from_json(text)  # refuse to write what would not load
     return text
+
+
+def check_info(info: SubjectInfo) -> None:
+    """Raise SubjectFileError for an info that a file cannot hold: to be asked before a training, not after it."""
+    info_to_json(info)
+
+
+def _check_note(name: str, note: Any) -> None:
+    if not isinstance(note, str):
+        raise SubjectFileError(f"{name} must be a text; got {shown(note)}")
+    if len(note) > LONGEST_NOTE:
+        raise SubjectFileError(f"{name} has {len(note)} characters; a subject file holds {LONGEST_NOTE}: shorten it")
+    try:
+        note.encode()
+    except UnicodeEncodeError:
+        raise SubjectFileError(f"{name} must be text that a file can hold: type it again; got {shown(note)}") from None
 
 
 def info_from_json(text: str) -> SubjectInfo:

@@ -60,7 +60,10 @@ Callback = Callable[[StepReport], bool | None]
 
 def training_size(height: int, width: int, resolution: int, multiple: int = 16) -> tuple[int, int]:
     """The (height, width) in pixels at which a photo is trained: about ``resolution`` squared in area, with the
-    photo's proportions as near as whole multiples of ``multiple`` allow. Nothing is cropped."""
+    photo's proportions as near as whole multiples of ``multiple`` allow. Nothing is cropped. Raises TrainingError for a
+    ``resolution`` below ``multiple``."""
+    if not resolution >= multiple:
+        raise TrainingError(f"resolution must be at least {multiple} pixels; got {resolution!r}")
     scale = resolution / (height * width) ** 0.5
     rounded = [max(1, round(side * scale / multiple)) * multiple for side in (height, width)]
     return rounded[0], rounded[1]

@@ -24,7 +24,7 @@ from .training_settings import TrainSettings
 from .training_step import Example, total_steps
 
 #: To be raised when the same inputs train to something else than before.
-METHOD = 1
+METHOD = 2
 #: By how much of its length a tensor that is computed anew may differ: a GPU may change last bits, another picture or
 #: mask changes more. The weight of a single word in a prompt changes little, and text is encoded more exactly.
 TOLERANCE = 0.02

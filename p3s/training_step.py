@@ -6,12 +6,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import cycle, islice
 
 import torch
 from torch import Tensor
 
 from .diffusion import NoiseSchedule
-from .errors import TrainingError
+from .errors import FamilyError, TrainingError
 from .image_latent import fit_condition
 from .injection import Injection, InjectionHooks
 from .losses import attention_consistency, denoising_loss
@@ -22,6 +23,8 @@ from .unet_config import Layer, UNetConfig
 
 #: What the frozen base may be held in, by ``TrainSettings.precision``.
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+#: What a U-Net is that reads so many channels and predicts 4.
+WIDER = {8: "an InstructPix2Pix or IC-Light model", 9: "an inpainting model"}
 
 
 @dataclass(frozen=True)
@@ -118,11 +121,16 @@ class _Watched(InjectionHooks):
 
 
 def epoch(examples: Sequence[Example], batch_size: int, generator: torch.Generator) -> list[list[int]]:
-    """One shuffled pass over the examples, as batches of example numbers that share a latent size."""
+    """One shuffled pass over the examples, as batches of ``batch_size`` example numbers that share a latent size. Where
+    those of a size are too few, or leave a rest, some come again: with a noise and a timestep of their own."""
     by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for i in torch.randperm(len(examples), generator=generator).tolist():
         by_size[tuple(examples[i].target.shape)].append(i)
-    batches = [rows[i : i + batch_size] for rows in by_size.values() for i in range(0, len(rows), batch_size)]
+    batches = [
+        list(islice(cycle(rows), i, i + batch_size))
+        for rows in by_size.values()
+        for i in range(0, len(rows), batch_size)
+    ]
     return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 
 
@@ -175,11 +183,16 @@ def _condition_of(row: int, examples: Sequence[Example], pairs: str, generator: 
 
 
 def check_base(config: UNetConfig) -> None:
-    """Raise :class:`TrainingError` for a U-Net on which no subject can be trained."""
+    """Raise FamilyError or TrainingError for a U-Net on which no subject can be trained."""
+    if config.family == "SD2.x":
+        raise FamilyError(
+            "P3S works with SD 1.x models (SD 1.5 and its fine-tunes); this one is SD 2.x, which is not supported yet"
+        )
     if config.in_channels != config.out_channels:
+        kind = WIDER.get(config.in_channels, "a model that reads more than the latent")
         raise TrainingError(
-            f"this U-Net reads {config.in_channels} channels and predicts {config.out_channels} (an inpainting model): "
-            "train on the ordinary model of the family; the subject can then be applied to the inpainting model"
+            f"this U-Net reads {config.in_channels} channels and predicts {config.out_channels} ({kind}): train on the "
+            "ordinary model of the family; the subject can then be applied to this one"
         )
 
 
@@ -189,11 +202,11 @@ def check_examples(config: UNetConfig, examples: Sequence[Example], empty_prompt
     if not examples:
         raise TrainingError("no reference to train on: connect at least one")
     prompt = tuple(empty_prompt.shape)
-    for i, example in enumerate(examples):
-        name = f"reference {i + 1}"
+    for number, example in zip(reference_numbers(examples), examples, strict=True):
+        name = f"reference {number}"
         if example.latent.ndim != 3 or example.latent.shape[0] != config.in_channels:
             raise TrainingError(
-                f"{name}: expected a latent of {config.in_channels} channels, got {example.latent.shape}"
+                f"{name}: expected a latent of {config.in_channels} channels, got {tuple(example.latent.shape)}"
             )
         if example.tokens.ndim != 2 or example.tokens.shape != examples[0].tokens.shape:
             raise TrainingError(
@@ -213,6 +226,12 @@ def check_examples(config: UNetConfig, examples: Sequence[Example], empty_prompt
         for part in (example.latent, example.target, example.tokens, example.prompt):
             if not torch.isfinite(part).all():
                 raise TrainingError(f"{name} holds values that are not finite (NaN or infinite)")
+
+
+def reference_numbers(examples: Sequence[Example]) -> list[int]:
+    """For each example the number, from 1, of the reference that it is a view of."""
+    seen: dict[int, int] = {}
+    return [seen.setdefault(id(example.latent), len(seen) + 1) for example in examples]
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[None]:

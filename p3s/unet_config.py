@@ -12,6 +12,8 @@ from .errors import FamilyError
 
 #: Prefixes under which a U-Net's tensors are found: in a full checkpoint, in ComfyUI's model, alone.
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
+#: The families that P3S knows, in words.
+FAMILIES = {"SD1.x": "an SD 1.x model", "SD2.x": "an SD 2.x model", "U-Net 32x64": "the Toy World's model"}
 
 
 class Layer(NamedTuple):
@@ -137,6 +139,8 @@ class UNetConfig:
             upsample = any(f"{block}.{j}.conv.weight" in shape for j in (1, 2))
             outputs.append(res(block, level, upsample))
             level -= upsample
+        if level:
+            raise KeyError("an upsampling")
         keys = [k for k in shape if k.endswith(".proj_in.weight")]
         context = [shape[k][1] for k in shape if k.endswith("attn2.to_k.weight")]
         if not keys or not context:
@@ -155,7 +159,7 @@ class UNetConfig:
 
     @property
     def family(self) -> str:
-        """Short name of the model family, for messages and metadata."""
+        """Short name of the model family, for metadata; :func:`family_name` is for people."""
         if self.model_channels == 320 and self.context_dim == 768 and not self.linear_projection:
             return "SD1.x"
         if self.model_channels == 320 and self.context_dim == 1024 and self.linear_projection:
@@ -187,6 +191,11 @@ class UNetConfig:
             return self.middle_channels
         blocks = self.input_blocks if layer.side == "input" else self.output_blocks
         return blocks[layer.block].out_channels
+
+
+def family_name(family: str) -> str:
+    """A model of a family (``UNetConfig.family``) in words."""
+    return FAMILIES.get(family, f"a model of another kind ({family})")
 
 
 def _count(keys: Mapping[str, Any], prefix: str) -> int:

@@ -85,20 +85,6 @@ def test_train_takes_the_next_free_name(subject: Path, photos: list[list[str]], 
     assert len(load_subject(other).references) == 1
 
 
-def test_a_batch_is_filled_with_the_one_photo(photos: list[list[str]], tmp_path: Path, monkeypatch) -> None:
-    rows = []
-
-    def watch(*args, **kwargs):
-        rows.append(len(args[2]))
-        return train(*args, **kwargs)
-
-    train = train_command.train_subject.__globals__["train"]
-    monkeypatch.setitem(train_command.train_subject.__globals__, "train", watch)
-    options = ["--steps", "1", "--batch-size", "3", "--out", str(tmp_path / "a.safetensors")]
-    assert main(["train", *photos[0], "--prompt", TEXT, *options]) == 0
-    assert len(rows) == 1 and rows[0] >= 3
-
-
 def test_ctrl_c_keeps_what_is_trained(photos, tmp_path: Path, monkeypatch, capsys) -> None:
     handler = signal.getsignal(signal.SIGINT)
 
@@ -293,7 +279,7 @@ def test_mistakes_are_one_line(arguments, message, tmp_path: Path, monkeypatch, 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--reference", "2"], "reference must lie in 0..1"),
+        (["--reference", "2"], "reference_index must lie in 0..1: the subject was trained on 2 photos; got 2"),
         (["--schedule", "steep"], "there is no kind 'steep'"),
         (["--schedule", "learned"], "trained without a learned weight"),
         (["--start", "2"], "outside 0..1"),
@@ -330,7 +316,7 @@ def test_a_subject_of_another_model_is_refused_or_warned_about(subject: Path, tm
         assert main(arguments) == status
     said = capsys.readouterr()
     assert "warning: This subject was trained on other weights" in said.out
-    assert "trained on a model of the family SD1.x" in said.err
+    assert "was trained on an SD 1.x model, and here is the Toy World's model" in said.err
 
 
 def test_a_new_file_name_has_the_suffix_asked_for(tmp_path: Path) -> None:

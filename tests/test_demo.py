@@ -160,7 +160,7 @@ def test_info_describes_a_subject(tmp_path: Path, capsys: pytest.CaptureFixture[
     path = save_subject(make_subject(references=2), tmp_path / "dog.safetensors")
     assert main(["info", str(path)]) == 0
     said = capsys.readouterr().out
-    for words in ("SD1.x", "Größe ½", "Steps: 300", "CC BY 4.0", "3 tensors, 17 parameters", "lam = 0.2"):
+    for words in ("an SD 1.x model", "Größe ½", "Steps: 300", "CC BY 4.0", "3 tensors, 17 parameters", "lam = 0.2"):
         assert words in said
     assert said.count("latent 4x2x3, CLIP tokens 5x6") == 2
 

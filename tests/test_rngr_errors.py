@@ -133,7 +133,7 @@ def test_values_that_are_not_finite_are_refused() -> None:
         (torch.zeros(1, 64, 64, 3), r"got \[1, 64, 64, 3\]"),
         (torch.zeros(64, 64, 4), r"got \[64, 64, 4\]"),
         (torch.zeros(64, 64, 3, dtype=torch.uint8), "uint8"),
-        (torch.zeros(0, 64, 3), "is empty"),
+        (torch.zeros(0, 64, 3), r"must hold pixels in floating point, got \[0, 64, 3\]"),
         (torch.full((64, 64, 3), 255.0), "in 0..1, but they span 255 to 255"),
         (np.zeros((64, 64, 3)), "got ndarray"),
     ],

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from subjects import make_subject, rewrite, same
 
-from p3s.errors import FamilyError, SubjectFileError
+from p3s.errors import FamilyError, P3SError, SubjectFileError
 from p3s.files import MAX_HEADER, safe_name
 from p3s.subject import (
     SubjectReference,
@@ -22,6 +22,7 @@ from p3s.subject import (
     free_path,
     load_info,
     load_subject,
+    reference_of,
     save_new_subject,
     save_subject,
 )
@@ -259,8 +260,10 @@ def test_leftovers_of_a_killed_process_go_after_a_day(tmp_path):
         ({"steps": 1.5}, "'steps' is not of type int"),
         ({"train_settings": {"lr": float("nan")}}, "cannot be written as JSON"),
         ({"train_settings": {"x": object()}}, "cannot be written as JSON"),
-        ({"prompt": "\ud800"}, "cannot be written as JSON"),
-        ({"licence": "x" * MAX_HEADER}, "are allowed"),
+        ({"prompt": "\ud800"}, "prompt must be text that a file can hold"),
+        ({"identifier": None}, "identifier must be a text; got None"),
+        ({"licence": "x" * MAX_HEADER}, "licence has 16777216 characters; a subject file holds 65536"),
+        ({"train_settings": {"x": "x" * MAX_HEADER}}, "are allowed"),
     ],
 )
 def test_what_would_not_load_is_not_saved(tmp_path, changes, message):
@@ -369,8 +372,19 @@ def test_check_family():
     assert check_family(subject, "SD1.x", "ab" * 32) == ()
     (warning,) = check_family(subject, "SD1.x", "00" * 32)
     assert "other weights of the same family" in warning
-    with pytest.raises(FamilyError, match=r"SD1\.x.*SDXL"):
-        check_family(subject, "SDXL", "ab" * 32)
+    with pytest.raises(FamilyError, match=r"trained on an SD 1.x model, and here is an SD 2.x model. Connect"):
+        check_family(subject, "SD2.x", "ab" * 32)
+    with pytest.raises(FamilyError, match=r"here is a model of another kind \(U-Net 32x48\)"):
+        check_family(subject, "U-Net 32x48", "ab" * 32)
+
+
+def test_a_reference_that_there_is_not_is_refused():
+    subject = make_subject(2)
+    assert reference_of(subject, 1) is subject.references[1]
+    with pytest.raises(P3SError, match=r"reference_index must lie in 0..1: the subject was trained on 2 photos; got 2"):
+        reference_of(subject, 2)
+    with pytest.raises(P3SError, match=r"0..0: the subject was trained on one photo; got -1"):
+        reference_of(make_subject(), -1)
 
 
 def test_fingerprint_is_the_same_for_half_and_full_precision():

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +12,11 @@ import torch
 from small import SMALL, TOKEN_DIM, random_copy, random_examples, random_unet
 
 from p3s.diffusion import NoiseSchedule
-from p3s.errors import TrainingError
+from p3s.errors import FamilyError, TrainingError
 from p3s.subject_copy import CopyReader, CopySettings, SubjectCopy
 from p3s.training import train, training_size
 from p3s.training_settings import TrainSettings
-from p3s.training_step import compared_layers, draw, epoch, losses
+from p3s.training_step import check_base, check_examples, compared_layers, draw, epoch, losses
 from p3s.unet import AttentionHooks
 from p3s.unet_config import Layer, UNetConfig
 
@@ -313,12 +314,31 @@ def test_the_condition_is_another_reference():
     assert sources("other", examples[:1], 0) == {0}
 
 
-def test_an_epoch_shows_every_reference_once_in_batches_of_one_size():
-    examples = random_examples(4, size=8) + random_examples(3, size=16)
-    batches = epoch(examples, 2, torch.Generator().manual_seed(0))
-    assert sorted(i for rows in batches for i in rows) == list(range(7))
-    assert all(len({examples[i].latent.shape for i in rows}) == 1 for rows in batches)
-    assert len(batches) == 4
+@pytest.mark.parametrize(
+    ("counts", "batch_size", "batches", "most"),
+    [((4, 3), 2, 4, 2), ((7,), 1, 7, 1), ((1,), 4, 1, 4), ((2,), 3, 1, 2), ((5, 1), 4, 3, 4)],
+)
+def test_an_epoch_shows_every_reference_in_full_batches_of_one_size(counts, batch_size, batches, most):
+    """Where there are too few for a batch, some come again, as evenly as they can."""
+    examples = [e for i, count in enumerate(counts) for e in random_examples(count, size=8 * (i + 1))]
+    found = epoch(examples, batch_size, torch.Generator().manual_seed(0))
+    assert [len(rows) for rows in found] == [batch_size] * batches
+    assert all(len({examples[i].latent.shape for i in rows}) == 1 for rows in found)
+    shown = Counter(i for rows in found for i in rows)
+    assert set(shown) == set(range(len(examples)))
+    assert max(shown.values()) == most
+    for rows in found:
+        times = Counter(rows).values()
+        assert max(times) - min(times) <= 1 or len(times) == 1
+
+
+def test_one_reference_fills_a_batch_with_other_noise():
+    """Not one row four times: that would cost four times as much and learn the same."""
+    (rows,) = epoch(random_examples(1), 4, torch.Generator().manual_seed(0))
+    batch = draw(
+        random_examples(1), rows, EMPTY, NOISE, TrainSettings(), torch.Generator().manual_seed(0), torch.device("cpu")
+    )
+    assert len(batch.x) == len(set(batch.timesteps.tolist())) == 4
 
 
 def test_references_of_several_sizes_train_together(base):
@@ -346,10 +366,52 @@ def test_inputs_that_do_not_fit_are_refused(base, examples, message):
         train(base, fresh(base), examples, EMPTY, NOISE, TrainSettings(steps=1))
 
 
-def test_an_inpainting_base_is_refused_for_training():
-    base = random_unet(UNetConfig.build(model_channels=32, channel_mult=(1, 2, 2, 2), context_dim=24, in_channels=9))
-    with pytest.raises(TrainingError, match="inpainting"):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"tokens": torch.zeros(5, TOKEN_DIM)},
+            "reference 2: its CLIP vision tokens have the shape (5, 20), those of ",
+        ),
+        ({"prompt": torch.zeros(8, SMALL.context_dim)}, "reference 2: its prompt has the shape (8, 24)"),
+        ({"latent": torch.zeros(3, 16, 16)}, "reference 2: expected a latent of 4 channels, got (3, 16, 16)"),
+        ({"counted": torch.zeros(5, 5)}, "reference 2: what counts has the shape (5, 5)"),
+        ({"latent": torch.full((4, 16, 16), torch.nan)}, "reference 2 holds values that are not finite"),
+    ],
+)
+def test_an_error_names_the_photo_and_not_the_view(change, message):
+    """Every photo has two views here; the second photo is wrong."""
+    good, other = random_examples(2)
+    wrong = replace(other, **change)
+    views = [replace(e, view=torch.zeros(4, 8, 8), counted=None) for e in (good, wrong)]
+    with pytest.raises(TrainingError) as error:
+        check_examples(SMALL, [good, views[0], wrong, views[1]], EMPTY)
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("channels", "kind"),
+    [(9, "an inpainting model"), (8, "an InstructPix2Pix or IC-Light model"), (5, "a model that reads more than the")],
+)
+def test_a_base_that_reads_more_than_the_latent_is_refused_for_training(channels, kind):
+    config = UNetConfig.build(model_channels=32, channel_mult=(1, 2, 2, 2), context_dim=24, in_channels=channels)
+    base = random_unet(config)
+    with pytest.raises(TrainingError, match=rf"reads {channels} channels and predicts 4 \({kind}"):
         train(base, fresh(base), random_examples(), EMPTY, NOISE, TrainSettings(steps=1))
+
+
+def test_sd2_is_refused_for_training():
+    with pytest.raises(
+        FamilyError, match=r"P3S works with SD 1.x models .*; this one is SD 2.x, which is not supported"
+    ):
+        check_base(UNetConfig.build(context_dim=1024, linear_projection=True))
+
+
+@pytest.mark.parametrize("resolution", [0, -64, float("nan")])
+def test_a_size_that_cannot_be_trained_is_refused(resolution):
+    """It was trained at 16 x 16 pixels."""
+    with pytest.raises(TrainingError, match="resolution must be at least 16 pixels"):
+        training_size(512, 512, resolution)
 
 
 def test_a_loss_that_explodes_keeps_the_last_good_step(base):

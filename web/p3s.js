@@ -1,4 +1,5 @@
-// The pack's only entry into ComfyUI's frontend: the editor of the Point Picker and the curve of the Weight Schedule.
+// The pack's only entry into ComfyUI's frontend: the editor of the Point Picker, the curve of the Weight Schedule, and the
+// files of Load P3S Subject.
 
 import { api } from '../../scripts/api.js'
 import { app } from '../../scripts/app.js'
@@ -6,11 +7,15 @@ import { useLanguage } from './common/texts.js'
 import { bindPicker, growPicker } from './picker/binding.js'
 import { forgetRunPictures } from './picker/runs.js'
 import { bindCurve } from './schedule/binding.js'
+import { RUN_ENDED, loadersOf, refresh } from './subjects/files.js'
 
 app.registerExtension({
   name: 'P3S.Widgets',
   async init() {
     api.addEventListener('graphCleared', forgetRunPictures)
+    for (const ended of RUN_ENDED) {
+      api.addEventListener(ended, () => refresh(loadersOf(app.rootGraph ?? app.graph), api))
+    }
     const language = app.extensionManager?.setting?.get('Comfy.Locale')
     const all = await api.fetchApi('/i18n').then((response) => response.json(), () => ({}))
     useLanguage(all, language)
@@ -23,5 +28,6 @@ app.registerExtension({
   nodeCreated(node) {
     if (node.comfyClass === 'P3S_PointPicker') growPicker(node)
     if (node.comfyClass === 'P3S_WeightSchedule') bindCurve(node, { app })
+    if (node.comfyClass === 'P3S_LoadSubject') refresh([node], api) // whose answer comes after a workflow's values
   }
 })

@@ -9,19 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...p3s.errors import MaskError, TrainingError
+from ...p3s.errors import TrainingError
 from ...p3s.rngr import Encode
 from ...p3s.training import training_size
 
 
 def clip_encoder(clip_vision: Any) -> Encode:
     """The encoder of RNGR on the host's CLIP vision model: [1, S, S, 3] in 0..1 to [1, 1 + patches, width]."""
-
-    if clip_vision is None:
-        raise MaskError(
-            "clip_vision is empty: the checkpoint it comes from holds no CLIP vision model. Load CLIP ViT-L/14 with "
-            "Load CLIP Vision"
-        )
 
     def encode(image: Tensor) -> Tensor:
         # The picture has the model's size already, so that the host's own resizing has nothing to do.
@@ -63,8 +57,6 @@ def encode_latent(vae: Any, model: Any, image: Tensor, resolution: int) -> Tenso
 
     The photo is resized to about ``resolution`` squared in area, with its proportions and never cropped.
     """
-    if vae is None:
-        raise TrainingError("vae is empty: the checkpoint it comes from holds no VAE. Load the VAE of SD 1.x")
     height, width = training_size(image.shape[0], image.shape[1], resolution)
     pixels = F.interpolate(image.movedim(-1, 0)[None], size=(height, width), mode="bicubic", antialias=True)
     latent = vae.encode(pixels.clamp(0, 1).movedim(1, -1))

@@ -21,13 +21,13 @@ from torch import Tensor
 
 from ...p3s.errors import P3SError
 from ...p3s.sampling import feature_values
-from ...p3s.subject import Subject, check_family, check_weights
+from ...p3s.subject import Subject, check_family, check_weights, reference_of
 from ...p3s.subject_copy import CopySettings, SubjectCopy
 from ...p3s.unet_config import UNetConfig
 from .attention import alone_before_attention, with_patches
 from .halves import Conditionings, by_halves
 from .sampling import Application, Applied, Run
-from .weights import base_fingerprint, unet_config
+from .weights import base_fingerprint, channels_read, ejected, unet_config
 
 KEY = "p3s"  # under which the host keeps what is ours
 SEVERAL_GPUS = "Apply P3S does not work with several GPUs at once: remove the multi-GPU node"
@@ -54,15 +54,14 @@ def apply_subject(
         raise P3SError(SEVERAL_GPUS)
     config = unet_config(model)
     warnings = check_family(subject, config.family, base_fingerprint(model))
-    if not 0 <= reference < len(subject.references):
-        raise P3SError(f"reference must lie in 0..{len(subject.references) - 1} for this subject; got {reference}")
+    shown = reference_of(subject, reference)
     patched = model.clone()
     if application.strength == 0 or (application.mask is not None and application.mask.nowhere):
         return patched, warnings
     patcher = patcher_of_copy(model, config, subject)
     copy = patcher.model
     application = replace(application, schedule=copy.schedule(application.schedule))
-    applied = Applied(copy, subject.references[reference], application)
+    applied = Applied(copy, shown, application)
     subjects = (*(model.get_attachment(KEY) or ()), applied)
     patched.set_attachments(KEY, subjects)
 
@@ -105,7 +104,8 @@ def patcher_of_copy(model: Any, config: UNetConfig, subject: Subject) -> CopyPat
     patcher = made.get(key)
     if patcher is None:
         copy = build_copy(config, subject, dtype)
-        copy.borrow(base)
+        with ejected(model):
+            copy.borrow(base, channels_read)
         patcher = made[key] = CopyPatcher(copy, **devices)
     return patcher.clone()
 

@@ -100,7 +100,9 @@ def test_a_positive_point_is_asked_for_before_the_run_once_the_picture_can_be_se
     for points in ('{"v":1,"positive":[],"negative":[[0.5,0.5]]}', ""):
         result = client.run(graph(points))
         assert result.status == "refused"
-        assert "there is no positive point. Click the subject" in result.error.message
+        shown = result.error.message.splitlines()[1:]
+        assert len(shown) == 1, "once, beside points"
+        assert "points - There is no positive point. Choose a picture, click the subject" in shown[0]
     content = graph('{"v":1,"positive":[],"negative":[]}', image="", linked_image=["9", 0])
     content["9"] = {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 1}}
     assert texts(client.run_ok(content)) == [[], []]
@@ -114,10 +116,19 @@ def test_no_file_is_a_choice_and_the_first(client: Client) -> None:
     assert choices[0] == "" and "photo.png" in choices[1:]
 
 
+def test_a_file_in_a_subfolder_or_another_folder_is_taken(client: Client, server: Server) -> None:
+    """As the mask editor makes them: the list of the widget has none of these."""
+    for folder, name in (("input", "clipspace/painted.png [input]"), ("temp", "made.png [temp]")):
+        path = server.base / folder / name.split(" ")[0]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(gradient(400, 200)).save(path)
+        assert client.run_ok(graph(image=name)).images("2")[0].shape == (200, 400, 3)
+
+
 @pytest.mark.parametrize("image", ["none.png", "../server.log", "/etc/passwd", "", "sub/../../server.log"])
 def test_a_file_that_is_not_in_comfyuis_folders_is_refused(client: Client, image: str) -> None:
     result = client.run(graph(image=image))
-    assert result.status == "refused"
+    assert result.error is not None
     assert "input folder" in result.error.message or "upload an image" in result.error.message
 
 

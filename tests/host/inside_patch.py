@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import comfy.model_management
+import comfy.model_patcher
 import comfy.model_sampling
 import comfy.samplers
 import comfy.sd
@@ -12,7 +13,7 @@ import comfy.utils
 import comfy_extras.nodes_custom_sampler as custom
 import torch
 from comfy.patcher_extension import WrappersMP
-from comfyui_p3s.nodes.host import attention, conditions, halves, patch, weights
+from comfyui_p3s.nodes.host import attention, halves, patch, weights
 from comfyui_p3s.nodes.host.sampling import Application
 from comfyui_p3s.p3s.injection import Injection, InjectionHooks
 from comfyui_p3s.p3s.sampling import SamplingSettings
@@ -115,16 +116,17 @@ def identity_facts(model: Any) -> dict[str, bool]:
     }
 
 
-class Foreign:
-    """Stands for a MODEL of an architecture that needs no small checkpoint to be recognised by its keys."""
-
-    def __init__(self, **keys: torch.Tensor) -> None:
-        self.model = type("Flux", (), {"model_config": type("Flux", (), {})()})()
-        self.model.diffusion_model = torch.nn.Module()
-        self.keys = keys
-
-    def get_key_patches(self, prefix: str) -> dict[str, Any]:
-        return {prefix + k: [(v, None)] for k, v in self.keys.items()}
+def foreign(key: str) -> Any:
+    """A MODEL of an architecture that needs no small checkpoint to be recognised by the key of a weight."""
+    flux = torch.nn.Module()
+    flux.model_config = type("Flux", (), {})()
+    *path, name = f"diffusion_model.{key}".split(".")
+    place = flux
+    for part in path:
+        place.add_module(part, torch.nn.Module())
+        place = place.get_submodule(part)
+    place.register_parameter(name, torch.nn.Parameter(torch.zeros(1)))
+    return comfy.model_patcher.ModelPatcher(flux, torch.device("cpu"), torch.device("cpu"))
 
 
 def refusals(model: Any, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -139,13 +141,9 @@ def refusals(model: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     other = load(arguments["other"])
     return {
         "gguf": gguf,
-        "flux": message(
-            lambda: weights.unet_config(Foreign(**{"double_blocks.0.img_attn.qkv.weight": torch.zeros(1)}))
-        ),
+        "flux": message(lambda: weights.unet_config(foreign("double_blocks.0.img_attn.qkv.weight"))),
         "sd2": message(lambda: apply(sd2, subject)),
         "other shapes": message(lambda: apply(micro, subject)),
-        "no clip vision": message(lambda: conditions.clip_encoder(None)),
-        "no vae": message(lambda: conditions.encode_latent(None, model, torch.zeros(8, 8, 3), 128)),
         "no such photo": message(lambda: patch.apply_subject(model, subject, 3, Application(FIXED))),
         "other weights": list(patch.apply_subject(other, subject, 0, Application(FIXED))[1]),
         "same weights": list(patch.apply_subject(model, subject, 0, Application(FIXED))[1]),

@@ -117,10 +117,10 @@ def test_load_and_save_keep_every_bit(server: Server, client: Client, folder: Pa
     assert result.outputs["2"]["text"] == [str(folder / "_my_ dog.safetensors")]
     assert (folder / "_my_ dog.safetensors").read_bytes() == original.read_bytes()
     (text,) = [event.data["text"] for event in result.events if event.type == "text"]
-    saved = os.path.join("models", "p3s", "_my_ dog")
+    saved = os.path.join("models", "p3s", "_my_ dog.safetensors")
     assert text == f"Saved {saved};\nno file can be called '../my: dog': '_my_ dog' is used"
     description = result.outputs["3"]["text"][0]
-    for part in ("SD1.x", "sks", "Größe", "300", "CC BY 4.0"):
+    for part in ("an SD 1.x model", "sks", "Größe", "300", "CC BY 4.0"):
         assert part in description
     client.free()
     again = client.run_ok(copy_graph(name, "../my: dog").graph)
@@ -156,9 +156,12 @@ def test_a_damaged_file_says_so_in_plain_words(client: Client, folder: Path) -> 
     assert result.error.exception_type == "p3s.SubjectFileError"  # shown above the message
 
 
-def test_extra_model_paths_are_searched_and_models_p3s_is_written(host: Host, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_default", [False, True])
+def test_extra_model_paths_are_searched(host: Host, tmp_path: Path, is_default: bool) -> None:
+    """And written to, if they are to be the default: otherwise models/p3s is."""
     yaml = tmp_path / "extra.yaml"
-    yaml.write_text(f"shared:\n  base_path: {tmp_path / 'shared'}\n  p3s: subjects\n")
+    default = "  is_default: true\n" if is_default else ""
+    yaml.write_text(f"shared:\n  base_path: {tmp_path / 'shared'}\n{default}  p3s: subjects\n")
     save_subject(make_subject(), tmp_path / "shared" / "subjects" / "dog.safetensors")
     (tmp_path / "shared" / "subjects" / "readme.txt").touch()
     server = Server(host, tmp_path / "base", ("--extra-model-paths-config", str(yaml)))
@@ -166,6 +169,7 @@ def test_extra_model_paths_are_searched_and_models_p3s_is_written(host: Host, tm
         options = server.client.object_info("P3S_LoadSubject")["input"]["required"]["subject_file"][1]["options"]
         assert options == ["dog.safetensors"]
         result = server.client.run_ok(copy_graph("dog.safetensors").graph)
-        assert result.outputs["2"]["text"] == [str(tmp_path / "base" / "models" / "p3s" / "copy.safetensors")]
+        folder = tmp_path / "shared" / "subjects" if is_default else tmp_path / "base" / "models" / "p3s"
+        assert result.outputs["2"]["text"] == [str(folder / "copy.safetensors")]
     finally:
         server.stop()

@@ -10,13 +10,14 @@ from host.graphs import Graphs
 from host.inside import Inside
 
 from p3s.toyworld.models import QUESTIONS
+from p3s.unet_config import family_name
 
 
 @pytest.mark.slow
 def test_the_host_computes_the_same(inside: Inside) -> None:
     seen = inside.run(Path(__file__).with_name("inside_toy_world.py"))
     assert (seen["prediction"], seen["tokens"], seen["shape"]) == ("v", [1, 145, 96], [4, 384, 384, 3])
-    assert seen["family"] == "U-Net 32x64"
+    assert family_name(seen["family"]) == "the Toy World's model"
     assert seen["schedule"] < 1e-6
     assert seen["latent"] < 1e-4
     assert max(seen["differences"]) < 1e-3
@@ -38,4 +39,6 @@ def test_an_unknown_word_is_named(client: Client) -> None:
 def test_an_unknown_animal_is_refused(client: Client) -> None:
     g = Graphs()
     g.add("PreviewImage", images=g.add("P3S_ToyWorld", animal="zebra", scene=0, batch_size=1)[4])
-    assert client.run(g.graph).status == "refused"
+    result = client.run(g.graph)
+    assert result.error is not None
+    assert "zebra" in result.error.message

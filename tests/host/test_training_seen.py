@@ -39,7 +39,7 @@ def test_step_losses_memory_and_time_left_are_told(server: Server, client: Clien
         "Step 1 of 6",
     ]
     told_at_last = lines[-1].split(";\n")
-    assert re.fullmatch(r"6 steps trained, saved to models/p3s/a_b(_\d+)?", told_at_last[0])
+    assert re.fullmatch(r"6 steps trained, saved to models/p3s/a_b(_\d+)?\.safetensors", told_at_last[0])
     assert told_at_last[1:] == ["no file can be called 'a/b': 'a_b' is used"]
     assert re.search(r"Train P3S: 100%.*6/6 .*loss=?\s?\d", server.log_text(start)), server.log_tail()
     assert result.progress(trained.id)[-1] == (6, 6)

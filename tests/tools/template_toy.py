@@ -71,7 +71,7 @@ suit this small world; with Stable Diffusion begin with the template **train_and
         empty=empty["CONDITIONING"],
         name="toy_dog",
         steps=200,
-        batch_size=4,
+        batch_size=2,
         learning_rate=2.5e-4,
         resolution=384,
         zero_init="identity",

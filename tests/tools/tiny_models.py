@@ -40,7 +40,13 @@ PRESETS: dict[str, tuple[tuple[int, ...], int, tuple[bool, ...]]] = {
     "full": ((1, 2, 4, 4), 2, (True, True, True, False)),
     "animate": ((1, 2, 4, 4), 2, (True, False, False, False)),  # the widths and blocks that motion modules are made for
 }
-SAFETENSORS_NAMES = {torch.float16: "F16", torch.float32: "F32", torch.int64: "I64"}
+SAFETENSORS_NAMES = {
+    torch.float16: "F16",
+    torch.float32: "F32",
+    torch.int64: "I64",
+    torch.uint8: "U8",
+    torch.float8_e4m3fn: "F8_E4M3",
+}
 
 
 class Maker:
@@ -202,6 +208,25 @@ def checkpoint(preset: str, *, text: bool = True, latent: int = 4, seed: int = 0
     return m.tensors
 
 
+def scaled_fp8(tensors: TensorDict, layout: str) -> TensorDict:
+    """A checkpoint whose U-Net's linear weights are 8 bits times a scale each, in the layout of files that call
+    themselves fp8 scaled ("scaled", which ComfyUI 0.3.64 reads) or in the later one that names a format for each layer
+    ("quantised", which came after it)."""
+    prefix, found = "model.diffusion_model.", dict(tensors)
+    names = {"scaled": "scale_weight", "quantised": "weight_scale"}
+    for key, value in tensors.items():
+        if key.startswith(prefix) and key.endswith(".weight") and value.ndim == 2:
+            scale = value.float().abs().max() / torch.finfo(torch.float8_e4m3fn).max
+            found[key] = (value.float() / scale).to(torch.float8_e4m3fn)
+            found[key.removesuffix("weight") + names[layout]] = scale
+            if layout == "quantised":
+                text = json.dumps({"format": "float8_e4m3fn"}).encode()
+                found[key.removesuffix("weight") + "comfy_quant"] = torch.tensor(list(text), dtype=torch.uint8)
+    if layout == "scaled":
+        found[prefix + "scaled_fp8"] = torch.empty(0, dtype=torch.float8_e4m3fn)
+    return found
+
+
 def sd2_checkpoint(seed: int = 0) -> TensorDict:
     """A base of the wrong family (SD 2: context 1024, linear proj_in), without a text encoder."""
     m = Maker(seed)
@@ -313,6 +338,8 @@ MODELS: dict[str, tuple[str, Callable[[], TensorDict]]] = {
     "sd15-full": ("checkpoints", lambda: checkpoint("full")),
     "sd15-animate": ("checkpoints", lambda: checkpoint("animate")),
     "sd15-slim-other": ("checkpoints", lambda: checkpoint("slim", seed=10)),
+    "sd15-slim-scaled-fp8": ("checkpoints", lambda: scaled_fp8(checkpoint("slim"), "scaled")),
+    "sd15-slim-quantised": ("checkpoints", lambda: scaled_fp8(checkpoint("slim"), "quantised")),
     "sd15-inpaint-micro": ("checkpoints", lambda: checkpoint("micro", latent=9)),
     "sd15-ic-micro": ("checkpoints", lambda: checkpoint("micro", seed=7, latent=8)),
     "sd2-micro": ("checkpoints", sd2_checkpoint),
@@ -345,7 +372,7 @@ def write_safetensors(tensors: TensorDict, path: Path) -> None:
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for value in tensors.values():
-            if value.any():
+            if value.float().any():
                 file.write(value.contiguous().flatten().view(torch.uint8).numpy().data)
             else:
                 file.seek(value.numel() * value.element_size(), os.SEEK_CUR)

@@ -11,6 +11,14 @@ export function findLink(graph, id) {
   return graph.getLink?.(id) ?? graph.links?.get?.(id) ?? graph.links?.[id] ?? null
 }
 
+/** The nodes of a graph, and those in its subgraphs. */
+export function* nodesOf(graph, steps = MAX_STEPS) {
+  for (const node of graph?.nodes ?? graph?._nodes ?? []) {
+    yield node
+    if (node.subgraph && steps > 0) yield* nodesOf(node.subgraph, steps - 1)
+  }
+}
+
 /** A node that shows this subgraph from outside (the first, if it is used several times). */
 export function findSubgraphNode(graph, subgraph, steps) {
   if (!graph || steps <= 0) return null

@@ -1,0 +1,192 @@
+"""Run by test_weights.py inside a host: weights in 8 bits with a scale, patches that pad, and what nodes insert."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import comfy.model_management
+import comfy.sd
+import comfy.utils
+import torch
+from comfy.patcher_extension import PatcherInjection
+from comfyui_p3s.nodes.host import patch, weights
+from comfyui_p3s.nodes.train_task import make_task
+from comfyui_p3s.p3s.injection import Injection, InjectionHooks
+from comfyui_p3s.p3s.subject import Subject, fingerprint
+from comfyui_p3s.p3s.subject_copy import CopySettings
+from comfyui_p3s.p3s.training_settings import TrainSettings
+from comfyui_p3s.p3s.unet import UNet
+from inside_subjects import apply, call, draw, load, message, sample, subject_for
+
+UNET = "model.diffusion_model."
+LAYER = "input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight"
+
+
+def task(model: Any) -> Any:
+    return make_task(model, None, (), [], [], 128, CopySettings(), TrainSettings())
+
+
+def against_the_core(model: Any, subject: Subject, channels: int = 4, load: Callable[[Any], Any] | None = None) -> Any:
+    """The host's U-Net with the subject against our own U-Net with the weights of this MODEL."""
+    with torch.inference_mode(False):
+        base = UNet.from_state_dict(weights.base_weights(model))
+    copy = patch.build_copy(base.config, subject, torch.float32)
+    copy.borrow(base)
+    x, t, context = draw(2, channels, 16, 16), torch.full((2,), 500.0), draw(2, 77, 768, seed=1)
+    condition = copy.condition(subject.references[0].latent[None], subject.references[0].tokens[None])
+    features = copy(x[:, :4], t, context, condition)
+    expected = base(x, t, context, InjectionHooks(Injection(features, copy.settings.lam)))
+    plain = base(x, t, context)
+    applied = apply(model, subject)
+    (load or (lambda applied: comfy.model_management.load_models_gpu([applied])))(applied)
+    found = call(applied, x, t, context)
+    return {
+        "error": ((found - expected).abs().max() / expected.std()).item(),
+        "effect": ((expected - plain).abs().mean() / expected.std()).item(),
+    }
+
+
+def expected_of(path: str) -> dict[str, torch.Tensor]:
+    """The U-Net's weights of a file in 8 bits and scales, by hand."""
+    state = comfy.utils.load_torch_file(path)
+    found = {}
+    for key, value in state.items():
+        name = key.removeprefix(UNET)
+        if key.startswith(UNET) and name.endswith((".weight", ".bias")):
+            scales = [state[scale] for end in ("scale_weight", "weight_scale") if (scale := name_of(key, end)) in state]
+            found[name] = value.float() * (scales[0] if scales else 1)
+    return found
+
+
+def name_of(key: str, end: str) -> str:
+    return f"{key.rpartition('.')[0]}.{end}"
+
+
+def scaled(path: str, plain: Any, lora: Any) -> dict[str, Any]:
+    model, expected = load(path), expected_of(path)
+    found = weights.base_weights(model)
+    patched, _ = comfy.sd.load_lora_for_models(model, None, lora, 0.7, 0.0)
+    plain_patched, _ = comfy.sd.load_lora_for_models(plain, None, lora, 0.7, 0.0)
+    change = weights.base_weights(plain_patched)[LAYER] - weights.base_weights(plain)[LAYER]
+    return {
+        "stored in 8 bits": comfy.utils.load_torch_file(path)[UNET + LAYER].dtype == torch.float8_e4m3fn,
+        "other than the plain ones": not torch.equal(expected[LAYER], weights.base_weights(plain)[LAYER]),
+        "weights": found.keys() == expected.keys()
+        and all(torch.allclose(found[key], expected[key], rtol=1e-6, atol=0) for key in expected),
+        "normal tensors": not any(weight.is_inference() or weight.requires_grad for weight in found.values()),
+        "fingerprint": weights.base_fingerprint(model) == fingerprint(expected),
+        "LoRA": torch.allclose(weights.base_weights(patched)[LAYER] - found[LAYER], change, atol=1e-5),
+        "its fingerprint": weights.base_fingerprint(patched, patched=True)
+        == fingerprint(weights.base_weights(patched)),
+        "the LoRA counts": weights.base_fingerprint(patched, patched=True) != fingerprint(expected),
+        "and is no part of the checkpoint": weights.base_fingerprint(patched) == fingerprint(expected),
+        "configuration": weights.unet_config(model) == weights.unet_config(plain),
+        "full": against_the_core(model, subject_for(model)),
+        "low rank": against_the_core(model, subject_for(model, kind="lora")),
+        "sampled": bool(torch.isfinite(sample(apply(model, subject_for(model)))).all()),
+    }
+
+
+class Inserted(torch.nn.Module):
+    """As a motion module, behind a transformer block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.transformer_blocks = torch.nn.Linear(3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def inserted(path: str) -> dict[str, Any]:
+    """While a clone with inserted modules is loaded, and another one that it was copied to."""
+    model = load(path)
+    unet = model.model.diffusion_model
+    blocks = [block for block in unet.output_blocks if len(block) > 1]
+
+    def inject(_: Any) -> None:
+        for block in blocks:
+            block.insert(2, Inserted())
+
+    def eject(_: Any) -> None:
+        for block in blocks:
+            for i in [i for i, part in enumerate(block) if isinstance(part, Inserted)][::-1]:
+                block.pop(i)
+
+    config, before, mark = weights.unet_config(model), weights.base_weights(model), weights.base_fingerprint(model)
+    low_rank = subject_for(model, kind="lora")
+    animated = model.clone()
+    animated.set_injections("ADE", [PatcherInjection(inject=inject, eject=eject)])
+    comfy.model_management.load_models_gpu([animated])
+
+    def are_there() -> bool:
+        return [sum(isinstance(part, Inserted) for part in block) for block in blocks] == [1] * len(blocks)
+
+    facts: dict[str, Any] = {"inserted": are_there()}
+    for name, each in (("the plain one", model), ("the changed one", animated), ("its clone", animated.clone())):
+        found = weights.base_weights(each)
+        facts[name] = (
+            weights.unet_config(each) == config
+            and found.keys() == before.keys()
+            and all(torch.equal(found[key], before[key]) for key in before)
+            and weights.base_fingerprint(each) == mark
+        )
+        facts[f"{name}, inserted"] = are_there()
+    applied = apply(model, low_rank)
+    facts["a low-rank copy, inserted"] = are_there()
+    # What it has borrowed is right whether they are there or not.
+    (patcher,) = applied.get_additional_models_with_key(patch.KEY)
+    comfy.model_management.unload_all_models()
+    facts["gone with the clone"] = not any(isinstance(part, Inserted) for block in blocks for part in block)
+    facts["a low-rank copy"] = against_the_core(model, low_rank)
+    facts["the same copy"] = apply(model, low_rank).get_additional_models_with_key(patch.KEY)[0].model is patcher.model
+    facts["refused in training"] = message(lambda: task(animated))
+    return facts
+
+
+def bypassed(path: str, lora: Any) -> str:
+    """What training says of a LoRA in bypass mode, where the host has one."""
+    model = load(path)
+    if hasattr(comfy.sd, "load_bypass_lora_for_models"):
+        model, _ = comfy.sd.load_bypass_lora_for_models(model, None, lora, 0.7, 0.0)
+    else:
+        model.set_injections("bypass_lora", [PatcherInjection(inject=lambda _: None, eject=lambda _: None)])
+    return message(lambda: task(model))
+
+
+def padded(path: str) -> dict[str, Any]:
+    """A patch that lets the first convolution read eight channels (IC-Light), with all of the model loaded and with
+    none of it, so that patches are applied at each call."""
+    model = load(path)
+    low_rank = subject_for(model, kind="lora")
+    relit = model.clone()
+    wider = draw(320, 8, 3, 3, seed=3) / 8
+    relit.add_patches({"diffusion_model.input_blocks.0.0.weight": ("diff", [wider, {"pad_weight": True}])})
+
+    def in_part(applied: Any) -> None:
+        applied.patch_model(torch.device("cpu"), lowvram_model_memory=1)
+
+    facts: dict[str, Any] = {
+        "channels": [weights.unet_config(model).in_channels, weights.unet_config(relit).in_channels],
+        "training": message(lambda: task(relit)),
+        "loaded": against_the_core(relit, low_rank, 8),
+    }
+    comfy.model_management.unload_all_models()
+    facts["in part"] = against_the_core(relit, low_rank, 8, in_part)
+    convolution = relit.model.diffusion_model.input_blocks[0][0]
+    facts["patched at each call"] = convolution.weight.shape[1] == 4 and weights.channels_read(convolution) == 8
+    relit.unpatch_model(torch.device("cpu"))
+    facts["the plain model again"] = against_the_core(model, low_rank)
+    return facts
+
+
+def main(arguments: dict[str, Any]) -> dict[str, Any]:
+    lora = comfy.utils.load_torch_file(arguments["lora"])
+    plain = load(arguments["slim"])
+    return {
+        "scaled": {name: scaled(arguments[name], plain, lora) for name in ("scaled", "quantised") if name in arguments},
+        "inserted": inserted(arguments["slim"]),
+        "bypassed": bypassed(arguments["slim"], lora),
+        "padded": padded(arguments["slim"]),
+    }
