@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -23,8 +24,13 @@ class P3SError(ValueError):
 
 
 def _error(name: str, arguments: tuple[Any, ...]) -> P3SError:
-    kinds: dict[str, type[P3SError]] = {kind.__name__: kind for kind in P3SError.__subclasses__()}
-    return kinds.get(name, P3SError)(*arguments)
+    return next((kind for kind in _kinds(P3SError) if kind.__name__ == name), P3SError)(*arguments)
+
+
+def _kinds(kind: type[P3SError]) -> Iterator[type[P3SError]]:
+    yield kind
+    for narrower in kind.__subclasses__():
+        yield from _kinds(narrower)
 
 
 class PointError(P3SError):
@@ -49,3 +55,7 @@ class MissingPackageError(P3SError):
 
 class TrainingError(P3SError):
     """Training inputs that do not fit together, or a training that went wrong."""
+
+
+class DamagedStateError(TrainingError):
+    """A file that should hold the state of a training and does not, or not that of this version."""

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..arithmetic import few_threads
 from ..diffusion import NoiseSchedule
 from ..generate import generate
 from ..masks import MaskSettings
@@ -77,8 +78,8 @@ class ToyWorld:
         run = generate(
             self.unet, *texts, self.noise, start(seeds), copy, condition, weight, steps=steps, guidance=guidance
         )
-        for latents in run:
-            last = latents
+        with few_threads(self.unet):
+            *_, last = run
         return self.codec.decode(last)
 
 
@@ -100,7 +101,7 @@ def load_world(folder: Path = WEIGHTS) -> ToyWorld:
             made[name] = file.metadata()["made"]
             state |= {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
     modules.load_state_dict(state)
-    modules.requires_grad_(False).eval()
+    modules.requires_grad_(False).train(False)
     return ToyWorld(unet, text, codec, clip, judge, noise_schedule(), made)
 
 
