@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-#: A network with fewer parameters is computed on one thread of a CPU. More would gain little: its operators take well
-#: below a millisecond, and where another program wants a core as well, threads that spin while they wait for each other
-#: make them ten to thirty times slower (benchmarks/README.md). By size alone, because the number of threads decides the
-#: last bits of the result.
+#: A network with fewer parameters is computed on one thread of a CPU. More gain little, because its operators take well
+#: below a millisecond, and lose much where another program wants the cores: threads spin while they wait for each other
+#: (benchmarks/README.md, "On busy cores"). By size alone, because their number decides the last bits of the result.
 SMALL = 50_000_000
 
 
