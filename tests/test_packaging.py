@@ -75,13 +75,13 @@ def test_the_package_for_the_registry_holds_what_is_needed_and_nothing_else() ->
     assert sum((ROOT / name).stat().st_size for name in files) < 12 * 2**20
 
 
-#: What the registry's scanner looks for, in texts of any kind and in comments. One hit, and a version waits for a person.
+#: What the registry's scanner looks for, in all texts and comments. After one hit a version waits for a person.
 SCANNED = {
     "code from text": r"\beval\s*\(|\bexec\s*\(|\bcompile\s*\(\s*['\"]|__import__|literal_eval",
     "pickles": r"\bimport\s+(c?pickle|dill|marshal|shelve)\b|\bfrom\s+(c?pickle|dill|marshal|shelve)\b",
     "the environment": r"\bos\.environ|\bgetenv\b|\bputenv\b",
     "other programs": r"\bsubprocess\b|\bos\.(system|popen|spawn\w*|exec[lv]\w*)\b|\bpty\b|rm\s+-rf",
-    "the network": r"\.(connect|bind|send|sendall|recv)\(|urllib\.request|\brequests\.|aiohttp\.ClientSession|\bsocket\.",
+    "the network": r"\.(connect|bind|send|sendall|recv)\(|urllib\.request|\brequests\.|ClientSession|\bsocket\.",
     "pictures with scripts": r"<script|\bonload\s*=|\bonerror\s*=",
     "hidden text": r"base64\.b64decode|codecs\.decode|\bfromhex\(",
 }
@@ -136,10 +136,8 @@ def test_registry_metadata() -> None:
     assert (ROOT / project["license"]["file"]).is_file()
     assert {"Repository", "Documentation", "Bug Tracker"} <= project["urls"].keys()
     assert "Operating System :: OS Independent" in project["classifiers"]
-    accelerators = {name for name in project["classifiers"] if name.startswith("Environment ::")}
-    assert accelerators == {
-        f"Environment :: GPU :: {n}" for n in ("NVIDIA CUDA", "AMD ROCm", "Intel Arc", "Apple Metal")
-    }
+    gpus = {name.removeprefix("Environment :: GPU :: ") for name in project["classifiers"] if " GPU " in name}
+    assert gpus == {"NVIDIA CUDA", "AMD ROCm", "Intel Arc", "Apple Metal"}, "the registry's own list of names"
     comfy = pyproject()["tool"]["comfy"]
     assert comfy["requires-comfyui"] == ">=0.3.64"
     assert comfy["PublisherId"] and comfy["DisplayName"]
