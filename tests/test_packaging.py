@@ -38,6 +38,7 @@ def test_runtime_dependencies_are_in_step_and_unpinned() -> None:
     lines = requirement_lines("requirements.txt")
     assert pyproject()["project"]["dependencies"] == lines
     assert all(line.replace("-", "").isalnum() for line in lines)
+    assert not any("opencv" in line for line in lines), "it would overwrite the cv2 that other packs need"
 
 
 def packed() -> list[str]:

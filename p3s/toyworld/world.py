@@ -15,6 +15,7 @@ from ..arithmetic import few_threads
 from ..diffusion import NoiseSchedule
 from ..generate import generate
 from ..masks import MaskSettings
+from ..packages import require
 from ..points import PointSet
 from ..rngr import Reference, make_reference
 from ..schedule import Schedule
@@ -118,8 +119,8 @@ def click(scene: Scene, wanted: int) -> PointSet:
 
 
 def _thickest(mask: np.ndarray) -> tuple[float, float]:
-    import cv2
+    ndimage = require("scipy.ndimage", "scipy", "The toy world needs")
 
-    depth = cv2.distanceTransform(np.pad(mask.astype(np.uint8), 1), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+    depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
     row, column = np.unravel_index(depth.argmax(), depth.shape)
     return (column + 0.5) / mask.shape[1], (row + 0.5) / mask.shape[0]
