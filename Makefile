@@ -10,7 +10,7 @@ STAMP := $(VENV)/.p3s-requirements
 # Threads that sleep while they wait: small models run much faster beside anything else.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: test test-python test-slow test-browser test-web lint format demo clean
+.PHONY: test test-python test-slow test-hosts test-browser test-web lint format demo clean
 
 test: lint test-python test-web
 
@@ -38,6 +38,11 @@ test-python: $(STAMP)
 
 test-slow: $(STAMP)
 	$(PYTHON) -m pytest -m slow
+
+# On every host found: the quick tests, and those in the browser. What is missing fails.
+test-hosts: $(STAMP)
+	$(PYTHON) -m pytest --complete -m "host and not slow"
+	$(PYTHON) -m pytest --complete tests/browser -m browser
 
 # The editor in a real Chromium, on the frontend of every host found.
 test-browser: $(STAMP)

@@ -104,7 +104,6 @@ def work(world: ToyWorld, method: Method, budget: Budget, example: Example) -> i
         world.noise,
         settings,
         torch.Generator().manual_seed(0),
-        torch.device("cpu"),
     )
     if method.kind != "p3s":
         return rival_work(world, method.kind, batch)

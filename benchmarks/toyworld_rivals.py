@@ -70,7 +70,7 @@ def tune(world: ToyWorld, kind: str, examples: Sequence[Example], settings: Trai
     empty = world.encode_text("")
     for _ in range(settings.steps):
         rows = torch.randint(len(examples), (settings.batch_size,), generator=generator).tolist()
-        batch = draw(examples, rows, empty, world.noise, settings, generator, torch.device("cpu"))
+        batch = draw(examples, rows, empty, world.noise, settings, generator)
         loss = rival_loss(unet, batch)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

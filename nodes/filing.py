@@ -16,7 +16,8 @@ from ..p3s.errors import SubjectFileError, TrainingError
 from ..p3s.files import SUFFIX, free_path, safe_name
 from ..p3s.subject import Subject, SubjectInfo, load_info, load_subject, save_new_subject
 from ..p3s.training_key import TrainingInputs, same
-from ..p3s.training_state import TrainState, load_state
+from ..p3s.training_state import StateHead
+from ..p3s.training_state_file import load_head
 from . import folders
 
 STATE = ".training"  # suffix of the state of an unfinished training
@@ -110,14 +111,14 @@ def state_file(inputs: TrainingInputs, name: str, resumes: bool) -> tuple[Path, 
     )
 
 
-def _takes_over(inputs: TrainingInputs, state: TrainState) -> bool:
+def _takes_over(inputs: TrainingInputs, state: StateHead) -> bool:
     return state.may_go_on(inputs.settings) and state.same_references(inputs.examples, inputs.empty_prompt)
 
 
-def _holds(path: Path, of: Callable[[TrainState], bool]) -> bool:
+def _holds(path: Path, of: Callable[[StateHead], bool]) -> bool:
     """Whether a file holds a state of which that is true."""
     try:
-        return of(load_state(path, on_demand=True))
+        return of(load_head(path))
     except TrainingError:
         return False
 

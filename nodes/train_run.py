@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..p3s.errors import TrainingError
+from ..p3s.errors import DamagedStateError, TrainingError
 from ..p3s.loss_map import FILED, loss_map
 from ..p3s.memory_estimate import estimate_memory
 from ..p3s.pipeline import subject_of
@@ -17,8 +17,9 @@ from ..p3s.preview import preview
 from ..p3s.subject import Subject
 from ..p3s.subject_copy import SubjectCopy
 from ..p3s.training import TrainResult, train
-from ..p3s.training_memory import check_memory
-from ..p3s.training_state import Checkpoints, TrainState, load_state
+from ..p3s.training_memory import check_memory, explained
+from ..p3s.training_state import Checkpoints, TrainState
+from ..p3s.training_state_file import load_state
 from ..p3s.training_step import DTYPES, total_steps
 from ..p3s.unet import UNet
 from ..p3s.unet_config import UNetConfig
@@ -107,12 +108,13 @@ def _run(node: Any, model: Any, task: Task, preview_every: int, checkpoints: Che
     tell(node, f"Copying the weights of the model{warning}")
     weights = base_weights(model)
     memory.reset_peak()
-    copy = SubjectCopy.from_base(
-        weights, of.copy_settings, first.tokens.shape[-1], settings.zero_init, settings.seed
-    ).to(device)
-    base = UNet.from_state_dict(weights, dtype=DTYPES[settings.precision])
-    del weights
-    base.to(device)
+    with explained("the networks are moved to the device", of.copy_settings, settings):
+        copy = SubjectCopy.from_base(
+            weights, of.copy_settings, first.tokens.shape[-1], settings.zero_init, settings.seed
+        ).to(device)
+        base = UNet.from_state_dict(weights, dtype=DTYPES[settings.precision])
+        del weights
+        base.to(device)
 
     def look() -> Any:
         latent = preview(base, copy, first, of.empty_prompt, of.noise, settings.precision, check_cancelled)
@@ -151,10 +153,11 @@ def _scarce(config: UNetConfig, task: Task) -> str | None:
 
 
 def _state(path: Path) -> tuple[TrainState | None, tuple[str, ...]]:
-    """The state of an interrupted training, and what is wrong with it."""
+    """The state of an interrupted training, and what is wrong with it. Raises TrainingError where a state that may be
+    whole cannot be read: beginning anew would replace it."""
     if not path.exists():
         return None, ()
     try:
         return load_state(path), ()
-    except TrainingError as error:
+    except DamagedStateError as error:
         return None, (f"not resumed: {error}",)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -35,8 +34,6 @@ Every command has its own --help.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status. Errors that a user can mend are one line, without a traceback."""
-    # Before torch is loaded: threads that sleep while they wait. Spinning ones slow small models down severalfold.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser(arguments).parse_args(arguments)
     try:

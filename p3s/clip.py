@@ -32,7 +32,7 @@ def clip_encoder(model: Any) -> Encode:
     """
     if isinstance(model, (str, Path)):
         model = load_clip_vision(model)
-    model.eval()
+    model.train(False)
     size = model.config.image_size
 
     def encode(picture: Tensor) -> Tensor:

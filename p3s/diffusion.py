@@ -64,11 +64,14 @@ class NoiseSchedule:
 
 
 def ddim_timesteps(schedule: NoiseSchedule, steps: int) -> list[int]:
-    """The timesteps of a DDIM run, from noise to image: evenly spaced, shifted by one, as in the original sampler."""
-    if not 1 <= steps <= len(schedule):
-        raise P3SError(f"steps must lie in 1..{len(schedule)}; got {steps}")
-    stride = len(schedule) // steps
-    return [min(i * stride + 1, len(schedule) - 1) for i in reversed(range(steps))]
+    """The timesteps of a DDIM run, from noise to image: evenly spaced and shifted by one, as in the original sampler,
+    also where ``steps`` does not divide their number. (With a stride rounded down, as in diffusers, 600 steps of 1000
+    would begin at 600, where a model expects less noise than there is.)"""
+    count = len(schedule)
+    if not 1 <= steps <= count:
+        raise P3SError(f"steps must lie in 1..{count}; got {steps}")
+    shift = 1 if steps < count else 0
+    return [i * count // steps + shift for i in reversed(range(steps))]
 
 
 def ddim(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -23,8 +24,13 @@ class P3SError(ValueError):
 
 
 def _error(name: str, arguments: tuple[Any, ...]) -> P3SError:
-    kinds: dict[str, type[P3SError]] = {kind.__name__: kind for kind in P3SError.__subclasses__()}
-    return kinds.get(name, P3SError)(*arguments)
+    return next((kind for kind in _kinds(P3SError) if kind.__name__ == name), P3SError)(*arguments)
+
+
+def _kinds(kind: type[P3SError]) -> Iterator[type[P3SError]]:
+    yield kind
+    for narrower in kind.__subclasses__():
+        yield from _kinds(narrower)
 
 
 class PointError(P3SError):
@@ -58,3 +64,7 @@ def shown(value: Any) -> str:
     except Exception:  # e.g. integers with too many digits, nesting that is too deep, a broken __repr__
         text = f"a value of type {type(value).__name__}"
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+class DamagedStateError(TrainingError):
+    """A file that should hold the state of a training and does not, or not that of this version."""

@@ -27,17 +27,27 @@ from .errors import SubjectFileError
 MAX_HEADER = 16 * 2**20  # bytes; a subject's header has less than 1 MB
 MAX_DIMENSIONS = 8
 MAX_NAME = 120  # bytes of UTF-8, well below every file system's limit
-DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # of weights
+ALL_DTYPES = DTYPES | {
+    "F64": torch.float64,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+DTYPE_NAMES = {dtype: name for name, dtype in ALL_DTYPES.items()}
 RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{i}" for port in ("COM", "LPT") for i in range(1, 10))}
 SUFFIX = ".safetensors"
 
 
 class TensorEntry(NamedTuple):
-    """What a header declares of one tensor: "F32", "F16" or "BF16", and the shape."""
+    """What a header declares of one tensor: its type, its shape, and where its bytes begin after the header."""
 
-    dtype: str
+    dtype: torch.dtype
     shape: tuple[int, ...]
+    begin: int
 
 
 def safe_name(name: str) -> str:
@@ -191,7 +201,18 @@ def as_bytes(tensor: Tensor) -> memoryview:
 
 
 def write_safetensors(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write contiguous CPU tensors (float32, float16, bfloat16). Equal input gives equal bytes.
+    """Write contiguous CPU tensors. Equal input gives equal bytes.
+
+    Raises SubjectFileError when the metadata would make a header that ``read_header`` refuses.
+    """
+    header, names = safetensors_header(tensors, metadata)
+    file.write(header)
+    for name in names:
+        file.write(as_bytes(tensors[name]))
+
+
+def safetensors_header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[bytes, list[str]]:
+    """All that precedes the tensors' bytes in a file, and the order in which these follow.
 
     Raises SubjectFileError when the metadata would make a header that ``read_header`` refuses.
     """
@@ -207,10 +228,7 @@ def write_safetensors(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: M
     text += b" " * (-len(text) % 8)
     if len(text) > MAX_HEADER:
         raise SubjectFileError(f"The subject's settings and notes take {len(text)} bytes; {MAX_HEADER} are allowed.")
-    file.write(len(text).to_bytes(8, "little"))
-    file.write(text)
-    for name in names:
-        file.write(as_bytes(tensors[name]))
+    return len(text).to_bytes(8, "little") + text, names
 
 
 def read_header(path: Path) -> tuple[dict[str, str], dict[str, Any], int]:
@@ -259,8 +277,10 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def check_entries(entries: Mapping[str, Any], data_size: int) -> dict[str, TensorEntry]:
-    """Decode a header's tensor entries; SubjectFileError unless they tile exactly ``data_size`` bytes."""
+def check_entries(entries: Mapping[str, Any], data_size: int, weights: bool = True) -> dict[str, TensorEntry]:
+    """Decode a header's tensor entries; SubjectFileError unless they tile exactly ``data_size`` bytes. ``weights``:
+    they must have one of ``DTYPES``, a dimension and a value."""
+    dtypes, least = (DTYPES, 1) if weights else (ALL_DTYPES, 0)
     result: dict[str, TensorEntry] = {}
     spans = []
     for name, entry in entries.items():
@@ -268,15 +288,15 @@ def check_entries(entries: Mapping[str, Any], data_size: int) -> dict[str, Tenso
         if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
             raise SubjectFileError(f"the entry of tensor {shown} is damaged")
         dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-        if not isinstance(dtype, str) or dtype not in DTYPES:
-            raise SubjectFileError(f"tensor {shown} has type {str(dtype)[:20]}; allowed are {', '.join(DTYPES)}")
-        if not _whole_numbers(shape) or not 1 <= len(shape) <= MAX_DIMENSIONS or 0 in shape:
+        if not isinstance(dtype, str) or dtype not in dtypes:
+            raise SubjectFileError(f"tensor {shown} has type {str(dtype)[:20]}; allowed are {', '.join(dtypes)}")
+        if not _whole_numbers(shape) or not least <= len(shape) <= MAX_DIMENSIONS or min(shape, default=1) < least:
             raise SubjectFileError(f"tensor {shown} has a bad shape")
         # Python's integers do not overflow, so a shape cannot claim less than it means.
-        needed = math.prod(shape) * DTYPES[dtype].itemsize
+        needed = math.prod(shape) * dtypes[dtype].itemsize
         if not _whole_numbers(offsets) or len(offsets) != 2 or offsets[1] - offsets[0] != needed:
             raise SubjectFileError(f"tensor {shown}: its place in the file does not fit its shape")
-        result[name] = TensorEntry(dtype, tuple(shape))
+        result[name] = TensorEntry(dtypes[dtype], tuple(shape), offsets[0])
         spans.append((offsets[0], offsets[1], shown))
     position = 0
     for begin, end, shown in sorted(spans):

@@ -1,4 +1,7 @@
-"""The one mapping between a photo, its padded square, CLIP's input and CLIP's grid of patches.
+"""The one mapping between a photo, its pixels, its padded square, CLIP's input and CLIP's grid of patches.
+
+A position is 0..1 of the photo's width or height. Pixel k of n, counted from 0, covers the positions k/n to (k+1)/n,
+and its number stands for its middle, (k + 1/2)/n, as in SAM.
 
 The photo is centred in a square whose side is its longer side; nothing is cropped (docs/method.md, row j). The
 square is scaled to S x S pixels for CLIP, which divides it into g x g patches. Patches of padding
@@ -85,7 +88,7 @@ class Frame:
     def pixel_at(self, x: float, y: float, size: tuple[int, int] | None = None) -> tuple[int, int]:
         """Row and column of the pixel that holds the point x, y in 0..1, of the photo or of a (height, width) copy."""
         height, width = size or (self.height, self.width)
-        return min(int(y * height), height - 1), min(int(x * width), width - 1)
+        return pixel_at(y, height), pixel_at(x, width)
 
     def clip_input(self, image: Tensor, size: int) -> Tensor:
         """Pad a photo to its square and scale it to CLIP's input.
@@ -141,6 +144,17 @@ class Frame:
         spread = torch.lerp(grid_map[low], grid_map[high], weight[:, None])
         low, high, weight = neighbours(self.left, self.width, width, columns)
         return torch.lerp(spread[:, low], spread[:, high], weight)
+
+
+def pixel_at(position: float, count: int) -> int:
+    """The number, 0..count-1, of the pixel that holds a position; the last one at position 1."""
+    return min(int(position * count), count - 1)
+
+
+def middle_of(pixel: float, count: int) -> float:
+    """The position that a pixel's number stands for; the edge for numbers behind the last pixel's, such as ``count``,
+    which editors give for the far edge of their canvas."""
+    return min((pixel + 0.5) / count, 1.0)
 
 
 def _resize(picture: Tensor, height: int, width: int) -> Tensor:

@@ -22,7 +22,7 @@ FLAT = 0.02  # a similarity map with less contrast than this cannot separate any
 ALMOST_ALL = 0.95  # of the photo's area
 BINS = 256  # of the histogram for Otsu's method
 
-FILLS = ("telea", "navier-stokes")
+FILLS = ("telea", "navier-stokes", "smooth")
 FILL_REGIONS = ("negative", "background")
 VALUE_RANGES = ("clip", "minmax")
 
@@ -36,7 +36,8 @@ class MaskSettings:
         blur: standard deviation of Eq. 2's Gaussian, in patches, 0..8; 0 leaves the map as it is.
         fill_region: what is removed: the ``negative`` mask, or the whole ``background`` (all but the subject).
         grow: how far the removed region is widened, in patches, 0..16; never into the subject.
-        fill: OpenCV's inpainting, ``telea`` or ``navier-stokes``; not used with an inpainted picture of the user.
+        fill: OpenCV's inpainting, ``telea`` or ``navier-stokes``, or ``smooth``, which all are where OpenCV is not
+            installed; not used with an inpainted picture of the user.
 
     Raises:
         MaskError: a value outside these.
@@ -239,6 +240,6 @@ def working_size(frame: Frame) -> tuple[int, int]:
 
 def grow(mask: np.ndarray, radius: float) -> np.ndarray:
     """A bool mask widened by ``radius`` pixels."""
-    cv2 = require("cv2", "opencv-python", "Masks need")
+    ndimage = require("scipy.ndimage", "scipy", "Masks need")
 
-    return cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) <= radius
+    return ndimage.distance_transform_edt(~mask) <= radius if mask.any() else mask

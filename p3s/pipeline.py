@@ -161,7 +161,7 @@ def apply_subject(world: World, subject: Subject, reference: int = 0) -> tuple[A
     copy = SubjectCopy(config, settings, shown.tokens.shape[1], device="meta")
     check_weights(subject, {key: weight.shape for key, weight in copy.state_dict().items()})
     copy.load_state_dict({key: weight.float() for key, weight in subject.weights.items()}, assign=True)
-    copy.to(_device(world)).requires_grad_(False).eval()
+    copy.to(_device(world)).requires_grad_(False).train(False)
     latent, tokens = (t[None].float().to(_device(world)) for t in (shown.latent, shown.tokens))
     return AppliedSubject(copy, copy.condition(latent, tokens)), warnings
 

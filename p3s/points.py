@@ -9,6 +9,7 @@ from numbers import Real
 from typing import Any
 
 from .errors import PointError, shown
+from .framing import middle_of, pixel_at
 
 VERSION = 1
 MAX_POINTS = 64  # of each sign
@@ -101,7 +102,8 @@ class PointSet:
         return json.dumps({"v": VERSION, "positive": self.positive, "negative": self.negative}, separators=(",", ":"))
 
     def to_pixels(self, width: int, height: int) -> tuple[str, str]:
-        """The positive and the negative points as KJNodes-style texts of whole pixels, 0..width-1 and 0..height-1.
+        """The positive and the negative points as KJNodes-style texts of the pixels that hold them, 0..width-1 and
+        0..height-1; ``parse`` reads these as the pixels' middles.
 
         Raises:
             PointError: the size is not two whole numbers of at least 1.
@@ -109,8 +111,7 @@ class PointSet:
         width, height = _check_size((width, height))
 
         def text(points: tuple[Point, ...]) -> str:
-            pixels = ((min(round(x * width), width - 1), min(round(y * height), height - 1)) for x, y in points)
-            return json.dumps([{"x": x, "y": y} for x, y in pixels])
+            return json.dumps([{"x": pixel_at(x, width), "y": pixel_at(y, height)} for x, y in points])
 
         return text(self.positive), text(self.negative)
 
@@ -159,18 +160,18 @@ def _read_point(point: Any, name: str, size: Size | None) -> Point:
     if size is None:
         if not isinstance(point, (list, tuple)) or len(point) != 2:
             raise PointError(f"{name}: expected a pair [x, y] of numbers in 0..1, got {shown(point)}.")
-        return _read_number(point[0], f"{name}: x", 1, ""), _read_number(point[1], f"{name}: y", 1, "")
+        return _read_number(point[0], f"{name}: x", 1), _read_number(point[1], f"{name}: y", 1)
     if not isinstance(point, dict) or "x" not in point or "y" not in point:
         raise PointError(f'{name}: expected an object {{"x": .., "y": ..}} in pixels, got {shown(point)}.')
     width, height = size
     return (
-        _read_number(point["x"], f"{name}: x", width, " pixels"),
-        _read_number(point["y"], f"{name}: y", height, " pixels"),
+        middle_of(_read_number(point["x"], f"{name}: x", width, " pixels"), width),
+        middle_of(_read_number(point["y"], f"{name}: y", height, " pixels"), height),
     )
 
 
-def _read_number(value: Any, name: str, limit: int, unit: str) -> float:
-    """A number in 0..limit, divided by the limit."""
+def _read_number(value: Any, name: str, limit: int, unit: str = "") -> float:
+    """A number in 0..limit."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise PointError(f"{name} = {shown(value)} is not a number.")
     try:
@@ -181,7 +182,7 @@ def _read_number(value: Any, name: str, limit: int, unit: str) -> float:
         raise PointError(f"{name} = {shown(value)} is not a finite number.")
     if not 0 <= number <= limit:
         raise PointError(f"{name} = {shown(value)} lies outside the image, which spans 0..{limit}{unit}.")
-    return number / limit + 0.0  # + 0.0 turns -0.0 into 0.0
+    return number + 0.0  # turns -0.0 into 0.0
 
 
 def _check_size(size: Any) -> Size:

@@ -17,15 +17,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from .errors import MaskError
+from .fill import fill
 from .framing import Frame
-from .masks import ALMOST_ALL, MaskSettings, Patches, rough_masks
-from .packages import require
+from .masks import MaskSettings, Patches, rough_masks
 from .pictures import in_range
 from .points import PointSet
 
 Encode = Callable[[Tensor], Tensor]
 
-FILL_RADIUS = 5  # pixels of the working resolution that OpenCV looks around
 SAME_ASPECT = 0.02  # relative tolerance: many nodes round sizes to multiples of 8
 
 
@@ -99,7 +98,8 @@ def make_reference(
     if inpainted is not None:
         clean = inpainted
     elif negative_mask.any():
-        filled = _fill(image, removed, subject, settings.fill)
+        filled, warning = fill(image, removed, subject, settings.fill)
+        masks.warnings += [warning] if warning else []
         clean = torch.where(torch.from_numpy(negative_mask).unsqueeze(-1), filled, image)
     else:
         clean = image
@@ -136,37 +136,14 @@ def image_hash(image: Tensor) -> str:
     return digest.hexdigest()
 
 
-def _fill(image: Tensor, removed: np.ndarray, subject: np.ndarray, method: str) -> Tensor:
-    """Eq. 3: ``image`` [H, W, 3] with the removed region painted over, at the resolution of the two masks [h, w]."""
-    cv2 = require("cv2", "opencv-python", "Removing a subject needs")
-
-    pixels = _to_8_bit(image)
-    height, width = removed.shape
-    smaller = pixels.shape[:2] != removed.shape
-    if smaller:
-        pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
-    # The fill must not look like the target (Eq. 3), so no colour is taken from the subject, if anything else is left.
-    holes = removed | subject
-    if holes.mean() > ALMOST_ALL:
-        holes = removed
-    flag = cv2.INPAINT_TELEA if method == "telea" else cv2.INPAINT_NS
-    pixels = cv2.inpaint(pixels, holes.astype(np.uint8), FILL_RADIUS, flag)
-    if smaller:
-        pixels = cv2.resize(pixels, (image.shape[1], image.shape[0]), interpolation=cv2.INTER_LINEAR)
-    return torch.from_numpy(pixels).to(image.dtype) / 255
-
-
 def _to_8_bit(image: Tensor) -> np.ndarray:
     return image.mul(255).round_().to(torch.uint8).contiguous().numpy()
 
 
 def _to_full_size(mask: np.ndarray, frame: Frame) -> np.ndarray:
-    cv2 = require("cv2", "opencv-python", "Masks need")
-
-    if mask.shape == (frame.height, frame.width):
-        return mask
-    levels = cv2.resize(mask.astype(np.uint8) * 255, (frame.width, frame.height), interpolation=cv2.INTER_LINEAR)
-    return levels > 127
+    levels = torch.from_numpy(mask).float()[None, None]
+    size = (frame.height, frame.width)
+    return (functional.interpolate(levels, size, mode="bilinear", align_corners=False)[0, 0] >= 0.5).numpy()
 
 
 def _check_image(image: Any, name: str) -> Tensor:

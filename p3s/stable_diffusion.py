@@ -146,7 +146,7 @@ def load_stable_diffusion(
         vision = None if clip is None else load_clip_vision(clip)
         for part in (unet, vae, text_encoder, vision):
             if part is not None:
-                part.to(device, torch.float32).requires_grad_(False).eval()
+                part.to(device, torch.float32).requires_grad_(False).train(False)
     vae.enable_slicing()  # pictures are decoded one by one: their activations are the peak of memory
     return StableDiffusion(unet, noise, vae, tokenizer, text_encoder, vision, resolution, precision)
 

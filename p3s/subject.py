@@ -31,6 +31,7 @@ from . import __version__
 from .errors import FamilyError, P3SError, PointError, SubjectFileError
 from .files import (
     DTYPE_NAMES,
+    DTYPES,
     as_bytes,
     check_entries,
     free_path,
@@ -251,7 +252,7 @@ def _check(subject: Subject) -> None:
         except PointError as error:
             raise SubjectFileError(f"the points of reference {i} cannot be read: {error}") from None
     for key, tensor in subject.weights.items():
-        if tensor.dtype not in DTYPE_NAMES or tensor.dim() == 0 or tensor.numel() == 0:
+        if tensor.dtype not in DTYPES.values() or tensor.dim() == 0 or tensor.numel() == 0:
             raise SubjectFileError(f"weight {key!r} has type {tensor.dtype} and shape {_show(tensor.shape)}")
         _check_finite(tensor, f"weight {key!r}")
 
@@ -262,7 +263,7 @@ def _check_reference(reference: SubjectReference, first: SubjectReference, numbe
         raise SubjectFileError(
             f"the latent of reference {number} is {latent.dtype} {_show(latent.shape)}, not float32 C x h x w"
         )
-    if tokens.dtype not in DTYPE_NAMES or tokens.dim() != 2 or tokens.shape[0] < 2 or tokens.shape[1] < 1:
+    if tokens.dtype not in DTYPES.values() or tokens.dim() != 2 or tokens.shape[0] < 2 or tokens.shape[1] < 1:
         raise SubjectFileError(
             f"the tokens of reference {number} are {tokens.dtype} {_show(tokens.shape)}, not float (1 + g*g) x D"
         )

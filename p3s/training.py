@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
+import math
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,14 +13,17 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
+from .arithmetic import deterministic, few_threads
 from .diffusion import NoiseSchedule
 from .errors import TrainingError
 from .losses import total_loss
 from .subject_copy import SubjectCopy
 from .training_memory import free_cached_memory, is_out_of_memory, ways_to_save
 from .training_settings import TrainSettings
-from .training_state import Change, Checkpoints, Divergence, TrainState, inputs_of, mark_diverged, remedies
+from .training_state import Change, Checkpoints, Divergence, TrainState, inputs_of, remedies
+from .training_state_file import mark_diverged, save_state
 from .training_step import (
     Batch,
     Example,
@@ -86,8 +89,8 @@ def train(
     copy in float32, the base in float32 or in the type of ``settings.precision``. All random choices come from
     ``settings.seed`` through a CPU generator, so that they do not depend on the device. Equal seeds give equal weights,
     bit for bit, on one CPU; on a GPU where the environment variable CUBLAS_WORKSPACE_CONFIG allows it (see
-    :func:`deterministic`). The weight of the condition is 1 in training, or the one that is learned: the schedule of
-    Eq. 10 belongs to sampling.
+    :func:`p3s.arithmetic.deterministic`). The weight of the condition is 1 in training, or the one that is learned: the
+    schedule of Eq. 10 belongs to sampling.
 
     Nothing trained is lost: a loss or gradient that is no longer finite, an exception in a later step, and the
     callback's word end the training with the weights of the last good step; the result says why. (An exception in the
@@ -106,7 +109,7 @@ def train(
     if resume is not None:
         run.restore(resume)
     error: Exception | None = None
-    with torch.inference_mode(False), torch.enable_grad(), deterministic(), run.prepared():
+    with torch.inference_mode(False), torch.enable_grad(), deterministic(run.device), few_threads(base), run.prepared():
         try:
             while len(run.reports) < run.total:
                 report = run.step()
@@ -159,7 +162,7 @@ class _Run:
     @contextmanager
     def prepared(self) -> Iterator[None]:
         """The networks as training needs them, and afterwards as sampling does."""
-        self.base.requires_grad_(False).eval()
+        self.base.requires_grad_(False).train(False)
         self.copy.requires_grad_(True).train()
         self._checkpointing(self.settings.checkpointing)
         try:
@@ -167,7 +170,7 @@ class _Run:
         finally:
             self._checkpointing(False)
             self.optimizer.zero_grad(set_to_none=True)
-            self.copy.requires_grad_(False).eval()
+            self.copy.requires_grad_(False).train(False)
 
     def _checkpointing(self, on: bool) -> None:
         self.base.checkpointing = self.copy.unet.checkpointing = on
@@ -177,7 +180,7 @@ class _Run:
         number = len(self.reports) + 1
         self.queue = self.queue or epoch(self.examples, self.settings.batch_size, self.generator)
         rows, *self.queue = self.queue
-        batch = draw(self.examples, rows, self.empty_prompt, self.noise, self.settings, self.generator, self.device)
+        batch = draw(self.examples, rows, self.empty_prompt, self.noise, self.settings, self.generator)
         loss, denoising, consistency = self._gradients(batch, number)
         self._check_finite(loss, number)
         self._good = None
@@ -227,6 +230,7 @@ class _Run:
 
     def _pass(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor] | Exception:
         try:
+            batch = batch.to(self.device)
             with autocast(self.settings.precision, self.device):
                 denoising, consistency = losses(self.base, self.copy, batch, self.settings)
                 loss = total_loss(denoising, consistency, self.settings.gamma)
@@ -242,11 +246,11 @@ class _Run:
         log.warning("P3S: %s", text)
 
     def _check_finite(self, loss: Tensor, number: int) -> None:
-        """Refuse a step that would spoil the weights. (Infinite scaled gradients are the scaler's to handle.)"""
+        """Refuse a step that would spoil the weights."""
         self.scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(self.copy.parameters(), float("inf"))  # measured, never clipped
-        bad = loss if self.scaler.is_enabled() and self.scaler.get_scale() > 1 else loss + norm
-        if not torch.isfinite(bad):
+        scaled = self.scaler.is_enabled() and self.scaler.get_scale() > 1  # then the scaler skips infinite gradients
+        finite = bool(torch.isfinite(loss)) if scaled else gradients_are_finite(loss, self.copy.parameters())
+        if not finite:
             self.diverged = True
             advice = remedies(self._inputs)
             raise TrainingError(f"the loss is no longer finite at step {number} of {self.total}: {advice}")
@@ -299,7 +303,7 @@ class _Run:
             changes=self.changes,
         )
         try:
-            state.save(self.checkpoints.path)
+            save_state(state, self.checkpoints.path)
             self.saved = len(self.reports)
         except Exception as error:  # the training is worth more than its state
             self._warn(f"the state after step {len(self.reports)} could not be kept: {error}")
@@ -314,9 +318,8 @@ class _Run:
             if self.saved:
                 mark_diverged(self.checkpoints.path, diverged)
             else:
-                TrainState.untrained(self._inputs, self.examples, self.empty_prompt, diverged).save(
-                    self.checkpoints.path
-                )
+                untrained = TrainState.untrained(self._inputs, self.examples, self.empty_prompt, diverged)
+                save_state(untrained, self.checkpoints.path)
         except Exception as error:
             self._warn(f"that the loss was no longer finite could not be noted in {self.checkpoints.path}: {error}")
 
@@ -326,6 +329,12 @@ class _Place(NamedTuple):
 
     generator: Tensor
     queue: list[list[int]]
+
+
+def gradients_are_finite(loss: Tensor, parameters: Iterable[Parameter]) -> bool:
+    """Whether a loss and all gradients are finite. Reads each gradient once, and waits for the device once."""
+    peaks = [torch.linalg.vector_norm(p.grad, math.inf) for p in parameters if p.grad is not None]
+    return bool(torch.isfinite(torch.stack([loss, *peaks])).all())
 
 
 def make_optimizer(copy: SubjectCopy, settings: TrainSettings) -> torch.optim.Optimizer:
@@ -348,29 +357,3 @@ def make_optimizer(copy: SubjectCopy, settings: TrainSettings) -> torch.optim.Op
             "(pip install bitsandbytes), or choose adamw"
         ) from None
     return AdamW8bit(groups, lr=rate, weight_decay=decay)
-
-
-@contextmanager
-def deterministic() -> Iterator[None]:
-    """Within, torch uses deterministic algorithms; the former state is restored afterwards.
-
-    On a GPU this needs the environment variable CUBLAS_WORKSPACE_CONFIG (the host's --deterministic sets it). Without
-    it torch only prefers deterministic algorithms, and runs of one seed may differ in the last bits.
-    """
-    cudnn: Any = torch.backends.cudnn
-    memory: Any = torch.utils.deterministic
-    before = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-        cudnn.deterministic,
-        cudnn.benchmark,
-        memory.fill_uninitialized_memory,
-    )
-    strict = not torch.cuda.is_available() or "CUBLAS_WORKSPACE_CONFIG" in os.environ
-    torch.use_deterministic_algorithms(True, warn_only=not strict)
-    cudnn.deterministic, cudnn.benchmark, memory.fill_uninitialized_memory = True, False, False
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        cudnn.deterministic, cudnn.benchmark, memory.fill_uninitialized_memory = before[2:]

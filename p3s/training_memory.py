@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -20,6 +22,19 @@ def is_out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
     known = isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError))
     return known or any(sign in text for sign in SIGNS)
+
+
+@contextmanager
+def explained(doing: str, copy_settings: CopySettings, settings: TrainSettings) -> Iterator[None]:
+    """Within, running out of memory is a :class:`TrainingError` that says while ``doing`` what, and what to change."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        change = ways_to_save(copy_settings, settings, whatever_the_picture=True)
+        advice = change or "it needs a device with more memory"
+        raise TrainingError(f"out of memory while {doing}: {advice} ({error})") from None
 
 
 #: Share of the free memory up to which a training is expected to fit without being close.

@@ -1,14 +1,11 @@
-"""The state of a training after a step: all that decides how it goes on, and its file."""
+"""The state of a training after a step: all that decides how it goes on. Its file: ``p3s/training_state_file.py``."""
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import hashlib
-import os
-import pickle
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +14,13 @@ from torch import Tensor
 
 from .diffusion import NoiseSchedule
 from .errors import TrainingError
-from .files import as_bytes, write_atomic
+from .files import as_bytes
 from .subject import fingerprint
 from .subject_copy import CopySettings
 from .training_key import close, tensors
 from .training_settings import TrainSettings
 from .training_step import Example, StepReport
 from .unet import UNet
-
-FORMAT_VERSION = 2
 
 #: After which step, name of the setting, value before, value from then on.
 Change = tuple[int, str, str, str]
@@ -41,50 +36,20 @@ class Divergence:
 
 
 @dataclass(frozen=True, eq=False)
-class TrainState:
-    """A training after some steps; :func:`p3s.training.train` goes on from it as if it had not been interrupted.
+class StateHead:
+    """What a training was trained on and how far it came: of a state all but what is large.
 
     inputs: names and values of what the training depends on (:func:`inputs_of`). examples, empty_prompt: those it is
-    trained on. reports: of the steps that were done; without any, the rest from weights to queue is empty, and the
-    training begins anew. weights, optimizer, scaler: their state dicts. generator, queue: the state of the random
-    generator, and the batches that are left of the epoch, as lists of example numbers. diverged: how it went on from
-    here, if badly. changes: what was changed to go on after that, as (after which step, name, value before, value from
-    then on).
+    trained on. reports: of the steps that were done. diverged: how it went on from here, if badly. changes: what was
+    changed to go on after that, as (after which step, name, value before, value from then on).
     """
 
     inputs: Mapping[str, str]
     examples: tuple[Example, ...]
     empty_prompt: Tensor
     reports: tuple[StepReport, ...]
-    weights: Mapping[str, Tensor]
-    optimizer: Mapping[str, Any]
-    scaler: Mapping[str, Any]
-    generator: Tensor
-    queue: list[list[int]]
-    diverged: Divergence | None = None
-    changes: tuple[Change, ...] = ()
-
-    @classmethod
-    def untrained(
-        cls, inputs: Mapping[str, str], examples: Sequence[Example], empty_prompt: Tensor, diverged: Divergence
-    ) -> TrainState:
-        """The state before the first step of a training that diverged before another state was kept."""
-        nothing = torch.empty(0, dtype=torch.uint8)
-        return cls(inputs, tuple(examples), empty_prompt, (), {}, {}, {}, nothing, [], diverged)
-
-    def save(self, path: Path) -> Path:
-        """Write the state to ``path``, all or nothing. Raises SubjectFileError when the disk does not take it; a state
-        that was there before is then unchanged."""
-        content = {
-            "format_version": FORMAT_VERSION,
-            "inputs": dict(self.inputs),
-            "examples": [{name: getattr(e, name) for name in Example.__dataclass_fields__} for e in self.examples],
-            "reports": [asdict(report) for report in self.reports],
-            "diverged": None if self.diverged is None else asdict(self.diverged),
-        }
-        names = ("empty_prompt", "weights", "optimizer", "scaler", "generator", "queue", "changes")
-        content |= {name: getattr(self, name) for name in names}
-        return write_atomic(path, lambda file: torch.save(content, file), overwrite=True)
+    diverged: Divergence | None = field(default=None, kw_only=True)
+    changes: tuple[Change, ...] = field(default=(), kw_only=True)
 
     def same_references(self, examples: Sequence[Example], empty_prompt: Tensor) -> bool:
         """Whether it was trained on these, as far as another run on a GPU gives the same tensors."""
@@ -130,41 +95,34 @@ class TrainState:
             )
 
 
-def load_state(path: Path, on_demand: bool = False) -> TrainState:
-    """Read a state that :meth:`TrainState.save` wrote; tensors are on the CPU. Nothing in the file can run code.
-    ``on_demand``: what tensors hold is read when it is used, and the file stays open until they are gone.
+@dataclass(frozen=True, eq=False)
+class TrainState(StateHead):
+    """A training after some steps; :func:`p3s.training.train` goes on from it as if it had not been interrupted.
 
-    Raises :class:`TrainingError` for anything else.
+    weights, optimizer, scaler: their state dicts. generator, queue: the state of the random generator, and the batches
+    that are left of the epoch, as lists of example numbers. Without a report all these are empty, and the training
+    begins anew.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=on_demand)
-        version = content.pop("format_version")
-        if version != FORMAT_VERSION:
-            raise TrainingError(f"{path.name} was written by another version of P3S: start the training anew")
-        examples = tuple(Example(**values) for values in content.pop("examples"))
-        content["changes"] = tuple(tuple(change) for change in content.get("changes", ()))
-        reports = tuple(StepReport(**values) for values in content.pop("reports"))
-        diverged = content.pop("diverged")
-        diverged = None if diverged is None else Divergence(**diverged)
-        return TrainState(examples=examples, reports=reports, diverged=diverged, **content)
-    except OSError as error:
-        raise TrainingError(f"{path.name} cannot be read: {error.strerror or error}") from error
-    except (RuntimeError, EOFError, AttributeError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        raise TrainingError(
-            f"{path.name} is damaged, or not the state of a training: start the training anew"
-        ) from error
 
+    weights: Mapping[str, Tensor]
+    optimizer: Mapping[str, Any]
+    scaler: Mapping[str, Any]
+    generator: Tensor
+    queue: list[list[int]]
 
-def mark_diverged(path: Path, diverged: Divergence) -> None:
-    """Note in the state that a file holds how it went on from there. Raises P3SError when it cannot be read or written;
-    it is then unchanged."""
-    # Its gigabytes are not needed in memory at once. (Windows replaces no file that is open.)
-    replace(load_state(path, on_demand=os.name != "nt"), diverged=diverged).save(path)
+    @classmethod
+    def untrained(
+        cls, inputs: Mapping[str, str], examples: Sequence[Example], empty_prompt: Tensor, diverged: Divergence
+    ) -> TrainState:
+        """The state before the first step of a training that diverged before another state was kept."""
+        nothing = torch.empty(0, dtype=torch.uint8)
+        return cls(inputs, tuple(examples), empty_prompt, (), {}, {}, {}, nothing, [], diverged=diverged)
 
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """Where and how often a training keeps its state, for ``train(..., resume=load_state(path))``.
+    """Where and how often a training keeps its state, for ``train(..., resume=load_state(path))``
+    (:func:`p3s.training_state_file.load_state`).
 
     ``every`` n steps (0: not on the way), but not at the last one, and whenever it ends before its end. There is one
     file, replaced in one go. A state of SD 1.5 takes 7 GB with a full copy (weights and two numbers of AdamW for each,
@@ -218,8 +176,9 @@ def remedies(inputs: Mapping[str, str]) -> str:
 
 
 def _values(inputs: Mapping[str, str]) -> tuple[float, str]:
-    rate, precision = (ast.literal_eval(inputs[name]) for name in TrainSettings.REMEDIES)
-    return rate, precision
+    """The values of ``TrainSettings.REMEDIES``, which :func:`inputs_of` has written with ``repr``."""
+    rate, precision = (inputs[name] for name in TrainSettings.REMEDIES)
+    return float(rate), precision.strip("'")
 
 
 def _short(value: str | None) -> str:

@@ -75,15 +75,31 @@ class Batch:
     sources: tuple[tuple[Tensor, Tensor], ...]
     counted: Tensor
 
+    def to(self, device: torch.device) -> Batch:
+        """The same on ``device``."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(device)
+
+        return Batch(
+            moved(self.x),
+            moved(self.timesteps),
+            moved(self.target),
+            moved(self.context),
+            tuple((moved(latent), moved(tokens)) for latent, tokens in self.sources),
+            moved(self.counted),
+        )
+
 
 def losses(base: UNet, copy: SubjectCopy, batch: Batch, settings: TrainSettings) -> tuple[Tensor, Tensor]:
-    """L_LDM and L_ac of a batch, both scalars (the second is 0 when ``attention_layers`` is "none")."""
+    """L_LDM and L_ac of a batch, both scalars. With the ``attention_layers`` "none", or gamma 0, L_ac is not computed
+    and 0."""
     copy.borrow(base)
     size = (batch.x.shape[2], batch.x.shape[3])
     # As in sampling, Eq. 4 works on the reference's own grid, and its result is placed on that of x_t.
     conditions = [copy.condition(latent[None], tokens[None]) for latent, tokens in batch.sources]
     condition = torch.cat([fit_condition(c, size) for c in conditions])
-    compared = compared_layers(copy, settings.attention_layers)
+    compared = compared_layers(copy, settings.attention_layers if settings.gamma else "none")
     seen = copy.read(
         batch.x, batch.timesteps, batch.context, condition, until=Stage.NORM2 if compared else copy.last_stage
     )
@@ -146,9 +162,9 @@ def draw(
     noise: NoiseSchedule,
     settings: TrainSettings,
     generator: torch.Generator,
-    device: torch.device,
 ) -> Batch:
-    """The random choices of a step: timesteps, noise, dropped prompts, and which reference is the condition."""
+    """The random choices of a step: timesteps, noise, dropped prompts, and which reference is the condition. All
+    tensors are float32 on the CPU."""
     latents = torch.stack([examples[i].target for i in rows]).float()
     t = torch.randint(len(noise), (len(rows),), generator=generator)
     eps = torch.randn(latents.shape, generator=generator)
@@ -161,15 +177,15 @@ def draw(
 
     def own(tensor: Tensor) -> Tensor:
         # A copy, because autograd refuses tensors that a host made in inference mode.
-        return tensor.to(device, torch.float32, copy=True)
+        return tensor.to(torch.float32, copy=True)
 
     return Batch(
-        x=noise.add_noise(latents, eps, t).to(device),
-        timesteps=t.to(device),
-        target=noise.target(latents, eps, t).to(device),
-        context=torch.stack(prompts).float().to(device),
+        x=noise.add_noise(latents, eps, t),
+        timesteps=t,
+        target=noise.target(latents, eps, t),
+        context=torch.stack(prompts).float(),
         sources=tuple((own(e.latent), own(e.tokens)) for e in sources),
-        counted=torch.stack(counted).float()[:, None].to(device),
+        counted=torch.stack(counted).float()[:, None],
     )
 
 

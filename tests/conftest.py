@@ -15,6 +15,13 @@ from host.client import Client
 from host.hosts import NO_HOST, Host, find_hosts
 from host.inside import Inside
 from host.server import Server
+from missing import missing
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--complete", action="store_true", help="fail, and do not skip, where a host or browser is missing"
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -38,7 +45,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     # Here and not in the fixture, so that all of them are one line of the summary.
     callspec = getattr(item, "callspec", None)
     if callspec is not None and callspec.params.get("host", item) is None:
-        pytest.skip(NO_HOST)
+        missing(item.config, NO_HOST)
 
 
 @pytest.fixture(scope="session")

@@ -14,11 +14,11 @@ PAGE = (REPO / "CONTRIBUTING.md").read_text(encoding="utf-8")
 PUBLIC_HOST = {"comfy_api", "folder_paths"}
 LIBRARIES = {
     "bitsandbytes",
-    "cv2",
     "diffusers",
     "numpy",
     "PIL",
     "safetensors",
+    "scipy",
     "skimage",
     "torch",
     "tqdm",

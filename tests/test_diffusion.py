@@ -1,5 +1,7 @@
 """Noise and DDIM against diffusers and against a case with a known answer."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -51,6 +53,40 @@ def test_ddim_equals_diffusers(prediction):
     for a, b in zip(seen["ours"], seen["theirs"], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(image, step.pred_original_sample, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("steps", [7, 30, 37, 64, 300, 501, 600, 999, 1000])
+def test_any_number_of_steps_goes_from_noise_to_image_evenly(steps):
+    times = ddim_timesteps(NoiseSchedule.stable_diffusion(), steps)
+    assert len(times) == steps and times[-1] == (1 if steps < 1000 else 0)
+    gaps = {a - b for a, b in pairwise(times)}
+    assert gaps <= {1000 // steps, -(-1000 // steps)}
+    assert 1000 - 1000 / steps - 1 <= times[0] <= 999
+
+
+@pytest.mark.parametrize("prediction", ["eps", "v"])
+@pytest.mark.parametrize("steps", [7, 30, 37, 64, 300, 600, 999, 1000])
+def test_ddim_of_gaussian_data_against_its_closed_form(steps, prediction):
+    """For pixels of N(0, s^2) the best prediction is linear in x_t, so a run multiplies the starting noise by a number:
+    the product over its steps, in NumPy. With many steps the result has the data's own deviation s."""
+    schedule, s = NoiseSchedule.stable_diffusion(prediction), 0.25
+    a = schedule.alphas_cumprod.double().numpy()
+
+    def best(x, t):
+        share = a[t] * s**2 + 1 - a[t]
+        x0, eps = np.sqrt(a[t]) * s**2 / share * x, np.sqrt(1 - a[t]) / share * x
+        return eps if prediction == "eps" else np.sqrt(a[t]) * eps - np.sqrt(1 - a[t]) * x0
+
+    *_, found = ddim(best, schedule, torch.ones(1, 1, 1, 1, dtype=torch.float64), steps)
+    times, factor = [i * 1000 // steps + (steps < 1000) for i in range(steps)][::-1], 1.0
+    for t, following in pairwise(times):
+        kept = np.sqrt(a[t] * a[following]) * s**2 + np.sqrt((1 - a[t]) * (1 - a[following]))
+        factor *= kept / (a[t] * s**2 + 1 - a[t])
+    t = times[-1]
+    factor *= np.sqrt(a[t]) * s**2 / (a[t] * s**2 + 1 - a[t])
+    assert found.item() == pytest.approx(factor, rel=1e-4)
+    if steps >= 300:
+        assert factor == pytest.approx(s, rel=0.03)
 
 
 @pytest.mark.parametrize("prediction", ["eps", "v"])

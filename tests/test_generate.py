@@ -51,6 +51,15 @@ def test_weight_0_is_the_plain_model_bit_for_bit_and_runs_no_copy(world, off):
     assert torch.equal(image(world, copy=untouchable, weight=off), plain(world))
 
 
+def test_near_weight_0_the_picture_no_longer_depends_on_the_subject_and_is_not_the_plain_one(world):
+    """(d) The limit is that of zero features, whose keys take part in the softmax; at 0 itself nothing does."""
+    near = Schedule("fixed", value=1e-6)
+    one, other = image(world, weight=near), image(world, weight=near, copy=random_copy(world["base"], seed=5))
+    torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+    assert (image(world) - image(world, copy=random_copy(world["base"], seed=5))).abs().mean() > 0.01
+    assert (one - plain(world)).abs().mean() > 0.01
+
+
 @pytest.mark.parametrize("halves", ["both", "conditional"])
 def test_one_step_by_hand(world, halves):
     """Eq. 9 with eps_t of Eq. 10, and uncond + g (cond - uncond)."""

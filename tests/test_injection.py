@@ -69,6 +69,30 @@ def test_zero_features_are_not_off():
     assert (plain - injected).abs().max() > 0.01
 
 
+def test_near_weight_0_self_attention_is_plain_attention_that_shares_with_zero_keys():
+    """(d) As the weight falls to 0, each of the m added keys keeps exp(0) = 1 of the softmax and adds nothing: what was
+    divided by S, a query's plain denominator, is divided by S + m. What is left of f falls with the weight."""
+    torch.manual_seed(0)
+    heads, dim, tokens = 2, 8, 5
+    layer, z, f = Attention(dim, dim, heads, torch.nn), torch.randn(1, tokens, dim), torch.randn(1, tokens, dim)
+    w = {n: getattr(layer, f"to_{n}").weight.detach().numpy() for n in "qkv"}
+    zn = z[0].numpy()
+    parts = []
+    for q, k, v in zip(*(np.split(zn @ w[n].T, heads, axis=1) for n in "qkv"), strict=True):
+        e = np.exp(q @ k.T / np.sqrt(dim // heads))
+        parts.append(e @ v / (e.sum(1, keepdims=True) + tokens))
+    to_out = layer.to_out[0]
+    limit = np.concatenate(parts, axis=1) @ to_out.weight.detach().numpy().T + to_out.bias.detach().numpy()
+
+    def error(weight):
+        with torch.no_grad():
+            found = layer(z, extend_keys(z, [weight * f]), extend_values(z, [0.2 * weight * f], [weight * f]))
+        return np.abs(found[0].numpy() - limit).max()
+
+    assert error(0.0) < 1e-6
+    assert error(1e-3) / error(1e-2) == pytest.approx(0.1, rel=0.1)
+
+
 def test_duplicated_tokens_leave_the_softmax_unchanged():
     """(d) Why the identity start is mild: with f = z and lambda = 0 nothing changes."""
     torch.manual_seed(0)

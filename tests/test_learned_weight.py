@@ -47,18 +47,14 @@ def test_it_starts_at_1_and_stays_within_0_and_2():
 
 def test_the_first_step_is_that_of_a_training_without_it(base):
     settings = TrainSettings(prompt_dropout=0.0)
-    batch = draw(
-        random_examples(2), [0, 1], EMPTY, NOISE, settings, torch.Generator().manual_seed(0), torch.device("cpu")
-    )
+    batch = draw(random_examples(2), [0, 1], EMPTY, NOISE, settings, torch.Generator().manual_seed(0))
     one, learned = (SubjectCopy.from_base(base.state_dict(), s, TOKEN_DIM) for s in (CopySettings(), LEARNED))
     assert losses(base, one, batch, settings) == losses(base, learned, batch, settings)
 
 
 def test_in_training_it_multiplies_the_features_of_each_row(base):
     copy, settings = bent(random_copy(base, LEARNED)), TrainSettings(prompt_dropout=0.0, attention_layers="none")
-    batch = draw(
-        random_examples(2), [0, 1], EMPTY, NOISE, settings, torch.Generator().manual_seed(0), torch.device("cpu")
-    )
+    batch = draw(random_examples(2), [0, 1], EMPTY, NOISE, settings, torch.Generator().manual_seed(0))
     eps = copy.learned_weight(batch.timesteps)
     assert (eps[0] - eps[1]).abs() > 0.01
 

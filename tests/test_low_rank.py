@@ -47,7 +47,7 @@ def trained(base, settings=LORA, **kwargs):
 
 def batch_of(examples, settings):
     generator = torch.Generator().manual_seed(0)
-    return draw(examples, range(len(examples)), EMPTY, NOISE, settings, generator, torch.device("cpu"))
+    return draw(examples, range(len(examples)), EMPTY, NOISE, settings, generator)
 
 
 def inputs(size=16, batch=2):

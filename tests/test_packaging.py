@@ -38,6 +38,7 @@ def test_runtime_dependencies_are_in_step_and_unpinned() -> None:
     lines = requirement_lines("requirements.txt")
     assert pyproject()["project"]["dependencies"] == lines
     assert all(line.replace("-", "").isalnum() for line in lines)
+    assert not any("opencv" in line for line in lines), "it would overwrite the cv2 that other packs need"
 
 
 def packed() -> list[str]:
@@ -75,6 +76,53 @@ def test_the_package_for_the_registry_holds_what_is_needed_and_nothing_else() ->
     assert sum((ROOT / name).stat().st_size for name in files) < 12 * 2**20
 
 
+#: What the registry's scanner looks for, in all texts and comments. After one hit a version waits for a person.
+SCANNED = {
+    "code from text": r"\beval\s*\(|\bexec\s*\(|\bcompile\s*\(\s*['\"]|__import__|literal_eval",
+    "pickles": r"\bimport\s+(c?pickle|dill|marshal|shelve)\b|\bfrom\s+(c?pickle|dill|marshal|shelve)\b",
+    "the environment": r"\bos\.environ|\bgetenv\b|\bputenv\b",
+    "other programs": r"\bsubprocess\b|\bos\.(system|popen|spawn\w*|exec[lv]\w*)\b|\bpty\b|rm\s+-rf",
+    "the network": r"\.(connect|bind|send|sendall|recv)\(|urllib\.request|\brequests\.|ClientSession|\bsocket\.",
+    "pictures with scripts": r"<script|\bonload\s*=|\bonerror\s*=",
+    "hidden text": r"base64\.b64decode|codecs\.decode|\bfromhex\(",
+}
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a checkout: the publisher packs what git tracks")
+@pytest.mark.parametrize("kind", SCANNED)
+def test_the_registrys_scanner_finds_nothing(kind: str) -> None:
+    found = [
+        f"{name}: {match[0].decode(errors='replace')}"
+        for name in packed()
+        for match in re.finditer(SCANNED[kind].encode(), (ROOT / name).read_bytes())
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model.eval()",
+        "ast.literal_eval(x)",
+        "/a/.exec(text)",
+        "import pickle",
+        'os.environ["A"]',
+        "os.getenv('A')",
+        "subprocess.run",
+        "socket.connect(",
+        "f.bind(this)",
+        "x.send(",
+        "urllib.request",
+        "requests.get",
+        "aiohttp.ClientSession()",
+        '__import__("os")',
+        "<svg onload=x>",
+    ],
+)
+def test_the_scan_knows_what_was_reported(text: str) -> None:
+    assert any(re.search(pattern, text) for pattern in SCANNED.values())
+
+
 def test_no_ignored_name_is_left_over() -> None:
     lines = (ROOT / ".comfyignore").read_text(encoding="utf-8").splitlines()
     assert [line for line in lines if not line.startswith("#") and not (ROOT / line).exists()] == []
@@ -89,6 +137,8 @@ def test_registry_metadata() -> None:
     assert (ROOT / project["license"]["file"]).is_file()
     assert {"Repository", "Documentation", "Bug Tracker"} <= project["urls"].keys()
     assert "Operating System :: OS Independent" in project["classifiers"]
+    gpus = {name.removeprefix("Environment :: GPU :: ") for name in project["classifiers"] if " GPU " in name}
+    assert gpus == {"NVIDIA CUDA", "AMD ROCm", "Intel Arc", "Apple Metal"}, "the registry's own list of names"
     comfy = pyproject()["tool"]["comfy"]
     assert comfy["requires-comfyui"] == ">=0.3.64"
     assert comfy["PublisherId"] and comfy["DisplayName"]

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p3s.errors import PointError
+from p3s.framing import Frame
 from p3s.points import MAX_POINTS, MAX_TEXT, PointSet
 
 coordinate = st.floats(0, 1)
@@ -42,11 +43,11 @@ def test_whole_pixels_round_trip(width: int, height: int, data: st.DataObject) -
 
 
 @given(point_sets, st.integers(1, 8000), st.integers(1, 8000))
-def test_pixels_lie_inside_and_within_one_pixel(points: PointSet, width: int, height: int) -> None:
+def test_pixels_are_those_that_hold_the_points(points: PointSet, width: int, height: int) -> None:
     for text, originals in zip(points.to_pixels(width, height), (points.positive, points.negative), strict=True):
         for pixel, (x, y) in zip(json.loads(text), originals, strict=True):
-            assert 0 <= pixel["x"] < width and abs(pixel["x"] - x * width) <= 1
-            assert 0 <= pixel["y"] < height and abs(pixel["y"] - y * height) <= 1
+            assert 0 <= pixel["x"] < width and pixel["x"] <= x * width <= pixel["x"] + 1
+            assert 0 <= pixel["y"] < height and pixel["y"] <= y * height <= pixel["y"] + 1
 
 
 @given(json_values, json_values, st.none() | st.tuples(st.integers(-2, 9), st.integers(-2, 9)) | json_values)
@@ -71,15 +72,37 @@ def test_only_point_errors_escape_from_text(text: str) -> None:
 
 
 def test_accepted_forms_agree() -> None:
-    expected = PointSet(((0.25, 0.5),), ((1.0, 0.0), (0.5, 0.5)))
-    ours = '{"v": 1, "positive": [[0.25, 0.5]], "negative": [[1, 0], [0.5, 0.5]]}'
-    positive, negative = '[{"x": 50, "y": 50}]', '[{"x": 200, "y": 0.0}, {"x": 100, "y": 50}]'
+    expected = PointSet(((0.25, 0.5),), ((1.0, 0.005), (0.5, 0.5)))
+    ours = '{"v": 1, "positive": [[0.25, 0.5]], "negative": [[1, 0.005], [0.5, 0.5]]}'
+    positive, negative = '[{"x": 49.5, "y": 49.5}]', '[{"x": 200, "y": 0.0}, {"x": 99.5, "y": 49.5}]'
     assert PointSet.parse(ours) == expected
     assert PointSet.parse(json.loads(ours)) == expected
     assert PointSet.parse(positive, (200, 100), negative) == expected
     assert PointSet.parse(f'{{"positive": {positive}, "negative": {negative}}}', size=(200, 100)) == expected
     assert PointSet.parse(expected) is expected
-    assert PointSet([[0.25, 0.5]], [[1, 0], [np.float32(0.5), 0.5]]) == expected
+    assert PointSet([[0.25, 0.5]], [[1, 0.005], [np.float32(0.5), 0.5]]) == expected
+
+
+def test_a_pixel_and_a_point_in_it_mean_one_patch() -> None:
+    """By hand: of 4 x 4 pixels in 2 x 2 patches, pixels 0 and 1 lie in the first; a pixel is a quarter of a side."""
+    frame = Frame(4, 4)
+    for pixel, patch, inside in ((0, 0, 0.2), (1, 0, 0.49), (2, 1, 0.51), (3, 1, 0.8)):
+        named = PointSet.parse([{"x": pixel, "y": 3 - pixel}], (4, 4))
+        assert named == PointSet((((pixel + 0.5) / 4, (3.5 - pixel) / 4),))
+        assert frame.patch_at(*named.positive[0], 2) == (1 - patch, patch)
+        assert json.loads(PointSet(((inside, inside),)).to_pixels(4, 4)[0]) == [{"x": pixel, "y": pixel}]
+        assert frame.pixel_at(inside, inside) == (pixel, pixel)
+
+
+def test_a_pixel_of_a_photo_that_is_small_to_clip_lies_in_the_patch_that_shows_most_of_it() -> None:
+    """By hand: 3 pixels in 2 patches; the middle of the second one lies on the border, which is the second patch's."""
+    frame = Frame(3, 3)
+    patches = [frame.patch_at(*PointSet.parse([{"x": k, "y": 0}], (3, 3)).positive[0], 2)[1] for k in range(3)]
+    assert patches == [0, 1, 1]
+    # 5 pixels: 0 and 1 lie in the first patch wholly, half of 2 does, 3 and 4 in the second.
+    frame = Frame(5, 5)
+    patches = [frame.patch_at(*PointSet.parse([{"x": k, "y": 0}], (5, 5)).positive[0], 2)[1] for k in (0, 1, 3, 4)]
+    assert patches == [0, 0, 1, 1]
 
 
 @pytest.mark.parametrize("empty", ["", "  \n", "[]", "{}", None, '{"v":1}', '{"v":1,"positive":[],"negative":[]}'])

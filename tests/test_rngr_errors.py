@@ -156,7 +156,7 @@ def test_overshoot_of_resampling_is_clamped() -> None:
         ({"blur": float("nan")}, "blur must be"),
         ({"grow": True}, "grow must be"),
         ({"grow": "1"}, "grow must be"),
-        ({"fill": "magic"}, "fill must be one of telea, navier-stokes, got 'magic'"),
+        ({"fill": "magic"}, "fill must be one of telea, navier-stokes, smooth, got 'magic'"),
         ({"fill_region": "x"}, "fill_region must be one of negative, background"),
         ({"value_range": "x"}, "value_range must be one of clip, minmax"),
     ],

@@ -13,9 +13,9 @@ from p3s.diffusion import NoiseSchedule
 from p3s.errors import TrainingError
 from p3s.subject_copy import CopySettings, SubjectCopy
 from p3s.training import make_optimizer, train
-from p3s.training_memory import is_out_of_memory, ways_to_save
+from p3s.training_memory import explained, is_out_of_memory, ways_to_save
 from p3s.training_settings import TrainSettings
-from p3s.training_step import draw, losses
+from p3s.training_step import Batch, draw, losses
 from p3s.unet import ResBlock, SpatialTransformer
 from p3s.unet_config import UNetConfig
 
@@ -46,7 +46,7 @@ def same(a, b):
 
 def batch_of(settings, examples=EXAMPLES, empty=EMPTY):
     generator = torch.Generator().manual_seed(0)
-    return draw(examples, range(len(examples)), empty, NOISE, settings, generator, torch.device("cpu"))
+    return draw(examples, range(len(examples)), empty, NOISE, settings, generator)
 
 
 # Gradient checkpointing
@@ -201,6 +201,37 @@ def test_out_of_memory_in_the_first_step_is_raised(base, monkeypatch):
     Scarce(monkeypatch, 1, 2)
     with pytest.raises(TrainingError, match="out of memory at step 1"):
         run(base, fresh(base))
+
+
+@pytest.mark.parametrize("failing", [[3], [3, 4]])
+def test_out_of_memory_while_a_batch_is_moved_is_out_of_memory_in_the_step(base, monkeypatch, failing):
+    whole, copy, moves = fresh(base), fresh(base), []
+    run(base, whole, checkpointing=True, steps=4 if failing == [3] else 2)
+    move = Batch.to
+
+    def scarce(batch, device):
+        moves.append(0)
+        if len(moves) in failing:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        return move(batch, device)
+
+    monkeypatch.setattr(Batch, "to", scarce)
+    result = run(base, copy, steps=4)
+    assert result.warnings == ("step 3 ran out of memory: gradient checkpointing was turned on",)
+    assert same(whole, copy)
+    assert result.completed == (failing == [3])
+    assert result.completed or "out of memory at step 3 of 4, also with gradient checkpointing" in str(result.error)
+
+
+def test_out_of_memory_before_the_first_step_says_what_to_change():
+    def fail(error):
+        with explained("moving", CopySettings(), TrainSettings()):
+            raise error
+
+    with pytest.raises(TrainingError, match=r'out of memory while moving: train a low-rank copy .*"bf16".* \(CUDA out'):
+        fail(torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"))
+    with pytest.raises(RuntimeError, match="shapes"):
+        fail(RuntimeError("shapes cannot be multiplied"))
 
 
 @pytest.mark.parametrize("good", [0, 2])

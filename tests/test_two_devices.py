@@ -25,7 +25,8 @@ from p3s.subject import load_subject, save_new_subject
 from p3s.subject_copy import CopySettings, SubjectCopy
 from p3s.training import train
 from p3s.training_settings import TrainSettings
-from p3s.training_state import Checkpoints, load_state
+from p3s.training_state import Checkpoints
+from p3s.training_state_file import load_state
 from p3s.unet_config import UNetConfig
 
 NOISE = NoiseSchedule.stable_diffusion()

@@ -99,7 +99,7 @@ def test_views_of_one_reference_are_no_others_of_each_other() -> None:
     generator = torch.Generator().manual_seed(0)
     for rows, everyone, expected in (([0, 1], examples, examples[0]), ([0, 1], [*examples, other], other)):
         for _ in range(10):
-            batch = draw(everyone, rows, prompt, NOISE, TrainSettings(), generator, torch.device("cpu"))
+            batch = draw(everyone, rows, prompt, NOISE, TrainSettings(), generator)
             assert all(torch.equal(latent, expected.latent) for latent, _ in batch.sources)
 
 
@@ -112,7 +112,7 @@ def test_what_does_not_count_has_no_part_in_the_loss() -> None:
 
     def batch(example: Example):
         generator = torch.Generator().manual_seed(3)
-        return draw([example], [0], prompt, NOISE, TrainSettings(), generator, torch.device("cpu"))
+        return draw([example], [0], prompt, NOISE, TrainSettings(), generator)
 
     half = batch(Example(latent, torch.rand(17, 20), prompt, counted=seen))
     spoiled = half.target.clone()

@@ -122,7 +122,7 @@ def build_copy(config: UNetConfig, subject: Subject, dtype: torch.dtype) -> Subj
         curve = torch.float32
         weights = {k: v.to(curve if k.startswith("learned_weight.") else dtype) for k, v in subject.weights.items()}
         copy.load_state_dict(weights, assign=True)
-    return copy.requires_grad_(False).eval()
+    return copy.requires_grad_(False).train(False)
 
 
 def wrappers(subjects: Sequence[Applied], config: UNetConfig) -> dict[str, Any]:

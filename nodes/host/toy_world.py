@@ -13,8 +13,10 @@ import comfy.model_patcher
 import comfy.supported_models_base
 import torch
 import torch.nn.functional as F
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from ...p3s.arithmetic import few_threads
 from ...p3s.toyworld.models import LATENT_CHANNELS, PATCH, Codec
 from ...p3s.toyworld.scenes import SIDE
 from ...p3s.toyworld.world import ToyWorld, load_world
@@ -58,12 +60,20 @@ def model() -> comfy.model_patcher.ModelPatcher:
     channels = state["out.2.weight"].shape[1]
     made.diffusion_model.out[2] = type(last)(channels, last.out_channels, 3, padding=1, dtype=torch.float32)
     made.load_model_weights(state, "")
-    made.diffusion_model.eval()
-    return comfy.model_patcher.ModelPatcher(
+    made.diffusion_model.train(False)
+    patcher = comfy.model_patcher.ModelPatcher(
         made,
         load_device=comfy.model_management.get_torch_device(),
         offload_device=comfy.model_management.unet_offload_device(),
     )
+    patcher.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "p3s_threads", _on_few_threads)
+    return patcher
+
+
+def _on_few_threads(executor: Any, *arguments: Any, **keywords: Any) -> Tensor:
+    """Each call of the U-Net, with what other nodes wrap around it later, and not what the host does between them."""
+    with few_threads(executor.class_obj):
+        return executor(*arguments, **keywords)
 
 
 class Text:

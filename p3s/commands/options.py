@@ -23,7 +23,7 @@ MASK_HELP = {
     "blur": "width of the blur of the similarity map, in CLIP's patches",
     "fill_region": "what is removed: the negative subject, or all but the subject",
     "grow": "how far the removed region is widened, in CLIP's patches",
-    "fill": "OpenCV's inpainting",
+    "fill": "how what is removed is filled; smooth needs no OpenCV",
 }
 MASK_CHOICES = {"value_range": VALUE_RANGES, "fill_region": FILL_REGIONS, "fill": FILLS}
 

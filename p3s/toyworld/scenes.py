@@ -13,6 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..packages import require
+from . import pen
+
 SIDE = 48  # pixels
 SCALE = 4  # drawn larger, then averaged
 CLASSES = ("dog", "cat", "bird", "fish")
@@ -45,6 +48,7 @@ KINDS = {"single": 0.35, "different": 0.2, "twins": 0.45}
 STREAMS = ("train", "test", "heldout", "judge")
 TOO_CLOSE = 90.0  # a pattern colour nearer than this to the body colour (in RGB) would not be seen
 OUTLINE = (28, 26, 32)
+LINE = 3.2  # its width, in the larger drawing's pixels
 
 
 @dataclass(frozen=True)
@@ -182,16 +186,13 @@ def _place(rng: random.Random, x: float, y: float, size: float) -> tuple[float, 
 def render(a_scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     """Draw a scene: the picture [48, 48, 3] uint8, and the owner of every pixel [48, 48] uint8 (0 = background,
     n = the n-th subject, counted from 1)."""
-    import cv2
-
     rng = np.random.default_rng(list(a_scene.seed.encode()))
     canvas = _background(a_scene.background, rng)
     owner = np.zeros((SIDE, SIDE), np.uint8)
     for number, subject in enumerate(a_scene.subjects, 1):
         _draw(canvas, a_scene.animal, subject)
-        inside = cv2.resize(_silhouette(a_scene.animal, subject), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-        owner[inside > 127] = number
-    return cv2.resize(canvas, (SIDE, SIDE), interpolation=cv2.INTER_AREA), owner
+        owner[pen.averaged(_silhouette(a_scene.animal, subject), SCALE) > 127] = number
+    return pen.averaged(canvas, SCALE), owner
 
 
 # Shapes in a square of -1..1, x to the right, y down, facing right. An ellipse is (x, y, half width, half height);
@@ -249,18 +250,16 @@ EYES = {
 def _to_canvas(points: np.ndarray, subject: Placed) -> np.ndarray:
     x = subject.x + points[:, 0] * subject.size
     y = subject.y + points[:, 1] * subject.size
-    return np.round(np.stack([x, y], 1) * SCALE * 16).astype(np.int32)  # with 4 binary digits for OpenCV's shift
+    return np.stack([x, y], 1) * SCALE
 
 
 def _fill(target: np.ndarray, part: tuple[float, ...], subject: Placed, colour: tuple[int, ...]) -> None:
-    import cv2
-
     if len(part) == 4:
         angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
         outline = np.stack([part[0] + part[2] * np.cos(angle), part[1] + part[3] * np.sin(angle)], 1)
     else:
         outline = np.array(part).reshape(-1, 2)
-    cv2.fillPoly(target, [_to_canvas(outline, subject)], colour, cv2.LINE_8, 4)
+    pen.polygon(target, _to_canvas(outline, subject), colour)
 
 
 def _silhouette(animal: str, subject: Placed) -> np.ndarray:
@@ -271,15 +270,15 @@ def _silhouette(animal: str, subject: Placed) -> np.ndarray:
 
 
 def _draw(canvas: np.ndarray, animal: str, subject: Placed) -> None:
-    import cv2
+    ndimage = require("scipy.ndimage", "scipy", "The toy world needs")
 
     look = subject.look
     mask = _silhouette(animal, subject)
-    outline = cv2.dilate(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7)))
+    outline = ndimage.distance_transform_edt(mask == 0) <= LINE
     for colour, part in EXTRAS[animal]:
         if colour != OUTLINE:  # beak and legs stand out of the body
             _fill(canvas, part, subject, colour)
-    canvas[outline > 0] = OUTLINE
+    canvas[outline] = OUTLINE
     canvas[mask > 0] = look.body_rgb
     if look.pattern != "plain":
         canvas[(mask > 0) & _marks(look.pattern, subject)] = look.mark_rgb
@@ -303,8 +302,6 @@ def _marks(pattern: str, subject: Placed) -> np.ndarray:
 
 def _background(name: str, rng: np.random.Generator) -> np.ndarray:
     """The background, drawn large. Each has marks of its own, in fixed places; its colours vary a little."""
-    import cv2
-
     side = SIDE * SCALE
     tint = rng.integers(-8, 9, 3)
     rng = np.random.default_rng(list(name.encode()))
@@ -318,32 +315,37 @@ def _background(name: str, rng: np.random.Generator) -> np.ndarray:
         picture[:horizon], picture[horizon:] = above, below
         return picture
 
-    def spots(picture: np.ndarray, count: int, radius: int, colour: tuple[int, ...], below: int, width: int) -> None:
+    def spots(
+        picture: np.ndarray, count: int, radius: int, colour: tuple[int, ...], below: int, width: int = 0
+    ) -> None:
         for _ in range(count):
             at = (int(rng.integers(0, side)), int(rng.integers(0, below)))
-            cv2.circle(picture, at, radius, colour, width, cv2.LINE_AA)
+            if width:
+                pen.ring(picture, at, radius, colour, width)
+            else:
+                pen.circle(picture, at, radius, colour)
 
     if name == "beach":
         picture = two(shade(128, 206, 238), shade(240, 214, 150))
-        cv2.rectangle(picture, (0, horizon - 18), (side, horizon), shade(40, 130, 190), -1)
-        cv2.circle(picture, (side // 5, 24), 16, (255, 240, 120), -1, cv2.LINE_AA)
+        pen.rectangle(picture, (0, horizon - 18), (side, horizon), shade(40, 130, 190))
+        pen.circle(picture, (side // 5, 24), 16, (255, 240, 120))
     elif name == "grass":
         picture = two(shade(180, 226, 244), shade(126, 196, 92))
         for x, y in rng.integers((0, horizon + 8), (side, side), (14, 2)).tolist():
-            cv2.line(picture, (x, y), (x + 3, y - 10), shade(84, 156, 60), 3)
+            pen.line(picture, (x, y), (x + 3, y - 10), shade(84, 156, 60), 3)
     elif name == "snow":
         picture = two(shade(176, 192, 212), shade(236, 242, 248))
-        spots(picture, 26, 3, (252, 252, 255), side, -1)
+        spots(picture, 26, 3, (252, 252, 255), side)
     elif name == "night":
         picture = two(shade(24, 26, 66), shade(44, 52, 72))
-        spots(picture, 16, 2, (250, 246, 190), horizon, -1)
-        cv2.circle(picture, (side // 5, 24), 13, (236, 234, 214), -1, cv2.LINE_AA)
+        spots(picture, 16, 2, (250, 246, 190), horizon)
+        pen.circle(picture, (side // 5, 24), 13, (236, 234, 214))
     elif name == "room":
         picture = two(shade(232, 206, 186), shade(160, 112, 76))
         x = 20
-        cv2.rectangle(picture, (x, 14), (x + 60, 62), (250, 250, 250), -1)
-        cv2.rectangle(picture, (x + 5, 19), (x + 55, 57), shade(140, 200, 235), -1)
-        cv2.line(picture, (x + 30, 14), (x + 30, 62), (250, 250, 250), 5)
+        pen.rectangle(picture, (x, 14), (x + 60, 62), (250, 250, 250))
+        pen.rectangle(picture, (x + 5, 19), (x + 55, 57), shade(140, 200, 235))
+        pen.line(picture, (x + 30, 14), (x + 30, 62), (250, 250, 250), 5)
     elif name == "water":
         depth = np.linspace(0, 1, side)[:, None, None]
         picture = np.broadcast_to(
@@ -354,9 +356,9 @@ def _background(name: str, rng: np.random.Generator) -> np.ndarray:
     elif name == "forest":
         picture = two(shade(66, 104, 70), shade(92, 80, 48))
         for x in (8, 60, 104, 158):
-            cv2.rectangle(picture, (x, 0), (x + 14, horizon + 10), shade(64, 44, 30), -1)
+            pen.rectangle(picture, (x, 0), (x + 14, horizon + 10), shade(64, 44, 30))
     else:
         picture = two(shade(206, 222, 230), shade(112, 112, 118))
         for x in range(-20, side, 60):
-            cv2.rectangle(picture, (x, side - 26), (x + 32, side - 18), (245, 245, 245), -1)
+            pen.rectangle(picture, (x, side - 26), (x + 32, side - 18), (245, 245, 245))
     return picture

@@ -11,9 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..arithmetic import few_threads
 from ..diffusion import NoiseSchedule
 from ..generate import generate
 from ..masks import MaskSettings
+from ..packages import require
 from ..points import PointSet
 from ..rngr import Reference, make_reference
 from ..schedule import Schedule
@@ -77,8 +79,8 @@ class ToyWorld:
         run = generate(
             self.unet, *texts, self.noise, start(seeds), copy, condition, weight, steps=steps, guidance=guidance
         )
-        for latents in run:
-            last = latents
+        with few_threads(self.unet):
+            *_, last = run
         return self.codec.decode(last)
 
 
@@ -100,7 +102,7 @@ def load_world(folder: Path = WEIGHTS) -> ToyWorld:
             made[name] = file.metadata()["made"]
             state |= {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
     modules.load_state_dict(state)
-    modules.requires_grad_(False).eval()
+    modules.requires_grad_(False).train(False)
     return ToyWorld(unet, text, codec, clip, judge, noise_schedule(), made)
 
 
@@ -117,8 +119,8 @@ def click(scene: Scene, wanted: int) -> PointSet:
 
 
 def _thickest(mask: np.ndarray) -> tuple[float, float]:
-    import cv2
+    ndimage = require("scipy.ndimage", "scipy", "The toy world needs")
 
-    depth = cv2.distanceTransform(np.pad(mask.astype(np.uint8), 1), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+    depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
     row, column = np.unravel_index(depth.argmax(), depth.shape)
     return (column + 0.5) / mask.shape[1], (row + 0.5) / mask.shape[0]

@@ -19,6 +19,7 @@ from browser.editor_page import EditorPage
 from browser.pictures import write_pictures
 from host.hosts import Host
 from host.server import Server
+from missing import missing
 
 ARGUMENTS = [
     "--no-sandbox",
@@ -42,12 +43,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def chromium() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="the Python package playwright is not installed")
+def chromium(pytestconfig: pytest.Config) -> Iterator[Any]:
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        missing(pytestconfig, "the Python package playwright is not installed")
     path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     if path is None:
-        pytest.skip("no Chromium on this machine (CHROMIUM names one)")
-    with api.sync_playwright() as playwright:
+        missing(pytestconfig, "no Chromium on this machine (CHROMIUM names one)")
+    with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
         yield browser
         browser.close()

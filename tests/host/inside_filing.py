@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from comfyui_p3s.p3s.subject_copy import CopySettings
 from comfyui_p3s.p3s.training_key import TrainingInputs
 from comfyui_p3s.p3s.training_settings import TrainSettings
 from comfyui_p3s.p3s.training_state import Divergence, TrainState
+from comfyui_p3s.p3s.training_state_file import save_state
 from comfyui_p3s.p3s.training_step import Example
 
 
@@ -35,7 +38,8 @@ BEFORE = inputs()
 def main(arguments: dict[str, Any]) -> dict[str, Any]:
     folder = Path(folders.save_folder())
     folder.mkdir(parents=True, exist_ok=True)
-    return {"states": states(folder), "subjects": subjects()}
+    old = Path(arguments["old_state"]).read_bytes()
+    return {"states": states(folder), "subjects": subjects(), "damage": damage(folder, old)}
 
 
 def subjects() -> dict[str, bool]:
@@ -64,6 +68,28 @@ def subjects() -> dict[str, bool]:
     }
 
 
+def damage(folder: Path, old: bytes) -> dict[str, dict[str, int]]:
+    """How often a training finds which file for its state, where one of its own is spoiled at one place; ``old``: the
+    file of another version."""
+    key, random = BEFORE.state_key(), Random(0)
+    path = folder / f"dog_{key}.training"
+    remedies = {"learning_rate": "0.5", "precision": "'bf16'"}
+    diverged = Divergence(3, remedies)
+    save_state(TrainState.untrained(remedies, BEFORE.examples, BEFORE.empty_prompt, diverged), path)
+    chosen = {}
+    for version, whole in (("old", old), ("new", path.read_bytes())):
+        for resumes in (False, True):
+            found = Counter[str]()
+            for _ in range(150):
+                content = bytearray(whole)
+                content[random.randrange(len(content))] ^= 1 << random.randrange(8)
+                path.write_bytes(content)
+                found[filing.state_file(BEFORE, "cat", resumes)[0].name.split("_")[0]] += 1
+            chosen[f"{version}, {resumes}"] = dict(found)
+    path.unlink()
+    return chosen
+
+
 def states(folder: Path) -> dict[str, tuple[str, ...]]:
     remedies = {"learning_rate": "0.5", "precision": "'bf16'"}
     exploded = TrainState.untrained(remedies, BEFORE.examples, BEFORE.empty_prompt, Divergence(3, remedies))
@@ -80,7 +106,7 @@ def states(folder: Path) -> dict[str, tuple[str, ...]]:
         if isinstance(state, bytes):
             path.write_bytes(state)
         else:
-            state.save(path)
+            save_state(state, path)
         chosen, notes = filing.state_file(wanted, name, resumes)
         texts = (chosen.name, *notes, *sorted(file.name for file in folder.glob("*.training")))
         short = ((f"_{before}.training", ".before"), (f"_{now}.training", ".now"), (f"{folder}/", ""))

@@ -8,6 +8,7 @@ import comfy.model_management
 import comfy.sample
 import comfyui_p3s
 import torch
+from comfy.patcher_extension import WrappersMP
 from comfyui_p3s.nodes.host import conditions, toy_world
 from comfyui_p3s.nodes.host.weights import noise_schedule, unet_config
 from comfyui_p3s.nodes.toy_world import drawn
@@ -18,7 +19,26 @@ import nodes
 assert comfyui_p3s
 
 
+def threads() -> list[int]:
+    """On how many threads torch computes within a call of the U-Net, between two, and when all is done."""
+    model, clip = toy_world.model(), toy_world.Text()
+    torch.set_num_threads(3)
+    seen = []
+
+    def look(executor: Any, *arguments: Any, **keywords: Any) -> Any:
+        seen.append(torch.get_num_threads())
+        return executor(*arguments, **keywords)
+
+    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "look", look)
+    model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "look", look)
+    (text,) = nodes.CLIPTextEncode().encode(clip, "a photo of a dog on the beach")
+    nodes.KSampler().sample(model, 1, 1, 1.0, "ddim", "normal", text, text, {"samples": toy_world.empty_latents(1)})
+    return [*seen, torch.get_num_threads()]
+
+
 def main(arguments: dict[str, Any]) -> dict[str, Any]:
+    if arguments.get("threads"):
+        return {"threads": threads()}
     model, clip, vae, vision = toy_world.model(), toy_world.Text(), toy_world.Vae(), toy_world.Vision()
     world = toy_world.world()
     picture = picture_of(drawn("dog", 4))

@@ -12,7 +12,8 @@ OTHER = f"not resumed from {OLD}: it has other references or prompts (delete it 
 
 def test_trainings_are_found_by_photos_settings_and_what_is_encoded(inside: Inside) -> None:
     """And one that diverged is taken over by a remedy only."""
-    found = inside.run(Path(__file__).with_name("inside_filing.py"))
+    old = Path(__file__).parents[1] / "data" / "state_v2.training"
+    found = inside.run(Path(__file__).with_name("inside_filing.py"), {"old_state": str(old)})
     assert found["subjects"] == {
         "cancelled": False,
         "the same": True,
@@ -22,6 +23,14 @@ def test_trainings_are_found_by_photos_settings_and_what_is_encoded(inside: Insi
         "another photo": False,
         "another rate": False,
     }
+    # Of a state that is no longer whole the file is used again, of another training's a new one is made.
+    assert {case: files for case, files in found["damage"].items() if case.startswith("new")} == {
+        "new, False": {"dog": 150},
+        "new, True": {"dog": 150},
+    }
+    for case in ("old, False", "old, True"):
+        assert sum(found["damage"][case].values()) == 150
+        assert found["damage"][case]["dog"] > 75
     assert found["states"] == {
         "the same": [OLD, OLD],
         "the same, encoded anew": [OLD, OLD],

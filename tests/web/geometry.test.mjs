@@ -116,6 +116,9 @@ test('pixels are those of the coordinate texts: whole, and never outside', () =>
   const picture = { width: 200, height: 100 }
   assert.deepEqual(g.toPixel([1, 1], picture), [199, 99])
   assert.deepEqual(g.toPixel([0.5, 0.251], picture), [100, 25])
+  assert.deepEqual(g.toPixel([0.5049, 0.2599], picture), [100, 25])
+  assert.deepEqual(g.fromPixel({ x: 100, y: 25 }, picture), [0.5025, 0.255])
+  assert.deepEqual(g.fromPixel({ x: 200, y: 99 }, picture), [1, 0.995])
 })
 
 test('the patch grid belongs to the square around the picture', () => {

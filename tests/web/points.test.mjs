@@ -36,10 +36,10 @@ test('a text that is not such a list is refused in words', () => {
 })
 
 test('points pasted from KJNodes are pixels of this picture', () => {
-  const list = p.fromPasted('[{"x": 50, "y": 50}, {"x": 200, "y": 0}]', 'negative', PICTURE)
-  assert.deepEqual(list, { points: { positive: [], negative: [[0.25, 0.5], [1, 0]] }, sign: 'negative' })
+  const list = p.fromPasted('[{"x": 49.5, "y": 49.5}, {"x": 200, "y": 0}]', 'negative', PICTURE)
+  assert.deepEqual(list, { points: { positive: [], negative: [[0.25, 0.5], [1, 0.005]] }, sign: 'negative' })
   const both = p.fromPasted('{"positive": [{"x": 100, "y": 25}], "negative": []}', 'negative', PICTURE)
-  assert.deepEqual(both, { points: { positive: [[0.5, 0.25]], negative: [] }, sign: null })
+  assert.deepEqual(both, { points: { positive: [[0.5025, 0.255]], negative: [] }, sign: null })
 })
 
 test('our own text can be pasted, with or without a picture', () => {

@@ -1,6 +1,7 @@
 // The points as a value: read, write, and change them. States are never altered in place. No DOM in here.
 
 import { t } from '../common/texts.js'
+import { fromPixel } from './geometry.js'
 
 export const VERSION = 1
 export const MAX_POINTS = 64 // of each sign; as in p3s/points.py
@@ -59,7 +60,7 @@ export function fromPasted(text, sign, picture) {
         const values = { point: `${which} (${point.x}, ${point.y})`, size: `${picture.width} × ${picture.height}` }
         throw new Error(t('{point} lies outside the picture of {size}.', values))
       }
-      return [point.x / picture.width, point.y / picture.height]
+      return fromPixel(point, picture)
     })
   if (isList) return { points: checked(...placed(normalise(value, sign), sign)), sign }
   return {

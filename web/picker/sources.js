@@ -5,7 +5,7 @@ import { BYPASSED, findLink, findSubgraphNode, isSubgraphInput, MAX_STEPS, MUTED
 /** 'sub/name.png [output]' to {filename, subfolder, type}, as core writes picked files. */
 export function parseAnnotated(text) {
   if (typeof text !== 'string' || !text) return null
-  const match = /^(.*?)(?: \[(input|output|temp)\])?$/s.exec(text)
+  const match = text.match(/^(.*?)(?: \[(input|output|temp)\])?$/s)
   const path = match[1].replaceAll('\\', '/')
   const slash = path.lastIndexOf('/')
   if (!path.slice(slash + 1)) return null

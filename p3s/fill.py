@@ -1,0 +1,70 @@
+"""Eq. 3: a region of a photo is painted over with what lies around it."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .masks import ALMOST_ALL
+
+RADIUS = 5  # pixels of the working resolution that OpenCV looks around
+WITHOUT_OPENCV = (
+    "The removed region was filled smoothly, because the fill {method} needs OpenCV, which is not installed with the "
+    "Python that runs this. If you want it: python -m pip install opencv-python-headless"
+)
+
+
+def fill(image: Tensor, removed: np.ndarray, subject: np.ndarray, method: str) -> tuple[Tensor, str | None]:
+    """A photo [H, W, 3], 0..1, with a region painted over, and a warning where ``method`` could not be had.
+
+    ``removed`` and ``subject`` are [h, w] bool, and it is painted at their resolution. ``method``: "telea" or
+    "navier-stokes" of OpenCV, or "smooth", which all become where there is no OpenCV.
+    """
+    # The fill must not look like the target (Eq. 3), so no colour is taken from the subject, if anything else is left.
+    holes = removed | subject
+    if holes.mean() > ALMOST_ALL:
+        holes = removed
+    picture = image.permute(2, 0, 1)[None]
+    small = F.interpolate(picture, removed.shape, mode="area")[0]
+    cv2 = None if method == "smooth" else _opencv()
+    if cv2 is None:
+        filled = smooth(small, torch.from_numpy(holes))
+    else:
+        flag = cv2.INPAINT_TELEA if method == "telea" else cv2.INPAINT_NS
+        pixels = small.permute(1, 2, 0).mul(255).round().byte().contiguous().numpy()
+        filled = torch.from_numpy(cv2.inpaint(pixels, holes.astype(np.uint8), RADIUS, flag)).permute(2, 0, 1) / 255
+    large = F.interpolate(filled[None].to(image.dtype), image.shape[:2], mode="bilinear", align_corners=False)
+    warning = WITHOUT_OPENCV.format(method=method) if cv2 is None and method != "smooth" else None
+    return large[0].permute(1, 2, 0).contiguous(), warning
+
+
+def smooth(picture: Tensor, holes: Tensor) -> Tensor:
+    """``picture`` [channels, h, w] with ``holes`` [h, w] filled by what is around them, ever coarser towards their
+    middle ("pull-push", Gortler et al. 1996), within the range of the colours that are there. All holes: unchanged."""
+    known = (~holes).to(picture.dtype)[None]
+    return picture if holes.all() else _filled(picture * known, known)
+
+
+def _filled(colours: Tensor, known: Tensor) -> Tensor:
+    """The picture whose ``colours`` were multiplied by how much of each pixel is ``known`` [1, h, w], 0..1; the rest of
+    a pixel is that of the picture at half the size, filled likewise."""
+    own = colours / known.clamp(min=1e-6)
+    if max(known.shape[1:]) == 1 or bool((known == 1).all()):
+        return own
+    half = [(side + 1) // 2 for side in known.shape[1:]]
+    coarse = _filled(*(F.adaptive_avg_pool2d(part, half) for part in (colours, known)))
+    around = F.interpolate(coarse[None], known.shape[1:], mode="bilinear", align_corners=False)[0]
+    return torch.lerp(around, own, known)
+
+
+def _opencv() -> Any:
+    """OpenCV, from whichever package it came, or None."""
+    try:
+        return import_module("cv2")
+    except ImportError:
+        return None

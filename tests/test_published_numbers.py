@@ -1,0 +1,178 @@
+"""The figures that README and benchmarks/README.md print are those of the committed results."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import toyworld, training
+from benchmarks.toyworld_methods import TABLES
+from benchmarks.toyworld_metrics import interval
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+
+
+def cells(page: str, start: str) -> list[str]:
+    """The cells of the one row of a table whose first cell begins so."""
+    (line,) = (line for line in page.splitlines() if line.startswith(f"| {start}"))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def numbers(text: str) -> list[float]:
+    return [float(number) for number in re.findall(r"\d+(?:\.\d+)?", text)]
+
+
+def variants(name: str) -> dict[str, Any]:
+    return json.loads((RESULTS / name).read_text())["variants"]
+
+
+def training_rows() -> dict[tuple[str, int], dict[str, Any]]:
+    rows = training.load(RESULTS / "training.jsonl")
+    return {
+        (training.describe(entry["row"]), entry["row"]["size"]): entry["found"]
+        for entry in rows
+        if "inside" not in entry["row"]
+    }
+
+
+# README
+
+
+def toy_rows(method: str, key: str) -> tuple[list[float], list[int]]:
+    rows = map(json.loads, (RESULTS / "toyworld.jsonl").read_text().splitlines())
+    chosen = [row for row in rows if row["method"] == method and row["reference"] < 20]
+    return [v for row in chosen for v in row[key]], [row["reference"] for row in chosen for _ in row[key]]
+
+
+def test_what_the_toy_world_says_of_selection() -> None:
+    found = re.search(
+        r"appears in (\d+) % of the pictures \[(\d+), (\d+)\], without the removal step in (\d+) %, with DreamBooth in "
+        r"(\d+) % and with a LoRA in (\d+) % \(50 % is chance; both of its colours are exactly right in (\d+) %\)",
+        README,
+    )
+    assert found is not None
+
+    def share(method: str, key: str = "preferred") -> int:
+        values, _ = toy_rows(method, key)
+        return percent(sum(values) / len(values))
+
+    def percent(share: float) -> int:
+        return round(100 * float(f"{share:.2f}"))  # as the table prints it
+
+    bounds = [percent(bound) for bound in interval(*toy_rows("p3s", "preferred"))]
+    methods = [share(name) for name in ("no-rngr", "dreambooth", "lora")]
+    assert [int(number) for number in found.groups()] == [share("p3s"), *bounds, *methods, share("p3s", "selection")]
+
+
+@pytest.mark.parametrize(
+    ("row", "names"),
+    [
+        ("one sampling step with guidance, plain model", ["plain model"]),
+        ("Apply P3S |", ["P3S, exact"]),
+        ("Apply P3S, `guidance` conditional", ["P3S, exact, conditional half"]),
+        ("Apply P3S, `mode` fast", ["P3S, fast"]),
+        (
+            "for comparison: ControlNet; IPAdapter-plus; reference-only",
+            ["ControlNet", "IPAdapter-plus", "reference-only"],
+        ),
+        ("two subjects, a half", ["P3S, exact, two subjects, a half each", "P3S, fast, two subjects, a half each"]),
+        ("steps outside", ["P3S, off"]),
+    ],
+)
+def test_the_work_of_a_sampling_step(row: str, names: list[str]) -> None:
+    counted = variants("sampling.json")
+    assert numbers(cells(README, row)[1]) == [round(counted[name]["work"], 2) for name in names]
+
+
+def test_the_work_of_a_training_step_relative_to_a_plain_pass() -> None:
+    plain = variants("sampling.json")["plain model"]["tflop"] / 2  # its step has two passes
+    (said,) = numbers(cells(README, "one training step of one photo")[1])
+    assert said == round(training_rows()["full fp32", 512]["tflop"] / plain, 2)
+
+
+def test_the_time_of_a_sampling_step() -> None:
+    found = re.search(r"([\d.]+) times the plain model, ([\d.]+) in the mode \*fast\*, ([\d.]+) for ControlNet", README)
+    assert found is not None
+    timed, fast = variants("sampling_wall.json"), variants("sampling_wall_fast.json")
+    rows = (timed["P3S, exact"], fast["P3S, fast"], timed["ControlNet"])
+    assert [float(number) for number in found.groups()] == [round(row["time"], 2) for row in rows]
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_table_of_training(kind: str, precision: str) -> None:
+    name = f"{kind} {precision}"
+    rows = training_rows()
+    plain, checkpointed = rows[name, 512], rows[f"{name}, checkpointed", 512]
+
+    def memory(found: dict[str, float]) -> float:
+        return round(found.get("peak", found["estimated"]) / 2**30, 1)  # that of full bf16 is estimated
+
+    said = cells(README, f"{kind}, {precision}")[1:]
+    assert numbers(said[0]) == [round(plain["tflop"], 2)]
+    assert numbers(said[1]) == [memory(plain)]
+    assert numbers(said[2]) == [round(checkpointed["tflop"], 2)]
+    eight = rows["full bf16, adamw8bit, checkpointed", 512]
+    more = [memory(eight), 8] if name == "full bf16" else []  # the 8 of adamw8bit's name
+    assert numbers(said[3]) == [memory(checkpointed), *more]
+    size = rows[f"{kind} fp32", 512]["file"]
+    assert said[4] == (f"{size / 1e9:.2f} GB" if size > 1e9 else f"{size / 1e6:.0f} MB")
+
+
+def test_sizes_of_files_in_the_text() -> None:
+    rows = training_rows()
+    full, low_rank = rows["full fp32", 512]["file"], rows["lora fp32", 512]["file"]
+    assert f"holds them in 16 bits: {full / 1e9:.2f} GB" in README
+    assert README.count(f"about {full / 1e9:.1f} GB in 16 bits, or {low_rank / 1e6:.0f} MB") == 1
+
+
+# benchmarks/README.md
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_of_the_toy_world(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["toyworld", "table", str(RESULTS / "toyworld.jsonl"), "--table", name])
+    toyworld.main()
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert len(printed) > 2
+    assert [line for line in printed if line not in PAGE.splitlines()] == []
+
+
+def test_the_tables_of_training() -> None:
+    printed = training.tables(training.load(RESULTS / "training.jsonl")).splitlines()
+    assert len(printed) > 30
+    assert [line for line in printed if line not in PAGE.splitlines()] == []
+
+
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        ("plain model | 1.6", "plain model"),
+        ("P3S at weight 0", "P3S, off"),
+        ("IPAdapter-plus (16 tokens)", "IPAdapter-plus"),
+        ("**P3S, `mode` fast** | 1.8", "P3S, fast"),
+        ("P3S, fast, two subjects, a half", "P3S, fast, two subjects, a half each"),
+        ("ControlNet | 2.", "ControlNet"),
+        ("P3S, `guidance` conditional", "P3S, exact, conditional half"),
+        ("P3S, a mask of half", "P3S, exact, masked to a half"),
+        ("**P3S, `mode` exact** | 2.", "P3S, exact"),
+        ("P3S, exact, a low-rank subject | 2.", "P3S, exact, a low-rank subject"),
+        ("reference-only (a second pass", "reference-only"),
+        ("P3S, exact, two subjects, a half", "P3S, exact, two subjects, a half each"),
+        ("P3S, exact, two subjects |", "P3S, exact, two subjects"),
+    ],
+)
+def test_the_price_of_a_step(row: str, name: str) -> None:
+    found = variants("sampling.json")[name]
+    said = [numbers(cell)[0] for cell in cells(PAGE, row)[1:]]
+    assert said == [round(found["tflop"], 3), round(found["work"], 3)]
