@@ -1,8 +1,9 @@
-"""The user's clicks: positive points on the wanted subject, negative points on what shall be left out."""
+"""The user's clicks: positive points on the wanted subject, negative points on what should be left out."""
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 from dataclasses import dataclass
 from numbers import Real
@@ -13,9 +14,12 @@ from .errors import PointError
 VERSION = 1
 MAX_POINTS = 64  # of each sign
 MAX_TEXT = 100_000  # characters; 2 x 64 points need less than a tenth of this
+PLACEHOLDER = (0.0, 0.0)  # a negative point here, in a form of KJNodes, is none
 
 Point = tuple[float, float]
 Size = tuple[int, int]
+
+log = logging.getLogger("p3s")
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,10 @@ class PointSet:
                 ``{"v": 1, "positive": [[x, y], ...], "negative": [...]}``: this package's form, normalised 0..1;
                 ``[{"x": .., "y": ..}, ...]``: positive points in pixels, as KJNodes' Points Editor gives them;
                 ``{"positive": [{"x": .., "y": ..}], "negative": [...]}``: both signs in pixels.
-                A list that is left out, and empty text, stand for no points.
+                A list that is left out, and empty text, stand for no points. The forms in pixels are read as
+                normalised where no coordinate is above 1 and one is a fraction, as KJNodes writes them with
+                ``normalize`` on. Their negative points at exactly 0, 0 are left out, with a line in the log: KJNodes'
+                older editor puts one there, which nobody clicked and nobody can delete.
             size: the image's (width, height) in pixels; needed for the forms in pixels.
             negative: the negative points as a pixel list of their own; only together with a positive pixel list.
 
@@ -88,13 +95,18 @@ class PointSet:
     @classmethod
     def _from_pixels(cls, lists: dict[str, Any], size: Size | None) -> PointSet:
         lists = {sign: _as_list(points, sign) for sign, points in lists.items()}
-        if size is not None:
-            size = _check_size(size)
-        elif any(lists.values()):
+        size = None if size is None else _check_size(size)
+        if _are_normalised(lists):
+            size = 1, 1
+        elif size is None and any(lists.values()):
             raise PointError(
                 'Points in pixels need the size of the image. (Normalised points carry a version: {"v": 1, ...}.)'
             )
-        return cls(**{sign: _read_points(points, sign, size or (1, 1)) for sign, points in lists.items()})
+        placed = {sign: _read_points(points, sign, size or (1, 1)) for sign, points in lists.items()}
+        negative = tuple(point for point in placed["negative"] if point != PLACEHOLDER)
+        if len(negative) < len(placed["negative"]):
+            log.warning("Points: the negative point at 0, 0 is left out; KJNodes' older editor puts one there by itself.")
+        return cls(placed["positive"], negative)
 
     def to_json(self) -> str:
         """This package's versioned JSON form; ``parse`` gives back an equal set, to the last bit."""
@@ -153,6 +165,13 @@ def _as_list(points: Any, sign: str) -> list[Any]:
     if len(points) > MAX_POINTS:
         raise PointError(f"There are {len(points)} {sign} points; at most {MAX_POINTS} are allowed. Remove some.")
     return list(points)
+
+
+def _are_normalised(lists: dict[str, list[Any]]) -> bool:
+    """Whether {"x", "y"} objects mean 0..1 and not pixels: as pixels, all of them would lie in the very corner."""
+    objects = [point for points in lists.values() for point in points if isinstance(point, dict)]
+    numbers = [point.get(axis) for point in objects for axis in ("x", "y")]
+    return all(isinstance(n, Real) and 0 <= n <= 1 for n in numbers) and any(0 < n < 1 for n in numbers)
 
 
 def _read_point(point: Any, name: str, size: Size | None) -> Point:
