@@ -11,13 +11,12 @@ import torch
 from comfy_api.latest import io
 from PIL import Image
 
-from ..p3s.errors import PointError
+from ..p3s.errors import MaskError, PointError
 from ..p3s.points import PointSet
-from .host.pictures import find_picture, load_picture
-from .host.seen import seen
+from .host.patches import know_photo
+from .host.pictures import PREVIEW_SIDE, check_kind, find_picture, load_picture, readable_names
+from .host.sources import PickerFile
 from .types import PointEditor, Points, build
-
-PREVIEW_SIDE = 2048  # pixels; the widget's picture of a linked image, whose points are normalised anyway
 
 _UNLINKED: Any = object()  # stands for "not in the prompt"; a linked input is passed as None before the run
 
@@ -42,7 +41,7 @@ class PointPicker(io.ComfyNode):
                 io.Combo.Input(
                     "image",
                     # None comes first: a picker whose picture is linked shall name no file that may be missing.
-                    options=["", *sorted(folder_paths.filter_files_content_types(files, ["image"]))],
+                    options=["", *sorted(readable_names(folder_paths.filter_files_content_types(files, ["image"])))],
                     upload=io.UploadType.image,
                     image_folder=io.FolderType.input,
                     tooltip="The photo with the subject, from the input folder. Not used while an image is linked.",
@@ -83,10 +82,16 @@ class PointPicker(io.ComfyNode):
             return f"Points: expected JSON text, got {type(points).__name__}."
         if linked_image is not _UNLINKED:
             return True  # also without points: the picture to click on may be seen only after a run
-        if image is not None and find_picture(image) is None:
-            if not image:
+        if image is not None:
+            path = find_picture(image)
+            if path is None and not image:
                 return "Choose or upload an image, or connect one to linked_image."
-            return f"The image file {image!r} is not in ComfyUI's input folder. Choose or upload another."
+            if path is None:
+                return f"The image file {image!r} is not in ComfyUI's input folder. Choose or upload another."
+            try:
+                check_kind(path)
+            except MaskError as error:
+                return str(error)
         if chosen is not None and not chosen.positive:
             return "Points: there is no positive point. Click the subject in the picture (+), then run again."
         return True
@@ -107,6 +112,7 @@ class PointPicker(io.ComfyNode):
             if path is None:
                 raise FileNotFoundError(f"The image file {image!r} is not in ComfyUI's input folder.")
             picture, ui = load_picture(path), None
+            know_photo(PickerFile(path), picture[0])
         else:
             picture = linked_image[:1, ..., :3]
             ui = {"p3s_image": [_save_preview(picture[0], batch=linked_image.shape[0])]}
@@ -129,6 +135,6 @@ def _save_preview(picture: torch.Tensor, batch: int) -> dict[str, Any]:
     path = os.path.join(folder, name)
     if not os.path.exists(path):
         small.save(path, quality=92)
-    seen.know_file(path, picture)
+    know_photo(PickerFile(os.path.abspath(path)), picture)
     height, width = pixels.shape[:2]
     return {"filename": name, "subfolder": "", "type": "temp", "width": width, "height": height, "batch": batch}

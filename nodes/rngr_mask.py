@@ -7,14 +7,15 @@ import logging
 import torch
 from comfy_api.latest import io, ui
 
-from ..p3s.drawing import heat_map, overlay
+from ..p3s.drawing import heat_map, overlay, reduced
 from ..p3s.errors import MaskError, PointError
 from ..p3s.masks import FILL_REGIONS, FILLS, VALUE_RANGES, MaskSettings
 from ..p3s.points import PointSet
 from ..p3s.rngr import Reference as CleanReference
 from ..p3s.rngr import make_reference
 from .host.conditions import clip_encoder, clip_image_size
-from .host.seen import seen
+from .host.pictures import PREVIEW_SIDE
+from .host.readings import readings
 from .types import Points, Reference, build
 
 log = logging.getLogger("p3s")
@@ -137,7 +138,7 @@ class RNGRMask(io.ComfyNode):
         if isinstance(points, str):
             points = PointSet.parse(points, size=(photo.shape[1], photo.shape[0]), negative=negative_points)
         # Also when the points are wrong: the Point Picker can then show why, without another run.
-        tokens = seen.tokens(photo, clip_vision)
+        tokens = readings.tokens(photo, clip_vision)
         reference = make_reference(
             photo,
             points,
@@ -150,7 +151,7 @@ class RNGRMask(io.ComfyNode):
         for warning in reference.warnings:
             log.warning("RNGR Mask: %s", warning)
         # What was selected, and what of it will be learned.
-        shown = torch.stack([overlay(reference, photo), reference.image.float().cpu()])
+        shown = torch.stack([overlay(reference, photo, PREVIEW_SIDE), reduced(reference.image, PREVIEW_SIDE)])
         preview = ui.PreviewImage(shown, cls=cls).as_dict()
         return io.NodeOutput(
             (*references, reference),

@@ -44,6 +44,8 @@ def readable(name: str) -> Iterator[None]:
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
         raise MaskError(f"{name} has more than {most} million pixels. Make it smaller.") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
+        if isinstance(error, OSError) and error.errno:  # the disk's, not the picture's
+            raise
         raise MaskError(f"{name} is a damaged picture ({error}). Save it again, or choose another.") from None
 
 

@@ -10,8 +10,6 @@ import comfyui_p3s
 import torch
 from comfyui_p3s.nodes.host import conditions, toy_world
 from comfyui_p3s.nodes.host.weights import noise_schedule, unet_config
-from comfyui_p3s.nodes.toy_world import drawn
-from comfyui_p3s.p3s.toyworld.world import picture_of
 
 import nodes
 
@@ -21,8 +19,8 @@ assert comfyui_p3s
 def main(arguments: dict[str, Any]) -> dict[str, Any]:
     model, clip, vae, vision = toy_world.model(), toy_world.Text(), toy_world.Vae(), toy_world.Vision()
     world = toy_world.world()
-    picture = picture_of(drawn("dog", 4))
-    photo = toy_world.enlarged(picture[None])
+    photo = toy_world.photo("dog", 4)
+    picture = photo[0, ::8, ::8]
     latent = conditions.encode_latent(vae, model, photo[0], 384)
 
     (positive,) = nodes.CLIPTextEncode().encode(clip, "a photo of a dog on the beach")
