@@ -66,7 +66,7 @@ def to_array(image: Any) -> np.ndarray:
         return np.repeat(_fine_grey(image).clip(0, 1)[..., None], 3, axis=2)
     alpha = alpha_of(image)
     if alpha is None:
-        return np.array(image.convert("RGB"))
+        return np.array(image if image.mode == "RGB" else image.convert("RGB"))
     white = image.convert("RGB")
     white.paste((255, 255, 255), mask=alpha.point([255 - level for level in range(256)]))
     return np.array(white)

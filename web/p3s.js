@@ -11,9 +11,10 @@ app.registerExtension({
   name: 'P3S.Widgets',
   async init() {
     api.addEventListener('graphCleared', forgetRunPictures)
-    const language = app.extensionManager?.setting?.get('Comfy.Locale')
     const all = await api.fetchApi('/i18n').then((response) => response.json(), () => ({}))
-    useLanguage(all, language)
+    useLanguage(all, app.extensionManager?.setting?.get('Comfy.Locale'))
+    // Comes before ComfyUI opens the workflow again in that language, which makes new nodes.
+    app.ui?.settings?.addEventListener?.('Comfy.Locale.change', ({ detail }) => useLanguage(all, detail.value))
   },
   getCustomWidgets() {
     return {
