@@ -105,7 +105,9 @@ class PointSet:
         placed = {sign: _read_points(points, sign, size or (1, 1)) for sign, points in lists.items()}
         negative = tuple(point for point in placed["negative"] if point != PLACEHOLDER)
         if len(negative) < len(placed["negative"]):
-            log.warning("Points: the negative point at 0, 0 is left out; KJNodes' older editor puts one there by itself.")
+            log.warning(
+                "Points: the negative point at 0, 0 is left out; KJNodes' older editor puts one there by itself."
+            )
         return cls(placed["positive"], negative)
 
     def to_json(self) -> str:
@@ -171,7 +173,8 @@ def _are_normalised(lists: dict[str, list[Any]]) -> bool:
     """Whether {"x", "y"} objects mean 0..1 and not pixels: as pixels, all of them would lie in the very corner."""
     objects = [point for points in lists.values() for point in points if isinstance(point, dict)]
     numbers = [point.get(axis) for point in objects for axis in ("x", "y")]
-    return all(isinstance(n, Real) and 0 <= n <= 1 for n in numbers) and any(0 < n < 1 for n in numbers)
+    small = [float(n) for n in numbers if isinstance(n, (int, float)) and 0 <= n <= 1]
+    return len(small) == len(numbers) and any(0 < n < 1 for n in small)
 
 
 def _read_point(point: Any, name: str, size: Size | None) -> Point:

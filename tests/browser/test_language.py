@@ -46,13 +46,15 @@ def test_another_language_needs_no_reload(editor_page: EditorPage, server) -> No
     try:
         page.evaluate("() => app.extensionManager.setting.set('Comfy.Locale', 'zh')")
         page.wait_for_function(
-            "() => document.querySelector('.p3s-picker [data-command=positive]')?.textContent === '保留'", timeout=30_000
+            "() => document.querySelector('.p3s-picker [data-command=positive]')?.textContent === '保留'",
+            timeout=30_000,
         )
         assert page.evaluate("() => window.same"), "the page was not loaded again"
         editor_page.becomes(lambda: editor_page.value, value)
     finally:
         page.evaluate("() => app.extensionManager.setting.set('Comfy.Locale', 'en')")
         page.wait_for_function(
-            "() => document.querySelector('.p3s-picker [data-command=positive]')?.textContent === 'Keep'", timeout=30_000
+            "() => document.querySelector('.p3s-picker [data-command=positive]')?.textContent === 'Keep'",
+            timeout=30_000,
         )
         editor_page.errors.clear()

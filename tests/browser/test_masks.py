@@ -135,6 +135,30 @@ def test_the_button_runs_rngr_mask_and_what_it_needs_and_nothing_else(picker: Ed
     assert len(picker.points["positive"]) == 1, "the press was no click into the picture"
 
 
+def test_the_button_runs_a_mask_node_in_a_subgraph(picker: EditorPage, server: Server) -> None:
+    server.client.free()
+    outer = picker.page.evaluate(
+        """(id) => {
+            const { node } = app.graph.convertToSubgraph(new Set([app.graph.getNodeById(id)]));
+            node.pos = [860, 130];
+            return node.id;
+        }""",
+        picker.mask,
+    )
+    picker.looked_at_graph()
+    picker.click(*DOG)
+    picker.press("m")
+    wait_for_live(picker, "The masks appear here once RNGR Mask has run.")
+    picker.still()
+    with picker.page.expect_response("**/prompt") as answered:
+        picker.button("run").click()
+    wait_for_live(picker, "Subject: ")
+    (target,) = answered.value.request.post_data_json["partial_execution_targets"]
+    assert target.startswith(f"{outer}:")
+    (run,) = server.client.get_json(f"/history/{answered.value.json()['prompt_id']}").values()
+    assert set(run["outputs"]) == {target}
+
+
 def test_a_run_that_is_refused_leaves_the_button(picker: EditorPage, server: Server) -> None:
     server.client.free()
     picker.page.evaluate("(id) => app.graph.getNodeById(id).disconnectInput(0)", picker.mask)  # no CLIP vision model

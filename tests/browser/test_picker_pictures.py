@@ -43,7 +43,9 @@ def test_the_toy_world_is_shown_before_any_run_and_after_a_change_of_scene(edito
     workflow = json.loads((REPO / "example_workflows" / "try_without_downloads.json").read_text(encoding="utf-8"))
     (picker,) = (node["id"] for node in workflow["nodes"] if node["type"] == "P3S_PointPicker")
     (world,) = (node["id"] for node in workflow["nodes"] if node["type"] == "P3S_ToyWorld")
-    editor_page.page.evaluate("() => { window.queued = 0; app.api.addEventListener('execution_start', () => queued++) }")
+    editor_page.page.evaluate(
+        "() => { window.queued = 0; app.api.addEventListener('execution_start', () => queued++) }"
+    )
     editor_page.load(workflow)
     editor_page.id = picker
     editor_page.wait_for_picture((384, 384))

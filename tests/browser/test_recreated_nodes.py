@@ -1,4 +1,4 @@
-"""ComfyUI makes a new node of one while the page lives: its own undo and redo, another tab, a subgraph, the other renderer.
+"""ComfyUI makes new nodes while the page lives: its own undo and redo, another tab, a subgraph, the other renderer.
 
 After each the editor of the new node must be the one that is shown, and it must take clicks.
 """

@@ -24,9 +24,7 @@ GIB = 2**30
 SETTINGS = {"fill": "telea", "fill_region": "negative", "value_range": "clip", "blur": 1.0, "grow": 0.0}
 
 
-def ask(
-    client: Client, picture: dict[str, Any], points: str = POINTS, **settings: Any
-) -> tuple[int, dict[str, Any]]:
+def ask(client: Client, picture: dict[str, Any], points: str = POINTS, **settings: Any) -> tuple[int, dict[str, Any]]:
     request = {"picture": picture, "points": points, "source": "a test", "settings": settings}
     return client.post("/p3s/masks", request)
 
@@ -194,7 +192,9 @@ def test_a_request_for_a_picture_of_50_megapixels_takes_little_memory(own_server
 
 
 @pytest.mark.slow
-def test_rngr_mask_on_24_megapixels_is_quick_and_its_pictures_are_for_the_screen(server: Server, client: Client) -> None:
+def test_rngr_mask_on_24_megapixels_is_quick_and_its_pictures_are_for_the_screen(
+    server: Server, client: Client
+) -> None:
     large = Image.fromarray(two_subjects()).resize((6000, 4000), Image.Resampling.BILINEAR)
     large.save(server.base / "input" / "photo24.jpg", quality=90)
     g = Graphs()

@@ -79,7 +79,10 @@ def animated(path: str) -> None:
 
 DEEP = np.linspace(0, 65535, 120 * 80).astype(np.uint16).reshape(80, 120)
 FILES: dict[str, Callable[[str], None]] = {
-    **{f"turned{n}.jpg": lambda path, n=n: photo().save(path, quality=98, subsampling=0, **turned(n)) for n in range(1, 9)},
+    **{
+        f"turned{n}.jpg": lambda path, n=n: photo().save(path, quality=98, subsampling=0, **turned(n))
+        for n in range(1, 9)
+    },
     **{f"turned{n}.webp": lambda path, n=n: photo().save(path, lossless=True, **turned(n)) for n in (3, 5, 6, 8)},
     "turned6.png": lambda path: photo().save(path, **turned(6)),
     "turned6.tiff": lambda path: photo().save(path, **turned(6)),

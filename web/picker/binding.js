@@ -107,7 +107,7 @@ export function bindPicker(node, inputName, { app, api }) {
     if (now === shown) warn()
   }
 
-  const sizeOf = ({ width, height }) => ({ width, height })
+  const sizeOf = ({ width, height }) => (width ? { width, height } : null)
 
   function noticeOf({ transparent }) {
     if (executed?.batch > 1) return t('First of {count} pictures.', { count: executed.batch })

@@ -5,12 +5,14 @@ import { t } from '../common/texts.js'
 const MASK_ROUTE = '/p3s/masks'
 const FACTS = 'X-P3S-Picture'
 
-/** The picture behind a route: {url, facts: {width, height, transparent}}; the url is to be revoked. Throws an Error
- * for the user, with an empty message where the file is not there. */
+/**
+ * The picture behind a route: {url, facts: {width, height, transparent}}; the url is to be revoked. Throws an Error for
+ * the user, with an empty message where the file, or the server, is not there.
+ */
 export async function fetchPicture(api, route) {
-  const response = await api.fetchApi(route)
-  if (!response.ok) throw new Error(response.status === 404 ? '' : await reason(response))
-  return { url: URL.createObjectURL(await response.blob()), facts: JSON.parse(response.headers.get(FACTS)) }
+  const response = await api.fetchApi(route).catch(() => null)
+  if (!response?.ok) throw new Error(!response || response.status === 404 ? '' : await reason(response))
+  return { url: URL.createObjectURL(await response.blob()), facts: JSON.parse(response.headers.get(FACTS) ?? '{}') }
 }
 
 /** What the points select. Throws an Error for the user. */
