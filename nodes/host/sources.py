@@ -19,7 +19,7 @@ from ...p3s.toyworld.scenes import CLASSES
 from .pictures import find_picture
 from .web import Refused
 
-MOST_PIXELS = 50_000_000  # of a picture that is decoded whole for a request; about six bytes each while that lasts
+MOST_PIXELS = 50_000_000  # of a picture that is decoded whole for a request; about ten bytes each while that lasts
 LONGEST_NAME = 1000
 LAST_SCENE = 9999
 UPRIGHT_BY_A_QUARTER = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
