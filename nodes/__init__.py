@@ -21,6 +21,8 @@ NODES: tuple[tuple[str, str], ...] = (
     ("toy_world", "ToyWorld"),
 )
 
+ROUTES = (("picture_route", "pictures"), ("mask_route", "masks"))
+
 
 class P3SExtension(ComfyExtension):
     """What ComfyUI loads. A node whose module cannot be imported is reported and left out; the others still work."""
@@ -32,8 +34,9 @@ class P3SExtension(ComfyExtension):
                 found.append(getattr(import_module(f".{module}", __name__), name))
             except Exception:
                 log.exception("P3S: the node %s could not be loaded", name)
-        try:
-            import_module(".host.mask_route", __name__).register()
-        except Exception:
-            log.exception("P3S: the Point Picker cannot show masks")
+        for module, what in ROUTES:
+            try:
+                import_module(f".host.{module}", __name__).register()
+            except Exception:
+                log.exception("P3S: the Point Picker cannot show %s", what)
         return found

@@ -14,12 +14,11 @@ from PIL import Image
 from ..p3s.errors import P3SError, PointError
 from ..p3s.pictures import frames
 from ..p3s.points import PointSet
-from .host.pictures import find_picture, load_picture
-from .host.seen import seen
+from .host.patches import know_photo
+from .host.pictures import PREVIEW_SIDE, find_picture, load_picture, readable_names
+from .host.sources import PickerFile
 from .types import PointEditor, Points, build
 from .values import checked
-
-PREVIEW_SIDE = 2048  # pixels; the widget's picture of a linked image, whose points are normalised anyway
 
 _UNLINKED: Any = object()  # stands for "not in the prompt"; a linked input is passed as None before the run
 
@@ -40,6 +39,7 @@ class PointPicker(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         folder = folder_paths.get_input_directory()
         files = [name for name in os.listdir(folder) if os.path.isfile(os.path.join(folder, name))]
+        listed = folder_paths.filter_files_content_types(files, ["image"])
         return build(
             io.Schema,
             node_id="P3S_PointPicker",
@@ -53,7 +53,7 @@ class PointPicker(io.ComfyNode):
                 io.Combo.Input(
                     "image",
                     # None comes first: a picker whose picture is linked shall name no file that may be missing.
-                    options=Pictures(["", *sorted(folder_paths.filter_files_content_types(files, ["image"]))]),
+                    options=Pictures(["", *sorted(readable_names(listed))]),
                     upload=io.UploadType.image,
                     image_folder=io.FolderType.input,
                     tooltip="The photo with the subject, from the input folder. Not used while an image is linked.",
@@ -114,6 +114,7 @@ class PointPicker(io.ComfyNode):
                 missing = f"The image file {image!r} is not in ComfyUI's input folder. Choose or upload another."
                 raise P3SError(missing if image else "Choose or upload an image, or connect one to linked_image.")
             picture, ui = load_picture(path), None
+            know_photo(PickerFile(path), picture[0])
         else:
             batch = frames(linked_image, "linked_image")
             picture = batch[:1]
@@ -137,6 +138,6 @@ def _save_preview(picture: torch.Tensor, batch: int) -> dict[str, Any]:
     path = os.path.join(folder, name)
     if not os.path.exists(path):
         small.save(path, quality=92)
-    seen.know_file(path, picture)
+    know_photo(PickerFile(os.path.abspath(path)), picture)
     height, width = pixels.shape[:2]
     return {"filename": name, "subfolder": "", "type": "temp", "width": width, "height": height, "batch": batch}

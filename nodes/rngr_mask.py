@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io, ui
 
-from ..p3s.drawing import heat_map, overlay
+from ..p3s.drawing import heat_map, overlay, reduced
 from ..p3s.errors import MaskError, P3SError, PointError
 from ..p3s.masks import FILL_REGIONS, FILLS, VALUE_RANGES, MaskSettings
 from ..p3s.pictures import frames
@@ -17,7 +17,8 @@ from ..p3s.points import PointSet
 from ..p3s.rngr import Reference as CleanReference
 from ..p3s.rngr import make_reference
 from .host.conditions import clip_encoder, clip_image_size
-from .host.seen import seen
+from .host.pictures import PREVIEW_SIDE
+from .host.readings import readings
 from .types import Points, Reference, build
 from .values import checked
 
@@ -147,7 +148,9 @@ class RNGRMask(io.ComfyNode):
             log.warning("RNGR Mask: %s", warning)
         # What was selected, and what of it will be learned.
         shown = [
-            picture for r, photo in zip(found, photos, strict=True) for picture in (overlay(r, photo), r.image.float())
+            picture
+            for r, photo in zip(found, photos, strict=True)
+            for picture in (overlay(r, photo, PREVIEW_SIDE), reduced(r.image, PREVIEW_SIDE))
         ]
         preview = ui.PreviewImage(torch.stack(shown), cls=cls).as_dict()
         return io.NodeOutput(
@@ -209,7 +212,7 @@ def reference_of(
     clip_vision: Any, photo: torch.Tensor, points: PointSet, clean: torch.Tensor | None, settings: MaskSettings
 ) -> CleanReference:
     # CLIP first, also when the points are wrong: the Point Picker can then show why, without another run.
-    tokens = seen.tokens(photo, clip_vision)
+    tokens = readings.tokens(photo, clip_vision)
     return make_reference(
         photo,
         points,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..p3s.toyworld.scenes import CLASSES, scene
-from ..p3s.toyworld.world import picture_of
+from ..p3s.toyworld.scenes import CLASSES
 from .types import build
 from .values import checked
 
@@ -48,12 +47,7 @@ class ToyWorld(io.ComfyNode):
     def execute(cls, animal: str, scene: int, batch_size: int) -> io.NodeOutput:
         from .host import toy_world
 
-        photo = toy_world.enlarged(picture_of(drawn(animal, scene))[None])
+        photo = toy_world.photo(animal, scene)
         latent = {"samples": toy_world.empty_latents(batch_size)}
         models = toy_world.model(), toy_world.Text(), toy_world.Vae(), toy_world.Vision()
         return io.NodeOutput(*models, photo, latent)
-
-
-def drawn(animal: str, number: int):
-    """The scene of a number: two of a kind, in looks that no model was trained on."""
-    return scene("heldout", number, "different", animal)

@@ -32,7 +32,7 @@ VIRIDIS = (
 Colour = tuple[int, int, int]
 
 
-def overlay(reference: Reference, photo: Tensor) -> Tensor:
+def overlay(reference: Reference, photo: Tensor, side: int | None = None) -> Tensor:
     """Draw the masks and the points on the photo.
 
     The subject is tinted blue with a solid outline, the removed region orange and hatched; positive points carry a
@@ -41,9 +41,10 @@ def overlay(reference: Reference, photo: Tensor) -> Tensor:
     Args:
         reference: made from this photo.
         photo: [H, W, 3], values 0..1.
+        side: pixels that the longer side of the drawing may have; all of the photo's by default.
 
     Returns:
-        [H, W, 3], float32 on the CPU, values 0..1.
+        [h, w, 3], float32 on the CPU, values 0..1.
 
     Raises:
         MaskError: the photo is not of the reference's size.
@@ -51,9 +52,10 @@ def overlay(reference: Reference, photo: Tensor) -> Tensor:
     height, width = reference.subject_mask.shape
     if tuple(photo.shape) != (height, width, 3):
         raise MaskError(f"The reference was made from a photo [{height}, {width}, 3], got {list(photo.shape)}.")
-    picture = (photo.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy().copy()
-    subject = reference.subject_mask.numpy() > 0.5
-    removed = reference.negative_mask.numpy() > 0.5
+    picture = (reduced(photo, side).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    subject = reduced(reference.subject_mask, side).numpy() > 0.5
+    removed = reduced(reference.negative_mask, side).numpy() > 0.5
+    height, width = subject.shape
     unit = max(1, round(max(height, width) / 400))  # line width, so that a preview looks alike at any size
 
     diagonal = (np.arange(height)[:, None] + np.arange(width)[None]) % (10 * unit)
@@ -67,6 +69,19 @@ def overlay(reference: Reference, photo: Tensor) -> Tensor:
             row, column = Frame(width, height).pixel_at(x, y)
             _draw_point(picture, (column, row), colour, 3 * unit, upright=colour == SUBJECT)
     return torch.from_numpy(picture).float() / 255
+
+
+def reduced(picture: Tensor, side: int | None) -> Tensor:
+    """[H, W, 3] or [H, W] with a longer side of ``side`` pixels at most, float32 on the CPU; None keeps its size."""
+    import cv2
+
+    picture = picture.detach().float().cpu()
+    height, width = picture.shape[:2]
+    scale = 1 if side is None else side / max(height, width)
+    if scale >= 1:
+        return picture
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return torch.from_numpy(cv2.resize(picture.contiguous().numpy(), size, interpolation=cv2.INTER_AREA))
 
 
 def heat_map(reference: Reference) -> Tensor:

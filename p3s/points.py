@@ -1,8 +1,9 @@
-"""The user's clicks: positive points on the wanted subject, negative points on what shall be left out."""
+"""The user's clicks: positive points on the wanted subject, negative points on what should be left out."""
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 from dataclasses import dataclass
 from numbers import Real
@@ -17,6 +18,10 @@ MAX_TEXT = 100_000  # characters; 2 x 64 points need less than a tenth of this
 
 Point = tuple[float, float]
 Size = tuple[int, int]
+
+UNIT: Size = (0, 0)  # stands for no size: {"x", "y"} objects that are normalised already
+
+log = logging.getLogger("p3s")
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,10 @@ class PointSet:
                 ``{"v": 1, "positive": [[x, y], ...], "negative": [...]}``: this package's form, normalised 0..1;
                 ``[{"x": .., "y": ..}, ...]``: positive points in pixels, as KJNodes' Points Editor gives them;
                 ``{"positive": [{"x": .., "y": ..}], "negative": [...]}``: both signs in pixels.
-                A list that is left out, and empty text, stand for no points.
+                A list that is left out, and empty text, stand for no points. The forms in pixels are read as
+                normalised where no coordinate is above 1 and one is a fraction, as KJNodes writes them with
+                ``normalize`` on. Their negative points at exactly 0, 0 are left out, with a line in the log: KJNodes'
+                older editor puts one there, which nobody clicked and nobody can delete.
             size: the image's (width, height) in pixels; needed for the forms in pixels.
             negative: the negative points as a pixel list of their own; only together with a positive pixel list.
 
@@ -89,13 +97,19 @@ class PointSet:
     @classmethod
     def _from_pixels(cls, lists: dict[str, Any], size: Size | None) -> PointSet:
         lists = {sign: _as_list(points, sign) for sign, points in lists.items()}
-        if size is not None:
-            size = _check_size(size)
-        elif any(lists.values()):
+        size = None if size is None else _check_size(size)
+        unit = _are_normalised(lists)
+        if not unit and size is None and any(lists.values()):
             raise PointError(
                 'Points in pixels need the size of the image. (Normalised points carry a version: {"v": 1, ...}.)'
             )
-        return cls(**{sign: _read_points(points, sign, size or (1, 1)) for sign, points in lists.items()})
+        clicked = [point for point in lists["negative"] if not _is_placeholder(point)]
+        if len(clicked) < len(lists["negative"]):
+            log.warning(
+                "Points: the negative point at 0, 0 is left out; KJNodes' older editor puts one there by itself."
+            )
+        place = UNIT if unit or size is None else size
+        return cls(_read_points(lists["positive"], "positive", place), _read_points(clicked, "negative", place))
 
     def to_json(self) -> str:
         """This package's versioned JSON form; ``parse`` gives back an equal set, to the last bit."""
@@ -143,7 +157,8 @@ def _decode(value: Any, what: str) -> Any:
 
 
 def _read_points(points: Any, sign: str, size: Size | None) -> tuple[Point, ...]:
-    """Check every point and normalise it. Points are pairs 0..1, or, with a size, {"x", "y"} objects in pixels."""
+    """Check every point and normalise it. Points are pairs 0..1, or, with a size, {"x", "y"} objects in pixels, or
+    normalised ones with UNIT."""
     points = _as_list(points, sign)
     return tuple(_read_point(point, f"{sign} point {number}", size) for number, point in enumerate(points, start=1))
 
@@ -156,6 +171,19 @@ def _as_list(points: Any, sign: str) -> list[Any]:
     return list(points)
 
 
+def _are_normalised(lists: dict[str, list[Any]]) -> bool:
+    """Whether {"x", "y"} objects mean 0..1 and not pixels: as pixels, all of them would lie in the very corner."""
+    objects = [point for points in lists.values() for point in points if isinstance(point, dict)]
+    numbers = [point.get(axis) for point in objects for axis in ("x", "y")]
+    small = [float(n) for n in numbers if isinstance(n, (int, float)) and 0 <= n <= 1]
+    return len(small) == len(numbers) and any(0 < n < 1 for n in small)
+
+
+def _is_placeholder(point: Any) -> bool:
+    """A negative point in the very corner is none, in a form of KJNodes."""
+    return isinstance(point, dict) and point.get("x") == 0 and point.get("y") == 0
+
+
 def _read_point(point: Any, name: str, size: Size | None) -> Point:
     if size is None:
         if not isinstance(point, (list, tuple)) or len(point) != 2:
@@ -163,6 +191,8 @@ def _read_point(point: Any, name: str, size: Size | None) -> Point:
         return _read_number(point[0], f"{name}: x", 1), _read_number(point[1], f"{name}: y", 1)
     if not isinstance(point, dict) or "x" not in point or "y" not in point:
         raise PointError(f'{name}: expected an object {{"x": .., "y": ..}} in pixels, got {shown(point)}.')
+    if size is UNIT:
+        return _read_number(point["x"], f"{name}: x", 1), _read_number(point["y"], f"{name}: y", 1)
     width, height = size
     return (
         middle_of(_read_number(point["x"], f"{name}: x", width, " pixels"), width),

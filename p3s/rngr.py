@@ -25,6 +25,7 @@ from .points import PointSet
 
 Encode = Callable[[Tensor], Tensor]
 
+HASHED_ROWS = 256
 SAME_ASPECT = 0.02  # relative tolerance: many nodes round sizes to multiples of 8
 
 
@@ -129,10 +130,12 @@ def clip_tokens(image: Tensor, encode: Encode, image_size: int = 224) -> Tensor:
 
 
 def image_hash(image: Tensor) -> str:
-    """SHA-256, as 64 hex digits, of a picture's size and 8-bit pixels. ``image``: [H, W, 3], values 0..1."""
+    """SHA-256, as 64 hex digits, of a picture's size and 8-bit pixels. ``image``: [H, W, 3], values 0..1, or uint8."""
     height, width = image.shape[:2]
     digest = hashlib.sha256(f"{width}x{height}:".encode())
-    digest.update(_to_8_bit(image.detach().float().cpu().clamp(0, 1)))
+    for rows in image.detach().split(HASHED_ROWS):  # a few at a time: all in floating point would take four copies
+        whole = rows.cpu() if rows.dtype == torch.uint8 else rows.float().cpu().clamp(0, 1).mul(255).round().byte()
+        digest.update(whole.contiguous().numpy())
     return digest.hexdigest()
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from p3s.drawing import REMOVED, SUBJECT, heat_map, overlay
+from p3s.drawing import REMOVED, SUBJECT, heat_map, overlay, reduced
 from p3s.errors import MaskError
 from p3s.points import PointSet
 from p3s.rngr import Reference
@@ -46,6 +46,15 @@ def test_overlay_tints_hatches_and_leaves_the_rest() -> None:
     assert 0.1 < share < 0.9
     outline = picture[20, 99]
     torch.testing.assert_close(outline, torch.tensor(SUBJECT) / 255, atol=0.2, rtol=0)
+
+
+def test_a_drawing_for_the_screen_shows_the_same_at_a_smaller_size() -> None:
+    made = reference(2000, 4000)
+    picture = overlay(made, made.image, 400)
+    assert picture.shape == (200, 400, 3)
+    torch.testing.assert_close(picture, overlay(reference(), reference().image), atol=2 / 255, rtol=0)
+    assert reduced(made.subject_mask, 400).sum() == 200 * 100
+    assert reduced(made.image, 5000).shape == made.image.shape, "nothing is enlarged"
 
 
 def test_points_carry_plus_and_minus() -> None:

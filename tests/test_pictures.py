@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from p3s.errors import MaskError
-from p3s.pictures import frames, read_picture, to_tensor, write_png
+from p3s.pictures import alpha_of, frames, read_picture, to_tensor, write_png
 
 
 @pytest.mark.parametrize("suffix", ["png", "tiff"])
@@ -21,11 +21,80 @@ def test_grey_16_bit_pictures_keep_their_brightness(tmp_path: Path, suffix: str)
     torch.testing.assert_close(picture, expected)
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I", "I;16"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I", "I;16", "F"])
 def test_every_mode_gives_three_colours_in_range(mode: str) -> None:
     picture = to_tensor(Image.new(mode, (5, 4)))
-    no_ink = mode == "CMYK"  # which is white
-    assert torch.equal(picture, torch.full((4, 5, 3), float(no_ink)))
+    white = mode in ("CMYK", "LA", "RGBA")  # no ink, or transparent
+    assert torch.equal(picture, torch.full((4, 5, 3), float(white)))
+
+
+def cut_out(kind: str) -> Image.Image:
+    """Opaque dark red on the left, the same hidden by transparency on the right; in the middle half of each."""
+    colours = Image.new("RGB", (3, 2), (128, 0, 0))
+    levels = np.array([[255, 128, 0]] * 2, np.uint8)
+    if kind in ("RGBA", "PNG", "WEBP"):
+        colours.putalpha(Image.fromarray(levels))
+        return colours
+    if kind == "LA":
+        return Image.merge("LA", (Image.new("L", (3, 2), 128), Image.fromarray(levels)))
+    index = Image.fromarray(np.array([[0, 0, 1]] * 2, np.uint8)).convert("P")
+    index.putpalette([128, 0, 0] * 2)
+    index.info["transparency"] = 1
+    return index
+
+
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "P", "PNG", "WEBP"])
+def test_what_is_transparent_is_white_whatever_colours_it_hides(tmp_path: Path, kind: str) -> None:
+    image, colour = cut_out(kind), (128, 128, 128) if kind == "LA" else (128, 0, 0)
+    if kind in ("PNG", "WEBP"):
+        image.save(tmp_path / "cut", kind, lossless=True, exact=True)
+        picture = read_picture(tmp_path / "cut")
+    else:
+        picture = to_tensor(image)
+    opacity = torch.tensor([255, 255 if kind == "P" else 128, 0])[None, :, None] / 255
+    expected = torch.tensor(colour) / 255 * opacity + 1 - opacity
+    torch.testing.assert_close(picture, expected.expand(2, 3, 3), atol=1 / 255, rtol=0)
+    assert alpha_of(image) is not None
+
+
+def test_a_transparent_level_of_16_bits_is_white_too(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 1000, 65535]], np.uint16)).save(tmp_path / "deep.png", transparency=1000)
+    assert read_picture(tmp_path / "deep.png")[0, :, 0].tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB"])
+def test_an_alpha_channel_that_hides_nothing_changes_no_value(mode: str) -> None:
+    levels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3) * 5
+    image = Image.fromarray(levels).convert("L").convert(mode)
+    assert alpha_of(image) is None
+    assert torch.equal(to_tensor(image), to_tensor(image.convert("RGB")))
+
+
+def test_floating_point_numbers_are_0_to_1(tmp_path: Path) -> None:
+    levels = np.array([[0, 0.25, 1, 1.5]], np.float32)
+    Image.fromarray(levels).save(tmp_path / "float.tiff")
+    assert read_picture(tmp_path / "float.tiff")[0, :, 1].tolist() == [0, 0.25, 1, 1]
+    for wrong in (255.0, np.nan, np.inf):
+        Image.fromarray(np.array([[0, wrong]], np.float32)).save(tmp_path / "other.tiff")
+        with pytest.raises(MaskError, match=r"other\.tiff: its floating point numbers must be finite and span 0\.\.1"):
+            read_picture(tmp_path / "other.tiff")
+
+
+def test_pictures_that_cannot_be_read_are_named_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photo.heic").write_bytes(b"....ftypheic")
+    with pytest.raises(MaskError, match=r"photo\.heic is not a picture of a kind .+ Save it as JPEG, PNG or WebP\.$"):
+        read_picture(tmp_path / "photo.heic")
+    Image.new("RGB", (64, 64)).save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:50])
+    with pytest.raises(MaskError, match=r"cut\.png is a damaged picture \(.+\)\. Save it again, or choose another\.$"):
+        read_picture(tmp_path / "cut.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(MaskError, match=r"whole\.png has more than 0 million pixels\. Make it smaller\.$"):
+        read_picture(tmp_path / "whole.png")
+    with pytest.raises(FileNotFoundError):
+        read_picture(tmp_path / "none.png")
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_json_round_trip_is_exact(points: PointSet) -> None:
 def test_whole_pixels_round_trip(width: int, height: int, data: st.DataObject) -> None:
     pixel = st.builds(lambda x, y: {"x": x, "y": y}, st.integers(0, width - 1), st.integers(0, height - 1))
     positive = data.draw(st.lists(pixel, max_size=5))
-    negative = data.draw(st.lists(pixel, max_size=5))
+    negative = data.draw(st.lists(pixel.filter(lambda point: point != {"x": 0, "y": 0}), max_size=5))
     points = PointSet.parse(json.dumps(positive), (width, height), json.dumps(negative))
     assert [json.loads(text) for text in points.to_pixels(width, height)] == [positive, negative]
     assert PointSet.parse({"positive": positive, "negative": negative}, (width, height)) == points
@@ -103,6 +103,41 @@ def test_a_pixel_of_a_photo_that_is_small_to_clip_lies_in_the_patch_that_shows_m
     frame = Frame(5, 5)
     patches = [frame.patch_at(*PointSet.parse([{"x": k, "y": 0}], (5, 5)).positive[0], 2)[1] for k in (0, 1, 3, 4)]
     assert patches == [0, 0, 1, 1]
+
+
+@given(st.integers(8, 4096), st.integers(8, 4096), st.data())
+def test_normalised_points_of_kjnodes_are_the_ones_in_pixels(width: int, height: int, data: st.DataObject) -> None:
+    """Its Points Editor divides whole pixels by the size where ``normalize`` is on."""
+    pixel = st.tuples(st.integers(1, width - 1), st.integers(1, height - 1))
+    positive, negative = (data.draw(st.lists(pixel, min_size=least, max_size=4)) for least in (1, 0))
+    for x_unit, y_unit in ((1, 1), (width, height)):
+        texts = [json.dumps([{"x": x / x_unit, "y": y / y_unit} for x, y in some]) for some in (positive, negative)]
+        points = PointSet.parse(texts[0], (width, height), texts[1])
+        assert points.positive == tuple((x / width, y / height) for x, y in positive)
+        assert points.negative == tuple((x / width, y / height) for x, y in negative)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('[{"x": 0.5, "y": 1}]', (0.5, 1)),
+        ('[{"x": 1.0, "y": 0.0}]', (0.01, 0)),  # no fraction: the pixel beside the corner
+        ('[{"x": 0.5, "y": 1.5}]', (0.005, 0.03)),  # above 1: pixels
+    ],
+)
+def test_what_counts_as_normalised(text: str, expected: tuple[float, float]) -> None:
+    assert PointSet.parse(text, (100, 50)).positive == (pytest.approx(expected),)
+
+
+def test_the_negative_point_that_kjnodes_puts_there_by_itself_is_none(caplog: pytest.LogCaptureFixture) -> None:
+    for placeholder in ('{"x": 0, "y": 0}', '{"x": 0.0, "y": 0.0}'):
+        clicked = '[{"x": 50, "y": 50}]'
+        assert PointSet.parse(clicked, (100, 100), f"[{placeholder}]") == PointSet(((0.5, 0.5),))
+        both = PointSet.parse(clicked, (100, 100), f'[{placeholder}, {{"x": 20, "y": 0}}]')
+        assert both.negative == ((0.2, 0.0),)
+    assert "the negative point at 0, 0 is left out" in caplog.text
+    assert PointSet.parse('[{"x": 0, "y": 0}]', (100, 100)).positive == ((0.0, 0.0),)
+    assert PointSet.parse('{"v":1,"positive":[],"negative":[[0,0]]}').negative == ((0.0, 0.0),), "clicked in our editor"
 
 
 @pytest.mark.parametrize("empty", ["", "  \n", "[]", "{}", None, '{"v":1}', '{"v":1,"positive":[],"negative":[]}'])

@@ -380,11 +380,11 @@ def test_the_same_inputs_give_the_same_reference() -> None:
 
 
 def test_image_hash_is_sha256_of_size_and_8_bit_pixels() -> None:
-    pixels = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
-    expected = hashlib.sha256(b"4x2:" + pixels.tobytes()).hexdigest()
+    pixels = np.random.default_rng(0).integers(0, 256, (600, 4, 3), np.uint8)  # rows enough for several strips
+    expected = hashlib.sha256(b"4x600:" + pixels.tobytes()).hexdigest()
     image = torch.from_numpy(pixels.astype(np.float32) / 255)
-    assert image_hash(image) == expected == image_hash(image + 1e-4)
-    assert image_hash(image.view(4, 2, 3)) != expected
+    assert image_hash(image) == expected == image_hash(image + 1e-4) == image_hash(torch.from_numpy(pixels))
+    assert image_hash(image.view(4, 600, 3)) != expected
 
 
 def test_a_photo_of_24_megapixels_is_quick_and_exact_outside_the_mask() -> None:

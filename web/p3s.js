@@ -16,9 +16,10 @@ app.registerExtension({
     for (const ended of RUN_ENDED) {
       api.addEventListener(ended, () => refresh(loadersOf(app.rootGraph ?? app.graph), api))
     }
-    const language = app.extensionManager?.setting?.get('Comfy.Locale')
     const all = await api.fetchApi('/i18n').then((response) => response.json(), () => ({}))
-    useLanguage(all, language)
+    useLanguage(all, app.extensionManager?.setting?.get('Comfy.Locale'))
+    // Comes before ComfyUI opens the workflow again in that language, which makes new nodes.
+    app.ui?.settings?.addEventListener?.('Comfy.Locale.change', ({ detail }) => useLanguage(all, detail.value))
   },
   getCustomWidgets() {
     return {

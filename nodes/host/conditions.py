@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from comfy.clip_vision import ClipVisionModel
 from torch import Tensor
 
 from ...p3s.errors import TrainingError
@@ -28,8 +29,13 @@ def clip_encoder_in_place(clip_vision: Any) -> Encode | None:
     """The same with the weights where they lie: no model is loaded or moved, so the host's own thread is not disturbed.
 
     None unless all of them lie on the device that computes, and stay there meanwhile (with the host's dynamic memory
-    they come and go).
+    they come and go). Of models of other classes than the host's that is not known; they may offer
+    ``encode_in_place(image)``.
     """
+    if (own := getattr(clip_vision, "encode_in_place", None)) is not None:
+        return own
+    if type(clip_vision) is not ClipVisionModel:
+        return None
     model, device = clip_vision.model, clip_vision.load_device
     dynamic = getattr(clip_vision.patcher, "is_dynamic", bool)  # 0.3.64 has none
     if dynamic() or any(weight.device != device for weight in model.parameters()):

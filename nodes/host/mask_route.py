@@ -1,7 +1,7 @@
 """POST /p3s/masks: what the points of a Point Picker select, while they are being placed.
 
 Request, JSON:
-  image     as Load Image names a file, "folder/name.png [output]"
+  picture   an object, see sources.source_of
   points    PointSet's text
   source    who asks; of one asker only the newest waiting request is answered
   settings  optional: some of value_range, blur, fill_region and grow of the RNGR Mask node
@@ -21,32 +21,22 @@ import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from urllib.parse import urlsplit
 
 from aiohttp import web
-from PIL import Image
-from server import PromptServer
 
 from ...p3s.errors import MaskError, P3SError, PointError
 from ...p3s.mask_preview import mask_preview
 from ...p3s.masks import MaskSettings
 from ...p3s.points import PointSet
-from .pictures import find_picture
-from .seen import seen
+from .patches import patches_of
+from .sources import source_of
+from .web import Refused, add_route, unreadable
 
 PATH = "/p3s/masks"
 MOST_BYTES = 32 * 1024  # of a request; 128 points need less than 4
 MOST_WAITING = 16
 SETTINGS = ("value_range", "blur", "fill_region", "grow")
-LENGTHS = {"image": 1000, "source": 100}
-
-
-class Refused(Exception):
-    """A request that is answered with a 4xx status."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
+LONGEST_SOURCE = 100
 
 
 class Superseded(Exception):
@@ -81,38 +71,24 @@ newest = Newest()
 
 
 def register() -> None:
-    """Add the route to the host's server, if there is one and it has none of this name yet."""
-    server = getattr(PromptServer, "instance", None)
-    if server is not None and not any(getattr(route, "path", None) == PATH for route in server.routes):
-        server.routes.post(PATH)(answer)
+    """Add the route to the host's server."""
+    add_route("POST", PATH, answer)
 
 
 async def answer(request: web.Request) -> web.Response:
     """The route's handler."""
     try:
-        check_origin(request.headers)
         asked = parse(await read(request))
         text = await newest.run(asked["source"], lambda: json.dumps(preview(asked)))
     except Refused as refused:
-        return web.json_response({"error": str(refused)}, status=refused.status)
+        return refused.response()
     except Superseded:
         return web.json_response({"state": "superseded"})
     return web.Response(text=text, content_type="application/json")
 
 
-def check_origin(headers: Mapping[str, str]) -> None:
-    """Only pages of this very server may ask, whatever address it is reached by. Programs send none of the headers."""
-    site, origin = headers.get("Sec-Fetch-Site"), headers.get("Origin")
-    if site is not None:
-        same = site in ("same-origin", "none")
-    else:
-        same = origin is None or urlsplit(origin).netloc.lower() == headers.get("Host", "").lower()
-    if not same:
-        raise Refused(403, "This route answers pages of its own server only.")
-
-
 async def read(request: web.Request) -> bytes:
-    """The body, which other pages cannot send as JSON without being asked first."""
+    """The body, as JSON: pages of other origins cannot send that without being asked first."""
     if request.content_type != "application/json":
         raise Refused(415, "Expected the content type application/json.")
     body = b""
@@ -124,7 +100,7 @@ async def read(request: web.Request) -> bytes:
 
 
 def parse(body: bytes) -> dict[str, Any]:
-    """image: a path; points: PointSet; settings: MaskSettings; source: text. Raises Refused, naming what is wrong."""
+    """picture: a Source; points: PointSet; settings: MaskSettings; source: text. Raises Refused, naming the mistake."""
     try:
         content = json.loads(body)
     except (ValueError, RecursionError):
@@ -132,11 +108,10 @@ def parse(body: bytes) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise Refused(400, "Expected a JSON object.")
     settings = content.pop("settings", {})
-    if set(content) != {"image", "points", "source"}:
-        raise Refused(400, "Expected image, points, source and, if wanted, settings; got others, or not all.")
-    for name, length in LENGTHS.items():
-        if not isinstance(content[name], str) or not 0 < len(content[name]) <= length:
-            raise Refused(400, f"{name} must be a text of 1 to {length} characters.")
+    if set(content) != {"picture", "points", "source"}:
+        raise Refused(400, "Expected picture, points, source and, if wanted, settings; got others, or not all.")
+    if not isinstance(content["source"], str) or not 0 < len(content["source"]) <= LONGEST_SOURCE:
+        raise Refused(400, f"source must be a text of 1 to {LONGEST_SOURCE} characters.")
     if not isinstance(settings, dict) or not set(settings) <= set(SETTINGS):
         raise Refused(400, f"settings must be an object with some of {', '.join(SETTINGS)}.")
     if not isinstance(content["points"], str):
@@ -146,20 +121,16 @@ def parse(body: bytes) -> dict[str, Any]:
         mask_settings = MaskSettings(**settings)
     except P3SError as error:
         raise Refused(400, str(error)) from None
-    path = find_picture(content["image"], follow_links=False)
-    if path is None:
-        raise Refused(404, "There is no such picture in ComfyUI's input, output and temp folders.")
-    return {"image": path, "points": points, "settings": mask_settings, "source": content["source"]}
+    picture = source_of(content["picture"])
+    return {"picture": picture, "points": points, "settings": mask_settings, "source": content["source"]}
 
 
 def preview(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """The answer to a request that ``parse`` has read. Raises Refused for files that cannot be read."""
+    """The answer to a request that ``parse`` has read. Raises Refused for pictures that cannot be read."""
     try:
-        patches = seen.patches(asked["image"])
-    except (MaskError, Image.DecompressionBombError) as error:
-        raise Refused(413, str(error)) from None
-    except (OSError, ValueError, SyntaxError):  # what Pillow raises for files that are broken or no pictures
-        raise Refused(422, "The file cannot be read as a picture.") from None
+        patches = patches_of(asked["picture"])
+    except (MaskError, OSError) as error:
+        raise unreadable(error) from None
     if patches is None:
         return {"state": "unread"}
     try:

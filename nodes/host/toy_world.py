@@ -18,8 +18,8 @@ from torch import Tensor
 
 from ...p3s.arithmetic import few_threads
 from ...p3s.toyworld.models import LATENT_CHANNELS, PATCH, Codec
-from ...p3s.toyworld.scenes import SIDE
-from ...p3s.toyworld.world import ToyWorld, load_world
+from ...p3s.toyworld.scenes import SIDE, scene
+from ...p3s.toyworld.world import ToyWorld, load_world, picture_of
 
 ENLARGED = 8  # times; the world's pictures have 48 x 48 pixels, too small to click in
 
@@ -104,7 +104,16 @@ class Vision:
     image_size = SIDE
 
     def encode_image(self, image: Tensor, crop: object = True) -> dict[str, Tensor]:
-        return {"last_hidden_state": world().encode_clip(image.float().cpu())}
+        return {"last_hidden_state": self.encode_in_place(image)}
+
+    def encode_in_place(self, image: Tensor) -> Tensor:
+        """For ``clip_encoder_in_place``: this model never leaves the processor."""
+        return world().encode_clip(image.float().cpu())
+
+
+def photo(animal: str, number: int) -> Tensor:
+    """The photo of a scene, [1, 384, 384, 3]: two of a kind, in looks that no model was trained on."""
+    return enlarged(picture_of(scene("heldout", number, "different", animal))[None])
 
 
 def enlarged(pictures: Tensor) -> Tensor:

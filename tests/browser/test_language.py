@@ -35,3 +35,26 @@ def test_texts_of_picker_and_curve(foreign_page: tuple[EditorPage, str]) -> None
         "(start) => document.querySelector('.p3s-curve-status')?.textContent.startsWith(start)", arg=start
     )
     assert page.errors == []
+
+
+def test_another_language_needs_no_reload(editor_page: EditorPage, server) -> None:
+    """ComfyUI opens the workflow again in the other language; the widgets come along."""
+    page = editor_page.page
+    editor_page.click(0.5, 0.5)
+    value = editor_page.value
+    page.evaluate("() => { window.same = true }")
+    try:
+        page.evaluate("() => app.extensionManager.setting.set('Comfy.Locale', 'zh')")
+        page.wait_for_function(
+            "() => document.querySelector('.p3s-picker [data-command=positive]')?.textContent === '保留'",
+            timeout=30_000,
+        )
+        assert page.evaluate("() => window.same"), "the page was not loaded again"
+        editor_page.becomes(lambda: editor_page.value, value)
+    finally:
+        page.evaluate("() => app.extensionManager.setting.set('Comfy.Locale', 'en')")
+        page.wait_for_function(
+            "() => document.querySelector('.p3s-picker [data-command=positive]')?.textContent === 'Keep'",
+            timeout=30_000,
+        )
+        editor_page.errors.clear()

@@ -74,8 +74,9 @@ def test_masks_show_after_one_run_and_follow_the_points(picker: EditorPage, serv
     bare = stage(picker)
     assert amount(bare, SUBJECT) + amount(bare, REMOVED) < 30
     picker.button("masks").click()
-    wait_for_live(picker, "Run the workflow once")
-    assert picker.hint().startswith("Run the workflow once")
+    wait_for_live(picker, "The masks appear here once RNGR Mask has run.")
+    assert picker.hint() == "The masks appear here once RNGR Mask has run."
+    assert picker.button("run").inner_text() == "Run RNGR Mask"
     assert picker.button("masks").get_attribute("aria-pressed") == "true"
 
     assert picker.queue()["history"]["status"]["status_str"] == "success"
@@ -108,6 +109,83 @@ def test_masks_show_after_one_run_and_follow_the_points(picker: EditorPage, serv
     assert picker.value == value
 
 
+def test_the_button_runs_rngr_mask_and_what_it_needs_and_nothing_else(picker: EditorPage, server: Server) -> None:
+    server.client.free()
+    page = picker.page
+    empty = picker.add("EmptyImage", (60, 430), {"width": 64, "height": 64, "batch_size": 1, "color": 1})
+    other = picker.add("PreviewImage", (830, 900))
+    picker.connect(empty, other, "images")
+    picker.click(*DOG)
+    picker.click(*BACKPACK, button="right")
+    picker.press("m")
+    wait_for_live(picker, "The masks appear here once RNGR Mask has run.")
+    picker.still()
+    button = picker.button("run")
+    box, stage_box = button.bounding_box(), picker.box()
+    assert box["y"] + box["height"] <= stage_box["y"] + stage_box["height"]
+    with page.expect_response("**/prompt") as answered:
+        button.click()
+    wait_for_live(picker, "Subject: ")
+    assert answered.value.request.post_data_json["partial_execution_targets"] == [str(picker.mask)]
+    (run,) = server.client.get_json(f"/history/{answered.value.json()['prompt_id']}").values()
+    assert run["status"]["status_str"] == "success"
+    assert set(run["outputs"]) == {str(picker.mask)}
+    assert button.is_hidden()
+    assert picker.hint() == ""
+    assert len(picker.points["positive"]) == 1, "the press was no click into the picture"
+
+
+def test_the_button_runs_a_mask_node_in_a_subgraph(picker: EditorPage, server: Server) -> None:
+    server.client.free()
+    outer = picker.page.evaluate(
+        """(id) => {
+            const { node } = app.graph.convertToSubgraph(new Set([app.graph.getNodeById(id)]));
+            node.pos = [860, 130];
+            return node.id;
+        }""",
+        picker.mask,
+    )
+    picker.looked_at_graph()
+    picker.click(*DOG)
+    picker.press("m")
+    wait_for_live(picker, "The masks appear here once RNGR Mask has run.")
+    picker.still()
+    with picker.page.expect_response("**/prompt") as answered:
+        picker.button("run").click()
+    wait_for_live(picker, "Subject: ")
+    (target,) = answered.value.request.post_data_json["partial_execution_targets"]
+    assert target.startswith(f"{outer}:")
+    (run,) = server.client.get_json(f"/history/{answered.value.json()['prompt_id']}").values()
+    assert set(run["outputs"]) == {target}
+
+
+def test_a_run_that_is_refused_leaves_the_button(picker: EditorPage, server: Server) -> None:
+    server.client.free()
+    picker.page.evaluate("(id) => app.graph.getNodeById(id).disconnectInput(0)", picker.mask)  # no CLIP vision model
+    picker.click(*DOG)
+    picker.press("m")
+    wait_for_live(picker, "The masks appear here once RNGR Mask has run.")
+    with picker.page.expect_response("**/prompt") as answered:
+        picker.button("run").click()
+    assert answered.value.status == 400
+    picker.becomes(picker.button("run").is_visible, True)
+    assert picker.hint() == "The masks appear here once RNGR Mask has run."
+    for close in picker.page.locator(".p-dialog-close-button").all():  # ComfyUI's own words on what is missing
+        close.click()
+    picker.errors.clear()
+
+
+def test_without_rngr_mask_the_way_there_is_named(editor_page: EditorPage, server: Server) -> None:
+    server.client.free()
+    server.client.upload_image(np.roll(two_subjects(), 77, 0), "alone.png")
+    editor_page.pictures["alone.png"] = (512, 256)
+    editor_page.fresh("alone.png")
+    editor_page.click(0.5, 0.5)
+    editor_page.press("m")
+    wait_for_live(editor_page, "Connect “points” to RNGR Mask")
+    assert editor_page.button("run").is_hidden()
+
+
 def test_m_shows_the_similarity_and_hides_it_again(picker: EditorPage, server: Server) -> None:
     picker.click(*DOG)
     picker.click(*BACKPACK, button="right")
@@ -117,7 +195,13 @@ def test_m_shows_the_similarity_and_hides_it_again(picker: EditorPage, server: S
     wait_for_live(picker, "Subject: ")
     similar = stage(picker)
     _, answer = server.client.post(
-        "/p3s/masks", {"image": "two.png", "points": picker.value, "source": "the test", "settings": {}}
+        "/p3s/masks",
+        {
+            "picture": {"node": "P3S_PointPicker", "image": "two.png"},
+            "points": picker.value,
+            "source": "the test",
+            "settings": {},
+        },
     )
     box, yellow = picker.box(), np.zeros((8, 16))  # 8 rows of 16 patches: all of the picture
     for row, column in np.ndindex(yellow.shape):
@@ -176,7 +260,7 @@ def test_a_server_that_does_not_answer_is_said_once(picker: EditorPage) -> None:
         picker.press("m")
         wait_for_live(picker, "The masks cannot be shown: the server answered 500.")
         picker.stays(lambda: len(seen), 1, seconds=1)
-        assert seen[0]["image"] == "two.png [input]"
+        assert seen[0]["picture"] == {"node": "P3S_PointPicker", "image": "two.png [input]"}
         assert json.loads(seen[0]["points"]) == {"v": 1, **picker.points}
         assert seen[0]["settings"] == {"value_range": "clip", "blur": 1, "fill_region": "negative", "grow": 0}
     finally:

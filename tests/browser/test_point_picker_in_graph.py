@@ -21,7 +21,8 @@ def shown(editor_page: EditorPage) -> list[str]:
     """The points that the editor shows, as Tab visits them."""
     seen = []
     editor_page.page.locator(".p3s-keys").focus()
-    editor_page.press("Escape")
+    editor_page.press("Escape")  # deselects, or leaves
+    editor_page.page.locator(".p3s-keys").focus()
     for _ in range(10):
         editor_page.press("Tab")
         status = editor_page.status()
@@ -160,7 +161,7 @@ def test_a_linked_load_image_shows_before_any_run(editor_page: EditorPage) -> No
 def test_a_computed_picture_shows_after_the_run_and_after_a_reload(editor_page: EditorPage) -> None:
     source = editor_page.add("EmptyImage", (60, 130), {"width": 320, "height": 160, "batch_size": 3, "color": 0x3366AA})
     editor_page.connect(source, editor_page.id, "linked_image")
-    editor_page.becomes(editor_page.hint, "The linked picture shows here after a run.")
+    editor_page.becomes(editor_page.hint, "The linked picture appears here after a run.")
     preview = editor_page.add("PreviewImage", (900, 200))
     editor_page.connect(editor_page.id, preview, "images")
     sent = editor_page.queue()
@@ -185,7 +186,7 @@ def test_a_computed_picture_shows_after_the_run_and_after_a_reload(editor_page: 
         file.unlink()
     editor_page.load(EMPTY_GRAPH)
     editor_page.load(workflow)
-    editor_page.becomes(editor_page.hint, "The linked picture shows here after a run.")
+    editor_page.becomes(editor_page.hint, "The linked picture appears here after a run.")
     assert editor_page.value == value
     editor_page.server.client.free()
     editor_page.queue()  # writes the same file again

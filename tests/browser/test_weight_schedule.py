@@ -104,7 +104,7 @@ def test_it_shows_the_curve_and_the_weights_at_the_steps(empty_page: EditorPage)
     empty_page.settle()
     assert curve.status() == "step 5 of 5: weight 0.000"
     curve.set("kind", "learned")
-    assert "only known in a run" in (curve.page.locator(".p3s-plot-hint").text_content() or "")
+    assert "stored in its file" in (curve.page.locator(".p3s-plot-hint").text_content() or "")
     curve.set("kind", "keyframes")
     curve.set("keyframes", "0:1, half:2")
     assert 'Keyframe 2: "half:2"' in (curve.page.locator(".p3s-plot-hint").text_content() or "")
@@ -155,7 +155,7 @@ def test_the_steps_of_linked_sigmas_are_marked_after_a_run(empty_page: EditorPag
     steps = page.locator(".p3s-curve-row input")
     sigmas = empty_page.add("KarrasScheduler", (60, 160), {"steps": 4})
     empty_page.connect(sigmas, curve.id, "sigmas")
-    curve.wait_for_status("The steps are marked after a run")
+    curve.wait_for_status("The steps are marked once the workflow has run")
     assert steps.is_disabled()
     assert (np.abs(curve.pixels() - (0x60, 0xB0, 0xFF)).max(2) < 20).sum() > 100, "the curve is shown all the same"
     empty_page.connect(curve.id, empty_page.add("PreviewImage", (900, 160)), "images", output=1)

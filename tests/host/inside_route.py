@@ -8,7 +8,7 @@ from typing import Any
 
 import comfyui_p3s
 from aiohttp import web
-from comfyui_p3s.nodes.host import mask_route
+from comfyui_p3s.nodes.host import mask_route, picture_route
 from server import PromptServer
 
 
@@ -20,5 +20,6 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
     PromptServer.instance = SimpleNamespace(routes=web.RouteTableDef())
     for _ in range(2):  # a second copy of the pack
         mask_route.register()
+        picture_route.register()
     web.Application().add_routes(PromptServer.instance.routes)  # raises for a path that is there twice
     return {**without, "routes": [f"{route.method} {route.path}" for route in PromptServer.instance.routes]}

@@ -11,8 +11,6 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from comfyui_p3s.nodes.host import conditions, toy_world
 from comfyui_p3s.nodes.host.weights import noise_schedule, unet_config
-from comfyui_p3s.nodes.toy_world import drawn
-from comfyui_p3s.p3s.toyworld.world import picture_of
 
 import nodes
 
@@ -41,8 +39,8 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
         return {"threads": threads()}
     model, clip, vae, vision = toy_world.model(), toy_world.Text(), toy_world.Vae(), toy_world.Vision()
     world = toy_world.world()
-    picture = picture_of(drawn("dog", 4))
-    photo = toy_world.enlarged(picture[None])
+    photo = toy_world.photo("dog", 4)
+    picture = photo[0, ::8, ::8]
     latent = conditions.encode_latent(vae, model, photo[0], 384)
 
     (positive,) = nodes.CLIPTextEncode().encode(clip, "a photo of a dog on the beach")

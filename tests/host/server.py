@@ -162,6 +162,10 @@ class Server:
     def log_tail(self, lines: int = 60) -> str:
         return "\n".join(self.log_text().splitlines()[-lines:])
 
+    def forget_peak(self) -> None:
+        """``peak_memory`` counts from here (Linux)."""
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
+
     def peak_memory(self) -> int:
         """The server process's peak resident memory in bytes (Linux)."""
         status = Path(f"/proc/{self.pid}/status").read_text()

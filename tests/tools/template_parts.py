@@ -18,8 +18,8 @@ PHOTO = (
     "None at hand? Two dogs: [docs/images/two_dogs.jpg]"
     "(https://github.com/p3s-diffusion/ComfyUI-P3S/blob/main/docs/images/two_dogs.jpg?raw=true)"
 )
-LOOK = """Look first: select **RNGR Mask** and press the **blue run button** above it. Blue is the subject, orange and
-hatched what is removed, and the second picture is what training sees. Not right? Click elsewhere and press it again."""
+LOOK = """Look first: press **M** in the picture, then **Run RNGR Mask** there. Blue is the subject, orange and hatched
+what is removed; the second picture on RNGR Mask is what training sees. Not right? Move the points: the masks follow."""
 SAMPLER = {"seed": 1, "steps": 50, "cfg": 7.5, "sampler_name": "ddim", "scheduler": "ddim_uniform", "denoise": 1}
 ROWS = {
     "checkpoint": f"| **{CHECKPOINT}**, or another **SD 1.5** checkpoint | **checkpoints** |",

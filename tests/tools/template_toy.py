@@ -5,6 +5,17 @@ from __future__ import annotations
 from tools.template_parts import PREVIEW, apply
 from tools.workflow_builder import Workflow
 
+from p3s.toyworld.scenes import scene
+from p3s.toyworld.world import picture_of
+
+ANIMAL, SCENE = "dog", 4
+
+
+def sketch() -> str:
+    """The photo in a few letters, as web/picker/image.js makes them."""
+    cells = picture_of(scene("heldout", SCENE, "different", ANIMAL)).unflatten(0, (8, 6)).unflatten(2, (8, 6))
+    return "".join(f"{int(level):x}" for level in cells.mean((1, 3)).mul(255 / 16).flatten())
+
 
 def try_without_downloads(b: Workflow) -> None:
     b.after_a_run = "fixed"
@@ -18,15 +29,15 @@ def try_without_downloads(b: Workflow) -> None:
 on the CPU. All other nodes are the real ones, and do here what they do with Stable Diffusion, so it is a place to
 learn what they do. How well P3S does on photos cannot be told from it.
 
-1. **Run.** The photo shows in Point Picker with one click on the blue and white dog (+) and one on the yellow and
-red one (-). RNGR Mask removes the latter, Train P3S learns the former.
+1. Point Picker shows the photo, with one click on the blue and white dog (+) and one on the yellow and red one (-).
+Press **Run**: RNGR Mask removes the latter, Train P3S learns the former.
 2. Compare the pictures of the two nodes on the right: the same prompt and noise, **with and without the subject**. The
 prompt never says what the dog looks like.
-3. Then **right-click each point**, which gives it the other sign, and run again: the other dog is learned. Or choose
-another **scene**, name its place in **Training prompt**, and click its two animals.
+3. Then **right-click each point**, which gives it the opposite sign, and run again: the other dog is learned. Or choose
+another **scene**, click its two animals, and name its place in **Training prompt**.
 """,
     )
-    world = b.add("P3S_ToyWorld", 240, animal="dog", scene=4, batch_size=4)
+    world = b.add("P3S_ToyWorld", 240, animal=ANIMAL, scene=SCENE, batch_size=4)
     b.group("2  Subject")
     b.column(440)
     picker = b.add(
@@ -36,6 +47,7 @@ another **scene**, name its place in **Training prompt**, and click its two anim
         linked_image=world["photo"],
         points='{"v":1,"positive":[[0.677083,0.59375]],"negative":[[0.21875,0.635417]]}',
     )
+    b.keep(picker, p3s_size=[384, 384], p3s_sketch=sketch())
     b.column(400)
     mask = b.add(
         "P3S_RNGRMask",

@@ -23,7 +23,8 @@ function makeQuery() {
   return { query, asked, answer, pause, changes: () => changes }
 }
 
-const want = (points, image = 'a.png') => ({ image, points, settings: {} })
+const want = (points, image = 'a.png') => ({ picture: { node: 'LoadImage', image }, points, settings: {} })
+const WIRED = { isWired: true, isRunning: false }
 
 test('it asks once for what is wanted, and tells when the answer is there', async () => {
   const { query, asked, answer, pause, changes } = makeQuery()
@@ -37,7 +38,7 @@ test('it asks once for what is wanted, and tells when the answer is there', asyn
   assert.equal(changes(), before + 1)
   assert.equal(query.masks.subjectShare, 0.25)
   assert.equal(query.masks.removedShare, 0.5)
-  assert.equal(describeMasks(query), 'Subject: 25 % of the picture. Removed: 50 %.')
+  assert.equal(describeMasks(query, WIRED), 'Subject: 25 % of the picture. Removed: 50 %.')
   pause()
   query.want(want('1'))
   assert.equal(asked.length, 1)
@@ -55,7 +56,7 @@ test('one request at a time; of those in between only the newest is asked for', 
   assert.deepEqual(asked.map(({ request }) => request.points), ['1', '4'])
   await answer({ state: 'problem', message: 'no mask' })
   assert.equal(query.masks, null)
-  assert.equal(describeMasks(query), 'no mask')
+  assert.equal(describeMasks(query, WIRED), 'no mask')
 })
 
 test('masks of another picture never show', async () => {
@@ -78,7 +79,10 @@ test('an unread picture is asked for again after a run, a failure is said and no
   const { query, asked, answer, pause } = makeQuery()
   query.want(want('1'))
   await answer({ state: 'unread' })
-  assert.match(query.message, /Run the workflow once/)
+  assert.equal(query.isUnread, true)
+  assert.equal(describeMasks(query, WIRED), 'The masks appear here once RNGR Mask has run.')
+  assert.equal(describeMasks(query, { isWired: true, isRunning: true }), 'RNGR Mask is running…')
+  assert.match(describeMasks(query, { isWired: false, isRunning: false }), /^Connect “points” to RNGR Mask/)
   pause()
   assert.equal(asked.length, 1)
   query.refresh()
@@ -86,6 +90,7 @@ test('an unread picture is asked for again after a run, a failure is said and no
   asked.at(-1).reject(new Error('the server answered 500.'))
   await new Promise(setImmediate)
   assert.equal(query.message, 'The masks cannot be shown: the server answered 500.')
+  assert.equal(query.isUnread, false)
   pause()
   assert.equal(asked.length, 2)
   query.want(want('2'))

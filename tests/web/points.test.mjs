@@ -25,8 +25,8 @@ test('rounding keeps a hundredth of a pixel of a huge picture, and has no negati
 test('a text that is not such a list is refused in words', () => {
   const bad = {
     '{': /JSON/,
-    '[]': /point list/,
-    '{"positive":[]}': /point list/,
+    '[]': /list of points/,
+    '{"positive":[]}': /list of points/,
     '{"v":2,"positive":[]}': /version 2/,
     '{"v":1,"positive":[[0.5,1.2]],"negative":[]}': /Positive point 1/,
     '{"v":1,"positive":[],"negative":[[0.5,0.5],[0.5]]}': /Negative point 2/,
@@ -40,6 +40,17 @@ test('points pasted from KJNodes are pixels of this picture', () => {
   assert.deepEqual(list, { points: { positive: [], negative: [[0.25, 0.5], [1, 0.005]] }, sign: 'negative' })
   const both = p.fromPasted('{"positive": [{"x": 100, "y": 25}], "negative": []}', 'negative', PICTURE)
   assert.deepEqual(both, { points: { positive: [[0.5025, 0.255]], negative: [] }, sign: null })
+})
+
+test('points of KJNodes that are normalised, and the one it puts at 0, 0 by itself', () => {
+  const pasted = (text, sign = 'positive') => p.fromPasted(text, sign, PICTURE).points
+  assert.deepEqual(pasted('[{"x": 0.25, "y": 1}]').positive, [[0.25, 1]])
+  assert.deepEqual(pasted('[{"x": 1, "y": 1}]').positive, [[0.005, 0.01]], 'no fraction: a pixel')
+  assert.deepEqual(pasted('[{"x": 0.5, "y": 1.5}]').positive, [[0.0025, 0.015]], 'above 1: pixels')
+  const both = '{"positive": [{"x": 0.5, "y": 0}], "negative": [{"x": 0, "y": 0}, {"x": 1, "y": 0}]}'
+  assert.deepEqual(pasted(both), { positive: [[0.5, 0]], negative: [[1, 0]] })
+  assert.deepEqual(pasted('[{"x": 0, "y": 0}]', 'negative').negative, [])
+  assert.deepEqual(pasted('[{"x": 0, "y": 0}]').positive, [[0, 0]])
 })
 
 test('our own text can be pasted, with or without a picture', () => {

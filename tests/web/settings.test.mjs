@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { findMaskSettings } from '../../web/picker/settings.js'
+import { executionId } from '../../web/common/graph.js'
+import { findMaskNode, maskSettings } from '../../web/picker/settings.js'
 
 /** A graph of nodes {id, ...} and links [id, from, slot, to, slot]. */
 function makeGraph(nodes, links) {
@@ -31,7 +32,8 @@ const mask = (id, blur, more = {}) => ({
   ],
   ...more
 })
-const find = (graph, root = graph) => findMaskSettings(graph.getNodeById(1), 'points', root)
+const findNode = (graph, root = graph) => findMaskNode(graph.getNodeById(1), 'points', root)
+const find = (graph, root = graph) => maskSettings(findNode(graph, root), root)
 const ALL = { value_range: 'minmax', blur: 2, fill_region: 'background', grow: 0.5 }
 
 test('without a mask node the defaults hold', () => {
@@ -70,13 +72,24 @@ test('into a subgraph and out of one', () => {
   const inner = makeGraph([mask(2, 2)], [])
   inner.links[9] = { id: 9, origin_id: -10, origin_slot: 0, target_id: 2, target_slot: 2 }
   inner.inputs = [{ linkIds: [9] }]
-  assert.deepEqual(find(makeGraph([picker(), { id: 5, subgraph: inner, inputs: [{}], outputs: [] }], [[1, 1, 1, 5, 0]])), ALL)
+  const around = makeGraph([picker(), { id: 5, subgraph: inner, inputs: [{}], outputs: [] }], [[1, 1, 1, 5, 0]])
+  assert.deepEqual(find(around), ALL)
+  assert.equal(executionId(findNode(around), around), '5:2')
 
   const holder = makeGraph([picker()], [])
   holder.links[9] = { id: 9, origin_id: 1, origin_slot: 1, target_id: -20, target_slot: 0 }
   holder.nodes[0].outputs[1].links = [9]
   const root = makeGraph([{ id: 5, subgraph: holder, outputs: [{}] }, mask(2, 2)], [[1, 5, 0, 2, 2]])
   assert.deepEqual(find(holder, root), ALL)
+  assert.equal(executionId(findNode(holder, root), root), '2')
+})
+
+test('the id by which a node is run goes through every subgraph around it', () => {
+  const innermost = makeGraph([mask(2, 2)], [])
+  const middle = makeGraph([{ id: 7, subgraph: innermost, inputs: [], outputs: [] }], [])
+  const root = makeGraph([picker(), { id: 5, subgraph: middle, inputs: [], outputs: [] }], [])
+  assert.equal(executionId(innermost.nodes[0], root), '5:7:2')
+  assert.equal(executionId(makeGraph([mask(2, 2)], []).nodes[0], root), null)
 })
 
 test('a circle of wires ends', () => {

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { findPicture, parseAnnotated, viewRoute } from '../../web/picker/sources.js'
+import { annotated, findPicture, pictureRoute, runFile } from '../../web/picker/sources.js'
 
 /** A graph like litegraph's: nodes by id, links [id, from, slot, to, slot]. */
 function graph(nodes, links) {
@@ -35,28 +35,49 @@ const picker = (file) => ({
 })
 const passing = (more) => ({ inputs: [{ name: 'x', type: 'IMAGE', link: null }], outputs: [{ type: 'IMAGE' }], ...more })
 const find = (made, id = 1, root = made) => findPicture(made.getNodeById(id), 'image', 'linked_image', root)
-const file = (filename, subfolder = '', type = 'input') => ({ filename, subfolder, type })
+const own = (image) => ({ node: 'P3S_PointPicker', image: `${image} [input]` })
+const loaded = (image) => ({ node: 'LoadImage', image: `${image} [input]` })
 
-test('annotated names, as core writes them', () => {
-  assert.deepEqual(parseAnnotated('a.png'), file('a.png'))
-  assert.deepEqual(parseAnnotated('x/y/a b.png [output]'), file('a b.png', 'x/y', 'output'))
-  assert.deepEqual(parseAnnotated('clipspace\\m.png [input]'), file('m.png', 'clipspace'))
-  assert.deepEqual(parseAnnotated('odd [name].png'), file('odd [name].png'))
-  for (const nothing of ['', null, undefined, 3, 'folder/']) assert.equal(parseAnnotated(nothing), null)
+test('names of files, as core writes them', () => {
+  assert.equal(annotated('a.png'), 'a.png [input]')
+  assert.equal(annotated('x/y/a b.png [output]'), 'x/y/a b.png [output]')
+  assert.equal(annotated('clipspace\\m.png [input]'), 'clipspace/m.png [input]')
+  assert.equal(annotated('odd [name].png'), 'odd [name].png [input]')
+  for (const nothing of ['', null, undefined, 3, 'folder/', 'folder/ [temp]']) assert.equal(annotated(nothing), null)
+  assert.deepEqual(runFile({ filename: 'p3s_1.jpg', subfolder: '', type: 'temp' }), {
+    node: 'P3S_PointPicker', image: 'p3s_1.jpg [temp]'
+  })
 })
 
 test('names are escaped in the route', () => {
-  assert.equal(viewRoute(file('a&b ?.png', 'x/y')), '/view?filename=a%26b+%3F.png&subfolder=x%2Fy&type=input')
+  assert.equal(pictureRoute(own('x/a&b ?.png')), '/p3s/picture?node=P3S_PointPicker&image=x%2Fa%26b+%3F.png+%5Binput%5D')
 })
 
 test('without a link, the own file; without a file, nothing', () => {
-  assert.deepEqual(find(graph({ 1: picker('own.png') }, [])), { kind: 'file', file: file('own.png'), linked: false })
+  assert.deepEqual(find(graph({ 1: picker('own.png') }, [])), { kind: 'known', picture: own('own.png') })
   assert.deepEqual(find(graph({ 1: picker('') }, [])), { kind: 'none' })
+})
+
+test('the photo of a Toy World is known before any run, and its models are no picture', () => {
+  const world = {
+    comfyClass: 'P3S_ToyWorld',
+    inputs: [{ name: 'scene', type: 'INT', link: null }],
+    outputs: [{ type: 'MODEL' }, { type: 'IMAGE' }],
+    widgets: [{ name: 'animal', value: 'cat' }, { name: 'scene', value: 7 }]
+  }
+  const made = (slot, more = {}) => graph({ 1: picker('own.png'), 2: { ...world, ...more }, 3: { outputs: [{}] } }, [[5, 2, slot, 1, 0]])
+  assert.deepEqual(find(made(1)), { kind: 'known', picture: { node: 'P3S_ToyWorld', animal: 'cat', scene: 7 } })
+  assert.deepEqual(find(made(0)), { kind: 'linked' })
+  assert.deepEqual(find(made(1, { mode: 2 })), { kind: 'linked' })
+  const fed = made(1)
+  fed.links.set(6, { id: 6, origin_id: 3, origin_slot: 0 })
+  fed.getNodeById(2).inputs[0].link = 6
+  assert.deepEqual(find(fed), { kind: 'linked' }, 'the scene comes from another node')
 })
 
 test('a linked Load Image is known before any run', () => {
   const made = graph({ 1: picker('own.png'), 2: loader('up.png') }, [[5, 2, 0, 1, 0]])
-  assert.deepEqual(find(made), { kind: 'file', file: file('up.png'), linked: true })
+  assert.deepEqual(find(made), { kind: 'known', picture: loaded('up.png') })
 })
 
 test('through reroutes, bypassed nodes, Get nodes and another picker', () => {
@@ -80,18 +101,18 @@ test('through reroutes, bypassed nodes, Get nodes and another picker', () => {
       [4, 7, 0, 6, 0]
     ]
   )
-  assert.deepEqual(find(made).file, file('up.png'))
+  assert.deepEqual(find(made).picture, loaded('up.png'))
 })
 
 test('into and out of subgraphs', () => {
   const inner = graph({ 1: picker('own.png') }, [[1, -10, 0, 1, 0]])
   const outer = graph({ 8: passing({ subgraph: inner }), 9: loader('up.png') }, [[2, 9, 0, 8, 0]])
-  assert.deepEqual(find(inner, 1, outer).file, file('up.png'))
+  assert.deepEqual(find(inner, 1, outer).picture, loaded('up.png'))
 
   const holder = graph({ 3: loader('deep.png') }, [[7, 3, 0, -20, 0]])
   holder.outputs = [{ linkIds: [7] }]
   const made = graph({ 1: picker('own.png'), 2: passing({ subgraph: holder }) }, [[1, 2, 0, 1, 0]])
-  assert.deepEqual(find(made).file, file('deep.png'))
+  assert.deepEqual(find(made).picture, loaded('deep.png'))
 })
 
 test('a file name that subgraphs promote, a primitive gives, or only a run can tell', () => {
@@ -103,14 +124,14 @@ test('a file name that subgraphs promote, a primitive gives, or only a run can t
     outputs: [],
     widgets: [{ name: slot, value: file }]
   })
-  assert.deepEqual(find(inner, 1, graph({ 8: outside('photo', 'out.png') }, [])).file, file('out.png'))
+  assert.deepEqual(find(inner, 1, graph({ 8: outside('photo', 'out.png') }, [])).picture, own('out.png'))
 
   const middle = graph({ 8: outside('photo', 'stale.png') }, [[3, -10, 0, 8, 0]])
   const root = graph({ 9: { ...outside('which', 'outermost.png'), subgraph: middle } }, [])
-  assert.deepEqual(find(inner, 1, root).file, file('outermost.png'))
+  assert.deepEqual(find(inner, 1, root).picture, own('outermost.png'))
 
   const fed = (more) => graph({ 1: withSlot, 2: { outputs: [{}], widgets: [{ name: 'value', value: 'prim.png' }], ...more } }, [[1, 2, 0, 1, 0]])
-  assert.deepEqual(find(fed({ isVirtualNode: true })).file, file('prim.png'))
+  assert.deepEqual(find(fed({ isVirtualNode: true })).picture, own('prim.png'))
   assert.deepEqual(find(fed({})), { kind: 'none' })
 })
 
@@ -121,6 +142,11 @@ test('a picture that only a run can tell', () => {
   assert.deepEqual(via({ ...loader('a.png'), mode: 2 }), linked) // muted
   assert.deepEqual(via(loader('a.png'), 1), linked) // another output than the picture
   assert.deepEqual(find(graph({ 1: picker('own.png') }, [[1, 99, 0, 1, 0]])), linked) // a dangling link
+})
+
+test('a linked picker reads its own file itself', () => {
+  const made = graph({ 1: picker('own.png'), 2: picker('other.png') }, [[5, 2, 0, 1, 0]])
+  assert.deepEqual(find(made).picture, own('other.png'))
 })
 
 test('a circle in the graph ends', () => {

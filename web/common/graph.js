@@ -31,6 +31,14 @@ export function findSubgraphNode(graph, subgraph, steps) {
   return null
 }
 
+/** The id by which ComfyUI runs a node: "3", or "7:3" inside of the subgraph that node 7 shows; null if it is in none. */
+export function executionId(node, rootGraph, steps = MAX_STEPS) {
+  if (node.graph === rootGraph) return String(node.id)
+  const outer = steps > 0 ? findSubgraphNode(rootGraph, node.graph, steps) : null
+  const before = outer && executionId(outer, rootGraph, steps - 1)
+  return before && `${before}:${node.id}`
+}
+
 /**
  * The value of a node's widget that a run would use: its own; where a subgraph promotes it, the one outside; where a
  * primitive feeds it, that one's. undefined if only a run can tell.

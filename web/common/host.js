@@ -17,6 +17,32 @@ export function asOneStep(app, change) {
   app.canvas?.emitAfterChange?.()
 }
 
+/** A click into a widget selects its node, and no other: keys that reach the graph mean what is selected. */
+export function selectOnly(app, node) {
+  const { canvas } = app
+  if (!canvas || node.graph !== canvas.graph) return
+  const selected = Object.values(canvas.selected_nodes ?? {})
+  if (selected.length === 1 && selected[0] === node) return
+  if (canvas.selectItems) canvas.selectItems([node])
+  else canvas.selectNode?.(node)
+}
+
+/** The keys go back to the graph, in which nothing is selected that the next of them could remove. */
+export function leaveToGraph(app) {
+  app.canvas?.deselectAll?.()
+  app.canvas?.canvas?.focus?.({ preventScroll: true })
+}
+
+/**
+ * Run one output node and what it needs, and nothing else. Resolves to whether something is waiting or running then; a
+ * run that was refused is shown by ComfyUI itself.
+ */
+export async function runNode(app, api, id) {
+  await app.queuePrompt(0, 1, [id])
+  const queue = await api.fetchApi('/queue').then((response) => response.json(), () => ({}))
+  return Boolean(queue.queue_running?.length || queue.queue_pending?.length)
+}
+
 /** A wheel that is not for the widget is for the graph; in Nodes 2.0 it gets there by itself. */
 export function passWheel(event, app) {
   if (globalThis.LiteGraph?.vueNodesMode || !app.canvas?.processMouseWheel) return

@@ -1,5 +1,5 @@
 // Nodes 2.0 puts a widget's element into the page when it makes the place for it, and not again. When the graph's own
-// undo makes a node anew, its place stays, and in it the element of the node that is gone. That element is ours: it
+// undo makes a new node of one, its place stays, and in it the element of the node that is gone. That element is ours: it
 // knows that its node has left, and the next element of the same node takes its place.
 
 const idOf = (node) => `${node.comfyClass} ${node.id}`

@@ -1,12 +1,15 @@
 // Ties a PickerView to a node: its value, its picture, its life. Everything ends with the node.
 
-import { asOneStep, chain, hideOutputImages, passWheel } from '../common/host.js'
+import { executionId } from '../common/graph.js'
+import { asOneStep, chain, hideOutputImages, leaveToGraph, passWheel, runNode, selectOnly } from '../common/host.js'
 import { enterPlace, leavePlace, takePlace } from '../common/place.js'
 import { t } from '../common/texts.js'
 import { shapeChanged } from './geometry.js'
 import { keepRunPicture, runPicture } from './runs.js'
-import { findMaskSettings } from './settings.js'
-import { annotated, findPicture, viewRoute } from './sources.js'
+import { findMaskNode, maskSettings } from './settings.js'
+import { looksOther } from './sketch.js'
+import { findPicture, pictureRoute, runFile } from './sources.js'
+import { askMasks, fetchPicture } from './server.js'
 import { PickerView } from './view.js'
 
 const IMAGE_INPUT = 'image'
@@ -14,7 +17,7 @@ const LINK_INPUT = 'linked_image'
 const POINTS_OUTPUT = 'points'
 const UI_KEY = 'p3s_image' // what the node sends after a run with a linked picture
 const SIZE_KEY = 'p3s_size' // the size of the picture that the points were last placed on
-const MASK_ROUTE = '/p3s/masks'
+const SKETCH_KEY = 'p3s_sketch' // and what it looks like, see image.js
 const RUN_ENDS = ['execution_success', 'execution_error', 'execution_interrupted']
 const WATCH = 400 // milliseconds; changes of upstream nodes raise no event here
 const MIN_SIZE = [380, 520]
@@ -22,7 +25,7 @@ const MIN_SIZE = [380, 520]
 const TEXTS = {
   none: () => t('Choose, drop or paste a picture.'),
   loading: () => t('Loading the picture…'),
-  linked: () => t('The linked picture shows here after a run.'),
+  linked: () => t('The linked picture appears here after a run.'),
   failed: () => t('The picture cannot be loaded. Is the file still there?')
 }
 
@@ -30,16 +33,22 @@ export function bindPicker(node, inputName, { app, api }) {
   const source = Math.random().toString(36) // the server answers the newest request of each editor
   const view = new PickerView({
     change: (text) => changed(text),
+    select: () => selectOnly(app, node),
+    leave: () => leaveToGraph(app),
     passWheel: (event) => passWheel(event, app),
     dragOver: (event) => node.onDragOver?.(event),
     drop: (event) => node.onDragDrop?.(event),
     pasteFiles: (files) => pasteFiles(node, files),
-    askMasks: (request) => askMasks(api, { ...request, source })
+    askMasks: (request) => askMasks(api, { ...request, source }),
+    runMasks: () => runMasks()
   })
   let last = view.value
   let executed = null // the file of the linked picture, as of the last run
   let shown = null // what the view shows, as a text
   let timer = 0
+
+  const rootGraph = () => app.rootGraph ?? app.graph
+  const maskNode = () => findMaskNode(node, POINTS_OUTPUT, rootGraph())
 
   const widget = node.addDOMWidget(inputName, 'P3S_POINT_EDITOR', view.element, {
     getValue: () => view.value,
@@ -56,7 +65,10 @@ export function bindPicker(node, inputName, { app, api }) {
 
   function changed(text) {
     asOneStep(app, () => {
-      if (view.picture) node.properties[SIZE_KEY] = [view.picture.width, view.picture.height]
+      if (view.picture) {
+        node.properties[SIZE_KEY] = [view.picture.width, view.picture.height]
+        node.properties[SKETCH_KEY] = view.sketch
+      }
       // What a run has shown may be newer than what the graph's undo has left here; saved with this change, not alone,
       // because a change of its own would end the graph's redo.
       if (executed) node.properties[UI_KEY] = executed
@@ -70,40 +82,63 @@ export function bindPicker(node, inputName, { app, api }) {
   async function update() {
     takePlace(node, view.element, app)
     view.refresh()
-    const rootGraph = app.rootGraph ?? app.graph
-    const picture = findPicture(node, IMAGE_INPUT, LINK_INPUT, rootGraph)
-    const linked = picture.kind === 'linked'
+    const found = findPicture(node, IMAGE_INPUT, LINK_INPUT, rootGraph())
+    const linked = found.kind === 'linked'
     executed = linked ? (runPicture(node, LINK_INPUT, app) ?? node.properties[UI_KEY] ?? null) : null
-    const file = picture.file ?? executed
-    const settings = findMaskSettings(node, POINTS_OUTPUT, rootGraph)
-    view.setMaskSource(file ? { image: annotated(file), settings } : null)
-    const now = JSON.stringify([picture.kind, file])
+    const picture = found.picture ?? (executed && runFile(executed))
+    const masks = maskNode()
+    view.setMaskSource(picture ? { picture, settings: maskSettings(masks, rootGraph()) } : null, masks !== null)
+    const now = JSON.stringify([found.kind, picture])
     if (now === shown) return
     shown = now
-    if (!file) {
-      view.showNothing(TEXTS[picture.kind]())
-      return warnOfShape()
+    if (!picture) {
+      view.showNothing(TEXTS[found.kind]())
+      return warn()
     }
-    const url = api.apiURL(`${viewRoute(file)}&rand=${Math.random()}`) // a file of the same name may be new
-    const many = file.batch > 1 ? t('First of {count} pictures.', { count: file.batch }) : ''
     view.showNothing(TEXTS.loading())
-    await view.showPicture(url, {
-      size: file.width ? { width: file.width, height: file.height } : null,
-      emptyText: executed ? TEXTS.linked() : TEXTS.failed(),
-      notice: executed ? many || t('Picture of the last run.') : ''
-    })
-    warnOfShape()
+    try {
+      const { url, facts } = await fetchPicture(api, pictureRoute(picture))
+      const size = sizeOf(executed ?? facts)
+      if (now === shown) await view.showPicture(url, { size, emptyText: TEXTS.failed(), notice: noticeOf(facts) })
+      URL.revokeObjectURL(url)
+    } catch (error) {
+      if (now === shown) view.showNothing(executed ? TEXTS.linked() : error.message || TEXTS.failed())
+    }
+    if (now === shown) warn()
   }
 
-  function warnOfShape() {
+  const sizeOf = ({ width, height }) => (width ? { width, height } : null)
+
+  function noticeOf({ transparent }) {
+    if (executed?.batch > 1) return t('First of {count} pictures.', { count: executed.batch })
+    if (executed) return t('Picture of the last run.')
+    return transparent ? t('Transparent parts are white.') : ''
+  }
+
+  /** Points that were placed on another picture may be wrong on this one. */
+  function warn() {
     const [width, height] = node.properties[SIZE_KEY] ?? []
+    const sketch = node.properties[SKETCH_KEY]
     const now = view.picture
-    if (!now || !width || !view.pointCount || !shapeChanged({ width, height }, now)) return view.warn('')
-    const sizes = { before: `${width} × ${height}`, now: `${now.width} × ${now.height}` }
-    view.warn(t('The shape of the picture changed from {before} to {now}: check the points.', sizes))
+    if (!now || !view.pointCount) return view.warn('')
+    if (width && shapeChanged({ width, height }, now)) {
+      const sizes = { before: `${width} × ${height}`, now: `${now.width} × ${now.height}` }
+      return view.warn(t('The shape of the picture changed from {before} to {now}: check the points.', sizes))
+    }
+    view.warn(sketch && looksOther(sketch, view.sketch) ? t('The points were set on another picture: check them.') : '')
   }
 
-  const onRunEnd = () => view.refreshMasks()
+  async function runMasks() {
+    const masks = maskNode()
+    const id = masks && executionId(masks, rootGraph())
+    view.setRunning(id !== null)
+    if (id === null || !(await runNode(app, api, id))) onRunEnd()
+  }
+
+  function onRunEnd() {
+    view.setRunning(false)
+    view.refreshMasks()
+  }
 
   function start() {
     if (timer) return
@@ -129,9 +164,8 @@ export function bindPicker(node, inputName, { app, api }) {
   chain(node, 'onConfigure', () => timer && update())
   chain(node, 'onExecuted', (output) => {
     const file = output?.[UI_KEY]?.[0]
-    const picture = findPicture(node, IMAGE_INPUT, LINK_INPUT, app.rootGraph ?? app.graph)
     // The file's name is made from its content, so this changes the workflow only if the picture did.
-    if (file && picture.kind === 'linked') {
+    if (file && findPicture(node, IMAGE_INPUT, LINK_INPUT, rootGraph()).kind === 'linked') {
       node.properties[UI_KEY] = file
       keepRunPicture(node, LINK_INPUT, app, file)
     }
@@ -145,18 +179,6 @@ export function bindPicker(node, inputName, { app, api }) {
 /** Room for a picture, for new nodes; a saved workflow's size comes later and wins. */
 export function growPicker(node) {
   node.setSize([Math.max(node.size[0], MIN_SIZE[0]), Math.max(node.size[1], MIN_SIZE[1])])
-}
-
-/** What the points select, see nodes/host/mask_route.py. Throws an Error for the user. */
-async function askMasks(api, request) {
-  const response = await api.fetchApi(MASK_ROUTE, {
-    method: 'POST',
-    headers: { 'Content-Type': 'application/json' },
-    body: JSON.stringify(request)
-  })
-  const answer = await response.json().catch(() => ({}))
-  if (!response.ok) throw new Error(answer.error ?? t('the server answered {status}.', { status: response.status }))
-  return answer
 }
 
 function pasteFiles(node, files) {

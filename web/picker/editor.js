@@ -266,7 +266,7 @@ export class Editor {
       if (name === 'z') event.shift ? this.redo() : this.undo()
       else if (name === 'y' && !event.shift) this.redo()
       else return false
-      return true // even with nothing to undo: the graph's undo shall not jump in
+      return true // even with nothing to undo: the graph's undo must not jump in
     }
     if (event.alt) return false
     if (name in ARROWS) return this.#arrow(ARROWS[name], event.shift)
@@ -304,7 +304,7 @@ export class Editor {
   #tab(step) {
     this.gestures.abandon()
     this.select(points.neighbour(this.#points, this.selection, step))
-    return this.selection !== null // past the last point, Tab goes on to the next control
+    return this.selection !== null // past the last point, Tab leads to the buttons
   }
 
   #escape() {

@@ -6,7 +6,6 @@ export const MODES = ['none', 'masks', 'similarity'] // of the overlay, in the o
 
 const PAUSE = 80 // milliseconds between two requests while a point is carried
 
-const unread = () => t('Run the workflow once: then the masks show here and follow the points.')
 const VIRIDIS = [
   [68, 1, 84], [72, 40, 120], [62, 74, 137], [49, 104, 142], [38, 130, 142], [31, 158, 137], [53, 183, 121],
   [110, 206, 88], [181, 222, 43], [253, 231, 37]
@@ -22,6 +21,7 @@ export class MaskQuery {
   masks = null // the newest answer {size, subject, removed, grid, similarity, subjectShare, removedShare}, or null
   grid = 16 // CLIP's patches are grid x grid; those of ViT-L/14 until an answer tells
   message = '' // for the user: why there are no masks, or what is odd about them
+  isUnread = false // whether a run of RNGR Mask would bring them
   #wanted = null // {request, text}
   #answered = null // the text of the newest request that was answered
   #busy = false
@@ -40,13 +40,13 @@ export class MaskQuery {
     return !this.#wanted || this.#wanted.text === this.#answered
   }
 
-  /** request: {image, points, settings}, or null for nothing. */
+  /** request: {picture, points, settings}, or null for nothing. */
   want(request) {
     const text = request && JSON.stringify(request)
     if (text === (this.#wanted?.text ?? null)) return
     const before = this.#wanted
     this.#wanted = request && { request, text }
-    if (before?.request.image !== request?.image) this.#show(null, '')
+    if (keyOf(before?.request) !== keyOf(request)) this.#show(null, '')
     this.#go()
   }
 
@@ -70,11 +70,11 @@ export class MaskQuery {
       answer = { state: 'failed', message: t('The masks cannot be shown: {reason}', { reason: error.message }) }
     }
     // The answer to earlier points of the same picture is shown until the newest one is there.
-    if (this.#wanted?.request.image === request.image && answer.state !== 'superseded') {
+    if (keyOf(this.#wanted?.request) === keyOf(request) && answer.state !== 'superseded') {
       this.#answered = text
       this.grid = answer.grid ?? this.grid
       if (answer.state === 'ready') this.#show(read(answer), answer.warnings[0] ?? '')
-      else this.#show(null, answer.state === 'unread' ? unread() : answer.message)
+      else this.#show(null, answer.message ?? '', answer.state === 'unread')
     }
     this.#later(() => {
       this.#busy = false
@@ -82,12 +82,15 @@ export class MaskQuery {
     }, PAUSE)
   }
 
-  #show(masks, message) {
+  #show(masks, message, isUnread = false) {
     this.masks = masks
     this.message = message
+    this.isUnread = isUnread
     this.#changed()
   }
 }
+
+const keyOf = (request) => request && JSON.stringify(request.picture)
 
 function read(answer) {
   const [width, height] = answer.size

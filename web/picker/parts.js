@@ -8,11 +8,12 @@ import { CSS, ICONS } from './style.js'
 const help = () =>
   [
     t('Click the picture to place a point. Tab selects a point, arrow keys move it by one pixel, with Shift by ten.'),
-    t('Enter places a point in the middle, X gives a point the other sign, Delete removes it, Escape deselects.'),
-    t('M shows what is selected, G shows the patch grid, F fits the picture, Control Z undoes.')
+    t('Enter places a point in the middle, X gives a point the other sign, Delete removes it.'),
+    t('M shows what is selected, G shows the patch grid, F fits the picture, Control Z undoes.'),
+    t('Escape deselects; pressed again it leaves the editor.')
   ].join(' ')
 
-/** {root, bar, buttons: {name: button}, stage, canvas, keys, hint, warning, left, right, live} */
+/** {root, bar, buttons: {name: button}, stage, canvas, keys, note, hint, warning, left, right, live} */
 export function buildParts() {
   const root = document.createElement('div')
   root.className = 'p3s-picker'
@@ -26,20 +27,25 @@ export function buildParts() {
   bar.setAttribute('aria-label', t('Points'))
   const stage = add(root, 'div', 'p3s-stage')
   const canvas = add(stage, 'canvas', '')
-  const hint = add(stage, 'div', 'p3s-hint')
+  const note = add(stage, 'div', 'p3s-note')
+  const hint = add(note, 'div', 'p3s-hint')
+  const run = add(note, 'button', 'p3s-run')
   const warning = add(root, 'p', 'p3s-warning')
   warning.setAttribute('role', 'alert')
   const status = add(root, 'div', 'p3s-status')
   const live = add(root, 'div', 'p3s-unseen')
   live.setAttribute('aria-live', 'polite')
   const keys = addKeys(stage, t('Point editor'), help())
+  Object.assign(run, { type: 'button', hidden: true })
+  run.dataset.command = 'run'
   return {
     root,
     bar,
-    buttons: buildButtons(bar),
+    buttons: { ...buildButtons(bar), run },
     stage,
     canvas,
     keys,
+    note,
     hint,
     warning,
     left: add(status, 'span', ''),
@@ -63,7 +69,7 @@ function buildButtons(bar) {
   }
   const signs = group('p3s-signs')
   button(signs, 'positive', t('Click marks the subject (+)'), t('Keep'))
-  const leaveOut = t('Click marks what to leave out (−). A right-click always does the other')
+  const leaveOut = t('Click marks what to leave out (−). Right-click places the opposite sign')
   button(signs, 'negative', leaveOut, t('Leave out'))
   const edit = group()
   button(edit, 'undo', t('Undo (Ctrl+Z)'))

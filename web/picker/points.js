@@ -24,7 +24,7 @@ export function toJson(points) {
 export function fromJson(text) {
   if (text === undefined || text === null || text === '') return EMPTY
   const value = typeof text === 'string' ? parse(text) : text
-  if (!isObject(value) || !('v' in value)) throw new Error(t('This is not a point list of this node.'))
+  if (!isObject(value) || !('v' in value)) throw new Error(t('The saved text is not a list of points.'))
   if (!(value.v === VERSION)) {
     const versions = { theirs: value.v, ours: VERSION }
     throw new Error(t('The points have version {theirs}; this editor reads version {ours}.', versions))
@@ -52,21 +52,28 @@ export function fromPasted(text, sign, picture) {
     isObject(value) && SIGNS.some((s) => s in value) && SIGNS.every((s) => Array.isArray(value[s] ?? []))
   if (!isList && !isBoth) return null
   if (!picture) throw new Error(t('Points in pixels need a picture: load one first, then paste again.'))
-  const normalise = (list, name) =>
-    list.map((point, i) => {
+  const lists = isList ? { [sign]: value } : value
+  const unit = areNormalised(SIGNS.flatMap((name) => lists[name] ?? [])) ? { width: 1, height: 1 } : picture
+  const normalise = (name) =>
+    clicked(lists[name] ?? [], name).map((point, i) => {
       const which = nameOf(name, i)
       if (!isPixel(point)) throw new Error(t('{point}: expected {"x": .., "y": ..} in pixels.', { point: which }))
-      if (point.x < 0 || point.y < 0 || point.x > picture.width || point.y > picture.height) {
-        const values = { point: `${which} (${point.x}, ${point.y})`, size: `${picture.width} × ${picture.height}` }
+      if (point.x < 0 || point.y < 0 || point.x > unit.width || point.y > unit.height) {
+        const values = { point: `${which} (${point.x}, ${point.y})`, size: `${unit.width} × ${unit.height}` }
         throw new Error(t('{point} lies outside the picture of {size}.', values))
       }
-      return fromPixel(point, picture)
+      return unit === picture ? fromPixel(point, picture) : [point.x, point.y]
     })
-  if (isList) return { points: checked(...placed(normalise(value, sign), sign)), sign }
-  return {
-    points: checked(normalise(value.positive ?? [], 'positive'), normalise(value.negative ?? [], 'negative')),
-    sign: null
-  }
+  return { points: checked(normalise('positive'), normalise('negative')), sign: isList ? sign : null }
+}
+
+/** Without the negative point at 0, 0 that KJNodes' older editor puts there by itself. */
+const clicked = (list, sign) => (sign === 'negative' ? list.filter((point) => point?.x !== 0 || point?.y !== 0) : list)
+
+/** Whether {x, y} mean 0..1 and not pixels, as KJNodes writes them with `normalize` on; as in p3s/points.py. */
+function areNormalised(list) {
+  const numbers = list.flatMap((point) => [point?.x, point?.y])
+  return numbers.every((n) => n >= 0 && n <= 1) && numbers.some((n) => n > 0 && n < 1)
 }
 
 export const count = (points) => points.positive.length + points.negative.length
@@ -116,11 +123,10 @@ const nameOf = (sign, i) =>
   sign === 'positive' ? t('Positive point {number}', { number: i + 1 }) : t('Negative point {number}', { number: i + 1 })
 const isObject = (value) => typeof value === 'object' && value !== null && !Array.isArray(value)
 const isPixel = (point) => isObject(point) && Number.isFinite(point.x) && Number.isFinite(point.y)
-const placed = (list, sign) => (sign === 'positive' ? [list, []] : [[], list])
 
 function checked(positive, negative) {
   const check = (list, sign) => {
-    if (!Array.isArray(list)) throw new Error(t('The points of a sign are not a list.'))
+    if (!Array.isArray(list)) throw new Error(t('The points of one sign are not a list.'))
     if (list.length > MAX_POINTS) {
       const values = { count: list.length, most: MAX_POINTS }
       throw new Error(t('There are {count} points of one sign; at most {most} are allowed.', values))

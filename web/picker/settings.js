@@ -1,15 +1,18 @@
-// With which settings will the points be read? Those of the RNGR Mask node that they are wired to. No DOM in here.
+// Which RNGR Mask reads the points, and with which settings? Found by reading the graph. No DOM in here.
 
 import { BYPASSED, findLink, findSubgraphNode, isSubgraphOutput, MAX_STEPS, MUTED, widgetValue } from '../common/graph.js'
 
 const NAMES = ['value_range', 'blur', 'fill_region', 'grow']
 
-/** The mask settings that follow from the wires of a node's output: {name: value}; {} for the node's defaults. */
-export function findMaskSettings(node, outputName, rootGraph) {
+/** The RNGR Mask node that a node's output is wired to, or null. */
+export function findMaskNode(node, outputName, rootGraph) {
   const slot = node.outputs?.findIndex((output) => output.name === outputName) ?? -1
-  const found = slot < 0 ? null : followOutput(node, slot, rootGraph, MAX_STEPS)
-  if (!found) return {}
-  const values = NAMES.map((name) => [name, widgetValue(found, name, rootGraph)])
+  return slot < 0 ? null : followOutput(node, slot, rootGraph, MAX_STEPS)
+}
+
+/** The settings of an RNGR Mask node: {name: value}, less what only a run can tell; {} for null. */
+export function maskSettings(maskNode, rootGraph) {
+  const values = maskNode ? NAMES.map((name) => [name, widgetValue(maskNode, name, rootGraph)]) : []
   return Object.fromEntries(values.filter(([, value]) => value !== undefined))
 }
 

@@ -1,44 +1,50 @@
 // Which picture does the node work on? Found by reading the graph; nothing is changed, and no DOM is needed.
+//
+// A picture is named by the node that gives it, and its inputs, as nodes/host/sources.py reads them:
+// {node: 'P3S_PointPicker' or 'LoadImage', image: 'folder/name.png [input]'}, {node: 'P3S_ToyWorld', animal, scene}
 
 import { BYPASSED, findLink, findSubgraphNode, isSubgraphInput, MAX_STEPS, MUTED, widgetValue } from '../common/graph.js'
 
-/** 'sub/name.png [output]' to {filename, subfolder, type}, as core writes picked files. */
-export function parseAnnotated(text) {
-  if (typeof text !== 'string' || !text) return null
-  const match = text.match(/^(.*?)(?: \[(input|output|temp)\])?$/s)
-  const path = match[1].replaceAll('\\', '/')
-  const slash = path.lastIndexOf('/')
-  if (!path.slice(slash + 1)) return null
-  return { filename: path.slice(slash + 1), subfolder: slash < 0 ? '' : path.slice(0, slash), type: match[2] ?? 'input' }
+const FOLDER = / \[(input|output|temp)\]$/
+
+/** 'folder/name.png [output]', as core writes picked files, with a bracket in any case; null for no file. */
+export function annotated(text) {
+  if (typeof text !== 'string') return null
+  const path = text.replace(FOLDER, '').replaceAll('\\', '/')
+  if (!path || path.endsWith('/')) return null
+  return `${path} [${text.match(FOLDER)?.[1] ?? 'input'}]`
 }
 
-/** The other way. */
-export function annotated({ filename, subfolder = '', type = 'input' }) {
-  return `${subfolder ? `${subfolder}/` : ''}${filename} [${type}]`
+/** The picture that a run has shown for a linked input: {filename, subfolder, type}, as nodes report files. */
+export function runFile({ filename, subfolder = '', type = 'temp' }) {
+  return pickerFile(`${subfolder ? `${subfolder}/` : ''}${filename} [${type}]`)
 }
 
-/** The route of ComfyUI's server that shows a file. */
-export function viewRoute({ filename, subfolder = '', type = 'input' }) {
-  return `/view?${new URLSearchParams({ filename, subfolder, type })}`
-}
+/** The route that shows a picture, and the key that changes whenever another one is meant. */
+export const pictureRoute = (picture) => `/p3s/picture?${new URLSearchParams(picture)}`
 
 /**
  * The picture of a node with a file widget `fileName` and an optional linked input `linkName`.
- * {kind: 'file', file}: known now. {kind: 'linked'}: comes over a link whose picture only a run can tell.
+ * {kind: 'known', picture}: known now. {kind: 'linked'}: comes over a link whose picture only a run can tell.
  * {kind: 'none'}: nothing chosen.
  */
 export function findPicture(node, fileName, linkName, rootGraph) {
   const slot = node.inputs?.findIndex((input) => input.name === linkName) ?? -1
   if (slot >= 0 && node.inputs[slot].link != null) {
-    const file = upstreamFile(node, slot, rootGraph, MAX_STEPS)
-    return file ? { kind: 'file', file, linked: true } : { kind: 'linked' }
+    const picture = upstream(node, slot, rootGraph, MAX_STEPS)
+    return picture ? { kind: 'known', picture } : { kind: 'linked' }
   }
-  const file = parseAnnotated(widgetValue(node, fileName, rootGraph))
-  return file ? { kind: 'file', file, linked: false } : { kind: 'none' }
+  const picture = pickerFile(widgetValue(node, fileName, rootGraph))
+  return picture ? { kind: 'known', picture } : { kind: 'none' }
 }
 
-/** The file that a link carries unchanged from a loader node, through reroutes, bypassed nodes and subgraphs. */
-function upstreamFile(node, slot, rootGraph, steps) {
+function pickerFile(text) {
+  const image = annotated(text)
+  return image && { node: 'P3S_PointPicker', image }
+}
+
+/** The picture that a link carries unchanged from its source, through reroutes, bypassed nodes and subgraphs. */
+function upstream(node, slot, rootGraph, steps) {
   return followLink(node.graph, node.inputs?.[slot]?.link, rootGraph, steps)
 }
 
@@ -47,18 +53,18 @@ function followLink(graph, id, rootGraph, steps) {
   if (!link) return null
   if (isSubgraphInput(link.origin_id)) {
     const outer = findSubgraphNode(rootGraph, graph, steps)
-    return outer ? upstreamFile(outer, link.origin_slot, rootGraph, steps - 1) : null
+    return outer ? upstream(outer, link.origin_slot, rootGraph, steps - 1) : null
   }
   const origin = graph.getNodeById(link.origin_id)
-  return origin ? fileOf(origin, link.origin_slot, rootGraph, steps - 1) : null
+  return origin ? pictureOf(origin, link.origin_slot, rootGraph, steps - 1) : null
 }
 
-function fileOf(node, slot, rootGraph, steps) {
+function pictureOf(node, slot, rootGraph, steps) {
   if (node.mode === MUTED) return null
   if (node.mode === BYPASSED) {
     const type = node.outputs?.[slot]?.type
     const through = node.inputs?.findIndex((input) => input.type === type && input.link != null) ?? -1
-    return through < 0 ? null : upstreamFile(node, through, rootGraph, steps)
+    return through < 0 ? null : upstream(node, through, rootGraph, steps)
   }
   if (node.subgraph) {
     const links = node.subgraph.outputs?.[slot]?.linkIds
@@ -69,18 +75,24 @@ function fileOf(node, slot, rootGraph, steps) {
     const meant = node.getInputLink?.(slot)
     return followLink(node.graph, meant?.id ?? node.inputs?.[0]?.link, rootGraph, steps)
   }
-  return loaderFile(node, slot, rootGraph, steps)
+  if (node.comfyClass === 'P3S_ToyWorld') return toyPhoto(node, slot, rootGraph, steps)
+  return slot === 0 ? loadedFile(node, rootGraph, steps) : null
 }
 
-/** The file behind the first output of a node that loads a picture (Load Image, another picker). */
-function loaderFile(node, slot, rootGraph, steps) {
-  if (slot !== 0) return null
+function toyPhoto(node, slot, rootGraph, steps) {
+  const [animal, scene] = ['animal', 'scene'].map((name) => widgetValue(node, name, rootGraph, steps))
+  const known = node.outputs?.[slot]?.type === 'IMAGE' && animal !== undefined && scene !== undefined
+  return known ? { node: 'P3S_ToyWorld', animal, scene } : null
+}
+
+/** The file behind the first output of a node that loads a picture (Load Image and its like, another picker). */
+function loadedFile(node, rootGraph, steps) {
+  const isPicker = node.comfyClass === 'P3S_PointPicker'
   const linked = node.inputs?.findIndex((input) => input.name === 'linked_image') ?? -1
-  if (node.comfyClass === 'P3S_PointPicker' && linked >= 0 && node.inputs[linked].link != null) {
-    return upstreamFile(node, linked, rootGraph, steps)
-  }
+  if (isPicker && linked >= 0 && node.inputs[linked].link != null) return upstream(node, linked, rootGraph, steps)
   const inputs = { ...node.constructor?.nodeData?.input?.required }
   const uploads = Object.keys(inputs).filter((name) => inputs[name]?.[1]?.image_upload && name !== 'upload')
   if (!uploads.length || node.outputs?.[0]?.type !== 'IMAGE') return null
-  return parseAnnotated(widgetValue(node, uploads[0], rootGraph, steps))
+  const image = annotated(widgetValue(node, uploads[0], rootGraph, steps))
+  return image && { node: isPicker ? 'P3S_PointPicker' : 'LoadImage', image }
 }

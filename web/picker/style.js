@@ -51,11 +51,14 @@ export const CSS = `
 .p3s-stage canvas[data-cursor="default"] { cursor: default; }
 .p3s-keys { position: absolute; left: 0; top: 0; width: 1px; height: 1px; padding: 0; border: 0; opacity: 0; resize: none;
   pointer-events: none; }
-.p3s-hint { position: absolute; left: 50%; bottom: 10px; transform: translateX(-50%); max-width: calc(100% - 16px);
-  width: max-content; padding: 3px 9px; border-radius: 10px; background: rgba(0, 0, 0, 0.72); color: #fff;
-  text-align: center; pointer-events: none; }
-.p3s-hint.p3s-alone { bottom: auto; top: 50%; transform: translate(-50%, -50%); background: none; color: #aab; }
-.p3s-hint:empty { display: none; }
+.p3s-note { position: absolute; left: 50%; bottom: 10px; transform: translateX(-50%); max-width: calc(100% - 16px);
+  width: max-content; display: flex; flex-direction: column; align-items: center; gap: 5px; pointer-events: none; }
+.p3s-note.p3s-alone { bottom: auto; top: 50%; transform: translate(-50%, -50%); }
+.p3s-hint { padding: 3px 9px; border-radius: 10px; background: rgba(0, 0, 0, 0.72); color: #fff; text-align: center; }
+.p3s-alone .p3s-hint { background: none; color: #aab; }
+.p3s-hint:empty, .p3s-run[hidden] { display: none; }
+.p3s-picker button.p3s-run { padding: 0 12px; background: #2868c8; color: #fff; pointer-events: auto; }
+.p3s-picker button.p3s-run:hover { background: #3a7ce0; }
 .p3s-status { display: flex; gap: 8px; min-height: 16px; color: var(--descrip-text, #999); font-size: 11px;
   font-variant-numeric: tabular-nums; }
 .p3s-status span { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }

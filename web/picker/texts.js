@@ -18,34 +18,47 @@ export function paintBar({ buttons }, editor) {
   buttons.clearNegative.disabled = !editor.points.negative.length
 }
 
-/** state: {hasPicture, emptyText, warning, message, query}; `emptyText` stands where there is no picture. */
-export function paintTexts(parts, editor, { hasPicture, emptyText, warning, message, query }) {
+/**
+ * state: {hasPicture, emptyText, warning, message, query, masks}; `emptyText` stands where there is no picture, `masks`
+ * is {isWired, isRunning}, of the RNGR Mask that reads the points.
+ */
+export function paintTexts(parts, editor, { hasPicture, emptyText, warning, message, query, masks }) {
   const write = (part, text) => {
-    if (parts[part].textContent !== text) parts[part].textContent = text
+    if (part.textContent !== text) part.textContent = text
   }
-  write('hint', hasPicture ? pictureHint(editor, query) : emptyText)
-  parts.hint.classList.toggle('p3s-alone', !hasPicture)
-  write('warning', editor.problem ? `${editor.problem} ${t('Clicking starts anew.')}` : warning)
+  const hint = hasPicture ? pictureHint(editor, query, masks) : emptyText
+  write(parts.hint, hint)
+  parts.note.classList.toggle('p3s-alone', !hasPicture)
+  const { run } = parts.buttons
+  run.hidden = !(hint && hasPicture && query.isUnread && masks.isWired && !masks.isRunning)
+  write(run, run.hidden ? '' : t('Run RNGR Mask'))
+  write(parts.warning, editor.problem ? `${editor.problem} ${t('Click to start over.')}` : warning)
 
   const { picture } = editor
   const at = editor.hover ?? editor.selection
   const point = get(editor.points, at)
   const counts = `+ ${editor.points.positive.length}   − ${editor.points.negative.length}`
-  write('left', point && picture ? describePoint(point, at, picture) : message || counts)
+  write(parts.left, point && picture ? describePoint(point, at, picture) : message || counts)
   const zoom = editor.isZoomed ? `${Math.round(editor.view.zoom * 100)} % · ` : ''
-  write('right', picture ? `${zoom}${picture.width} × ${picture.height}` : '')
+  write(parts.right, picture ? `${zoom}${picture.width} × ${picture.height}` : '')
 }
 
 /** One sentence on the masks, for the status and for screen readers. */
-export function describeMasks({ masks, message }) {
+export function describeMasks({ masks, message, isUnread }, { isWired, isRunning }) {
+  if (isUnread && isRunning) return t('RNGR Mask is running…')
+  if (isUnread && isWired) return t('The masks appear here once RNGR Mask has run.')
+  if (isUnread) return t('Connect “points” to RNGR Mask: the masks appear here once it has run.')
   if (!masks) return message
   const percent = (share) => `${Math.round(share * 100)} %`
   const shares = { subject: percent(masks.subjectShare), removed: percent(masks.removedShare) }
   return t('Subject: {subject} of the picture. Removed: {removed}.', shares)
 }
 
-function pictureHint(editor, query) {
-  if (count(editor.points) || editor.gestures.isBusy) return editor.overlay === 'none' ? '' : query.message
+function pictureHint(editor, query, masks) {
+  if (count(editor.points) || editor.gestures.isBusy) {
+    if (editor.overlay === 'none') return ''
+    return query.masks ? query.message : describeMasks(query, masks)
+  }
   return t('Click the subject. Right-click what to leave out.')
 }
 

@@ -3,25 +3,23 @@
 
 import { WindowClaims } from '../common/claims.js'
 import { backingSize, listener, stageContext, swallow } from '../common/dom.js'
+import { isTab, tabAround } from '../common/focus.js'
 import { CachedLayer } from '../common/layer.js'
 import { draw } from './draw.js'
 import { Editor } from './editor.js'
 import * as geometry from './geometry.js'
+import { loadImage, sketchOf } from './image.js'
 import { MaskQuery } from './masks.js'
 import { MaskOverlay } from './overlay.js'
 import { buildParts } from './parts.js'
 import { count, toJson } from './points.js'
 import { describeMasks, paintBar, paintTexts } from './texts.js'
 
-// Pixels of the longer side of the copies from which a large picture is drawn while zoomed out.
-const LARGEST_COPY = 2048
-const SMALLEST_COPY = 256
-
 export class PickerView {
   #hooks
   #editor
   #parts = buildParts()
-  #image = null // {full, levels}
+  #image = null // of loadImage
   #emptyText = ''
   #notice = ''
   #warning = ''
@@ -34,12 +32,13 @@ export class PickerView {
   #kept = new CachedLayer()
   #overlay = new MaskOverlay()
   #query
-  #maskSource = null // {image, settings}: what the server calls the picture, and how its points will be read
+  #maskSource = null // {picture, settings}: what the server calls the picture, and how its points will be read
+  #masks = { isWired: false, isRunning: false } // of the RNGR Mask that reads the points
   #told = '' // what was last said about the masks
 
   /**
-   * hooks: {change(text), passWheel(event), dragOver(event), drop(event), pasteFiles(files), askMasks(request)}, all
-   * optional; the last as MaskQuery takes it.
+   * hooks: {change(text), select(), leave(), passWheel(event), dragOver(event), drop(event), pasteFiles(files),
+   * askMasks(request), runMasks()}, all optional; askMasks as MaskQuery takes it.
    */
   constructor(hooks = {}) {
     this.#hooks = hooks
@@ -84,6 +83,11 @@ export class PickerView {
     return this.#editor.picture
   }
 
+  /** What the shown picture looks like, for looksOther; null if there is none. */
+  get sketch() {
+    return this.#image && (this.#image.sketch ??= sketchOf(this.#image))
+  }
+
   // --- life --------------------------------------------------------------------------------------------------------
 
   attach() {
@@ -94,7 +98,8 @@ export class PickerView {
     on(this.#canvas, 'pointerenter', () => this.#claims.watch())
     on(this.#canvas, 'pointerleave', (e) => this.#onLeave(e))
     on(this.#canvas, 'dblclick', (e) => this.#onDoubleClick(e))
-    on(this.#canvas, 'mousedown', (e) => e.preventDefault()) // the focus stays; no autoscroll
+    on(this.element, 'mousedown', (e) => e.preventDefault()) // the focus stays; no autoscroll
+    on(this.element, 'pointerdown', (e) => this.#onPress(e), { capture: true })
     on(this.#canvas, 'contextmenu', swallow)
     on(this.#keys, 'blur', () => this.#setSpace(false))
     on(this.#keys, 'beforeinput', (e) => e.preventDefault())
@@ -103,8 +108,8 @@ export class PickerView {
     on(this.element, 'paste', (e) => this.#onPaste(e))
     on(this.element, 'dragover', (e) => this.#hooks.dragOver?.(e) && swallow(e))
     on(this.element, 'drop', (e) => this.#hooks.drop?.(e) && swallow(e))
-    on(this.#parts.bar, 'click', (e) => this.#onButton(e))
-    on(this.#parts.bar, 'pointerdown mousedown', (e) => this.#onBarPress(e))
+    on(this.element, 'click', (e) => this.#onButton(e))
+    on(this.element, 'pointerdown mousedown', (e) => e.target.closest('button') && e.stopPropagation()) // moves no node
     const observer = new ResizeObserver(() => this.refresh())
     observer.observe(this.#parts.stage)
     this.#abort.signal.addEventListener('abort', () => observer.disconnect())
@@ -136,19 +141,16 @@ export class PickerView {
    */
   async showPicture(url, { size = null, emptyText = '', notice = '' } = {}) {
     const ticket = ++this.#loading
-    const image = new Image()
-    image.src = url
-    try {
-      await image.decode()
-    } catch {
-      if (ticket === this.#loading) this.showNothing(emptyText)
+    const image = await loadImage(url).catch(() => null)
+    if (ticket !== this.#loading) return false
+    if (image === null) {
+      this.showNothing(emptyText)
       return false
     }
-    if (ticket !== this.#loading) return false
-    this.#image = { full: image, levels: levelsOf(image) }
+    this.#image = image
     this.#notice = notice
     this.#emptyText = ''
-    this.#editor.setPicture(size ?? { width: image.naturalWidth, height: image.naturalHeight })
+    this.#editor.setPicture(size ?? { width: image.full.naturalWidth, height: image.full.naturalHeight })
     return true
   }
 
@@ -166,10 +168,17 @@ export class PickerView {
     this.#schedule()
   }
 
-  /** What to ask for the masks: {image, settings}, or null where they cannot be known. */
-  setMaskSource(source) {
-    if (JSON.stringify(source) === JSON.stringify(this.#maskSource)) return
+  /** What to ask for the masks: {picture, settings}, or null where they cannot be known; `isWired`: RNGR Mask is there. */
+  setMaskSource(source, isWired = false) {
+    if (isWired === this.#masks.isWired && JSON.stringify(source) === JSON.stringify(this.#maskSource)) return
     this.#maskSource = source
+    this.#masks.isWired = isWired
+    this.#schedule()
+  }
+
+  /** Whether RNGR Mask was told to run and has not come to an end. */
+  setRunning(isRunning) {
+    this.#masks.isRunning = isRunning
     this.#schedule()
   }
 
@@ -185,7 +194,7 @@ export class PickerView {
     this.#query.want(wanted ? { ...this.#maskSource, points: toJson(points) } : null)
     if (!shown) this.#told = ''
     if (!shown || !wanted || gestures.isBusy || !this.#query.isSettled) return
-    const text = describeMasks(this.#query)
+    const text = describeMasks(this.#query, this.#masks)
     if (text === this.#told) return
     this.#told = text
     this.#say(text)
@@ -206,6 +215,7 @@ export class PickerView {
       masks: () => editor.nextOverlay(),
       grid: () => editor.setGrid(!editor.grid),
       fit: () => editor.fit(),
+      run: () => this.#hooks.runMasks?.(),
       clearPositive: () => editor.clear('positive'),
       clearNegative: () => editor.clear('negative')
     }
@@ -213,9 +223,10 @@ export class PickerView {
     if (event.detail > 0) this.#keys.focus({ preventScroll: true }) // pressed by pointer: keys go to the stage
   }
 
-  #onBarPress(event) {
-    if (event.target.closest('button')) event.stopPropagation() // else the node would be dragged
-    if (event.type === 'mousedown') event.preventDefault() // the stage keeps the focus
+  /** Any press in the editor selects its node and brings the keys to the stage. */
+  #onPress(event) {
+    this.#hooks.select?.()
+    if (!event.target.closest('button')) this.#keys.focus({ preventScroll: true })
   }
 
   #onPointer(event) {
@@ -234,7 +245,6 @@ export class PickerView {
     event.stopPropagation()
     if (event.type === 'pointerdown') {
       if (event.button > 2) return
-      this.#keys.focus({ preventScroll: true })
       this.#canvas.setPointerCapture(event.pointerId)
       this.#message = ''
       gestures.down(plain)
@@ -272,9 +282,20 @@ export class PickerView {
     }
     if (event.type === 'keyup') return
     const plain = { key: event.key, ctrl: event.ctrlKey || event.metaKey, shift: event.shiftKey, alt: event.altKey }
+    const onStage = event.target === this.#keys
+    if (onStage && this.#editor.key(plain)) return swallow(event)
+    if (isTab(event)) return tabAround(this.element, event)
+    if (event.key === 'Escape') return this.#stepOut(event, onStage)
     // On a button, only the keys that would else delete the node are the editor's.
-    if (event.target !== this.#keys && !['Delete', 'Backspace'].includes(event.key)) return
-    if (this.#editor.key(plain)) swallow(event)
+    if (!onStage && ['Delete', 'Backspace'].includes(event.key) && this.#editor.key(plain)) swallow(event)
+  }
+
+  /** From a button to the stage, from the stage to the graph. */
+  #stepOut(event, onStage) {
+    swallow(event)
+    if (!onStage) return this.#keys.focus({ preventScroll: true })
+    this.#keys.blur()
+    this.#hooks.leave?.()
   }
 
   #setSpace(held) {
@@ -323,7 +344,8 @@ export class PickerView {
       emptyText: this.#emptyText,
       warning: this.#warning,
       message: this.#message || this.#notice,
-      query: this.#query
+      query: this.#query,
+      masks: this.#masks
     })
     this.#showCursor()
   }
@@ -339,24 +361,4 @@ export class PickerView {
     this.#parts.live.textContent = message
     this.#schedule()
   }
-}
-
-/** Copies of a large picture, each half as wide as the next, and the picture itself: a frame resamples little. */
-function levelsOf(image) {
-  const levels = [image]
-  for (let side = LARGEST_COPY; side >= SMALLEST_COPY; side /= 2) {
-    if (side < Math.max(image.naturalWidth, image.naturalHeight)) levels.unshift(copyOf(levels[0], image, side))
-  }
-  return levels
-}
-
-function copyOf(source, image, side) {
-  const scale = side / Math.max(image.naturalWidth, image.naturalHeight)
-  const canvas = document.createElement('canvas')
-  canvas.width = Math.max(1, Math.round(image.naturalWidth * scale))
-  canvas.height = Math.max(1, Math.round(image.naturalHeight * scale))
-  const context = canvas.getContext('2d')
-  context.imageSmoothingQuality = 'high'
-  context.drawImage(source, 0, 0, canvas.width, canvas.height)
-  return canvas
 }

@@ -1,9 +1,9 @@
 // Ties a CurveView to a Weight Schedule node. The curve has no value of its own: it shows and sets the node's widgets.
 
-import { asOneStep, chain, hideOutputImages, passWheel } from '../common/host.js'
+import { asOneStep, chain, hideOutputImages, leaveToGraph, passWheel, selectOnly } from '../common/host.js'
 import { widgetValue } from '../common/graph.js'
 import { enterPlace, leavePlace, takePlace } from '../common/place.js'
-import { t } from '../common/texts.js'
+import { FROM_A_RUN } from './curve.js'
 import { CurveView } from './view.js'
 
 const NAMES = ['kind', 'alpha', 'beta', 'k', 'value', 'keyframes']
@@ -19,6 +19,8 @@ export function bindCurve(node, { app }) {
     setSteps: (count) => {
       node.properties[STEPS_KEY] = count
     },
+    select: () => selectOnly(app, node),
+    leave: () => leaveToGraph(app),
     passWheel: (event) => passWheel(event, app)
   })
   let timer = 0
@@ -41,9 +43,8 @@ export function bindCurve(node, { app }) {
     view.setSteps(node.properties?.[STEPS_KEY] ?? 20)
     view.timesteps = isLinked(SIGMAS_INPUT) ? (node.properties?.[TIMESTEPS_KEY] ?? []) : null
     const settings = Object.fromEntries(NAMES.map((name) => [name, widgetValue(node, name, app.rootGraph ?? app.graph)]))
-    const unknown = NAMES.find((name) => settings[name] === undefined)
-    if (unknown) Object.assign(settings, { kind: t('that "{input}" gives', { input: unknown }), keyframes: '' })
-    view.settings = settings
+    const isUnknown = NAMES.some((name) => settings[name] === undefined)
+    view.settings = isUnknown ? { ...settings, kind: FROM_A_RUN, keyframes: '' } : settings
     view.locked = NAMES.some(isLinked)
   }
 

@@ -10,6 +10,7 @@ const LAST_TIMESTEP = 999
 const NUMBER = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i
 
 export const MAX_STEPS = 1000
+export const FROM_A_RUN = null // the kind of settings that another node gives
 
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value))
 
@@ -31,14 +32,17 @@ const CURVES = {
 
 /** The weight as a function of the timestep. Throws an Error for the user where there is no curve to show. */
 export function makeCurve(settings) {
-  const make = Object.hasOwn(CURVES, settings.kind) && CURVES[settings.kind]
-  if (!make) throw new Error(inWords('The curve of the kind {kind} is only known in a run.', { kind: settings.kind }))
+  const { kind } = settings
+  if (kind === FROM_A_RUN) throw new Error(inWords('This curve is set by another node and is known only when the workflow runs.'))
+  if (kind === 'learned') throw new Error(inWords('This curve was learned with the subject and is stored in its file.'))
+  const make = Object.hasOwn(CURVES, kind) && CURVES[kind]
+  if (!make) throw new Error(inWords('This version of the pack knows no curve of the kind "{kind}".', { kind }))
   const curve = make(settings)
   return (t) => Math.max(0, curve(clamp(t, 0, T)))
 }
 
 function keyframeCurve(pairs) {
-  if (!pairs.length) throw new Error(inWords('No keyframes: click into the graph to add one.'))
+  if (!pairs.length) throw new Error(inWords('No keyframes: click in the graph to add one.'))
   return (t) => {
     const percent = percentOf(t)
     const next = pairs.findIndex(([at]) => percent <= at)

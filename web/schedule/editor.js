@@ -194,7 +194,7 @@ export class ScheduleEditor {
   removeSelected() {
     this.cancel()
     if (this.settings?.kind !== 'keyframes' || this.selection < 0) return
-    if (this.handles.length === 1) return this.#listener.say(t('The last keyframe stays.'))
+    if (this.handles.length === 1) return this.#listener.say(t('The last keyframe cannot be removed.'))
     const next = curves.removeKeyframe(this.settings, this.selection)
     this.selection = Math.min(this.selection, this.handles.length - 2)
     this.#commit(next)
@@ -283,7 +283,7 @@ export class ScheduleEditor {
     this.cancel()
     const next = this.selection < 0 && step < 0 ? this.handles.length - 1 : this.selection + step
     this.select(next >= 0 && next < this.handles.length ? next : -1)
-    return this.selection >= 0 // past the last handle, Tab goes on to the next control
+    return this.selection >= 0 // past the last handle, Tab leads to the number of steps
   }
 
   #saySelected() {

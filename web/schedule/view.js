@@ -3,6 +3,7 @@
 
 import { WindowClaims } from '../common/claims.js'
 import { add, addKeys, backingSize, listener, stageContext, swallow } from '../common/dom.js'
+import { isTab, tabAround } from '../common/focus.js'
 import { t } from '../common/texts.js'
 import { MAX_STEPS } from './curve.js'
 import { draw } from './draw.js'
@@ -13,7 +14,8 @@ const help = () =>
   [
     t('The weight of the subject from noise on the left to image on the right.'),
     t('Tab selects a handle, arrow keys move it, with Shift ten times as far.'),
-    t('With keyframes, Enter adds one and Delete removes the selected one. Control Z undoes.')
+    t('With keyframes, Enter adds one and Delete removes the selected one. Control Z undoes.'),
+    t('Escape deselects; pressed again it leaves the editor.')
   ].join(' ')
 
 export class CurveView {
@@ -24,7 +26,7 @@ export class CurveView {
   #frame = 0
   #message = ''
 
-  /** hooks: {change(settings), setSteps(count), passWheel(event)}, all optional. */
+  /** hooks: {change(settings), setSteps(count), select(), leave(), passWheel(event)}, all optional. */
   constructor(hooks = {}) {
     this.#hooks = hooks
     this.element = document.createElement('div')
@@ -81,8 +83,8 @@ export class CurveView {
     const count = timesteps === null ? editor.steps : timesteps.length || ''
     if (document.activeElement !== this.steps) this.steps.value = String(count)
     this.steps.title = timesteps
-      ? t('The steps come from the linked sigmas, as of the last run')
-      : t('How many steps the sampler has; evenly spaced here')
+      ? t('The steps of the linked sigmas, as of the last run')
+      : t('How many sampler steps to mark, evenly spaced')
   }
 
   attach() {
@@ -95,7 +97,8 @@ export class CurveView {
       this.#claims.leave(e)
       this.#editor.leave()
     })
-    on(this.canvas, 'mousedown', (e) => e.preventDefault()) // the focus stays
+    on(this.element, 'pointerdown', (e) => this.#onPress(e), { capture: true })
+    on(this.element, 'mousedown', (e) => e.target !== this.steps && e.preventDefault()) // the focus stays
     on(this.canvas, 'contextmenu dblclick', swallow)
     on(this.keys, 'beforeinput', (e) => e.preventDefault())
     on(this.keys, 'keydown', (e) => this.#onKey(e))
@@ -106,6 +109,7 @@ export class CurveView {
       this.#hooks.setSteps?.(this.#editor.steps)
     })
     on(this.steps, 'blur', () => this.setSteps(this.#editor.steps))
+    on(this.steps, 'keydown', (e) => isTab(e) && tabAround(this.element, e))
     on(this.steps, 'pointerdown mousedown keydown', (e) => e.stopPropagation()) // not the node's
     const observer = new ResizeObserver(() => this.refresh())
     observer.observe(this.stage)
@@ -141,7 +145,6 @@ export class CurveView {
     }
     if (event.type === 'pointerdown') {
       if (event.button === 1) return // the graph's
-      this.keys.focus({ preventScroll: true })
       this.canvas.setPointerCapture(event.pointerId)
       this.#editor.down(plain)
     } else if (event.type === 'pointermove') this.#editor.move(plain)
@@ -150,9 +153,20 @@ export class CurveView {
     event.stopPropagation()
   }
 
+  /** Any press in the curve selects its node, and brings the keys to it but for those that are typed into a field. */
+  #onPress(event) {
+    this.#hooks.select?.()
+    if (event.target !== this.steps) this.keys.focus({ preventScroll: true })
+  }
+
   #onKey(event) {
     const plain = { key: event.key, ctrl: event.ctrlKey || event.metaKey, shift: event.shiftKey, alt: event.altKey }
-    if (this.#editor.key(plain)) swallow(event)
+    if (this.#editor.key(plain)) return swallow(event)
+    if (isTab(event)) return tabAround(this.element, event)
+    if (event.key !== 'Escape') return
+    swallow(event)
+    this.keys.blur()
+    this.#hooks.leave?.()
   }
 
   #say(message) {
@@ -181,7 +195,7 @@ export class CurveView {
   #statusText() {
     const editor = this.#editor
     const steps = editor.stepPoints
-    if (!steps.length) return editor.problem ? '' : t('The steps are marked after a run')
+    if (!steps.length) return editor.problem ? '' : t('The steps are marked once the workflow has run')
     const hovered = steps[editor.hoverStep]
     if (editor.isDragging && editor.handles[editor.selection]) return describe(editor.handles[editor.selection])
     if (hovered) {

@@ -17,8 +17,10 @@ import torch
 from comfy import clip_vision
 from comfyui_p3s.nodes import point_picker
 from comfyui_p3s.nodes.host.conditions import clip_encoder, clip_image_size
-from comfyui_p3s.nodes.host.pictures import load_picture
-from comfyui_p3s.nodes.host.seen import seen
+from comfyui_p3s.nodes.host.patches import patches_of
+from comfyui_p3s.nodes.host.pictures import find_picture, load_picture
+from comfyui_p3s.nodes.host.readings import readings
+from comfyui_p3s.nodes.host.sources import PickerFile
 from comfyui_p3s.p3s.masks import Patches
 from comfyui_p3s.p3s.rngr import clip_tokens
 from PIL import Image
@@ -65,29 +67,30 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
     def exact(photo: torch.Tensor) -> torch.Tensor:
         return clip_tokens(photo, clip_encoder(vision), clip_image_size(vision))
 
-    def new() -> tuple[str, torch.Tensor]:
+    def new() -> tuple[PickerFile, torch.Tensor]:
         number = next(numbers)
         path = folder / f"{number}.png"
         Image.fromarray(picture(number)).save(path)
-        return str(path), load_picture(str(path))[0]
+        return PickerFile(str(path)), load_picture(str(path))[0]
 
     found: dict[str, Any] = {}
-    seen.tokens(new()[1], vision)  # a run has used the model
+    readings.tokens(new()[1], vision)  # a run has used the model
 
     big = torch.from_numpy(picture(0, 2400)).float() / 255
     shown = point_picker._save_preview(big, 1)
-    preview = str(folder / shown["filename"])
-    by_route, from_preview = seen.patches(preview), exact(load_picture(preview)[0])
-    found["the preview is read"] = like(by_route, from_preview)
+    preview = PickerFile(find_picture(f"{shown['filename']} [temp]"))
+    by_route, from_preview = patches_of(preview), exact(load_picture(preview.path)[0])
+    vectors = Patches(from_preview, by_route.frame).vectors
+    found["the preview is read"] = (by_route.vectors * vectors).sum(-1).mean().item() > 0.99  # from a smaller one
     found["the preview differs"] = not torch.equal(from_preview, exact(big))
-    found["a run reads the photo"] = torch.equal(seen.tokens(big, vision), exact(big))
-    found["then the route shows it"] = like(seen.patches(preview), exact(big))
+    found["a run reads the photo"] = torch.equal(readings.tokens(big, vision), exact(big))
+    found["then the route shows it"] = like(patches_of(preview), exact(big))
 
     path, photo = new()
     loads: list[Any] = []
     load_models, comfy.model_management.load_models_gpu = comfy.model_management.load_models_gpu, loads.append
     with meanwhile(vision, lambda: queue.get_current_queue()) as could:
-        patches = seen.patches(path)
+        patches = patches_of(path)
     comfy.model_management.load_models_gpu = load_models
     found["the queue is free meanwhile"] = could
     found["models are left alone"] = not loads
@@ -106,17 +109,17 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
         path, _ = new()
         device = vision.load_device
         with meanwhile(vision, act) as could:
-            found[name] = [seen.patches(path) is None, could]
+            found[name] = [patches_of(path) is None, could]
         queue.wipe_queue()
         vision.load_device = device
-        found[name].append(seen.patches(path) is not None)
+        found[name].append(patches_of(path) is not None)
 
     path, _ = new()
     away()
-    found["elsewhere"] = seen.patches(path) is None
+    found["elsewhere"] = patches_of(path) is None
     vision.load_device = device
     vision.patcher.is_dynamic = lambda: True
-    found["dynamic"] = seen.patches(path) is None
+    found["dynamic"] = patches_of(path) is None
     del vision.patcher.is_dynamic
-    found["in place again"] = seen.patches(path) is not None
+    found["in place again"] = patches_of(path) is not None
     return found
