@@ -19,7 +19,7 @@ MAX_TEXT = 100_000  # characters; 2 x 64 points need less than a tenth of this
 Point = tuple[float, float]
 Size = tuple[int, int]
 
-UNIT: Size = (0, 0)  # stands for no size: {"x", "y"} objects that are normalised already
+UNKNOWN: Size = (2**24, 2**24)  # stands for a size that is not known, where points are normalised
 
 log = logging.getLogger("p3s")
 
@@ -108,8 +108,10 @@ class PointSet:
             log.warning(
                 "Points: the negative point at 0, 0 is left out; KJNodes' older editor puts one there by itself."
             )
-        place = UNIT if unit or size is None else size
-        return cls(_read_points(lists["positive"], "positive", place), _read_points(clicked, "negative", place))
+        pixels = size or UNKNOWN
+        return cls(
+            _read_points(lists["positive"], "positive", pixels, unit), _read_points(clicked, "negative", pixels, unit)
+        )
 
     def to_json(self) -> str:
         """This package's versioned JSON form; ``parse`` gives back an equal set, to the last bit."""
@@ -156,11 +158,13 @@ def _decode(value: Any, what: str) -> Any:
         raise PointError(f"The text of the {what} is not valid JSON: {error}.") from error
 
 
-def _read_points(points: Any, sign: str, size: Size | None) -> tuple[Point, ...]:
+def _read_points(points: Any, sign: str, size: Size | None, unit: bool = False) -> tuple[Point, ...]:
     """Check every point and normalise it. Points are pairs 0..1, or, with a size, {"x", "y"} objects in pixels, or
-    normalised ones with UNIT."""
+    pixels that were divided by the size (``unit``)."""
     points = _as_list(points, sign)
-    return tuple(_read_point(point, f"{sign} point {number}", size) for number, point in enumerate(points, start=1))
+    return tuple(
+        _read_point(point, f"{sign} point {number}", size, unit) for number, point in enumerate(points, start=1)
+    )
 
 
 def _as_list(points: Any, sign: str) -> list[Any]:
@@ -184,20 +188,20 @@ def _is_placeholder(point: Any) -> bool:
     return isinstance(point, dict) and point.get("x") == 0 and point.get("y") == 0
 
 
-def _read_point(point: Any, name: str, size: Size | None) -> Point:
+def _read_point(point: Any, name: str, size: Size | None, unit: bool) -> Point:
     if size is None:
         if not isinstance(point, (list, tuple)) or len(point) != 2:
             raise PointError(f"{name}: expected a pair [x, y] of numbers in 0..1, got {shown(point)}.")
         return _read_number(point[0], f"{name}: x", 1), _read_number(point[1], f"{name}: y", 1)
     if not isinstance(point, dict) or "x" not in point or "y" not in point:
         raise PointError(f'{name}: expected an object {{"x": .., "y": ..}} in pixels, got {shown(point)}.')
-    if size is UNIT:
-        return _read_number(point["x"], f"{name}: x", 1), _read_number(point["y"], f"{name}: y", 1)
-    width, height = size
-    return (
-        middle_of(_read_number(point["x"], f"{name}: x", width, " pixels"), width),
-        middle_of(_read_number(point["y"], f"{name}: y", height, " pixels"), height),
-    )
+
+    def position(axis: str, count: int) -> float:
+        if unit:
+            return middle_of(_read_number(point[axis], f"{name}: {axis}", 1) * count, count)
+        return middle_of(_read_number(point[axis], f"{name}: {axis}", count, " pixels"), count)
+
+    return position("x", size[0]), position("y", size[1])
 
 
 def _read_number(value: Any, name: str, limit: int, unit: str = "") -> float:

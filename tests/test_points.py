@@ -113,16 +113,17 @@ def test_normalised_points_of_kjnodes_are_the_ones_in_pixels(width: int, height:
     for x_unit, y_unit in ((1, 1), (width, height)):
         texts = [json.dumps([{"x": x / x_unit, "y": y / y_unit} for x, y in some]) for some in (positive, negative)]
         points = PointSet.parse(texts[0], (width, height), texts[1])
-        assert points.positive == tuple((x / width, y / height) for x, y in positive)
-        assert points.negative == tuple((x / width, y / height) for x, y in negative)
+        for found, pixels in ((points.positive, positive), (points.negative, negative)):
+            middles = [((x + 0.5) / width, (y + 0.5) / height) for x, y in pixels]
+            assert found == tuple(pytest.approx(middle) for middle in middles)
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ('[{"x": 0.5, "y": 1}]', (0.5, 1)),
-        ('[{"x": 1.0, "y": 0.0}]', (0.01, 0)),  # no fraction: the pixel beside the corner
-        ('[{"x": 0.5, "y": 1.5}]', (0.005, 0.03)),  # above 1: pixels
+        ('[{"x": 0.5, "y": 1}]', (0.505, 1)),
+        ('[{"x": 1.0, "y": 0.0}]', (0.015, 0.01)),  # no fraction: the pixel beside the corner
+        ('[{"x": 0.5, "y": 1.5}]', (0.01, 0.04)),  # above 1: pixels
     ],
 )
 def test_what_counts_as_normalised(text: str, expected: tuple[float, float]) -> None:
@@ -132,11 +133,11 @@ def test_what_counts_as_normalised(text: str, expected: tuple[float, float]) -> 
 def test_the_negative_point_that_kjnodes_puts_there_by_itself_is_none(caplog: pytest.LogCaptureFixture) -> None:
     for placeholder in ('{"x": 0, "y": 0}', '{"x": 0.0, "y": 0.0}'):
         clicked = '[{"x": 50, "y": 50}]'
-        assert PointSet.parse(clicked, (100, 100), f"[{placeholder}]") == PointSet(((0.5, 0.5),))
+        assert PointSet.parse(clicked, (100, 100), f"[{placeholder}]") == PointSet(((0.505, 0.505),))
         both = PointSet.parse(clicked, (100, 100), f'[{placeholder}, {{"x": 20, "y": 0}}]')
-        assert both.negative == ((0.2, 0.0),)
+        assert both.negative == ((0.205, 0.005),)
     assert "the negative point at 0, 0 is left out" in caplog.text
-    assert PointSet.parse('[{"x": 0, "y": 0}]', (100, 100)).positive == ((0.0, 0.0),)
+    assert PointSet.parse('[{"x": 0, "y": 0}]', (100, 100)).positive == ((0.005, 0.005),)
     assert PointSet.parse('{"v":1,"positive":[],"negative":[[0,0]]}').negative == ((0.0, 0.0),), "clicked in our editor"
 
 

@@ -62,7 +62,8 @@ export function fromPasted(text, sign, picture) {
         const values = { point: `${which} (${point.x}, ${point.y})`, size: `${unit.width} × ${unit.height}` }
         throw new Error(t('{point} lies outside the picture of {size}.', values))
       }
-      return unit === picture ? fromPixel(point, picture) : [point.x, point.y]
+      const [x, y] = unit === picture ? [point.x, point.y] : [point.x * picture.width, point.y * picture.height]
+      return fromPixel({ x, y }, picture)
     })
   return { points: checked(normalise('positive'), normalise('negative')), sign: isList ? sign : null }
 }
