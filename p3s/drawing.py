@@ -52,7 +52,7 @@ def overlay(reference: Reference, photo: Tensor, side: int | None = None) -> Ten
     height, width = reference.subject_mask.shape
     if tuple(photo.shape) != (height, width, 3):
         raise MaskError(f"The reference was made from a photo [{height}, {width}, 3], got {list(photo.shape)}.")
-    picture = (reduced(photo, side).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    picture = (reduced(photo, side).clamp(0, 1) * 255).round().to(torch.uint8).contiguous().numpy()
     subject = reduced(reference.subject_mask, side).numpy() > 0.5
     removed = reduced(reference.negative_mask, side).numpy() > 0.5
     height, width = subject.shape

@@ -48,6 +48,12 @@ def test_overlay_tints_hatches_and_leaves_the_rest() -> None:
     torch.testing.assert_close(outline, torch.tensor(SUBJECT) / 255, atol=0.2, rtol=0)
 
 
+def test_a_photo_that_is_a_view_of_channels_first_can_be_drawn_on() -> None:
+    made = reference()
+    photo = made.image.movedim(-1, 0).contiguous().movedim(0, -1)  # as the host's scaling nodes give it
+    assert torch.equal(overlay(made, photo), overlay(made, made.image))
+
+
 def test_a_drawing_for_the_screen_shows_the_same_at_a_smaller_size() -> None:
     made = reference(2000, 4000)
     picture = overlay(made, made.image, 400)

@@ -117,15 +117,15 @@ def test_linked_files_and_folders_are_read_as_the_host_shows_them(server: Server
     outside = server.base / "elsewhere"
     outside.mkdir(exist_ok=True)
     Image.fromarray(np.roll(two_subjects(), 50, 0)).save(outside / "two.png")
-    for name, target in (("linked", outside), ("linked.png", outside / "two.png")):
+    for name, target in (("link_to_folder", outside), ("link.png", outside / "two.png")):
         if not (server.base / "input" / name).is_symlink():
             (server.base / "input" / name).symlink_to(target)
-    client.run_ok(mask_graph(clip(server), image="linked.png").graph)
-    for name, query in (("linked/two.png", {"subfolder": "linked"}), ("linked.png", {})):
+    client.run_ok(mask_graph(clip(server), image="link.png").graph)
+    for name, query in (("link_to_folder/two.png", {"subfolder": "link_to_folder"}), ("link.png", {})):
         assert client.get("/view", filename=name.split("/")[-1], type="input", **query)
         assert ask(client, file(name))[1]["state"] == "ready", name
     (outside / "notes.txt").write_text("no picture")
-    assert ask(client, file("linked/notes.txt"))[0] == 422
+    assert ask(client, file("link_to_folder/notes.txt"))[0] == 422
 
 
 def test_a_linked_picture_is_known_where_the_folders_are_reached_over_a_link(host: Host, tmp_path: Path) -> None:
