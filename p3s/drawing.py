@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.nn import functional
 
 from .errors import MaskError
 from .framing import Frame
@@ -73,15 +73,14 @@ def overlay(reference: Reference, photo: Tensor, side: int | None = None) -> Ten
 
 def reduced(picture: Tensor, side: int | None) -> Tensor:
     """[H, W, 3] or [H, W] with a longer side of ``side`` pixels at most, float32 on the CPU; None keeps its size."""
-    import cv2
-
     picture = picture.detach().float().cpu()
     height, width = picture.shape[:2]
     scale = 1 if side is None else side / max(height, width)
     if scale >= 1:
         return picture
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return torch.from_numpy(cv2.resize(picture.contiguous().numpy(), size, interpolation=cv2.INTER_AREA))
+    size = max(1, round(height * scale)), max(1, round(width * scale))
+    planes = F.interpolate(picture.reshape(1, height, width, -1).movedim(3, 1), size, mode="area")
+    return planes[0].movedim(0, 2).reshape(*size, *picture.shape[2:])
 
 
 def heat_map(reference: Reference) -> Tensor:
@@ -106,7 +105,7 @@ def _outline(picture: np.ndarray, mask: np.ndarray, colour: Colour, width: int) 
     inner = padded[2:, 1:-1] & padded[:-2, 1:-1] & padded[1:-1, 2:] & padded[1:-1, :-2]
     edge = torch.from_numpy(mask & ~inner).float()[None]
     brush = width | 1  # pixels, an odd number
-    picture[functional.max_pool2d(edge, brush, 1, brush // 2)[0].numpy() > 0] = colour
+    picture[F.max_pool2d(edge, brush, 1, brush // 2)[0].numpy() > 0] = colour
 
 
 def _draw_point(picture: np.ndarray, centre: tuple[int, int], colour: Colour, radius: int, upright: bool) -> None:

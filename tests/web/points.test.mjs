@@ -44,13 +44,13 @@ test('points pasted from KJNodes are pixels of this picture', () => {
 
 test('points of KJNodes that are normalised, and the one it puts at 0, 0 by itself', () => {
   const pasted = (text, sign = 'positive') => p.fromPasted(text, sign, PICTURE).points
-  assert.deepEqual(pasted('[{"x": 0.25, "y": 1}]').positive, [[0.25, 1]])
-  assert.deepEqual(pasted('[{"x": 1, "y": 1}]').positive, [[0.005, 0.01]], 'no fraction: a pixel')
-  assert.deepEqual(pasted('[{"x": 0.5, "y": 1.5}]').positive, [[0.0025, 0.015]], 'above 1: pixels')
+  assert.deepEqual(pasted('[{"x": 0.25, "y": 1}]').positive, [[0.2525, 1]])
+  assert.deepEqual(pasted('[{"x": 1, "y": 1}]').positive, [[0.0075, 0.015]], 'no fraction: a pixel')
+  assert.deepEqual(pasted('[{"x": 0.5, "y": 1.5}]').positive, [[0.005, 0.02]], 'above 1: pixels')
   const both = '{"positive": [{"x": 0.5, "y": 0}], "negative": [{"x": 0, "y": 0}, {"x": 1, "y": 0}]}'
-  assert.deepEqual(pasted(both), { positive: [[0.5, 0]], negative: [[1, 0]] })
+  assert.deepEqual(pasted(both), { positive: [[0.5025, 0.005]], negative: [[1, 0.005]] })
   assert.deepEqual(pasted('[{"x": 0, "y": 0}]', 'negative').negative, [])
-  assert.deepEqual(pasted('[{"x": 0, "y": 0}]').positive, [[0, 0]])
+  assert.deepEqual(pasted('[{"x": 0, "y": 0}]').positive, [[0.0025, 0.005]])
 })
 
 test('our own text can be pasted, with or without a picture', () => {
