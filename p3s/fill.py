@@ -54,11 +54,12 @@ def _filled(colours: Tensor, known: Tensor) -> Tensor:
     """The picture whose ``colours`` were multiplied by how much of each pixel is ``known`` [1, h, w], 0..1; the rest of
     a pixel is that of the picture at half the size, filled likewise."""
     own = colours / known.clamp(min=1e-6)
-    if max(known.shape[1:]) == 1 or bool((known == 1).all()):
+    if known.numel() == 1 or bool((known == 1).all()):
         return own
-    half = [(side + 1) // 2 for side in known.shape[1:]]
+    height, width = known.shape[1:]
+    half = (height + 1) // 2, (width + 1) // 2
     coarse = _filled(*(F.adaptive_avg_pool2d(part, half) for part in (colours, known)))
-    around = F.interpolate(coarse[None], known.shape[1:], mode="bilinear", align_corners=False)[0]
+    around = F.interpolate(coarse[None], (height, width), mode="bilinear", align_corners=False)[0]
     return torch.lerp(around, own, known)
 
 

@@ -293,16 +293,16 @@ def test_pasted_strings_of_kjnodes_and_our_own(editor_page: EditorPage) -> None:
         editor_page.settle()
 
     nodes = len(editor_page.workflow()["nodes"])
-    paste('[{"x": 64, "y": 320}]')
-    assert editor_page.points == {"positive": [[0.1, 0.5]], "negative": []}
-    paste('{"positive": [{"x": 320, "y": 320}], "negative": [{"x": 0, "y": 640}]}')
-    assert editor_page.points == {"positive": [[0.5, 0.5]], "negative": [[0, 1]]}
+    paste('[{"x": 64, "y": 319.5}]')
+    assert editor_page.points == {"positive": [[0.100781, 0.5]], "negative": []}  # the pixel's middle, 64.5 / 640
+    paste('{"positive": [{"x": 319.5, "y": 319.5}], "negative": [{"x": 0, "y": 640}]}')
+    assert editor_page.points == {"positive": [[0.5, 0.5]], "negative": [[0.000781, 1]]}
     paste('[{"x": 999, "y": 320}]')
     assert "outside" in editor_page.status()
     assert editor_page.points["positive"] == [[0.5, 0.5]]
     paste('{"v":1,"positive":[[0.2,0.3]],"negative":[]}')
     assert editor_page.points == {"positive": [[0.2, 0.3]], "negative": []}
-    page.evaluate('() => navigator.clipboard.writeText(\'[{"x": 320, "y": 64}]\')')
+    page.evaluate('() => navigator.clipboard.writeText(\'[{"x": 319.5, "y": 63.5}]\')')
     editor_page.press("Control+v")
     editor_page.becomes(lambda: editor_page.points["positive"], [[0.5, 0.1]])
     editor_page.press("a", "Control+a")  # nothing is typed, selected or added
