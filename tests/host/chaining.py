@@ -177,6 +177,7 @@ CASES: dict[str, Case] = {
     "noise-mask": Case("inpainting by a noise mask", section=SAMPLING),
     "inpainting": Case("an inpainting model, its picture on one of the prompts", section=SAMPLING),
     "instruct": Case("an InstructPix2Pix model, its picture on one of the prompts", section=SAMPLING),
+    "scaled-fp8": Case("a checkpoint in scaled fp8", note="of the kinds full and lora", section=SAMPLING),
     "sizes": Case("other sizes and aspect ratios than those of the training", section=SAMPLING),
     "several-gpus": Case(
         "several GPUs at once",

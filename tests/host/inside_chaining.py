@@ -18,6 +18,7 @@ import torch
 from comfyui_p3s.p3s.errors import P3SError
 from comfyui_p3s.p3s.sampling import SamplingSettings
 from comfyui_p3s.p3s.schedule import Schedule
+from comfyui_p3s.p3s.subject_copy import CopySettings
 from inside_animatediff import OWN as WITH_ANIMATEDIFF
 from inside_literal import Literal, literal
 from inside_peers import adaptive, load_nodes, node
@@ -194,6 +195,17 @@ def concatenated(chain: Chain, name: str) -> str:
     return same(*images)
 
 
+def scaled_fp8(chain: Chain) -> str:
+    """Weights in 8 bits with a scale, which a copy of the kind lora borrows."""
+    for kind in (CopySettings(), CopySettings(kind="lora", rank=4)):
+        subject = subject_for(chain.model, **kind.to_dict())
+        models = (apply(chain.model, subject), literal(chain.model, subject), chain.model)
+        found = same(*(sample(model, steps=STEPS) for model in models))
+        if found != "works":
+            return f"{kind.kind}: {found}"
+    return "works"
+
+
 def sizes(chain: Chain) -> str:
     for size in ((24, 16), (16, 40), (13, 18), (33, 9)):
         settings = {"size": size, "latent": torch.zeros(1, 4, *size)}
@@ -215,7 +227,7 @@ def several_gpus(chain: Chain) -> str:
 #: The smallest models on which every part acts, where it is not "micro": FreeU knows blocks by their widths, others
 #: need several levels, and packs count on every block of SD 1.5.
 PRESETS = {"freeu": "wide", "freeu-v2": "wide", "deepshrink": "slim", "hypertile": "slim", "tome": "slim"}
-PRESETS |= {"sizes": "slim"}
+PRESETS |= {"sizes": "slim", "scaled-fp8": "slim-scaled-fp8"}
 PRESETS |= dict.fromkeys(("ipadapter", "reference-controlnet", "attention-couple-old"), "topo")
 PRESETS |= dict.fromkeys(WITH_ANIMATEDIFF, "animate")
 
@@ -243,6 +255,7 @@ OWN: dict[str, Callable[..., str]] = {
     "batch": batch,
     "inpainting": partial(concatenated, name="sd15-inpaint-micro"),
     "instruct": partial(concatenated, name="sd15-ic-micro"),
+    "scaled-fp8": scaled_fp8,
     "sizes": sizes,
     "several-gpus": several_gpus,
     **WITH_ANIMATEDIFF,

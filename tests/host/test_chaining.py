@@ -15,8 +15,8 @@ pytestmark = pytest.mark.slow
 #: Folder with the repositories of the packs that cases name as their peer. One that a host is too old for lies, in an
 #: older version, in a folder named by the host's version there.
 PEERS = Path(os.environ.get("P3S_PEERS") or Path.home() / "comfy" / "peers")
-MODELS = ("sd15-micro", "sd15-wide", "sd15-slim", "sd15-topo", "sd15-inpaint-micro", "sd15-ic-micro")
-MODELS += ("sd15-animate", "motion-moves", "motion-still", "controlnet-micro", "controlnet-topo", "lora-micro")
+MODELS = ("sd15-micro", "sd15-wide", "sd15-slim", "sd15-topo", "sd15-inpaint-micro", "sd15-ic-micro", "sd15-animate")
+MODELS += ("sd15-slim-scaled-fp8", "motion-moves", "motion-still", "controlnet-micro", "controlnet-topo", "lora-micro")
 
 
 def peer(name: str, inside: Inside) -> Path | None:
