@@ -26,13 +26,15 @@ from inside_subjects import apply, conditioning, difference, draw, inputs, load,
 from inside_verdicts import CONDITIONAL, HALF, REUSED, SEEN, STEPS, Chain, same
 
 
-def on_the_wire(chain: Chain, other: Callable[[Any], Any], order: str, mask: torch.Tensor | None = None) -> str:
+def on_the_wire(
+    chain: Chain, other: Callable[[Any], Any], order: str, mask: torch.Tensor | None = None, steps: int = STEPS
+) -> str:
     def both(subject: Callable[..., Any]) -> torch.Tensor:
         chained = subject(other(chain.model), mask)
-        return sample(other(subject(chain.model, mask)) if order == "after" else chained, steps=STEPS)
+        return sample(other(subject(chain.model, mask)) if order == "after" else chained, steps=steps)
 
-    found = same(both(chain.ours), both(chain.written), sample(other(chain.model), steps=STEPS))
-    if found == "works" and difference(both(chain.ours), sample(chain.ours(chain.model, mask), steps=STEPS)) < SEEN:
+    found = same(both(chain.ours), both(chain.written), sample(other(chain.model), steps=steps))
+    if found == "works" and difference(both(chain.ours), sample(chain.ours(chain.model, mask), steps=steps)) < SEEN:
         return "the other node does not act"
     return found
 
@@ -234,6 +236,8 @@ PRESETS |= dict.fromkeys(WITH_ANIMATEDIFF, "animate")
 #: Cases that are more than a change of the model or of the conditioning; those with an order get it.
 OWN: dict[str, Callable[..., str]] = {
     "second-subject": second_subject,
+    # With one step more it skips not only the last, which changes little.
+    "easycache": lambda chain, order: on_the_wire(chain, chain.easycache, order, steps=STEPS + 1),
     "compile": lambda chain, order: unchanged(chain, chain.compile, order),
     "context-windows": lambda chain, order: unchanged(chain, chain.context_windows, order, batch=4),
     "context-windows-fast": lambda chain, order: unchanged(
