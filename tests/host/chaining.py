@@ -207,20 +207,22 @@ def results_file(version: str) -> Path:
     return cache_folder() / f"chaining-{version}.json"
 
 
-def read_results(version: str) -> dict[str, dict[str, str]]:
-    """Case -> order -> outcome, of the last run of every case."""
+def read_results(version: str) -> dict[str, dict[str, dict[str, str]]]:
+    """Under "cases" case -> order -> outcome, of the last run of every case; under "packs" pack -> its commit there."""
     file = results_file(version)
-    return json.loads(file.read_text()) if file.exists() else {}
+    return {"cases": {}, "packs": {}} | (json.loads(file.read_text()) if file.exists() else {})
 
 
-def keep_results(version: str, found: dict[str, dict[str, str]]) -> None:
+def keep_results(version: str, found: dict[str, dict[str, str]], packs: dict[str, str]) -> None:
     """Outcomes take the place of older ones of the same cases."""
     told = {name: {order: text.split(":")[0] for order, text in orders.items()} for name, orders in found.items()}
-    results_file(version).write_text(json.dumps(read_results(version) | told, indent=1))
+    before = read_results(version)
+    kept = {"cases": before["cases"] | told, "packs": before["packs"] | packs}
+    results_file(version).write_text(json.dumps(kept, indent=1))
 
 
-def page(results: dict[str, dict[str, dict[str, str]]]) -> str:
-    """The page from the outcomes: host version -> case -> order -> outcome."""
+def page(results: dict[str, dict[str, dict[str, dict[str, str]]]]) -> str:
+    """The page from the results: host version -> what :func:`read_results` gives."""
     versions = sorted(results, key=numbers)
     text = INTRODUCTION
     for section in dict.fromkeys(case.section for case in CASES.values()):
@@ -229,9 +231,14 @@ def page(results: dict[str, dict[str, dict[str, str]]]) -> str:
         for name, case in CASES.items():
             for order in case.orders if case.section == section else ():
                 told = [
-                    results[v].get(name, {}).get(order, "not run") if case.fits(v) else "no such node" for v in versions
+                    results[v]["cases"].get(name, {}).get(order, "not run") if case.fits(v) else "no such node"
+                    for v in versions
                 ]
                 text += f"| {case.title} | {order} | {' | '.join(told)} | {case.note} |\n"
+    text += "\n## The other packs\n\nTheir commits in these runs.\n\n| | "
+    text += " | ".join(f"ComfyUI {v}" for v in versions) + " |\n" + "|---" * (1 + len(versions)) + "|\n"
+    for pack in sorted({case.peer for case in CASES.values() if case.peer}, key=str.lower):
+        text += f"| {pack} | " + " | ".join(results[v]["packs"].get(pack, "") for v in versions) + " |\n"
     return text
 
 
@@ -239,7 +246,8 @@ def main() -> None:
     files = sorted(cache_folder().glob("chaining-*.json"))
     if not files:
         raise SystemExit("no results: run tests/host/test_chaining.py first")
-    PAGE.write_text(page({f.stem.removeprefix("chaining-"): json.loads(f.read_text()) for f in files}))
+    versions = [file.stem.removeprefix("chaining-") for file in files]
+    PAGE.write_text(page({version: read_results(version) for version in versions}))
     print(PAGE)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,11 @@ def peer(name: str, inside: Inside) -> Path | None:
     return next((folder for folder in folders if (folder / "__init__.py").is_file()), None)
 
 
+def commit(pack: Path) -> str:
+    done = subprocess.run(["git", "-C", str(pack), "log", "-1", "--format=%h"], capture_output=True, text=True)
+    return done.stdout.strip()
+
+
 @pytest.fixture(scope="module")
 def outcomes(inside: Inside) -> Callable[[str], dict[str, dict[str, str]]]:
     @cache
@@ -38,7 +44,7 @@ def outcomes(inside: Inside) -> Callable[[str], dict[str, dict[str, str]]]:
             "peers": [str(folder) for folder in there.values()],
         }
         found = inside.run(Path(__file__).with_name("inside_chaining.py"), arguments, timeout=1200)
-        keep_results(inside.host.version, found)
+        keep_results(inside.host.version, found, {name: commit(folder) for name, folder in there.items()})
         return found
 
     return run
