@@ -64,8 +64,10 @@ def _filled(colours: Tensor, known: Tensor) -> Tensor:
 
 
 def _opencv() -> Any:
-    """OpenCV, from whichever package it came, or None."""
+    """OpenCV, from whichever package it came, or None; also where what is left of one package after another was
+    removed is a cv2 without content."""
     try:
-        return import_module("cv2")
+        cv2 = import_module("cv2")
     except ImportError:
         return None
+    return cv2 if hasattr(cv2, "inpaint") else None

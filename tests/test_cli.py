@@ -285,6 +285,7 @@ def test_mistakes_are_one_line(arguments, message, tmp_path: Path, monkeypatch, 
         (["--start", "2"], "outside 0..1"),
         (["--prompt", "a horse"], "does not know 'horse'"),
         (["--steps", "0"], "steps must lie in"),
+        (["--guidance", "nan"], "guidance must be a finite number; got nan"),
     ],
 )
 def test_mistakes_in_generate_write_nothing(subject: Path, options, message, tmp_path: Path, capsys) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -76,13 +77,16 @@ def test_a_large_photo_is_filled_from_its_surroundings(method: str) -> None:
     )
 
 
-def test_without_opencv_it_is_filled_smoothly_and_the_warning_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("left", [None, ModuleType("cv2")])  # what makes an import fail; a folder that was left over
+def test_without_opencv_it_is_filled_smoothly_and_the_warning_says_so(
+    monkeypatch: pytest.MonkeyPatch, left: ModuleType | None
+) -> None:
     photo = random_picture(64, 64).permute(1, 2, 0).contiguous()
     removed, subject = box(64, 64, 10, 10, 40, 40).numpy(), np.zeros((64, 64), bool)
     with_opencv, _ = fill(photo, removed, subject, "telea")
     expected, warning = fill(photo, removed, subject, "smooth")
     assert warning is None
-    monkeypatch.setitem(sys.modules, "cv2", None)  # what makes an import fail
+    monkeypatch.setitem(sys.modules, "cv2", left)
     for method in ("telea", "navier-stokes"):
         filled, warning = fill(photo, removed, subject, method)
         assert torch.equal(filled, expected) and not torch.equal(filled, with_opencv)

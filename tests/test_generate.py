@@ -1,13 +1,16 @@
 """Sampling without a host: Eq. 9 and 10 in the loop, guidance, and weight 0."""
 
+import math
+
 import pytest
 import torch
 from small import SMALL, TOKEN_DIM, random_copy, random_unet
 
 from p3s.diffusion import NoiseSchedule, ddim_timesteps
 from p3s.errors import P3SError
-from p3s.generate import generate
+from p3s.generate import generate, generate_subjects
 from p3s.injection import Injection, InjectionHooks
+from p3s.sampling import AppliedSubject
 from p3s.schedule import Schedule
 from p3s.subject_copy import CopySettings, SubjectCopy
 
@@ -102,3 +105,13 @@ def test_what_is_missing_is_named(world):
         image(world, condition=None)
     with pytest.raises(P3SError, match="halves"):
         image(world, halves="some")
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_numbers_that_would_give_no_picture_are_named(world, bad):
+    with pytest.raises(P3SError, match="guidance must be a finite number"):
+        image(world, guidance=bad)
+    subject = AppliedSubject(world["copy"], world["condition"], strength=bad)
+    given = {name: world[name] for name in ("base", "prompt", "empty_prompt", "noise", "latents", "steps")}
+    with pytest.raises(P3SError, match="strength must be a finite number, 0 or more"):
+        next(generate_subjects(**given, subjects=[subject]))

@@ -21,6 +21,30 @@ def test_grey_16_bit_pictures_keep_their_brightness(tmp_path: Path, suffix: str)
     torch.testing.assert_close(picture, expected)
 
 
+#: What turns a picture [H, W] upright, by the orientation that its EXIF names.
+UPRIGHT = {
+    1: lambda a: a,
+    2: np.fliplr,
+    3: lambda a: np.rot90(a, 2),
+    4: np.flipud,
+    5: np.transpose,
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.rot90(a, 2).T,
+    8: np.rot90,
+}
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_a_turned_photo_is_upright(tmp_path: Path, kind: str, orientation: int) -> None:
+    stored, exif = np.kron(np.arange(0, 240, 40).reshape(2, 3), np.ones((8, 8))).astype(np.uint8), Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(stored).convert("RGB").save(tmp_path / "photo", kind, exif=exif)
+    expected = torch.from_numpy(UPRIGHT[orientation](stored).astype(np.float32)) / 255
+    found = read_picture(tmp_path / "photo")
+    torch.testing.assert_close(found, expected[..., None].expand(-1, -1, 3), atol=0.1, rtol=0)
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I", "I;16", "F"])
 def test_every_mode_gives_three_colours_in_range(mode: str) -> None:
     picture = to_tensor(Image.new(mode, (5, 4)))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import toyworld, training
+from benchmarks import flops, toyworld, training
 from benchmarks.toyworld_methods import TABLES
 from benchmarks.toyworld_metrics import interval
 
@@ -125,6 +125,31 @@ def test_the_table_of_training(kind: str, precision: str) -> None:
     assert numbers(said[3]) == [memory(checkpointed), *more]
     size = rows[f"{kind} fp32", 512]["file"]
     assert said[4] == (f"{size / 1e9:.2f} GB" if size > 1e9 else f"{size / 1e6:.0f} MB")
+
+
+def test_what_is_counted_on_shapes_alone() -> None:
+    """Of which no results are kept."""
+    models, lean = flops.Models(512), flops.Models(512, cross_attention=False)
+    (said,) = numbers(cells(README, "trained without `cross_attention`")[1])
+    assert said == round(lean.step() / flops.count(models.plain), 2)
+    assert f"trains {sum(p.numel() for p in models.copy.parameters()) / 1e6:.1f} million parameters" in README
+
+
+def test_the_work_in_the_comparison_with_other_methods() -> None:
+    names = cells(README, "| IPAdapter | SSR-Encoder")
+    row = dict(zip(names, cells(README, "work of a sampling step, x plain"), strict=True))
+    counted = variants("sampling.json")
+    assert numbers(row["IPAdapter"]) == [round(counted["IPAdapter-plus"]["work"], 2)]
+    assert numbers(row["P3S"]) == [round(counted[name]["work"], 2) for name in ("P3S, exact", "P3S, fast")]
+
+
+def test_memory_in_the_text() -> None:
+    """Rounded, of a training with and without checkpointing."""
+    found = re.search(r"about (\d+) GB of GPU memory; .* \*lora\*, (\d+) to (\d+) GB, or (\d+) to (\d+) GB", README)
+    assert found is not None
+    rows = training_rows()
+    names = ["full fp32", *(f"lora {kind}{more}" for kind in ("fp32", "bf16") for more in (", checkpointed", ""))]
+    assert [int(number) for number in found.groups()] == [round(rows[name, 512]["peak"] / 2**30) for name in names]
 
 
 def test_sizes_of_files_in_the_text() -> None:

@@ -1,5 +1,6 @@
 """The file of a training's state: what it holds, older versions, damage, and disks that do not take it."""
 
+import json
 import os
 import random
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from subjects import rewrite
 
 from p3s.diffusion import NoiseSchedule
 from p3s.errors import DamagedStateError, SubjectFileError, TrainingError
+from p3s.files import read_header
 from p3s.subject_copy import CopySettings, SubjectCopy
 from p3s.training import train
 from p3s.training_settings import TrainSettings
@@ -244,6 +246,24 @@ def test_any_damage_is_noticed_or_harmless(base, kept, version):
             heads += 1
     assert refused > (250 if version == 2 else 380)
     assert heads > 100
+
+
+def test_a_bit_that_flips_in_what_is_read_first_is_noticed(state, kept):
+    """Of the head's JSON, of each of its tensors, and of all bytes of the note: the rest, which has a checksum of its
+    own, is not read then."""
+    mark_diverged(kept.path, DIVERGED)
+    whole = kept.path.read_bytes()
+    metadata, entries, data_size = read_header(kept.path)
+    start, head = len(whole) - data_size, json.dumps(metadata["head"])[1:-1].encode()
+    tensors = [start + entry["data_offsets"][0] for name, entry in entries.items() if name.startswith("head.")]
+    assert len(tensors) > 5
+    places = [whole.index(head) + head.index(b"0.001") + 4, *tensors, *range(len(whole) - NOTE_SIZE, len(whole))]
+    for at in places:
+        kept.path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(DamagedStateError, match=r"state\.p3s is damaged"):
+            load_head(kept.path)
+    kept.path.write_bytes(whole)
+    assert same(load_head(kept.path), replace(head_of(state), diverged=DIVERGED))
 
 
 @pytest.mark.parametrize("version", [2, 3])

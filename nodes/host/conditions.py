@@ -75,12 +75,19 @@ def encode_latent(vae: Any, model: Any, image: Tensor, resolution: int) -> Tenso
 def prompts(conditioning: Any, count: int, name: str) -> list[Tensor]:
     """The text conditioning [text tokens, width] of ``count`` references, from one CONDITIONING.
 
-    One entry serves all references; as many entries as references are taken in their order.
+    One entry serves all references; as many entries as references are taken in their order. Raises TrainingError for
+    another number, and where hooks change the MODEL for a prompt, of which a training would not see anything.
     """
     if len(conditioning) not in (1, count):
         raise TrainingError(
             f"{name} holds {len(conditioning)} entries for {count} reference(s): give one prompt for "
             "all of them, or one for each"
+        )
+    hooks = [hook for entry in conditioning for hook in getattr(entry[1].get("hooks"), "hooks", ())]
+    if any(getattr(hook, "strength_model", 0) for hook in hooks):
+        raise TrainingError(
+            f"{name} changes the MODEL by a hook (Create Hook LoRA?), which a training would not see: load the LoRA "
+            "with Load LoRA instead, or set strength_model of the hook to 0"
         )
     texts = [_normal(entry[0][0]) for entry in conditioning]
     return texts * count if len(texts) == 1 else texts

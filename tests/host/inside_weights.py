@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import comfy.hooks
 import comfy.model_management
 import comfy.sd
 import comfy.utils
@@ -155,6 +156,21 @@ def bypassed(path: str, lora: Any) -> str:
     return message(lambda: task(model))
 
 
+def hooked(path: str, lora: Any) -> list[str]:
+    """What training says of a LoRA that a hook brings with the prompt, and of one that changes the CLIP model alone."""
+    model, text = load(path), draw(1, 77, 768)
+    said = []
+    for strength in (0.7, 0.0):
+        hooks = comfy.hooks.create_hook_lora(lora, strength, 1.0)
+        positive = comfy.hooks.set_hooks_for_conditioning([[text, {}]], hooks)
+        said.append(
+            message(
+                lambda p=positive: make_task(model, None, (), p, [[text, {}]], 128, CopySettings(), TrainSettings())
+            )
+        )
+    return said
+
+
 def padded(path: str) -> dict[str, Any]:
     """A patch that lets the first convolution read eight channels (IC-Light), with all of the model loaded and with
     none of it, so that patches are applied at each call."""
@@ -188,5 +204,6 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
         "scaled": {name: scaled(arguments[name], plain, lora) for name in ("scaled", "quantised") if name in arguments},
         "inserted": inserted(arguments["slim"]),
         "bypassed": bypassed(arguments["slim"], lora),
+        "hooked": hooked(arguments["slim"], lora),
         "padded": padded(arguments["slim"]),
     }

@@ -51,6 +51,12 @@ def test_a_lora_in_bypass_mode_is_not_trained_past(facts: dict[str, Any]) -> Non
     assert "Load LoRA instead of its bypass node" in facts["bypassed"]
 
 
+def test_a_lora_that_a_hook_brings_with_the_prompt_is_not_trained_past(facts: dict[str, Any]) -> None:
+    of_the_model, of_clip = facts["hooked"]
+    assert of_the_model.startswith("TrainingError: positive changes the MODEL by a hook (Create Hook LoRA?)")
+    assert of_clip.startswith("TrainingError: no reference to train on")
+
+
 def test_a_patch_may_let_the_first_convolution_read_more(facts: dict[str, Any]) -> None:
     found = facts["padded"]
     assert found["channels"] == [4, 8]
