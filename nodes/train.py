@@ -1,4 +1,4 @@
-"""Train P3S: references and a prompt in, a trained subject out, saved to models/p3s on the way."""
+"""Train P3S: references and a prompt in, a trained subject out, which is also saved to models/p3s."""
 
 from __future__ import annotations
 

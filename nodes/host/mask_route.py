@@ -3,7 +3,7 @@
 Request, JSON:
   picture   an object, see sources.source_of
   points    PointSet's text
-  source    who asks; of one asker only the newest waiting request is answered
+  source    the editor that asks; of its waiting requests only the newest is answered
   settings  optional: some of value_range, blur, fill_region and grow of the RNGR Mask node
 
 Answer, JSON: ``state``, which is one of
@@ -33,7 +33,7 @@ from .sources import source_of
 from .web import Refused, add_route, unreadable
 
 PATH = "/p3s/masks"
-MOST_BYTES = 32 * 1024  # of a request; 128 points need less than 4
+MOST_BYTES = 32 * 1024  # in a request; 128 points need less than 4 KiB
 MOST_WAITING = 16
 SETTINGS = ("value_range", "blur", "fill_region", "grow")
 LONGEST_SOURCE = 100

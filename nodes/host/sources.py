@@ -1,4 +1,4 @@
-"""What a Point Picker shows: the picture that a node would give in a run, read outside of one as that node reads it."""
+"""What a Point Picker shows: the picture that a node would give in a run, read as that node reads it."""
 
 from __future__ import annotations
 
