@@ -20,7 +20,7 @@ from .host.conditions import clip_encoder, clip_image_size
 from .host.pictures import PREVIEW_SIDE
 from .host.readings import readings
 from .types import Points, Reference, build
-from .values import checked
+from .values import checked, only
 
 log = logging.getLogger("p3s")
 
@@ -129,6 +129,7 @@ class RNGRMask(io.ComfyNode):
         negative_points: list[str] | None = None,
         references: Sequence[tuple[CleanReference, ...]] = (),
     ) -> io.NodeOutput:
+        vision = only("clip_vision", clip_vision)
         settings = MaskSettings(value_range, blur, fill_region, grow, fill)
         photos = all_frames(image, "image")
         clean = all_frames(inpainted, "inpainted") if inpainted else [None] * len(photos)
@@ -137,7 +138,7 @@ class RNGRMask(io.ComfyNode):
         found = []
         for number, each in enumerate(zip(photos, chosen, clean, strict=True), start=1):
             try:
-                found.append(reference_of(clip_vision[0], *each, settings))
+                found.append(reference_of(vision, *each, settings))
             except P3SError as error:
                 raise type(error)(f"photo {number}: {error}" if len(photos) > 1 else str(error)) from None
         warnings = [

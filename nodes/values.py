@@ -52,7 +52,7 @@ def checked(execute: Callable[..., Any]) -> Callable[..., Any]:
             if name not in values or (values[name] is None and defaults.get(name, inspect.Parameter.empty) is None):
                 continue
             if isinstance(entry, io.WidgetInput) and not entry.force_input:
-                value = _only(name, values[name]) if schema.is_input_list else values[name]
+                value = only(name, values[name]) if schema.is_input_list else values[name]
                 values[name] = widget_value(entry, value)
             else:
                 for value in values[name] if schema.is_input_list else [values[name]]:
@@ -107,7 +107,8 @@ def _check_text(name: str, value: Any) -> None:
         raise P3SError(f"{name} must be text that a file can hold: type it again; got {shown(value)}") from None
 
 
-def _only(name: str, values: Any) -> Any:
+def only(name: str, values: Any) -> Any:
+    """The one value of a list. Raises P3SError, naming the input, for several and for none."""
     if len(values) != 1:
         raise P3SError(f"{name} comes as a list of {len(values)} values; one is expected, for all photos")
     return values[0]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ...p3s.arithmetic import few_threads
 from ...p3s.toyworld.models import LATENT_CHANNELS, PATCH, Codec
-from ...p3s.toyworld.scenes import SIDE, scene
+from ...p3s.toyworld.scenes import SIDE, Scene, scene
 from ...p3s.toyworld.world import ToyWorld, load_world, picture_of
 
 ENLARGED = 8  # times; the world's pictures have 48 x 48 pixels, too small to click in
@@ -111,9 +111,14 @@ class Vision:
         return world().encode_clip(image.float().cpu())
 
 
+def drawn(animal: str, number: int) -> Scene:
+    """The scene of a number: two of a kind, in looks that no model was trained on."""
+    return scene("heldout", number, "different", animal)
+
+
 def photo(animal: str, number: int) -> Tensor:
-    """The photo of a scene, [1, 384, 384, 3]: two of a kind, in looks that no model was trained on."""
-    return enlarged(picture_of(scene("heldout", number, "different", animal))[None])
+    """The photo of a scene, [1, 384, 384, 3]."""
+    return enlarged(picture_of(drawn(animal, number))[None])
 
 
 def enlarged(pictures: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ import torch
 from comfyui_p3s.nodes.host import toy_world
 from comfyui_p3s.nodes.point_picker import PointPicker
 from comfyui_p3s.nodes.rngr_mask import RNGRMask
-from comfyui_p3s.nodes.toy_world import drawn
 from comfyui_p3s.p3s.errors import P3SError
 from comfyui_p3s.p3s.points import PointSet
 from comfyui_p3s.p3s.toyworld.world import MASKS, click, picture_of
@@ -56,7 +55,7 @@ def picked() -> dict[str, Any]:
 
 
 def main(arguments: dict[str, Any]) -> dict[str, Any]:
-    scenes = [drawn("dog", number) for number in (4, 7, 11)]
+    scenes = [toy_world.drawn("dog", number) for number in (4, 7, 11)]
     photos, points = [picture_of(scene)[None] for scene in scenes], [click(scene, 1) for scene in scenes]
     single = [run([photo], [each]).args for photo, each in zip(photos, points, strict=True)]
     alone = [outputs[0][0] for outputs in single]

@@ -11,7 +11,6 @@ import torch
 from comfyui_p3s.nodes import train_run
 from comfyui_p3s.nodes.host import toy_world
 from comfyui_p3s.nodes.host.weights import noise_schedule
-from comfyui_p3s.nodes.toy_world import drawn
 from comfyui_p3s.nodes.train_task import make_task
 from comfyui_p3s.p3s.pipeline import train_subject
 from comfyui_p3s.p3s.subject import Subject
@@ -39,7 +38,7 @@ def by_the_node(references: Any, copy: CopySettings, settings: TrainSettings) ->
 def main(arguments: dict[str, Any]) -> dict[str, Any]:
     # The host keeps sigmas, from which the schedule is computed back: other last bits than the world's own.
     world, facts = replace(toy_world.world(), noise=noise_schedule(toy_world.model())), {}
-    scenes = drawn("dog", 4), drawn("dog", 7)
+    scenes = toy_world.drawn("dog", 4), toy_world.drawn("dog", 7)
     references = [world.reference(picture_of(scene), click(scene, 1)) for scene in scenes]
     for name, count, copy, settings in (
         ("one photo", 1, CopySettings(), SETTINGS),

@@ -162,9 +162,7 @@ def test_what_cannot_be_shown_is_said(
     assert not server.own_frames(start)
 
 
-def test_a_file_that_no_picker_can_read_is_not_offered_and_refused_before_the_run(
-    server: Server, client: Client
-) -> None:
+def test_a_file_that_no_picker_can_read_is_not_offered_and_the_run_names_it(server: Server, client: Client) -> None:
     folder = server.base / "input"
     for name in ("phone.heic", "drawing.svg", "wide.jxl"):
         (folder / name).write_bytes(b"not for Pillow")
@@ -177,6 +175,6 @@ def test_a_file_that_no_picker_can_read_is_not_offered_and_refused_before_the_ru
     picker = g.add("P3S_PointPicker", image="phone.heic", points='{"v":1,"positive":[[0.5,0.5]]}')
     g.add("PreviewImage", images=picker)
     result = client.run(g.graph)
-    assert result.status == "refused"
+    assert result.status == "error"
     assert "phone.heic is not a picture of a kind that can be read. Save it as JPEG, PNG" in result.error.message
     assert str(server.base) not in result.error.message
