@@ -79,7 +79,7 @@ def inputs() -> list[Any]:
             min=128,
             max=2048,
             step=64,
-            tooltip="Photos are trained at about this many pixels squared, uncropped, in their proportions.",
+            tooltip="Photos are scaled to about resolution x resolution pixels, uncropped, with their proportions kept.",
         ),
         build(
             io.Float.Input,
