@@ -118,7 +118,9 @@ class Apply(io.ComfyNode):
                 ),
             ],
             # The output has no id: it must differ from the inputs' ids.
-            outputs=[io.Model.Output(display_name="model", tooltip="For KSampler, or any other node that takes a model.")],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="For KSampler, or any other node that takes a model.")
+            ],
         )
 
     @classmethod
@@ -148,8 +150,7 @@ class Apply(io.ComfyNode):
     ) -> io.NodeOutput:
         if start_percent > end_percent:
             raise P3SError(
-                f"start_percent ({start_percent:g}) must not be greater than end_percent ({end_percent:g}): "
-                "swap them"
+                f"start_percent ({start_percent:g}) must not be greater than end_percent ({end_percent:g}): swap them"
             )
         curve = schedule or CopySettings.from_dict(subject.info.copy_settings).default_schedule
         curve = curve.within(start_percent, end_percent)

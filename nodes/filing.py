@@ -69,7 +69,7 @@ def trained_before(wanted: SubjectInfo, name: str) -> Filed | None:
         try:
             subject = load_subject(path)
         except SubjectFileError as error:
-            log.warning("Train P3S: a subject that was trained before cannot be used: %s", error)
+            log.warning("Train P3S: the file of an earlier training cannot be used: %s", error)
             continue
         info = replace(subject.info, **{note: getattr(wanted, note) for note in NOTES})
         if info == subject.info and _is_called(path, name):

@@ -109,7 +109,9 @@ class RNGRMask(io.ComfyNode):
                 io.Image.Output(display_name="inpainted", tooltip="The photo without the negative subject."),
                 io.Mask.Output(display_name="subject_mask", tooltip="The rough mask of the wanted subject."),
                 io.Mask.Output(display_name="negative_mask", tooltip="The region that was removed."),
-                io.Image.Output(display_name="similarity", tooltip="Heat map of the similarity to the clicked subject."),
+                io.Image.Output(
+                    display_name="similarity", tooltip="Heat map of the similarity to the clicked subject."
+                ),
             ],
         )
 
@@ -205,8 +207,8 @@ def check_together(photos: Sequence[Any], chosen: Sequence[PointSet], clean: Seq
         )
     if len(set(chosen)) < len(chosen):
         raise PointError(
-            "image holds several photos with the very same points, as of one Point Picker for all: every photo needs "
-            "its own. Give each a Point Picker"
+            "image holds several photos with the very same points, as if all came from one Point Picker. Every photo "
+            "needs points of its own: give each a Point Picker"
         )
 
 

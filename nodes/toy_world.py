@@ -29,9 +29,7 @@ class ToyWorld(io.ComfyNode):
                 io.Int.Input(
                     "scene", default=4, min=0, max=9999, tooltip="Scene number; each gives a different photo."
                 ),
-                io.Int.Input(
-                    "batch_size", default=4, min=1, max=64, tooltip="How many pictures to generate at once."
-                ),
+                io.Int.Input("batch_size", default=4, min=1, max=64, tooltip="How many pictures to generate at once."),
             ],
             # The outputs have no ids: those must differ from the inputs' ids.
             outputs=[

@@ -62,7 +62,9 @@ class Outcome:
         file = f"{state} ({size:.0f} MiB; delete it if you will not resume)"
         if self.result.diverged:
             step, kept = len(self.result.reports), self.result.kept
-            told.insert(0, f"these are the weights of step {step}, the last with a finite loss; they may already be damaged")
+            told.insert(
+                0, f"these are the weights of step {step}, the last with a finite loss; they may already be damaged"
+            )
             if kept and size:
                 told.append(
                     f"{how} with a lower learning rate to resume after step {kept}, the last one saved, from {file}"

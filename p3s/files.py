@@ -90,7 +90,7 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object], overwrite: boo
             raise taken from None
         return path
 
-    taken = SubjectFileError(f"{path} exists already and was not overwritten. Choose another name.")
+    taken = SubjectFileError(f"{path} already exists and was not overwritten. Choose another name.")
     if not overwrite and os.path.lexists(path):
         raise taken
     return _write(path.parent, write, place)
@@ -257,7 +257,7 @@ def _what_it_is(start: bytes, size: int, length: int) -> str:
     if start[:2] == b"PK" or start[:1] == b"\x80":
         return "this is a PyTorch (pickle) file, which can run code when opened; P3S reads safetensors files only"
     if start[:1] == b"<" or start[:8] == b"version ":
-        return "this is a text, not a model: the download went wrong (a web page, or a Git LFS pointer)"
+        return "this is a text file, not a model: the download went wrong (a web page, or a Git LFS pointer)"
     if size < 8:
         return f"the file has only {size} bytes: it is cut off"
     return (

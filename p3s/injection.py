@@ -85,7 +85,7 @@ class EffectMask:
             )
         low, high = (float(v) for v in torch.aminmax(mask))
         if not (low >= -OVERSHOOT and high <= 1 + OVERSHOOT):  # also when they are NaN
-            raise MaskError(f"an effect mask must lie in 0..1; this one reaches from {low:g} to {high:g}")
+            raise MaskError(f"an effect mask must lie in 0..1; this one spans {low:g} to {high:g}")
         self.everywhere, self.nowhere = low >= 1, high <= 0
         self._mask = mask.detach().float().cpu().clamp(0, 1).reshape(-1, *mask.shape[-2:])
         self._tokens: dict[tuple[tuple[int, int], torch.device], Tensor] = {}

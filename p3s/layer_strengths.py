@@ -19,7 +19,7 @@ def parse_layer_strengths(text: str) -> tuple[Entry, ...]:
     """Entries "side: factor" or "side block: factor", separated by commas, semicolons or lines.
 
     The side is input, middle or output, the block its number in the U-Net that the subject is applied to, the factor a
-    number in 0..10. Raises P3SError, naming the entry, for anything else and for an entry that is there twice.
+    number in 0..10. Raises P3SError, naming the entry, for anything else and for an entry that is given twice.
     """
     found: dict[tuple[str, int | None], float] = {}
     for entry in filter(None, (part.strip() for part in re.split(r"[,;\n]", text))):
@@ -37,7 +37,7 @@ def parse_layer_strengths(text: str) -> tuple[Entry, ...]:
         if not 0 <= factor <= LARGEST:
             raise P3SError(f"layer_strengths: the factor of {entry!r} must be a number in 0..{LARGEST:g}")
         if place in found:
-            raise P3SError(f"layer_strengths: {' '.join(str(p) for p in place if p is not None)} is there twice")
+            raise P3SError(f"layer_strengths: {' '.join(str(p) for p in place if p is not None)} is given twice")
         found[place] = factor
     return tuple((side, block, factor) for (side, block), factor in found.items())
 

@@ -84,7 +84,7 @@ class Schedule:
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise P3SError(f"Weight schedule: {name} = {getattr(self, name):g} lies outside 0..1.")
         if self.start > self.end:
-            raise P3SError(f"Weight schedule: start = {self.start:g} lies after end = {self.end:g}; exchange them.")
+            raise P3SError(f"Weight schedule: start = {self.start:g} lies after end = {self.end:g}; swap them.")
         object.__setattr__(self, "keyframes", _check_keyframes(self.keyframes))
         object.__setattr__(self, "learned", tuple(_number(weight, "a learned weight") for weight in self.learned))
         if self.kind == "keyframes" and not self.keyframes:

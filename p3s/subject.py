@@ -270,7 +270,7 @@ def _check_reference(reference: SubjectReference, first: SubjectReference, numbe
     if math.isqrt(tokens.shape[0] - 1) ** 2 != tokens.shape[0] - 1:
         raise SubjectFileError(f"the {tokens.shape[0]} tokens of reference {number} are not one and a square grid")
     if latent.shape[0] != first.latent.shape[0] or tokens.shape[1] != first.tokens.shape[1]:
-        raise SubjectFileError(f"reference {number} has another number of channels than reference 1")
+        raise SubjectFileError(f"reference {number} does not have as many channels as reference 1")
     _check_finite(latent, f"the latent of reference {number}")
     _check_finite(tokens, f"a token of reference {number}")
 
@@ -313,13 +313,12 @@ def check_family(subject: Subject, family: str, fingerprint: str) -> tuple[str, 
     if subject.info.family != family:
         fits, came = family_name(subject.info.family), family_name(family)
         raise FamilyError(
-            f"This subject was trained on {fits}, and here is {came}. Connect {fits}, or train the subject again on "
-            "this one."
+            f"This subject was trained on {fits}, but this is {came}. Use {fits}, or train the subject again on this one."
         )
     if subject.info.base_fingerprint != fingerprint:
         return (
             "This subject was trained on other weights of the same family; likeness may suffer. "
-            "It is best with the checkpoint that it was trained on.",
+            "It works best with the checkpoint it was trained on.",
         )
     return ()
 

@@ -68,9 +68,11 @@ def check_info(info: SubjectInfo) -> None:
 
 def _check_note(name: str, note: Any) -> None:
     if not isinstance(note, str):
-        raise SubjectFileError(f"{name} must be a text; got {shown(note)}")
+        raise SubjectFileError(f"{name} must be text; got {shown(note)}")
     if len(note) > LONGEST_NOTE:
-        raise SubjectFileError(f"{name} has {len(note)} characters; a subject file holds {LONGEST_NOTE}: shorten it")
+        raise SubjectFileError(
+            f"{name} has {len(note)} characters; a subject file holds at most {LONGEST_NOTE}: shorten it"
+        )
     try:
         note.encode()
     except UnicodeEncodeError:

@@ -198,7 +198,9 @@ class _Run:
             self.scaler.update()
         except (RuntimeError, MemoryError) as error:
             if self.reports:
-                self._warn(f"step {number} was left half done: some of the weights are those after it, others before")
+                self._warn(
+                    f"step {number} was interrupted halfway: some of the weights are those after it, others before"
+                )
             if not is_out_of_memory(error):
                 raise
             raise TrainingError(
@@ -216,7 +218,7 @@ class _Run:
             found = self._try(batch)
         if isinstance(found, Exception):
             raise TrainingError(
-                f"out of memory at step {number} of {self.total}, also with gradient checkpointing: "
+                f"out of memory at step {number} of {self.total}, even with gradient checkpointing: "
                 f"{ways_to_save(self.copy.settings, replace(self.settings, checkpointing=True))} ({found})"
             )
         return found
@@ -267,8 +269,8 @@ class _Run:
             return
         if done > self.total:
             raise TrainingError(
-                f"the training that was interrupted has {done} steps already, and {self.total} are asked "
-                f"for: ask for at least {done}, or turn resume off to start anew"
+                f"the interrupted training already has {done} steps, and {self.total} are asked for: ask for at "
+                f"least {done}, or turn resume off to start over"
             )
         changed = [n for n in self.settings.REMEDIES if state.inputs[n] != self._inputs[n]]
         texts = ((n, state.inputs[n].strip("'"), self._inputs[n].strip("'")) for n in changed)
@@ -306,7 +308,7 @@ class _Run:
             save_state(state, self.checkpoints.path)
             self.saved = len(self.reports)
         except Exception as error:  # the training is worth more than its state
-            self._warn(f"the state after step {len(self.reports)} could not be kept: {error}")
+            self._warn(f"the checkpoint after step {len(self.reports)} could not be saved: {error}")
 
     def mark_diverged(self) -> None:
         """Leave the state before a loss that is not finite as it is, but for a note of that."""
@@ -321,7 +323,7 @@ class _Run:
                 untrained = TrainState.untrained(self._inputs, self.examples, self.empty_prompt, diverged)
                 save_state(untrained, self.checkpoints.path)
         except Exception as error:
-            self._warn(f"that the loss was no longer finite could not be noted in {self.checkpoints.path}: {error}")
+            self._warn(f"that the loss was no longer finite could not be recorded in {self.checkpoints.path}: {error}")
 
 
 class _Place(NamedTuple):

@@ -83,14 +83,14 @@ class StateHead:
             wrong.append("the empty prompt")
         if wrong:
             raise TrainingError(
-                f"the training that was interrupted cannot be resumed with other inputs than it began with: "
-                f"{'; '.join(wrong)}. Give it those of before, or start anew"
+                f"the interrupted training can only be resumed with the inputs it started with; these differ: "
+                f"{'; '.join(wrong)}. Set them back, or start over"
             )
         if self.diverged is not None and not remedied:
             done = len(self.reports)
             raise TrainingError(
                 f"with these settings the loss of this training was no longer finite at step {self.diverged.step}, and "
-                f"the same would come to the same. To {f'go on from step {done}' if done else 'begin anew'}, "
+                f"running it unchanged would fail again. To {f'resume from step {done}' if done else 'start over'}, "
                 f"{remedies(inputs)}; to try it once more as it is, turn resume off"
             )
 

@@ -121,7 +121,7 @@ def _named(path: Path, load: Callable[[Path], Head]) -> Head:
             reason = getattr(error, "strerror", None) or error
             raise TrainingError(f"{path.name} cannot be read: {reason}. To do without it, turn resume off") from error
         raise DamagedStateError(
-            f"{path.name} is damaged, or not the state of a training: start the training anew"
+            f"{path.name} is damaged, or not the state of a training: start the training over"
         ) from error
 
 
@@ -183,7 +183,7 @@ def _header(path: Path) -> tuple[dict[str, str], dict[str, TensorEntry], int]:
 
 def _check_version(path: Path, found: int, known: int) -> None:
     if found != known:
-        raise DamagedStateError(f"{path.name} was written by another version of P3S: start the training anew")
+        raise DamagedStateError(f"{path.name} was written by another version of P3S: start the training over")
 
 
 def _read(file: BinaryIO, start: int, entry: TensorEntry) -> Tensor:

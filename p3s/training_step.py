@@ -236,7 +236,7 @@ def check_examples(config: UNetConfig, examples: Sequence[Example], empty_prompt
             )
         if example.counted is not None and example.counted.shape != example.target.shape[1:]:
             raise TrainingError(
-                f"{name}: what counts has the shape {tuple(example.counted.shape)}, its latent "
+                f"{name}: counted has the shape {tuple(example.counted.shape)}, its latent "
                 f"{tuple(example.target.shape[1:])}"
             )
         for part in (example.latent, example.target, example.tokens, example.prompt):

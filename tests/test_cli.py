@@ -316,7 +316,7 @@ def test_a_subject_of_another_model_is_refused_or_warned_about(subject: Path, tm
         assert main(arguments) == status
     said = capsys.readouterr()
     assert "warning: This subject was trained on other weights" in said.out
-    assert "was trained on an SD 1.x model, and here is the Toy World's model" in said.err
+    assert "was trained on an SD 1.x model, but this is the Toy World's model" in said.err
 
 
 def test_a_new_file_name_has_the_suffix_asked_for(tmp_path: Path) -> None:

@@ -186,7 +186,7 @@ def test_more_steps_and_checkpointing_may_be_asked_for(base, kept):
 
 def test_fewer_steps_than_were_trained_are_refused(base, kept):
     run(base, fresh(base), checkpoints=kept, stop=4)
-    with pytest.raises(TrainingError, match="has 4 steps already, and 3 are asked for: ask for at least 4"):
+    with pytest.raises(TrainingError, match="already has 4 steps, and 3 are asked for: ask for at least 4"):
         run(base, fresh(base), resume=load_state(kept.path), steps=3)
 
 
@@ -222,7 +222,7 @@ def test_the_last_state_before_it_is_left(base, kept, monkeypatch, every, step):
         assert not state.weights
 
 
-@pytest.mark.parametrize(("every", "how"), [(3, "go on from step 3"), (0, "begin anew")])
+@pytest.mark.parametrize(("every", "how"), [(3, "resume from step 3"), (0, "start over")])
 def test_with_the_same_settings_it_is_not_run_into_the_same_again(base, kept, monkeypatch, every, how):
     error = diverged(base, replace(kept, every=every), monkeypatch).error
     assert str(error) == "the loss is no longer finite at step 4 of 9: lower learning_rate (now 0.001)"

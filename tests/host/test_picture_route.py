@@ -176,5 +176,5 @@ def test_a_file_that_no_picker_can_read_is_not_offered_and_the_run_names_it(serv
     g.add("PreviewImage", images=picker)
     result = client.run(g.graph)
     assert result.status == "error"
-    assert "phone.heic is not a picture of a kind that can be read. Save it as JPEG, PNG" in result.error.message
+    assert "phone.heic is not in a picture format that can be read. Save it as JPEG, PNG" in result.error.message
     assert str(server.base) not in result.error.message
