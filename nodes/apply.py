@@ -50,8 +50,8 @@ class Apply(io.ComfyNode):
                     min=0.0,
                     max=10.0,
                     step=0.01,
-                    tooltip="Multiplies the schedule's weight. 0 is the plain model. Tiny values do not fade to it, because "
-                    "the subject's tokens still take part in attention; use 0 to switch the subject off.",
+                    tooltip="Multiplies the schedule's weight. 0 is the plain model. Tiny values do not fade to it, "
+                    "because the subject's tokens still take part in attention; use 0 to switch the subject off.",
                 ),
                 io.Float.Input(
                     "start_percent",
@@ -59,8 +59,8 @@ class Apply(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.001,
-                    tooltip="The subject is off before this fraction of denoising. A later start leaves the layout to the "
-                    "prompt.",
+                    tooltip="The subject is off before this fraction of denoising. A later start leaves the layout to "
+                    "the prompt.",
                 ),
                 io.Float.Input(
                     "end_percent",
@@ -74,13 +74,14 @@ class Apply(io.ComfyNode):
                     "guidance",
                     options=list(GUIDANCE),
                     default=GUIDANCE[0],
-                    tooltip="Which side of classifier-free guidance sees the subject: both, or the prompt only (faster).",
+                    tooltip="Which side of classifier-free guidance sees the subject: both, or the prompt only "
+                    "(faster).",
                 ),
                 Schedule.Input(
                     "schedule",
                     optional=True,
-                    tooltip="From Weight Schedule. Without it, the weight learned with the subject if there is one, else "
-                    "the paper's: 0.7 at the first step, 1.2 at the last.",
+                    tooltip="From Weight Schedule. Without it, the weight learned with the subject if there is one, "
+                    "else the paper's: 0.7 at the first step, 1.2 at the last.",
                 ),
                 build(
                     io.Int.Input,
@@ -90,13 +91,14 @@ class Apply(io.ComfyNode):
                     max=1000,
                     optional=True,
                     advanced=True,
-                    tooltip="For a subject trained on several photos: which one to use as the reference, counting from 0.",
+                    tooltip="For a subject trained on several photos: which one to use as the reference, counting "
+                    "from 0.",
                 ),
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="Where in the image the subject acts; everywhere if not connected. Soft edges are kept. With "
-                    "several subjects, give each a mask of its own.",
+                    tooltip="Where in the image the subject acts; everywhere if not connected. Soft edges are kept. "
+                    "With several subjects, give each a mask of its own.",
                 ),
                 io.Combo.Input(
                     "mode",
@@ -113,8 +115,8 @@ class Apply(io.ComfyNode):
                     default="",
                     optional=True,
                     advanced=True,
-                    tooltip='Per-layer multipliers, e.g. "input: 0.5, output 9: 0". Layers not listed use 1; 0 leaves a '
-                    "layer to the plain model.",
+                    tooltip='Per-layer multipliers, e.g. "input: 0.5, output 9: 0". Layers not listed use 1; 0 leaves '
+                    "a layer to the plain model.",
                 ),
             ],
             # The output has no id: it must differ from the inputs' ids.

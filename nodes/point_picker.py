@@ -52,11 +52,12 @@ class PointPicker(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "image",
-                    # The empty choice comes first: a picker with a linked picture must not name a file that may be missing.
+                    # Empty first: a picker with a linked picture must not name a file that may be missing.
                     options=Pictures(["", *sorted(readable_names(listed))]),
                     upload=io.UploadType.image,
                     image_folder=io.FolderType.input,
-                    tooltip="The photo with the subject, from the input folder. Not used while linked_image is connected.",
+                    tooltip="The photo with the subject, from the input folder. Not used while linked_image is "
+                    "connected.",
                 ),
                 PointEditor.Input(
                     "points",

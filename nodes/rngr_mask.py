@@ -67,8 +67,8 @@ class RNGRMask(io.ComfyNode):
                     "value_range",
                     options=list(VALUE_RANGES),
                     default=default.value_range,
-                    tooltip="How similarities are mapped to 0..1: clip cuts negative ones off, minmax stretches the whole "
-                    "range.",
+                    tooltip="How similarities are mapped to 0..1: clip cuts negative ones off, minmax stretches the "
+                    "whole range.",
                 ),
                 io.Float.Input(
                     "blur",

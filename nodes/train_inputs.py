@@ -79,7 +79,8 @@ def inputs() -> list[Any]:
             min=128,
             max=2048,
             step=64,
-            tooltip="Photos are scaled to about resolution x resolution pixels, uncropped, with their proportions kept.",
+            tooltip="Photos are scaled to about resolution x resolution pixels, uncropped, with their proportions "
+            "kept.",
         ),
         build(
             io.Float.Input,
@@ -244,7 +245,8 @@ def inputs() -> list[Any]:
             max=1000000,
             optional=True,
             advanced=True,
-            tooltip="Save a resumable checkpoint every this many steps; 0: only when the training is cancelled or stops.",
+            tooltip="Save a resumable checkpoint every this many steps; 0: only when the training is cancelled or "
+            "stops.",
         ),
         build(
             io.Boolean.Input,

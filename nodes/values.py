@@ -35,8 +35,8 @@ OURS: dict[str, tuple[type, str]] = {
 
 
 def checked(execute: Callable[..., Any]) -> Callable[..., Any]:
-    """For a V3 node's ``execute``, below ``@classmethod``: it is called only with values that its widgets could hold, and
-    wires that carry something.
+    """For a V3 node's ``execute``, below ``@classmethod``: it is called only with values that its widgets could hold,
+    and wires that carry something.
 
     Raises P3SError, which names the input, what was expected and what came. None passes where ``execute`` itself has it
     as the default. To a node that takes lists (``is_input_list``) a widget's list holds one value, and ``execute`` gets

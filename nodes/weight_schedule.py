@@ -73,8 +73,8 @@ class WeightSchedule(io.ComfyNode):
                     "keyframes",
                     default="0:0.7, 0.5:1, 1:1.2",
                     multiline=True,
-                    tooltip='keyframes: pairs "percent:weight", joined by straight lines; percent 0 is the first step, 1 '
-                    "the last. A JSON list [[0, 0.7], [1, 1.2]] works too.",
+                    tooltip='keyframes: pairs "percent:weight", joined by straight lines; percent 0 is the first '
+                    "step, 1 the last. A JSON list [[0, 0.7], [1, 1.2]] works too.",
                 ),
                 io.Sigmas.Input(
                     "sigmas",

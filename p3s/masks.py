@@ -158,8 +158,8 @@ class RoughMasks:
         if np.ptp(valid) < FLAT or np.ptp(values) < FLAT / 10:
             raise MaskError(
                 f"Compared with {compared}, the whole picture looks the same to CLIP (similarity {valid.min():.3f} to "
-                f"{valid.max():.3f} everywhere), so no mask can be made. Move the positive and negative points to parts "
-                "that look different from each other and from the rest."
+                f"{valid.max():.3f} everywhere), so no mask can be made. Move the positive and negative points to "
+                "parts that look different from each other and from the rest."
             )
         blurred = np.zeros_like(similarity)  # padding stays 0 and is never read
         blurred[self.patches.valid] = values

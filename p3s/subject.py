@@ -313,7 +313,8 @@ def check_family(subject: Subject, family: str, fingerprint: str) -> tuple[str, 
     if subject.info.family != family:
         fits, came = family_name(subject.info.family), family_name(family)
         raise FamilyError(
-            f"This subject was trained on {fits}, but this is {came}. Use {fits}, or train the subject again on this one."
+            f"This subject was trained on {fits}, but this is {came}. Use {fits}, or train the subject again on this "
+            "one."
         )
     if subject.info.base_fingerprint != fingerprint:
         return (

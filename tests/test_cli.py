@@ -260,7 +260,7 @@ def mistakes() -> list[tuple[list[str], str]]:
         ([*clicked, "--zero-init", "one"], "zero_init must be one of zero, identity; got 'one'"),
         ([*clicked, "--fill", "magic"], "fill must be one of"),
         ([*clicked, "--image", "nowhere.jpg", "--positive", "0.5,0.5"], "nowhere.jpg"),
-        ([*clicked, "--image", __file__, "--positive", "0.5,0.5"], "test_cli.py is not a picture"),
+        ([*clicked, "--image", __file__, "--positive", "0.5,0.5"], "test_cli.py is not in a picture format"),
         ([*clicked, "--negative", "0.51,0.51"], "dog.jpg: "),
         (["generate", "nowhere.safetensors", "--prompt", "a dog"], "no such file"),
     ]

@@ -35,8 +35,8 @@ def prompts_of(conds: Conditionings) -> frozenset[Hashable]:
 
 
 def conditional_chunks(options: Mapping[str, Any], prompts: frozenset[Hashable]) -> list[bool]:
-    """For each chunk of a call's batch, whether it belongs to the prompt. Its number does not say so: guiders order their
-    conditionings in their own way, and some nodes ask for the unconditional prediction alone."""
+    """For each chunk of a call's batch, whether it belongs to the prompt. Its number does not say so: guiders order
+    their conditionings in their own way, and some nodes ask for the unconditional prediction alone."""
     chunks, uuids = chunks_of(options), options.get("uuids") or ()
     if prompts and len(uuids) == len(chunks):
         return [uuid in prompts for uuid in uuids]

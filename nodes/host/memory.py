@@ -21,8 +21,8 @@ def unload_models() -> None:
 
 
 def room() -> tuple[int, int]:
-    """Bytes that are free on the device that the host computes on, and the most that it can have: on a CPU with the swap,
-    and with the system's memory where the driver lends it to a GPU (Windows)."""
+    """Bytes that are free on the device that the host computes on, and the most that it can have: on a CPU with the
+    swap, and with the system's memory where the driver lends it to a GPU (Windows)."""
     place = device()
     free, total = (
         get(place) for get in (comfy.model_management.get_free_memory, comfy.model_management.get_total_memory)

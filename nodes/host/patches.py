@@ -28,7 +28,7 @@ log = logging.getLogger("p3s")
 
 
 class Contents:
-    """The content, as ``image_hash``, of the last few sources. Used by runs and routes at once, from several threads."""
+    """The content, as ``image_hash``, of the last few sources. Runs and routes use it from several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -200,8 +200,8 @@ def repeated(x: Tensor, timesteps: Tensor, chunks: int, channels: int) -> tuple[
     """Whether all chunks of a batch repeat the first, as prompt and negative prompt have the same x_t: in their first
     ``channels`` and timesteps, and in all channels.
 
-    They do not for crops of the image, and an inpainting model may read another masked image in each. The graph does not
-    say which nodes do so, and the values are compared, which on a GPU waits for the step's input.
+    They do not for crops of the image, and an inpainting model may read another masked image in each. The graph does
+    not say which nodes do so, and the values are compared, which on a GPU waits for the step's input.
     """
     if chunks == 1 or len(x) % chunks:
         return False, False
