@@ -46,7 +46,7 @@ class PointPicker(io.ComfyNode):
             display_name="Point Picker",
             category="P3S",
             description="Click the subject you want, and anything nearby that should be left out.",
-            search_aliases=["points", "point editor", "click", "positive negative points", "p3s"],
+            search_aliases=["p3s", "points", "click", "select", "segment", "sam", "pick", "point editor"],
             has_intermediate_output=True,
             # The order of the inputs is the order of the values in saved workflows: append only.
             inputs=[

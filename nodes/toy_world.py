@@ -20,7 +20,7 @@ class ToyWorld(io.ComfyNode):
             display_name="Toy World",
             category="P3S",
             description="Small models of drawn animals, and a drawn photo, to try P3S without any download.",
-            search_aliases=["p3s", "demo", "try", "example", "no download"],
+            search_aliases=["p3s", "demo", "try", "example", "toy"],
             # The order of the inputs is the order of the values in saved workflows: append only.
             inputs=[
                 io.Combo.Input(

@@ -25,7 +25,7 @@ class WeightSchedule(io.ComfyNode):
             display_name="Weight Schedule",
             category="P3S",
             description="How strongly the subject acts, from the first sampling step (noise) to the last (image).",
-            search_aliases=["p3s", "schedule", "keyframes", "strength over time"],
+            search_aliases=["p3s", "schedule", "keyframes", "strength", "curve"],
             # The order of the inputs is the order of the values in saved workflows: append only.
             inputs=[
                 io.Combo.Input(
