@@ -39,7 +39,7 @@ class Apply(io.ComfyNode):
             display_name="Apply P3S",
             category="P3S",
             description="Make the model generate a trained subject.",
-            search_aliases=["p3s", "ipadapter", "reference", "dreambooth", "subject", "apply subject"],
+            search_aliases=["p3s", "ipadapter", "reference", "dreambooth", "subject"],
             # The order of the inputs is the order of the values in saved workflows: append only.
             inputs=[
                 io.Model.Input("model", tooltip="The model the subject was trained on, or another of its family."),

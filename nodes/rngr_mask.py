@@ -37,7 +37,7 @@ class RNGRMask(io.ComfyNode):
             display_name="RNGR Mask",
             category="P3S",
             description="Find the clicked subject by CLIP similarity, and remove the one clicked as negative.",
-            search_aliases=["p3s", "segment", "sam", "mask", "reference", "points", "select", "remove", "rough mask"],
+            search_aliases=["p3s", "segment", "sam", "mask", "remove"],
             is_output_node=True,  # so that masks can be checked without training
             is_input_list=True,  # so that several photos become one subject, not one each
             # The order of the inputs is the order of the values in saved workflows: append only.

@@ -27,7 +27,7 @@ class LoadSubject(io.ComfyNode):
             display_name="Load P3S Subject",
             category="P3S",
             description="Load a trained subject from models/p3s.",
-            search_aliases=["p3s", "subject", "load", "reference"],
+            search_aliases=["p3s", "subject", "load"],
             inputs=[
                 io.Combo.Input(
                     "subject_file",
