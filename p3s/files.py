@@ -1,7 +1,7 @@
 """Files on disk: names that are free and safe, writing that leaves all or nothing, reading that trusts no header.
 
 The safetensors layout is 8 bytes of header length, the header as JSON, then the tensors' bytes. It is written here
-rather than by the library because the library orders metadata at random, and equal subjects shall give equal files; its
+rather than by the library because the library orders metadata at random, and equal subjects must give equal files; its
 header is checked here before the library opens a file, because versions of the library differ in what they let through.
 """
 
@@ -132,7 +132,7 @@ def _write(folder: Path, write: Callable[[BinaryIO], object], place: Callable[[P
 
 
 class _Disk:
-    """A file that remembers what its disk refused: torch.save tells of a full one by an exception of its own."""
+    """A file that remembers what its disk refused: torch.save reports a full one by an exception of its own."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file

@@ -92,7 +92,7 @@ class EffectMask:
 
     @property
     def images(self) -> int:
-        """How many images it tells apart; 1 for a mask that serves all."""
+        """How many images it distinguishes; 1 for a mask that serves all."""
         return len(self._mask)
 
     def check(self, images: int) -> None:

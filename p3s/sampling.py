@@ -117,9 +117,9 @@ def feature_values(copy: SubjectCopy, size: int) -> int:
 
 
 class FeatureCache:
-    """Features that are used again for the following evaluations of the model in one sampling run.
+    """Features that are reused in the following evaluations of the model in one sampling run.
 
-    ``key`` tells apart calls that belong to other inputs (conditionings, crops, sizes) of one evaluation.
+    ``key`` distinguishes calls that belong to other inputs (conditionings, crops, sizes) of one evaluation.
     """
 
     def __init__(self, reuse: int) -> None:

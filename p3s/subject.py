@@ -325,7 +325,7 @@ def check_family(subject: Subject, family: str, fingerprint: str) -> tuple[str, 
 
 
 def fingerprint(state_dict: Mapping[str, Tensor]) -> str:
-    """sha256 (hex) that tells checkpoints apart quickly: names, shapes and up to 256 values of each tensor.
+    """sha256 (hex) that distinguishes checkpoints quickly: names, shapes and up to 256 values of each tensor.
 
     The values are spread evenly and rounded to float16, so float32 and float16 files of one checkpoint agree. Names
     count: give them without a prefix.

@@ -92,16 +92,16 @@ def train(
     :func:`p3s.arithmetic.deterministic`). The weight of the condition is 1 in training, or the one that is learned: the
     schedule of Eq. 10 belongs to sampling.
 
-    Nothing trained is lost: a loss or gradient that is no longer finite, an exception in a later step, and the
-    callback's word end the training with the weights of the last good step; the result says why. (An exception in the
-    optimiser may leave some weights a step ahead; a warning says so.) A step that runs out of memory is tried once
-    more with gradient checkpointing. With ``checkpoints`` the state is written to disk;
-    ``resume``, such a state, goes on from there with a copy made as before: interrupted and resumed is the same as
+    Nothing trained is lost: if a loss or gradient is no longer finite, a later step raises, or the callback asks to
+    stop, the training ends with the weights of the last good step; the result says why. (An exception in the
+    optimiser may leave some weights a step ahead; a warning says so.) A step that runs out of memory is retried
+    once with gradient checkpointing. With ``checkpoints`` the state is written to disk;
+    ``resume``, such a state, continues from there with a copy made as before: interrupted and resumed is the same as
     uninterrupted, bit for bit on one machine.
 
-    The weights before a loss that is not finite are seldom worth going on from: on the disk stays the last state that
-    was written before, or if there is none an untrained one. With it the training goes on only with a lower learning
-    rate or a more exact precision. Raises :class:`TrainingError` for inputs that do not fit
+    The weights just before a loss that is not finite are seldom worth resuming from: the last state written before
+    stays on disk or, if there is none, an untrained one. It is resumed only with a lower learning rate or a more exact
+    precision. Raises :class:`TrainingError` for inputs that do not fit
     together or are not those of ``resume``, before the first step.
     """
     check_examples(base.config, examples, empty_prompt)
@@ -185,7 +185,7 @@ class _Run:
         self._check_finite(loss, number)
         self._good = None
         self._update(number)
-        # Before the next forward pass, whose activations shall not lie beside the gradients.
+        # Before the next forward pass, so that its activations do not add to the gradients' memory.
         self.optimizer.zero_grad(set_to_none=True)
         self.reports.append(StepReport(number, self.total, loss.item(), denoising.item(), consistency.item()))
         self._good = _Place(self.generator.get_state(), list(self.queue))
@@ -248,7 +248,7 @@ class _Run:
         log.warning("P3S: %s", text)
 
     def _check_finite(self, loss: Tensor, number: int) -> None:
-        """Refuse a step that would spoil the weights."""
+        """Refuse a step that would ruin the weights."""
         self.scaler.unscale_(self.optimizer)
         scaled = self.scaler.is_enabled() and self.scaler.get_scale() > 1  # then the scaler skips infinite gradients
         finite = bool(torch.isfinite(loss)) if scaled else gradients_are_finite(loss, self.copy.parameters())
@@ -262,7 +262,7 @@ class _Run:
         return inputs_of(self.base, self.copy.settings, self.noise, self.settings)
 
     def restore(self, state: TrainState) -> None:
-        """Go on from ``state``. Raises TrainingError when it is that of another training."""
+        """Resume from ``state``. Raises TrainingError when it belongs to another training."""
         state.check(self._inputs, self.examples, self.empty_prompt)
         done = len(state.reports)
         if not done:

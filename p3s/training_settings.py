@@ -53,7 +53,7 @@ class TrainSettings:
 
     #: Settings that do not change what a step does to the weights.
     NEUTRAL: ClassVar[tuple[str, ...]] = ("epochs", "steps", "checkpointing")
-    #: Settings that may be changed to go on after the loss was no longer finite.
+    #: Settings that may be changed to resume after the loss was no longer finite.
     REMEDIES: ClassVar[tuple[str, ...]] = ("learning_rate", "precision")
     CHOICES: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "precision": ("fp32", "bf16", "fp16"),

@@ -1,4 +1,4 @@
-"""The state of a training after a step: all that decides how it goes on. Its file: ``p3s/training_state_file.py``."""
+"""The state of a training after a step: all that is needed to resume it. Its file: ``p3s/training_state_file.py``."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class Divergence:
 
 @dataclass(frozen=True, eq=False)
 class StateHead:
-    """What a training was trained on and how far it came: of a state all but what is large.
+    """What a training was trained on and how far it got: a state without its large parts.
 
     inputs: names and values of what the training depends on (:func:`inputs_of`). examples, empty_prompt: those it is
-    trained on. reports: of the steps that were done. diverged: how it went on from here, if badly. changes: what was
-    changed to go on after that, as (after which step, name, value before, value from then on).
+    trained on. reports: of the steps done. diverged: how the training diverged after this state, if it did. changes:
+    what was changed to resume after that, as (after which step, name, value before, value from then on).
     """
 
     inputs: Mapping[str, str]
@@ -97,11 +97,11 @@ class StateHead:
 
 @dataclass(frozen=True, eq=False)
 class TrainState(StateHead):
-    """A training after some steps; :func:`p3s.training.train` goes on from it as if it had not been interrupted.
+    """A training after some steps; :func:`p3s.training.train` resumes it as if it had not been interrupted.
 
     weights, optimizer, scaler: their state dicts. generator, queue: the state of the random generator, and the batches
-    that are left of the epoch, as lists of example numbers. Without a report all these are empty, and the training
-    begins anew.
+    left in the epoch, as lists of example numbers. Without a report all these are empty, and the training starts
+    over.
     """
 
     weights: Mapping[str, Tensor]
@@ -139,7 +139,7 @@ class Checkpoints:
 
 
 def inputs_of(base: UNet, copy_settings: CopySettings, noise: NoiseSchedule, settings: TrainSettings) -> dict[str, str]:
-    """What a training depends on besides its examples, by names that users know. Settings that do not change what a
+    """What a training depends on apart from its examples, by names that users know. Settings that do not change what a
     step does (``TrainSettings.NEUTRAL``) are left out: a training may be resumed with more steps.
 
     The base counts by its sampled :func:`p3s.subject.fingerprint`: reading all of it would take seconds, and another

@@ -5,10 +5,10 @@ It is a safetensors file, which cannot run code:
 - tensors ``head...`` (examples, empty prompt, losses) and ``rest...`` (weights, optimizer, random generator);
 - metadata ``format`` = "p3s-training", ``format_version``, ``head`` and ``rest`` (what is no tensor, as JSON), and
   ``head_crc32``, of ``head`` and its tensors;
-- last the tensors ``~crc32``, of all bytes before it, and ``~note``, how the training went on, if badly. The note is
-  written in place, because the file has gigabytes, and so has a checksum of its own.
+- last the tensors ``~crc32``, of all bytes before it, and ``~note``, how the training diverged later, if it did. The
+  note is written in place, because the file has gigabytes, and therefore has a checksum of its own.
 
-The checksums tell damage; they are no protection against forgery. (CRC-32 takes a third of the time of SHA-256.)
+The checksums detect damage; they do not protect against forgery. (CRC-32 takes a third of the time of SHA-256.)
 Version 2 was written by ``torch.save`` and is still read.
 """
 
@@ -207,7 +207,7 @@ def _content(metadata: Mapping[str, str], parts: Iterable[str], tensors: Mapping
 
 def _take_apart(value: Any, name: str, tensors: dict[str, Tensor], seen: dict[int, str]) -> Any:
     """``value`` for JSON; its tensors go to ``tensors``, by names made of ``name`` and the keys that lead to them. A
-    tensor that is met twice (``seen``) is one afterwards: views of a reference are told by that."""
+    tensor that is met twice (``seen``) stays one tensor, by which views of one reference are recognised."""
     if isinstance(value, Tensor):
         if id(value) not in seen:
             seen[id(value)], tensors[name] = name, value

@@ -2,7 +2,7 @@
 
 Points belong to the photo named before them:
   python -m p3s train --image a.jpg --positive 0.25,0.6 --negative 0.74,0.6 --image b.jpg --positive 0.5,0.5 ...
-Ctrl-C ends the training and keeps what is trained so far."""
+Ctrl-C stops the training and saves the subject as trained so far."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ ROWS = {
 
 def needed(*rows: str) -> str:
     table = "\n".join(["| file | folder in **models** |", "|---|---|", *(ROWS[row] for row in rows)])
-    return f"**Needed** (choose your own files in the nodes below)\n\n{table}\n\nLinks to them are in the pack's README."
+    return f"**Needed** (choose your own files in the nodes below)\n\n{table}\n\nLinks are in the pack's README."
 
 
 def models(b: Workflow, vision: bool = True) -> tuple[Added, Added | None]:
