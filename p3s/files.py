@@ -74,7 +74,7 @@ def free_path(folder: str | os.PathLike[str], name: str, suffix: str = SUFFIX) -
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], object], overwrite: bool = False) -> Path:
-    """Make ``path`` hold all that ``write`` puts out, or leave everything as it was.
+    """Make ``path`` hold everything that ``write`` writes, or leave it all as it was.
 
     A temporary file in the same folder is written, flushed to the disk and renamed. Folders are made as needed. Raises
     SubjectFileError when ``path`` exists and ``overwrite`` is not set, and when the disk does not take it.
@@ -139,7 +139,7 @@ class _Disk:
         self._refused: OSError | None = None
 
     def take(self, write: Callable[[Any], object]) -> None:
-        """Let ``write`` write; the disk's own OSError leaves, whatever became of it on the way."""
+        """Let ``write`` write; raise the disk's own OSError, whatever it was turned into on the way."""
         try:
             write(self)
         except Exception:

@@ -20,10 +20,10 @@ WITHOUT_OPENCV = (
 
 
 def fill(image: Tensor, removed: np.ndarray, subject: np.ndarray, method: str) -> tuple[Tensor, str | None]:
-    """A photo [H, W, 3], 0..1, with a region painted over, and a warning where ``method`` could not be had.
+    """A photo [H, W, 3], 0..1, with a region painted over, and a warning where ``method`` is not available.
 
     ``removed`` and ``subject`` are [h, w] bool, and it is painted at their resolution. ``method``: "telea" or
-    "navier-stokes" of OpenCV, or "smooth", which all become where there is no OpenCV.
+    "navier-stokes" of OpenCV, or "smooth", which replaces both without OpenCV.
     """
     # The fill must not look like the target (Eq. 3), so no colour is taken from the subject, if anything else is left.
     holes = removed | subject

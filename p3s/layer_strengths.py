@@ -43,9 +43,9 @@ def parse_layer_strengths(text: str) -> tuple[Entry, ...]:
 
 
 def layer_strengths(entries: tuple[Entry, ...], config: UNetConfig) -> dict[Layer, float]:
-    """Factors of the layers of a U-Net; an entry for a block is stronger than one for its side.
+    """Factors of the layers of a U-Net; an entry for a block overrides one for its side.
 
-    Raises P3SError, listing the blocks that there are, for one without self-attention.
+    Raises P3SError, listing the blocks that have self-attention, for one without.
     """
     layers = config.layers()
     factors = {layer: f for side, block, f in entries if block is None for layer in layers if layer.side == side}

@@ -32,12 +32,12 @@ class MaskSettings:
     """How masks and fill are made (docs/method.md, rows f and g).
 
     Attributes:
-        value_range: how the maps of Eq. 1 get into 0..1: ``clip`` cuts negative cosines off, ``minmax`` stretches.
-        blur: standard deviation of Eq. 2's Gaussian, in patches, 0..8; 0 leaves the map as it is.
+        value_range: how the cosines of Eq. 1 are mapped to 0..1: ``clip`` cuts negative cosines off, ``minmax``
+        stretches. blur: standard deviation of Eq. 2's Gaussian, in patches, 0..8; 0 leaves the map as it is.
         fill_region: what is removed: the ``negative`` mask, or the whole ``background`` (all but the subject).
-        grow: how far the removed region is widened, in patches, 0..16; never into the subject.
-        fill: OpenCV's inpainting, ``telea`` or ``navier-stokes``, or ``smooth``, which all are where OpenCV is not
-            installed; not used with an inpainted picture of the user.
+        grow: how far the removed region grows, in patches, 0..16; never into the subject.
+        fill: OpenCV's inpainting, ``telea`` or ``navier-stokes``, or ``smooth``, which replaces both where OpenCV
+            is not installed; not used with the user's own inpainted picture.
 
     Raises:
         MaskError: a value outside these.
@@ -112,7 +112,7 @@ class RoughMasks:
         return mask, blurred
 
     def removed(self, subject: np.ndarray, required: bool) -> np.ndarray:
-        """The region that is to be filled. Where no fill is required, a bad negative mask is only warned about."""
+        """The region to fill. Where no fill is required, a bad negative mask only gives a warning."""
         if self.settings.fill_region == "background":
             return ~subject
         removed = np.zeros_like(subject)

@@ -60,7 +60,7 @@ def to_tensor(image: Any) -> Tensor:
 def to_array(image: Any) -> np.ndarray:
     """A Pillow image of any mode as [H, W, 3]: uint8, or float32 in 0..1 where its own steps are finer than 8 bits.
 
-    What is transparent is white: the colours that a file hides there were removed by somebody. Decodes what is not yet.
+    Transparent parts are white: the colours that a file hides there were removed on purpose. Decodes if needed.
 
     Raises MaskError: a picture of floating point numbers whose white is not 1.
     """

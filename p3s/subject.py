@@ -111,7 +111,7 @@ def load_subject(path: str | os.PathLike[str]) -> Subject:
 
 
 def load_info(path: str | os.PathLike[str]) -> SubjectInfo:
-    """What a subject file says of itself, read quickly: the tensors are not, so the checksum is not checked.
+    """What a subject file says about itself. Quick: the tensors are not read, so the checksum is not checked.
 
     Raises SubjectFileError, naming the file, as far as the header shows that it is no subject file of a known version.
     """
@@ -282,7 +282,7 @@ def _check_finite(tensor: Tensor, what: str) -> None:
 
 
 def reference_of(subject: Subject, index: int) -> SubjectReference:
-    """The reference of a number, from 0, that serves as the condition. Raises P3SError for one that there is not."""
+    """The reference of a number, from 0, that serves as the condition. Raises P3SError for one that does not exist."""
     last = len(subject.references) - 1
     if not 0 <= index <= last:
         photos = "one photo" if not last else f"{last + 1} photos"

@@ -42,7 +42,7 @@ log = logging.getLogger("p3s")
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training gave: a report per step, whether it ran to its end, and the error that ended it early, if one
+    """The result of a training: a report per step, whether it ran to its end, and the error that ended it early, if one
     did. The weights are in the copy. ``warnings``: what went wrong without ending it, such as a checkpoint that could
     not be written. ``kept``: the step of the state that is on the disk, 0 for none or an untrained one. ``diverged``:
     whether it ended because the loss or a gradient was not finite. ``changes``: settings that were changed on the way,
@@ -156,7 +156,7 @@ class _Run:
         self.warnings: list[str] = []
         self.diverged = False
         self.changes: tuple[Change, ...] = ()
-        self._good: _Place | None = None  # what of the state a step changes before it is known to be good
+        self._good: _Place | None = None  # the parts of the state that a step changes before it is known to be good
         self.saved = 0  # the step of the state on the disk
 
     @contextmanager
@@ -209,7 +209,7 @@ class _Run:
             ) from None
 
     def _gradients(self, batch: Batch, number: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The losses of a batch, with their gradients computed. A pass that runs out of memory is made once more, with
+        """The losses of a batch, with their gradients computed. A pass that runs out of memory is retried with
         gradient checkpointing; what is random in a step is in the batch already."""
         found = self._try(batch)
         if isinstance(found, Exception) and not self.base.checkpointing:
@@ -289,7 +289,7 @@ class _Run:
         self._good = _Place(state.generator, list(state.queue))
 
     def save(self) -> None:
-        """Write the state after the last good step. What keeps it from being written becomes a warning."""
+        """Write the state after the last good step. A failure to write becomes a warning."""
         if self.checkpoints is None or self._good is None or self.saved == len(self.reports):
             return
         state = TrainState(
@@ -311,7 +311,7 @@ class _Run:
             self._warn(f"the checkpoint after step {len(self.reports)} could not be saved: {error}")
 
     def mark_diverged(self) -> None:
-        """Leave the state before a loss that is not finite as it is, but for a note of that."""
+        """Keep the last state, and record in it that the loss was no longer finite after it."""
         if self.checkpoints is None:
             return
         tried = {name: self._inputs[name] for name in self.settings.REMEDIES}

@@ -48,7 +48,7 @@ def check_memory(
     now; ``largest``: all that it can have, swap included.
 
     Raises :class:`TrainingError` where not even the smallest picture could be trained. Anything else may work: models
-    are moved away, drivers lend memory, and a step that runs out of it is made again with checkpointing.
+    are moved away, drivers lend memory, and a step that runs out of it is retried with checkpointing.
     """
     if estimate.least > largest:
         change = ways_to_save(copy_settings, settings, whatever_the_picture=True)
@@ -69,7 +69,7 @@ def _gib(size: int) -> str:
 
 
 def free_cached_memory(device: torch.device) -> None:
-    """Hand back what torch keeps for later."""
+    """Release the memory that torch caches."""
     gc.collect()
     if device.type in ("cuda", "mps", "xpu"):
         getattr(torch, device.type).empty_cache()

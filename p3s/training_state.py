@@ -28,8 +28,8 @@ Change = tuple[int, str, str, str]
 
 @dataclass(frozen=True)
 class Divergence:
-    """That the loss or a gradient of a later step was not finite: of which, and what ``TrainSettings.REMEDIES`` were
-    then, as in :func:`inputs_of`."""
+    """That the loss or a gradient of a later step was not finite: of which step, and the values of
+    ``TrainSettings.REMEDIES`` then, as in :func:`inputs_of`."""
 
     step: int
     inputs: Mapping[str, str]
@@ -124,7 +124,7 @@ class Checkpoints:
     """Where and how often a training keeps its state, for ``train(..., resume=load_state(path))``
     (:func:`p3s.training_state_file.load_state`).
 
-    ``every`` n steps (0: not on the way), but not at the last one, and whenever it ends before its end. There is one
+    ``every`` n steps (0: never on the way) except at the last one, and whenever the training ends early. There is one
     file, replaced in one go. A state of SD 1.5 takes 7 GB with a full copy (weights and two numbers of AdamW for each,
     in float32), 160 MB with a low-rank one of rank 16.
     """

@@ -87,12 +87,12 @@ def load_state(path: Path) -> TrainState:
 
 
 def load_head(path: Path) -> StateHead:
-    """Read all of a state but what is large. Raises as :func:`load_state`, but not for damage in the rest."""
+    """Read a state without its large parts. Raises as :func:`load_state`, but not for damage in the rest."""
     return _named(path, _load_head)
 
 
 def mark_diverged(path: Path, diverged: Divergence) -> None:
-    """Note in the state that a file holds how it went on from there. Raises P3SError when it cannot be read or
+    """Record in a state file how the training diverged later. Raises P3SError when it cannot be read or
     written."""
     load_head(path)
     if _is_version_2(path):
@@ -153,7 +153,7 @@ def _load_head(path: Path) -> StateHead:
 
 
 def _load_version_2(path: Path) -> TrainState:
-    """Read what ``torch.save`` wrote: an archive whose files have checksums, which torch does not look at."""
+    """Read what ``torch.save`` wrote: an archive whose files have checksums, which torch does not check."""
     with zipfile.ZipFile(path) as archive:
         if archive.testzip() is not None:
             raise ValueError("a part does not match its checksum")
@@ -267,7 +267,7 @@ def _diverged(file: BinaryIO, crc: int | None = None) -> Divergence | None:
 
 
 def _check_kinds(head: StateHead) -> None:
-    """Raise unless the parts of ``head`` are what it is compared by."""
+    """Raise unless the parts of ``head`` have the types that comparisons need."""
     parts = [head.empty_prompt, *(part for example in head.examples for part in vars(example).values())]
     texts = [text for pair in head.inputs.items() for text in pair]
     if not all(isinstance(part, (Tensor, type(None))) for part in parts) or not all(isinstance(t, str) for t in texts):

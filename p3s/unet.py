@@ -41,7 +41,7 @@ class AttentionHooks:
         return z, z, z
 
     def self_attention_output(self, layer: Layer, out: Tensor) -> None:
-        """Told what a self-attention (with its output projection) gave."""
+        """Called with the output of a self-attention, after its output projection."""
 
     def self_attention_bias(self, layer: Layer, keys: int, grid: tuple[int, int]) -> Tensor | None:
         """Added to the logits of a self-attention, [1 or batch, 1, tokens, keys]; None for nothing."""
