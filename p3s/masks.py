@@ -32,8 +32,8 @@ class MaskSettings:
     """How masks and fill are made (docs/method.md, rows f and g).
 
     Attributes:
-        value_range: how the cosines of Eq. 1 are mapped to 0..1: ``clip`` cuts negative cosines off, ``minmax``
-        stretches. blur: standard deviation of Eq. 2's Gaussian, in patches, 0..8; 0 leaves the map as it is.
+        value_range: how the cosines of Eq. 1 are mapped to 0..1: ``clip`` cuts negatives off, ``minmax`` stretches.
+        blur: standard deviation of Eq. 2's Gaussian, in patches, 0..8; 0 leaves the map as it is.
         fill_region: what is removed: the ``negative`` mask, or the whole ``background`` (all but the subject).
         grow: how far the removed region grows, in patches, 0..16; never into the subject.
         fill: OpenCV's inpainting, ``telea`` or ``navier-stokes``, or ``smooth``, which replaces both where OpenCV

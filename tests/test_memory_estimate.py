@@ -105,7 +105,7 @@ def test_what_is_close_is_told_and_may_be_tried():
 
 def test_what_cannot_work_is_refused_with_what_would_help():
     needed = MemoryEstimate(3 * GIB, 2 * GIB, 4 * GIB, 0)
-    with pytest.raises(TrainingError, match=r"take 9\.0 GiB, and the device has 8\.0 GiB") as refused:
+    with pytest.raises(TrainingError, match=r"take 9\.0 GiB, but the device has 8\.0 GiB") as refused:
         check_memory(needed, 0, 8 * GIB, FULL, TrainSettings())
     for part in ('kind = "lora"', "bf16", "adamw8bit"):
         assert part in str(refused.value)

@@ -98,7 +98,7 @@ def test_cancelled_and_resumed_is_uninterrupted(faulty: Server, folder: Path, ki
     done = load_subject(cancelled).info.steps
     assert 3 <= done < STEPS
     assert saving == f"Cancelled after step {done} of {STEPS}, saving the subject"
-    assert told.startswith(f"{done} steps trained, saved to models/p3s/{cancelled.name}; queue again to resume it from")
+    assert told.startswith(f"{done} steps trained, saved to models/p3s/{cancelled.name}; queue again to resume from")
     assert f"models/p3s/{state.name} (" in told
 
     faulty.restart()
