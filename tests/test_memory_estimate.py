@@ -99,7 +99,7 @@ def test_nothing_is_told_where_there_is_room():
 
 def test_what_is_close_is_told_and_may_be_tried():
     told = check_memory(MemoryEstimate(GIB, GIB, GIB, 5 * GIB), 4 * GIB, 4 * GIB, FULL, TrainSettings(batch_size=2))
-    for part in ("about 8.0 GiB", "4.0 GiB are free", 'kind = "lora"', "batch_size", "checkpointing", "bf16"):
+    for part in ("about 8.0 GiB", "4.0 GiB is free", 'kind = "lora"', "batch_size", "checkpointing", "bf16"):
         assert part in told
 
 
