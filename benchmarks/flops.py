@@ -32,7 +32,7 @@ from p3s.unet_config import Layer, UNetConfig
 TOKENS, TEXT = 257, 77
 FIRST = Layer("input", 1)
 
-#: Ways to a cheaper step, alone and together.
+#: Ways to a faster step, alone and together.
 FASTER = tuple(
     SamplingSettings(**settings)
     for settings in (
@@ -94,7 +94,7 @@ class Models:
 
     @torch.no_grad()
     def features(self, rows: int = 2, shared: bool = True) -> Features:
-        """The copy's part of a step. ``shared``: the rows are the halves of the guidance and read one x_t."""
+        """The copy's part of a step. ``shared``: the rows are both sides of guidance and read one x_t."""
         x, t, context = self.inputs(rows)
         one = slice(0, 1 if shared else rows)
         return self.copy(x[one], t[one], context, self.empty(1, 4, self.size, self.size))

@@ -53,7 +53,7 @@ class Step:
         return count.get_total_flops() / 1e12
 
     def needed(self) -> float:
-        """TFLOP without which neither the losses nor the gradients of what is trained can be had.
+        """The least TFLOP that yield the losses and the gradients of the trained weights.
 
         Of every layer: the product itself; one like it for the gradient of its input, if anything before it is
         trained; one for that of its weight, if it is trained. Of every attention: two products, and one for each of the

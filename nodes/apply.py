@@ -38,11 +38,11 @@ class Apply(io.ComfyNode):
             node_id="P3S_Apply",
             display_name="Apply P3S",
             category="P3S",
-            description="Let the model generate a trained subject.",
-            search_aliases=["p3s", "apply subject", "use subject"],
+            description="Make the model generate a trained subject.",
+            search_aliases=["p3s", "ipadapter", "reference", "dreambooth", "subject"],
             # The order of the inputs is the order of the values in saved workflows: append only.
             inputs=[
-                io.Model.Input("model", tooltip="The model the subject was trained on, or one of its family."),
+                io.Model.Input("model", tooltip="The model the subject was trained on, or another of its family."),
                 Subject.Input("subject", tooltip="From Train P3S or Load P3S Subject."),
                 io.Float.Input(
                     "strength",
@@ -50,8 +50,8 @@ class Apply(io.ComfyNode):
                     min=0.0,
                     max=10.0,
                     step=0.01,
-                    tooltip="Multiplies the schedule's weight. 0 is the plain model. A tiny strength is not almost 0: "
-                    "the subject's tokens still draw attention.",
+                    tooltip="Multiplies the schedule's weight. 0 is the plain model. Tiny values do not fade to it, "
+                    "because the subject's tokens still take part in attention; use 0 to switch the subject off.",
                 ),
                 io.Float.Input(
                     "start_percent",
@@ -59,7 +59,8 @@ class Apply(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.001,
-                    tooltip="The subject is off before this share of the denoising. A later start frees the layout.",
+                    tooltip="The subject is off before this fraction of denoising. A later start leaves the layout to "
+                    "the prompt.",
                 ),
                 io.Float.Input(
                     "end_percent",
@@ -67,19 +68,20 @@ class Apply(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.001,
-                    tooltip="The subject is off after this share of the denoising.",
+                    tooltip="The subject is off after this fraction of denoising.",
                 ),
                 io.Combo.Input(
                     "guidance",
                     options=list(GUIDANCE),
                     default=GUIDANCE[0],
-                    tooltip="Which half of the guidance sees the subject: both, or only the prompt (cheaper).",
+                    tooltip="Which side of classifier-free guidance sees the subject: both, or the prompt only "
+                    "(faster).",
                 ),
                 Schedule.Input(
                     "schedule",
                     optional=True,
-                    tooltip="From Weight Schedule. Without it the weight learned with the subject, or the paper's: 0.7 "
-                    "at the start, 1.2 at the end.",
+                    tooltip="From Weight Schedule. Without it, the weight learned with the subject if there is one, "
+                    "else the paper's: 0.7 at the first step, 1.2 at the last.",
                 ),
                 build(
                     io.Int.Input,
@@ -89,22 +91,23 @@ class Apply(io.ComfyNode):
                     max=1000,
                     optional=True,
                     advanced=True,
-                    tooltip="Of a subject trained on several photos: which one is shown to the copy, from 0.",
+                    tooltip="For a subject trained on several photos: which one to use as the reference, counting "
+                    "from 0.",
                 ),
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="Where in the image the subject acts; soft edges are kept. Without it: everywhere. Give "
-                    "each of several subjects its own.",
+                    tooltip="Where in the image the subject acts; everywhere if not connected. Soft edges are kept. "
+                    "With several subjects, give each a mask of its own.",
                 ),
                 io.Combo.Input(
                     "mode",
                     options=list(MODES),
                     default="exact",
                     optional=True,
-                    tooltip="exact: the method as it is; 1.8 times the plain model's work. fast: 1.2 times; the "
-                    "subject acts on the prompt's half of the guidance only, until 0.8 of the denoising, and is "
-                    "looked at again every 3rd evaluation of the model.",
+                    tooltip="exact: the method of the paper, 1.8 times the work of the plain model. fast: 1.2 times; "
+                    "applies the subject to the prompt only, until 0.8 of denoising, and runs the copy at every third "
+                    "evaluation of the model.",
                 ),
                 build(
                     io.String.Input,
@@ -112,17 +115,19 @@ class Apply(io.ComfyNode):
                     default="",
                     optional=True,
                     advanced=True,
-                    tooltip='Factors of single layers, as in "input: 0.5, output 9: 0". Layers that are not named have '
-                    "1; 0 leaves a layer to the plain model.",
+                    tooltip='Per-layer multipliers, e.g. "input: 0.5, output 9: 0". Layers not listed use 1; 0 leaves '
+                    "a layer to the plain model.",
                 ),
             ],
             # The output has no id: it must differ from the inputs' ids.
-            outputs=[io.Model.Output(display_name="model", tooltip="For KSampler and every other user of a model.")],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="For KSampler, or any other node that takes a model.")
+            ],
         )
 
     @classmethod
     def validate_inputs(cls, layer_strengths=None) -> bool | str:
-        # The host shows what is said here beside every input named here: so it is one, and execute says the rest.
+        # The host shows this message beside every input named here, so only one is; execute checks the rest.
         try:
             parse_layer_strengths(layer_strengths or "")  # None: comes from another node
         except P3SError as error:
@@ -147,8 +152,7 @@ class Apply(io.ComfyNode):
     ) -> io.NodeOutput:
         if start_percent > end_percent:
             raise P3SError(
-                f"start_percent ({start_percent:g}) must not be greater than end_percent ({end_percent:g}): "
-                "exchange them"
+                f"start_percent ({start_percent:g}) must not be greater than end_percent ({end_percent:g}): swap them"
             )
         curve = schedule or CopySettings.from_dict(subject.info.copy_settings).default_schedule
         curve = curve.within(start_percent, end_percent)
@@ -164,7 +168,7 @@ class Apply(io.ComfyNode):
 def effect_mask(mask: Tensor | None) -> EffectMask | None:
     """From a MASK: [height, width], [masks, height, width] or, as some nodes give it, [masks, 1, height, width].
 
-    Raises MaskError for other shapes and for values that are no shares.
+    Raises MaskError for other shapes and for values outside 0..1.
     """
     if mask is None:
         return None
@@ -173,7 +177,7 @@ def effect_mask(mask: Tensor | None) -> EffectMask | None:
     found = EffectMask(mask)
     if found.nowhere:
         log.warning(
-            "Apply P3S: the mask is empty (0 everywhere), so the subject is off. Load Image gives such a mask for a "
+            "Apply P3S: the mask is empty (0 everywhere), so the subject is off. Load Image gives an empty mask for a "
             "picture without transparency"
         )
     return found

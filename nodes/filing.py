@@ -24,13 +24,13 @@ STATE = ".training"  # suffix of the state of an unfinished training
 
 log = logging.getLogger("p3s")
 
-#: What may differ between a subject wanted and one that was trained before: notes, and points that come to the same
-#: clean reference.
+#: What may differ between a subject wanted and one that was trained before: notes, and points that give the same clean
+#: reference.
 NOTES = ("points", "identifier", "prompt", "licence")
 
 
 class Filed(NamedTuple):
-    """A subject, the path of its file (empty if no disk took it), and what to tell the user, each a line of its own."""
+    """A subject, the path of its file (empty if it could not be saved), and messages for the user, a line each."""
 
     subject: Subject
     path: str
@@ -43,7 +43,7 @@ class Filed(NamedTuple):
 def save(subject: Subject, name: str) -> Filed:
     """Write ``subject`` to a new file called ``name`` in models/p3s, or with a number if that name is taken.
 
-    What goes wrong with a file must not cost the training: the output folder is tried next, and without any file the
+    A file that cannot be written must not cost the training: the output folder is tried next, and without any file the
     subject still leaves the node.
     """
     steps = f"{subject.info.steps} steps trained"
@@ -55,25 +55,25 @@ def save(subject: Subject, name: str) -> Filed:
             problems.append(f"{folder}: {error}")
         else:
             return Filed(subject, path, (f"{steps}, saved to {path}", *problems))
-    advice = "Mend that, then queue a Save P3S Subject node"
+    advice = "Fix that, then queue a Save P3S Subject node"
     return Filed(subject, "", (f"{steps}, but NOT SAVED: {'; '.join(problems)}. {advice}",))
 
 
 def trained_before(wanted: SubjectInfo, name: str) -> Filed | None:
     """The subject of a finished training with the key and sketches of ``wanted``, from a file, if there is one.
 
-    A file called ``name`` is preferred. One with another name or other notes is written anew as asked for, which spares
-    the training all the same.
+    A file called ``name`` is preferred. A subject under another name or with other notes is saved again as asked for,
+    without training.
     """
     for path in _files_of_training(wanted, name):
         try:
             subject = load_subject(path)
         except SubjectFileError as error:
-            log.warning("Train P3S: a subject that was trained before cannot be used: %s", error)
+            log.warning("Train P3S: the file of an earlier training cannot be used: %s", error)
             continue
         info = replace(subject.info, **{note: getattr(wanted, note) for note in NOTES})
         if info == subject.info and _is_called(path, name):
-            told = f"Not trained again: taken from {path} ({info.steps} steps). Turn on retrain to train it anew"
+            told = f"Not trained again: loaded from {path} ({info.steps} steps). Turn on retrain to train it again"
             return Filed(subject, str(path), (told,))
         filed = save(replace(subject, info=info), name)
         return filed._replace(told=(f"Not trained again: the same training as {path}", *filed.told))
@@ -81,11 +81,11 @@ def trained_before(wanted: SubjectInfo, name: str) -> Filed | None:
 
 
 def state_file(inputs: TrainingInputs, name: str, resumes: bool) -> tuple[Path, tuple[str, ...]]:
-    """Where the state of an unfinished training is kept, and what to tell the user of states that are not used.
+    """Where the state of an unfinished training is kept, and messages for the user about states that are not used.
 
     It is the file of a training with this key on the same references, by whatever name, or a new one called ``name``,
-    beside the subjects or else in the output folder. If there is none and the training ``resumes``, that of a training
-    whose loss was no longer finite becomes it, where the settings are a remedy.
+    beside the subjects or else in the output folder. If there is none and the training ``resumes``, it takes over the
+    state of a training whose loss was no longer finite, provided that the settings may keep it finite this time.
     """
     key = inputs.state_key()
     found = _states(f"*_{key}")
@@ -116,7 +116,7 @@ def _takes_over(inputs: TrainingInputs, state: StateHead) -> bool:
 
 
 def _holds(path: Path, of: Callable[[StateHead], bool]) -> bool:
-    """Whether a file holds a state of which that is true."""
+    """Whether a file holds a state for which ``of`` is true."""
     try:
         return of(load_head(path))
     except TrainingError:
@@ -128,12 +128,12 @@ def _states(pattern: str) -> list[Path]:
 
 
 def _places() -> tuple[str, str]:
-    """The folders that subjects are written to, the first that takes it."""
+    """The folders to write to, in the order in which they are tried."""
     return folders.save_folder(), folder_paths.get_output_directory()
 
 
 def _files_of_training(wanted: SubjectInfo, name: str) -> list[Path]:
-    """Files of finished trainings that are that of ``wanted``: those called ``name`` first, the newest first."""
+    """Files of finished trainings equal to that of ``wanted``: those called ``name`` first, the newest first."""
     listed = [folders.find_subject(file) for file in folders.list_subjects()]
     spare = Path(_places()[1]).glob(f"*{SUFFIX}")
     found = []

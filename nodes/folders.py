@@ -52,9 +52,9 @@ def find_subject(name: object) -> str | None:
 
 
 def renamed(name: str) -> list[str]:
-    """What to tell of a name that a file cannot have, such as one with a slash; nothing of others."""
+    """A message about a name that a file cannot have, such as one with a slash; none for other names."""
     asked = unicodedata.normalize("NFC", name.strip()).removesuffix(SUFFIX)
-    return [] if safe_name(name) == asked else [f"no file can be called {asked!r}: {safe_name(name)!r} is used"]
+    return [] if safe_name(name) == asked else [f"{asked!r} is not a valid file name; saved as {safe_name(name)!r}"]
 
 
 def short(text: str) -> str:

@@ -24,9 +24,9 @@ _UNLINKED: Any = object()  # stands for "not in the prompt"; a linked input is p
 
 
 class Pictures(list[str]):
-    """The names that a combo offers, of which the host holds none for wrong: while a picture is linked no file is
-    needed, and the mask editor makes files in subfolders. (It would ask no more of an input that ``validate_inputs``
-    names, but show beside it what is said of the points.)"""
+    """The names that a combo offers; the host accepts any other name as well. While a picture is linked no file is
+    needed, and the mask editor makes files in subfolders. (Naming the input in ``validate_inputs`` would also stop the
+    host's check, but the host would show messages about the points beside it.)"""
 
     def __contains__(self, name: object) -> bool:
         return True
@@ -45,24 +45,25 @@ class PointPicker(io.ComfyNode):
             node_id="P3S_PointPicker",
             display_name="Point Picker",
             category="P3S",
-            description="Click the subject that you want, and whatever near it shall be left out.",
-            search_aliases=["points", "point editor", "click", "positive negative points", "p3s"],
+            description="Click the subject you want, and anything nearby that should be left out.",
+            search_aliases=["p3s", "points", "click", "select", "segment", "sam", "pick", "point editor"],
             has_intermediate_output=True,
             # The order of the inputs is the order of the values in saved workflows: append only.
             inputs=[
                 io.Combo.Input(
                     "image",
-                    # None comes first: a picker whose picture is linked shall name no file that may be missing.
+                    # Empty first: a picker with a linked picture must not name a file that may be missing.
                     options=Pictures(["", *sorted(readable_names(listed))]),
                     upload=io.UploadType.image,
                     image_folder=io.FolderType.input,
-                    tooltip="The photo with the subject, from the input folder. Not used while an image is linked.",
+                    tooltip="The photo with the subject, from the input folder. Not used while linked_image is "
+                    "connected.",
                 ),
                 PointEditor.Input(
                     "points",
                     default=PointSet().to_json(),
                     socketless=True,
-                    tooltip="Click the subject (+); click what shall be removed with the right button (-).",
+                    tooltip="Click the subject (+). Right-click what to leave out (-).",
                 ),
                 io.Image.Input(
                     "linked_image",
@@ -76,7 +77,7 @@ class PointPicker(io.ComfyNode):
                 Points.Output(display_name="points", tooltip="Points for RNGR Mask."),
                 io.String.Output(
                     display_name="positive_coords",
-                    tooltip="The positive points in pixels, as the JSON text that KJNodes and SAM nodes read.",
+                    tooltip="The positive points in pixels, as JSON text that KJNodes and SAM nodes read.",
                 ),
                 io.String.Output(display_name="negative_coords", tooltip="The negative points in the same form."),
             ],
@@ -84,14 +85,14 @@ class PointPicker(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, points=None, linked_image=_UNLINKED) -> bool | str:
-        # The host shows what is said here beside every input named here: the file is looked at in execute.
+        # The host shows this message beside every input named here, so the file is checked in execute.
         if not isinstance(points, str):  # None: comes from another node
             return points is None or f"Points: expected JSON text, got {type(points).__name__}."
         try:
             chosen = PointSet.parse(points, size=(2**24, 2**24))  # the real size is known in execute only
         except PointError as error:
             return str(error)
-        # With a linked picture also without points: what is to be clicked on may be seen only after a run.
+        # A linked picture may come without points: it may appear only after a run.
         if linked_image is _UNLINKED and not chosen.positive:
             return "There is no positive point. Choose a picture, click the subject in it (+), then run again."
         return True

@@ -37,8 +37,8 @@ class RNGRMask(io.ComfyNode):
             display_name="RNGR Mask",
             category="P3S",
             description="Find the clicked subject by CLIP similarity, and remove the one clicked as negative.",
-            search_aliases=["p3s", "rough mask", "points to mask", "select subject", "reference"],
-            is_output_node=True,  # so that masks can be looked at without training
+            search_aliases=["p3s", "segment", "sam", "mask", "remove"],
+            is_output_node=True,  # so that masks can be checked without training
             is_input_list=True,  # so that several photos become one subject, not one each
             # The order of the inputs is the order of the values in saved workflows: append only.
             inputs=[
@@ -55,7 +55,7 @@ class RNGRMask(io.ComfyNode):
                     "fill",
                     options=list(FILLS),
                     default=default.fill,
-                    tooltip="How the removed region is filled when no inpainted image is connected.",
+                    tooltip="How the removed region is filled when inpainted is not connected.",
                 ),
                 io.Combo.Input(
                     "fill_region",
@@ -67,7 +67,8 @@ class RNGRMask(io.ComfyNode):
                     "value_range",
                     options=list(VALUE_RANGES),
                     default=default.value_range,
-                    tooltip="How similarities are brought into 0..1: clip cuts negative ones off, minmax stretches.",
+                    tooltip="How similarities are mapped to 0..1: clip cuts negative ones off, minmax stretches the "
+                    "whole range.",
                 ),
                 io.Float.Input(
                     "blur",
@@ -83,7 +84,7 @@ class RNGRMask(io.ComfyNode):
                     min=0.0,
                     max=16.0,
                     step=0.1,
-                    tooltip="Enlarges the removed region by this many patches, never into the subject.",
+                    tooltip="Grow the removed region by this many patches; it never enters the subject.",
                 ),
                 io.Image.Input(
                     "inpainted",
@@ -99,7 +100,7 @@ class RNGRMask(io.ComfyNode):
                 Reference.Input(
                     "references",
                     optional=True,
-                    tooltip="More photos of the subject, from another RNGR Mask: they are trained together.",
+                    tooltip="More photos of the subject, from another RNGR Mask; all of them are trained together.",
                 ),
             ],
             # The outputs have no ids: those must differ from the inputs' ids.
@@ -108,7 +109,9 @@ class RNGRMask(io.ComfyNode):
                 io.Image.Output(display_name="inpainted", tooltip="The photo without the negative subject."),
                 io.Mask.Output(display_name="subject_mask", tooltip="The rough mask of the wanted subject."),
                 io.Mask.Output(display_name="negative_mask", tooltip="The region that was removed."),
-                io.Image.Output(display_name="similarity", tooltip="Heat map of the likeness to the clicked subject."),
+                io.Image.Output(
+                    display_name="similarity", tooltip="Heat map of the similarity to the clicked subject."
+                ),
             ],
         )
 
@@ -204,8 +207,8 @@ def check_together(photos: Sequence[Any], chosen: Sequence[PointSet], clean: Seq
         )
     if len(set(chosen)) < len(chosen):
         raise PointError(
-            "image holds several photos with the very same points, as of one Point Picker for all: every photo needs "
-            "its own. Give each a Point Picker"
+            "image holds several photos with the very same points, as if all came from one Point Picker. Every photo "
+            "needs points of its own: give each a Point Picker"
         )
 
 

@@ -32,7 +32,7 @@ class LoadSubject(io.ComfyNode):
                 io.Combo.Input(
                     "subject_file",
                     options=folders.list_subjects(),
-                    tooltip="A subject file (.safetensors) of the folder models/p3s, where Train P3S writes them.",
+                    tooltip="A subject file (.safetensors) in models/p3s, where Train P3S saves them.",
                 ),
             ],
             # The outputs have no ids: those must differ from the inputs' ids.
@@ -102,4 +102,4 @@ class SaveSubject(io.ComfyNode):
 
 
 def _not_found(name: object) -> str:
-    return f"The subject file {name!r} is not in models/p3s. Choose another; new files are listed after a refresh (R)."
+    return f"The subject file {name!r} is not in models/p3s. Copy it there and refresh (R), or choose another."

@@ -1,4 +1,4 @@
-"""Toy World: models and a photo that come with the pack, to try the other nodes before any download."""
+"""Toy World: models and a photo that come with the pack, to try the other nodes without any download."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ class ToyWorld(io.ComfyNode):
             node_id="P3S_ToyWorld",
             display_name="Toy World",
             category="P3S",
-            description="Small models of drawn animals, and a drawn photo: try P3S before any download.",
-            search_aliases=["p3s", "demo", "try", "example", "no download"],
+            description="Small models of drawn animals, and a drawn photo, to try P3S without any download.",
+            search_aliases=["p3s", "demo", "try", "example", "toy"],
             # The order of the inputs is the order of the values in saved workflows: append only.
             inputs=[
                 io.Combo.Input(
-                    "animal", options=list(CLASSES), default=CLASSES[0], tooltip="What the two in the photo are."
+                    "animal", options=list(CLASSES), default=CLASSES[0], tooltip="Species of the two animals."
                 ),
-                io.Int.Input("scene", default=4, min=0, max=9999, tooltip="Which photo: each number is another one."),
                 io.Int.Input(
-                    "batch_size", default=4, min=1, max=64, tooltip="How many pictures the latent makes at once."
+                    "scene", default=4, min=0, max=9999, tooltip="Scene number; each gives a different photo."
                 ),
+                io.Int.Input("batch_size", default=4, min=1, max=64, tooltip="How many pictures to generate at once."),
             ],
             # The outputs have no ids: those must differ from the inputs' ids.
             outputs=[
-                io.Model.Output(display_name="model", tooltip="In the place of Load Checkpoint's."),
+                io.Model.Output(display_name="model", tooltip="Use instead of Load Checkpoint's model."),
                 io.Clip.Output(display_name="clip", tooltip="For CLIP Text Encode. It knows few words."),
-                io.Vae.Output(display_name="vae", tooltip="In the place of Load Checkpoint's."),
+                io.Vae.Output(display_name="vae", tooltip="Use instead of Load Checkpoint's VAE."),
                 io.ClipVision.Output(display_name="clip_vision", tooltip="For RNGR Mask."),
                 io.Image.Output(display_name="photo", tooltip="Two animals that look different, for Point Picker."),
                 io.Latent.Output(display_name="latent", tooltip="Empty, for KSampler."),

@@ -1,4 +1,4 @@
-"""Train P3S: references and a prompt in, a trained subject out, saved to models/p3s on the way."""
+"""Train P3S: references and a prompt in, a trained subject out, which is also saved to models/p3s."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Train(io.ComfyNode):
             display_name="Train P3S",
             category="P3S",
             description="Train a subject from its references. The result is written to models/p3s.",
-            search_aliases=["p3s", "train subject", "fine-tune", "dreambooth", "personalize"],
+            search_aliases=["p3s", "dreambooth", "finetune", "reference", "personalize", "subject"],
             is_output_node=True,  # so that a subject can be trained without sampling
             hidden=[io.Hidden.unique_id],
             inputs=train_inputs.inputs(),

@@ -13,18 +13,18 @@ from ..p3s.training_settings import TrainSettings
 from .types import Reference, build
 
 COPY, TRAIN = CopySettings(), TrainSettings()
-CHECKPOINT_EVERY = 250  # steps; a state of a full copy has 7 GB, which take a disk some seconds
+CHECKPOINT_EVERY = 250  # steps; the state of a full copy has 7 GB, which takes a disk some seconds
 
 
 def inputs() -> list[Any]:
     """All inputs of the node. Their order is the order of the values in saved workflows: append only."""
     return [
-        io.Model.Input("model", tooltip="An SD 1.x model. LoRAs before this node become part of the base."),
+        io.Model.Input("model", tooltip="An SD 1.x model. LoRAs before this node become part of it."),
         io.Vae.Input("vae", tooltip="The VAE of that model."),
         Reference.Input("reference", tooltip="From RNGR Mask: one photo, or several chained ones."),
         io.Conditioning.Input(
             "positive",
-            tooltip='The training prompt with a rare identifier, such as "a photo of a sks dog".',
+            tooltip='The training prompt: a rare word and the class, such as "a photo of a sks dog".',
         ),
         io.Conditioning.Input("empty", tooltip="An empty prompt, encoded with the same CLIP."),
         io.String.Input("name", default="subject", tooltip="Name of the file in models/p3s."),
@@ -33,7 +33,7 @@ def inputs() -> list[Any]:
             default=TRAIN.epochs,
             min=1,
             max=10000,
-            tooltip="Passes over the photos. The paper trains 60 epochs of 3 to 5 photos.",
+            tooltip="Passes over the photos, used when steps is 0. The paper trains 60 epochs on 3 to 5 photos.",
         ),
         io.Int.Input(
             "steps",
@@ -47,7 +47,7 @@ def inputs() -> list[Any]:
             default=TRAIN.batch_size,
             min=1,
             max=64,
-            tooltip="Photos in one step. Fewer photos come several times, each time with other noise.",
+            tooltip="Photos per step. If there are fewer, some are repeated, each time with different noise.",
         ),
         io.Float.Input(
             "learning_rate",
@@ -56,22 +56,22 @@ def inputs() -> list[Any]:
             max=1.0,
             step=1e-6,
             round=False,
-            tooltip="Size of a step: lower it if the loss becomes NaN, raise it if the subject does not show.",
+            tooltip="Learning rate. Lower it if the loss becomes NaN; raise it if the subject does not come through.",
         ),
         io.Int.Input(
             "seed",
             default=TRAIN.seed,
             min=0,
             max=0xFFFFFFFFFFFFFFFF,
-            # A seed that changed by itself would train anew with every queue.
+            # A seed that changed by itself would start a new training every time.
             control_after_generate=False,
-            tooltip="Fixes every random choice (on a GPU to the last bit only with ComfyUI's --deterministic).",
+            tooltip="Fixes every random choice (on a GPU, to the last bit only with ComfyUI's --deterministic).",
         ),
         io.Combo.Input(
             "precision",
             options=list(TRAIN.CHOICES["precision"]),
             default=TRAIN.precision,
-            tooltip="fp32, or bf16 (recent GPUs) or fp16: faster and smaller; the trained weights stay in fp32.",
+            tooltip="bf16 (recent GPUs) and fp16 are faster and need less memory; the trained weights stay in fp32.",
         ),
         io.Int.Input(
             "resolution",
@@ -79,7 +79,8 @@ def inputs() -> list[Any]:
             min=128,
             max=2048,
             step=64,
-            tooltip="Photos are trained at about this many pixels squared, uncropped, in their proportions.",
+            tooltip="Photos are scaled to about resolution x resolution pixels, uncropped, with their proportions "
+            "kept.",
         ),
         build(
             io.Float.Input,
@@ -89,7 +90,7 @@ def inputs() -> list[Any]:
             max=100.0,
             step=0.01,
             advanced=True,
-            tooltip="Weight of the attention consistency loss.",
+            tooltip="Weight of the attention consistency loss, which keeps the prompt in control.",
         ),
         build(
             io.Float.Input,
@@ -105,7 +106,7 @@ def inputs() -> list[Any]:
             "identifier",
             default="",
             optional=True,
-            tooltip="Kept in the file: the rare word that stands for the subject in prompts.",
+            tooltip="Stored in the file: the rare word that stands for the subject in prompts.",
         ),
         build(
             io.String.Input,
@@ -113,7 +114,7 @@ def inputs() -> list[Any]:
             default="",
             optional=True,
             advanced=True,
-            tooltip="Kept in the file: what others may do with this subject.",
+            tooltip="Stored in the file: what others may do with this subject.",
         ),
         build(
             io.Float.Input,
@@ -124,12 +125,12 @@ def inputs() -> list[Any]:
             step=0.01,
             optional=True,
             advanced=True,
-            tooltip="Share of the steps that train without the prompt, for classifier-free guidance.",
+            tooltip="Fraction of steps trained without the prompt, for classifier-free guidance.",
         ),
         _choice(
             TRAIN,
             "zero_init",
-            "Start of the zero convolutions: identity (the copy's own features), or zero (the paper).",
+            "How the zero convolutions start: identity (the copy's own features), or zero (the paper).",
         ),
         _choice(
             TRAIN,
@@ -139,12 +140,12 @@ def inputs() -> list[Any]:
         _choice(
             TRAIN,
             "attention_norm",
-            "Normaliser of that loss: the mean attention, or the sum as printed in the paper (almost 0).",
+            "Normaliser of that loss: the mean attention, or the sum as in the paper, which makes it almost 0.",
         ),
         _choice(
             TRAIN,
             "pairs",
-            "With several photos: the condition is a random other one, or the photo itself.",
+            "With several photos: a random other photo is the condition, or the photo itself.",
         ),
         _choice(
             COPY,
@@ -154,12 +155,12 @@ def inputs() -> list[Any]:
         _choice(
             COPY,
             "pairing",
-            "level: all 16 attention layers of the model read the subject. one_to_one: 10 of them, cheaper.",
+            "level: all 16 attention layers of the model read the subject. one_to_one: 10 of them, faster.",
         ),
         _choice(
             COPY,
             "copy_input",
-            "What the copy sees: the noisy image plus the reference, or only that.",
+            "What the copy sees: the noisy image plus the reference, or only the reference.",
         ),
         build(
             io.Boolean.Input,
@@ -167,7 +168,7 @@ def inputs() -> list[Any]:
             default=COPY.cross_attention,
             optional=True,
             advanced=True,
-            tooltip="Let the subject also steer the cross-attention's queries.",
+            tooltip="Let the subject also steer the queries of cross-attention.",
         ),
         build(
             io.Int.Input,
@@ -185,27 +186,32 @@ def inputs() -> list[Any]:
             min=0,
             max=1000000,
             optional=True,
-            tooltip="Steps between two previews on the node; 0: none. One takes about as long as 3 steps.",
+            tooltip="Steps between two previews on the node; 0 turns them off. One takes about as long as 3 steps.",
         ),
         _choice(
             TRAIN,
             "views",
-            "whole: the photo, as in the paper. whole+subject: also a cut around the subject, so that its place in "
-            "the photo is not learned by heart.",
+            "whole: the photo, as in the paper. whole+subject: also a crop around the subject, so that its position "
+            "is not memorised.",
         ),
-        _choice(TRAIN, "removed", "Whether the painted-over place of a removed subject is learned, or ignored."),
+        _choice(
+            TRAIN,
+            "removed",
+            "Whether the filled-in area of a removed subject is learned like the rest, or ignored by the loss.",
+        ),
         io.Boolean.Input(
             "retrain",
             default=False,
             optional=True,
-            tooltip="Train at every queue. Off: a training that was done before is taken from its file.",
+            tooltip="Off: if this exact training was done before, its file is reused. On: train each time the workflow "
+            "is queued.",
         ),
         io.Combo.Input(
             "kind",
             options=list(COPY.CHOICES["kind"]),
             default=COPY.kind,
             optional=True,
-            tooltip="full: the whole copy, as in the paper. lora: changes of low rank, a small file and less memory.",
+            tooltip="full: the whole copy, as in the paper. lora: low-rank changes, a small file and less memory.",
         ),
         build(
             io.Int.Input,
@@ -215,12 +221,12 @@ def inputs() -> list[Any]:
             max=LARGEST_RANK,
             optional=True,
             advanced=True,
-            tooltip="Rank of the changes of lora: a higher one learns more and makes a larger file.",
+            tooltip="Rank of lora's changes. A higher rank can learn more; the file grows with it.",
         ),
         _choice(
             COPY,
             "weight",
-            "Weight of the subject in training: one (the paper), or a curve over the noise that is learned as well.",
+            "Weight of the subject during training: 1, as in the paper, or a curve that is learned along with it.",
         ),
         build(
             io.Boolean.Input,
@@ -230,7 +236,7 @@ def inputs() -> list[Any]:
             advanced=True,
             tooltip="Gradient checkpointing: less memory for about a third more time, and the same result.",
         ),
-        _choice(TRAIN, "optimizer", "adamw, or adamw8bit of the package bitsandbytes: a quarter of its memory."),
+        _choice(TRAIN, "optimizer", "adamw8bit needs a quarter of adamw's memory, and the package bitsandbytes."),
         build(
             io.Int.Input,
             "checkpoint_every",
@@ -239,8 +245,8 @@ def inputs() -> list[Any]:
             max=1000000,
             optional=True,
             advanced=True,
-            tooltip="Steps between two copies of the training on the disk, from which it is resumed after a crash; "
-            "0: only when it is cancelled or stops.",
+            tooltip="Save a resumable checkpoint every this many steps; 0: only when the training is cancelled or "
+            "stops.",
         ),
         build(
             io.Boolean.Input,
@@ -248,7 +254,7 @@ def inputs() -> list[Any]:
             default=True,
             optional=True,
             advanced=True,
-            tooltip="Go on where this training was cancelled or stopped, if it was; more steps may be asked for.",
+            tooltip="Resume where this training was cancelled or stopped. You may ask for more steps.",
         ),
     ]
 

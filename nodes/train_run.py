@@ -34,10 +34,10 @@ log = logging.getLogger("p3s")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a training.
+    """How a training ended.
 
-    ``resumed``: the step after which it went on (0: it began anew). ``notes``: what the user should know besides.
-    ``cancelled``: the host's own exception, if he did that.
+    ``resumed``: the step after which it was resumed (0: it started over). ``notes``: what else the user should know.
+    ``cancelled``: the host's own exception, if the user cancelled.
     """
 
     subject: Subject
@@ -48,34 +48,36 @@ class Outcome:
 
     @property
     def ending(self) -> str:
-        """What is added to the name of the subject's file."""
+        """Added to the name of the subject's file."""
         return "" if self.result.completed else "_cancelled" if self.cancelled else "_stopped"
 
     def told(self, state: Path, resumes: bool) -> list[str]:
-        """What to tell the user; ``state`` is the file from which the training can be resumed, ``resumes`` whether the
-        same queue does that."""
+        """Messages for the user. ``state``: the file from which the training can be resumed; ``resumes``: whether
+        queueing the same workflow does that."""
         told = [f"resumed after step {self.resumed}"] if self.resumed else []
-        told += [f"{name} {before} until then, {now} from there on" for _, name, before, now in self.result.changes]
+        told += [f"{name} {before} up to there, {now} from there on" for _, name, before, now in self.result.changes]
         told += self.notes
         how = "queue again" if resumes else "turn resume on and retrain off, then queue again"
         size = state.stat().st_size / 2**20 if state.exists() else 0
-        file = f"{state} ({size:.0f} MiB; delete it if you do not want to)"
+        file = f"{state} ({size:.0f} MiB; delete it if you will not resume)"
         if self.result.diverged:
             step, kept = len(self.result.reports), self.result.kept
-            told.insert(0, f"these are the weights of step {step}, the last with a finite loss; they may be spoiled")
+            told.insert(
+                0, f"these are the weights of step {step}, the last with a finite loss; they may already be damaged"
+            )
             if kept and size:
                 told.append(
-                    f"{how} with a lower rate to resume it after step {kept}, the last that was kept, from {file}"
+                    f"{how} with a lower learning rate to resume after step {kept}, the last one saved, from {file}"
                 )
-                told.append("should that not help, turn resume off to begin anew")
+                told.append("if that does not help, turn resume off to start over")
             else:
-                told.append("no step before was kept: queue again with a lower rate to begin anew")
+                told.append("no earlier step was saved: queue again with a lower learning rate to start over")
         elif size and not self.result.completed:
-            told.append(f"{how} to resume it from {file}")
+            told.append(f"{how} to resume from {file}")
         return told
 
     def raise_if_ended_early(self, told: str) -> None:
-        """Let the host know that the training was cancelled, or went wrong."""
+        """Raise, for the host, that the training was cancelled or went wrong."""
         if self.cancelled is not None:
             raise self.cancelled
         if self.result.error is not None:
@@ -85,9 +87,9 @@ class Outcome:
 def run(node: Any, model: Any, task: Task, preview_every: int, checkpoints: Checkpoints, resume: bool) -> Outcome:
     """Train, outside the host's inference mode, with all of the host's models out of the way.
 
-    With ``resume`` a training goes on from the state in ``checkpoints``, if there is one that can be read.
+    With ``resume`` the training continues from the state in ``checkpoints``, if there is one that can be read.
     """
-    tell(node, "Making room: other models leave the memory")
+    tell(node, "Freeing memory: unloading other models")
     memory.unload_models()  # in the host's own mode, because it may write to weights that were made in it
     with torch.inference_mode(False):
         try:
@@ -105,10 +107,10 @@ def _run(node: Any, model: Any, task: Task, preview_every: int, checkpoints: Che
         log.warning("Train P3S: %s", scarce)
         notes = (*notes, scarce)
     warning = f"\n{scarce}" if scarce else ""
-    tell(node, f"Copying the weights of the model{warning}")
+    tell(node, f"Copying the model's weights{warning}")
     weights = base_weights(model)
     memory.reset_peak()
-    with explained("the networks are moved to the device", of.copy_settings, settings):
+    with explained("moving the networks to the device", of.copy_settings, settings):
         copy = SubjectCopy.from_base(
             weights, of.copy_settings, first.tokens.shape[-1], settings.zero_init, settings.seed
         ).to(device)
@@ -141,12 +143,11 @@ def _run(node: Any, model: Any, task: Task, preview_every: int, checkpoints: Che
 
 
 def _scarce(config: UNetConfig, task: Task) -> str | None:
-    """What to tell the user before a training for which memory is scarce. Raises TrainingError where there is far too
-    little."""
+    """A warning for the user if memory is tight for a training. Raises TrainingError where there is far too little."""
     of = task.inputs
     try:
         estimate = estimate_memory(config, of.examples, of.copy_settings, of.settings)
-    except Exception:  # it needs parts of torch that change: a training is not to fail for a forecast
+    except Exception:  # it needs parts of torch that change, and an estimate must not stop a training
         log.warning("Train P3S: the memory that this training needs could not be estimated", exc_info=True)
         return None
     return check_memory(estimate, *memory.room(), of.copy_settings, of.settings)
@@ -154,7 +155,7 @@ def _scarce(config: UNetConfig, task: Task) -> str | None:
 
 def _state(path: Path) -> tuple[TrainState | None, tuple[str, ...]]:
     """The state of an interrupted training, and what is wrong with it. Raises TrainingError where a state that may be
-    whole cannot be read: beginning anew would replace it."""
+    intact cannot be read: starting over would replace it."""
     if not path.exists():
         return None, ()
     try:

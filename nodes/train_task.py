@@ -1,4 +1,4 @@
-"""What Train P3S is asked to train: all of it, made from what comes over the wires before anything is trained."""
+"""The training that Train P3S is asked for, made from its inputs before anything is trained."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from .host import conditions, weights
 class Task:
     """A training to be done on a MODEL.
 
-    ``references``: an example of each reference, for the subject file, as is ``info``, whose steps and losses are not
-    known yet.
+    ``references``, an example of each reference, and ``info``, whose steps and losses are not known yet, are for the
+    subject file.
     """
 
     inputs: TrainingInputs
@@ -44,7 +44,7 @@ def make_task(
     identifier: str = "",
     licence: str = "",
 ) -> Task:
-    """The task of the node's inputs; ``tell`` hears what is done, and may raise.
+    """The task of the node's inputs; ``tell`` is called with what is done next, and may raise.
 
     Raises P3SError for inputs that do not fit together.
     """
@@ -63,7 +63,7 @@ def make_task(
         groups.append(examples_of(reference, text, encode, settings))
     examples = [example for group in groups for example in group]
     check_examples(config, examples, no_text)
-    tell("Looking for the same training, done before")  # reads all weights of the model
+    tell("Checking whether this training was already done")  # reads all weights of the model
     base, hashes = weights.base_fingerprint(model, patched=True), tuple(r.image_hash for r in references)
     inputs = TrainingInputs(base, hashes, examples, no_text, noise, copy_settings, settings)
     info = SubjectInfo(

@@ -1,6 +1,6 @@
-"""What the host checks in widgets only, checked in ``execute`` too: values that come over a wire, or as null.
+"""Checks in ``execute`` what the host checks in widgets only: values that come over a wire, or as null.
 
-Limits and choices are those of the node's own schema, which is the one place where they stand.
+Limits and choices are those of the node's own schema, the one place where they are given.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ OURS: dict[str, tuple[type, str]] = {
 
 
 def checked(execute: Callable[..., Any]) -> Callable[..., Any]:
-    """For a V3 node's ``execute``, below ``@classmethod``: it gets values that its widgets could hold, and wires that
-    carry something, or is not called.
+    """For a V3 node's ``execute``, below ``@classmethod``: it is called only with values that its widgets could hold,
+    and wires that carry something.
 
     Raises P3SError, which names the input, what was expected and what came. None passes where ``execute`` itself has it
     as the default. To a node that takes lists (``is_input_list``) a widget's list holds one value, and ``execute`` gets
@@ -100,7 +100,7 @@ def _number(entry: Any, value: Any) -> int | float:
 
 def _check_text(name: str, value: Any) -> None:
     if not isinstance(value, str):
-        raise P3SError(f"{name} must be a text; got {shown(value)}")
+        raise P3SError(f"{name} must be text; got {shown(value)}")
     try:
         value.encode()
     except UnicodeEncodeError:

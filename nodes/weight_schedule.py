@@ -1,4 +1,4 @@
-"""Weight Schedule: how strongly the subject is shown in the course of denoising."""
+"""Weight Schedule: how strongly the subject acts over the course of denoising."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class WeightSchedule(io.ComfyNode):
             node_id="P3S_WeightSchedule",
             display_name="Weight Schedule",
             category="P3S",
-            description="How strongly the subject is shown from the first sampling step (noise) to the last (image).",
-            search_aliases=["p3s", "schedule", "keyframes", "strength over time"],
+            description="How strongly the subject acts, from the first sampling step (noise) to the last (image).",
+            search_aliases=["p3s", "schedule", "keyframes", "strength", "curve"],
             # The order of the inputs is the order of the values in saved workflows: append only.
             inputs=[
                 io.Combo.Input(
@@ -34,7 +34,7 @@ class WeightSchedule(io.ComfyNode):
                     default="paper",
                     tooltip="paper: 1 - alpha (t/T)^k + beta, with t/T falling from 1 to 0. fixed: value. "
                     "increasing: value (1 - t/T)^k, grows as the image emerges. decreasing: value (t/T)^k. "
-                    "keyframes: your own curve. learned: the subject's, if it was trained with a learned weight. "
+                    "keyframes: your own curve. learned: the curve learned with the subject, if there is one. "
                     "ease: alpha and beta as in paper, but level at both ends.",
                 ),
                 io.Float.Input(
@@ -51,7 +51,7 @@ class WeightSchedule(io.ComfyNode):
                     min=-5.0,
                     max=5.0,
                     step=0.01,
-                    tooltip="paper, ease: added to the weight of every step.",
+                    tooltip="paper, ease: added at every step.",
                 ),
                 io.Float.Input(
                     "k",
@@ -73,8 +73,8 @@ class WeightSchedule(io.ComfyNode):
                     "keyframes",
                     default="0:0.7, 0.5:1, 1:1.2",
                     multiline=True,
-                    tooltip='keyframes: pairs "percent:weight"; percent 0 is the first step, 1 the last; straight '
-                    "lines between them. A JSON list [[0, 0.7], [1, 1.2]] is read too. Not used by the other kinds.",
+                    tooltip='keyframes: pairs "percent:weight", joined by straight lines; percent 0 is the first '
+                    "step, 1 the last. A JSON list [[0, 0.7], [1, 1.2]] works too.",
                 ),
                 io.Sigmas.Input(
                     "sigmas",
@@ -92,7 +92,7 @@ class WeightSchedule(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, kind=None, keyframes=None) -> bool | str:
-        # The host shows what is said here beside every input named here. Of these two either may be wrong.
+        # The host shows this message beside every input named here: only these two, either of which may be wrong.
         if kind is not None and kind not in KINDS:
             return f"There is no kind {kind!r} of weight schedule. Kinds: {', '.join(KINDS)}."
         if kind == "keyframes" and isinstance(keyframes, str):  # None: comes from another node
@@ -114,7 +114,7 @@ class WeightSchedule(io.ComfyNode):
         keyframes: str,
         sigmas: Tensor | None = None,
     ) -> io.NodeOutput:
-        # What another kind would read is not looked at: an unfinished list of keyframes must not stop "paper".
+        # Settings of other kinds are not read: an unfinished list of keyframes must not stop "paper".
         pairs = parse_keyframes(keyframes) if kind == "keyframes" else ()
         schedule = WeightCurve(kind, alpha, beta, k, value, pairs)
         steps = None if sigmas is None else timesteps(sigmas)

@@ -33,7 +33,7 @@ Every command has its own --help.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit status. Errors that a user can mend are one line, without a traceback."""
+    """Run a command; the exit status. Errors that a user can fix are one line, without a traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser(arguments).parse_args(arguments)
     try:

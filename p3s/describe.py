@@ -21,7 +21,7 @@ def describe(info: SubjectInfo) -> str:
 
 
 def describe_in_full(subject: Subject) -> str:
-    """``describe``, and all that the file says of tensors, settings, points, photos and base."""
+    """``describe``, plus everything the file says about tensors, settings, points, photos and base."""
     info, weights = subject.info, subject.weights.values()
     types = sorted({str(weight.dtype).removeprefix("torch.") for weight in weights})
     lines = [

@@ -49,7 +49,7 @@ class NoiseSchedule:
         return signal * x0 + sigma * noise
 
     def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """What the model is to predict for x_t."""
+        """What the model should predict for x_t."""
         if self.prediction == "eps":
             return noise
         signal, sigma = self.scales(t)
@@ -66,7 +66,7 @@ class NoiseSchedule:
 def ddim_timesteps(schedule: NoiseSchedule, steps: int) -> list[int]:
     """The timesteps of a DDIM run, from noise to image: evenly spaced and shifted by one, as in the original sampler,
     also where ``steps`` does not divide their number. (With a stride rounded down, as in diffusers, 600 steps of 1000
-    would begin at 600, where a model expects less noise than there is.)"""
+    would start at 600, where a model expects less noise than there is.)"""
     count = len(schedule)
     if not 1 <= steps <= count:
         raise P3SError(f"steps must lie in 1..{count}; got {steps}")

@@ -56,7 +56,7 @@ def overlay(reference: Reference, photo: Tensor, side: int | None = None) -> Ten
     subject = reduced(reference.subject_mask, side).numpy() > 0.5
     removed = reduced(reference.negative_mask, side).numpy() > 0.5
     height, width = subject.shape
-    unit = max(1, round(max(height, width) / 400))  # line width, so that a preview looks alike at any size
+    unit = max(1, round(max(height, width) / 400))  # line width, so that a preview looks the same at any size
 
     diagonal = (np.arange(height)[:, None] + np.arange(width)[None]) % (10 * unit)
     _tint(picture, subject, SUBJECT, TINT)

@@ -9,8 +9,8 @@ from typing import Any
 class P3SError(ValueError):
     """Base of all errors of this package that are meant to be read by a user.
 
-    ComfyUI shows an error with its module, which is the path of a folder where this package is part of a node pack:
-    they all call themselves ``p3s.NAME`` instead.
+    ComfyUI shows an error with its module, which is the path of a folder where this package is part of a node pack;
+    so all of them are called ``p3s.NAME`` instead.
     """
 
     __module__ = "p3s"

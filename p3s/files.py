@@ -1,7 +1,7 @@
 """Files on disk: names that are free and safe, writing that leaves all or nothing, reading that trusts no header.
 
 The safetensors layout is 8 bytes of header length, the header as JSON, then the tensors' bytes. It is written here
-rather than by the library because the library orders metadata at random, and equal subjects shall give equal files; its
+rather than by the library because the library orders metadata at random, and equal subjects must give equal files; its
 header is checked here before the library opens a file, because versions of the library differ in what they let through.
 """
 
@@ -74,7 +74,7 @@ def free_path(folder: str | os.PathLike[str], name: str, suffix: str = SUFFIX) -
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], object], overwrite: bool = False) -> Path:
-    """Make ``path`` hold all that ``write`` puts out, or leave everything as it was.
+    """Make ``path`` hold everything that ``write`` writes, or leave it all as it was.
 
     A temporary file in the same folder is written, flushed to the disk and renamed. Folders are made as needed. Raises
     SubjectFileError when ``path`` exists and ``overwrite`` is not set, and when the disk does not take it.
@@ -90,7 +90,7 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object], overwrite: boo
             raise taken from None
         return path
 
-    taken = SubjectFileError(f"{path} exists already and was not overwritten. Choose another name.")
+    taken = SubjectFileError(f"{path} already exists and was not overwritten. Choose another name.")
     if not overwrite and os.path.lexists(path):
         raise taken
     return _write(path.parent, write, place)
@@ -132,14 +132,14 @@ def _write(folder: Path, write: Callable[[BinaryIO], object], place: Callable[[P
 
 
 class _Disk:
-    """A file that remembers what its disk refused: torch.save tells of a full one by an exception of its own."""
+    """A file that remembers what its disk refused: torch.save reports a full one by an exception of its own."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._refused: OSError | None = None
 
     def take(self, write: Callable[[Any], object]) -> None:
-        """Let ``write`` write; the disk's own OSError leaves, whatever became of it on the way."""
+        """Let ``write`` write; raise the disk's own OSError, whatever it was turned into on the way."""
         try:
             write(self)
         except Exception:
@@ -257,7 +257,7 @@ def _what_it_is(start: bytes, size: int, length: int) -> str:
     if start[:2] == b"PK" or start[:1] == b"\x80":
         return "this is a PyTorch (pickle) file, which can run code when opened; P3S reads safetensors files only"
     if start[:1] == b"<" or start[:8] == b"version ":
-        return "this is a text, not a model: the download went wrong (a web page, or a Git LFS pointer)"
+        return "this is a text file, not a model: the download went wrong (a web page, or a Git LFS pointer)"
     if size < 8:
         return f"the file has only {size} bytes: it is cut off"
     return (

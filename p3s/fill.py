@@ -15,15 +15,15 @@ from .masks import ALMOST_ALL
 RADIUS = 5  # pixels of the working resolution that OpenCV looks around
 WITHOUT_OPENCV = (
     "The removed region was filled smoothly, because the fill {method} needs OpenCV, which is not installed with the "
-    "Python that runs this. If you want it: python -m pip install opencv-python-headless"
+    "Python that runs this. To get it: python -m pip install opencv-python-headless"
 )
 
 
 def fill(image: Tensor, removed: np.ndarray, subject: np.ndarray, method: str) -> tuple[Tensor, str | None]:
-    """A photo [H, W, 3], 0..1, with a region painted over, and a warning where ``method`` could not be had.
+    """A photo [H, W, 3], 0..1, with a region painted over, and a warning where ``method`` is not available.
 
     ``removed`` and ``subject`` are [h, w] bool, and it is painted at their resolution. ``method``: "telea" or
-    "navier-stokes" of OpenCV, or "smooth", which all become where there is no OpenCV.
+    "navier-stokes" of OpenCV, or "smooth", which replaces both without OpenCV.
     """
     # The fill must not look like the target (Eq. 3), so no colour is taken from the subject, if anything else is left.
     holes = removed | subject

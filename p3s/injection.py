@@ -75,7 +75,7 @@ class EffectMask:
     [images, height, width] for each its own.
 
     Values that overshoot a little, as resizing makes them, are cut. Raises MaskError for another shape and for values
-    that are no shares.
+    outside 0..1.
     """
 
     def __init__(self, mask: Tensor) -> None:
@@ -85,18 +85,18 @@ class EffectMask:
             )
         low, high = (float(v) for v in torch.aminmax(mask))
         if not (low >= -OVERSHOOT and high <= 1 + OVERSHOOT):  # also when they are NaN
-            raise MaskError(f"an effect mask must lie in 0..1; this one reaches from {low:g} to {high:g}")
+            raise MaskError(f"an effect mask must lie in 0..1; this one spans {low:g} to {high:g}")
         self.everywhere, self.nowhere = low >= 1, high <= 0
         self._mask = mask.detach().float().cpu().clamp(0, 1).reshape(-1, *mask.shape[-2:])
         self._tokens: dict[tuple[tuple[int, int], torch.device], Tensor] = {}
 
     @property
     def images(self) -> int:
-        """How many images it tells apart; 1 for a mask that serves all."""
+        """How many images it distinguishes; 1 for a mask that serves all."""
         return len(self._mask)
 
     def check(self, images: int) -> None:
-        """Raise MaskError if it does not tell apart as many images as are sampled."""
+        """Raise MaskError unless it has one mask, or as many as images are sampled."""
         if self.images not in (1, images):
             raise MaskError(
                 f"mask holds {self.images} masks, and {images} image(s) are sampled: give one mask for all of them, or "
@@ -228,7 +228,7 @@ class Injection:
 class InjectionHooks(AttentionHooks):
     """The frozen U-Net's attention under the injection of one or several subjects (Eq. 7-9).
 
-    A weight of 0 is not the same as f = 0, whose keys would still take part in the softmax: leave the subject away.
+    A weight of 0 is not the same as f = 0, whose keys would still take part in the softmax: leave it out instead.
     """
 
     def __init__(self, *injections: Injection) -> None:

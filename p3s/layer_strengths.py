@@ -19,7 +19,7 @@ def parse_layer_strengths(text: str) -> tuple[Entry, ...]:
     """Entries "side: factor" or "side block: factor", separated by commas, semicolons or lines.
 
     The side is input, middle or output, the block its number in the U-Net that the subject is applied to, the factor a
-    number in 0..10. Raises P3SError, naming the entry, for anything else and for an entry that is there twice.
+    number in 0..10. Raises P3SError, naming the entry, for anything else and for an entry that is given twice.
     """
     found: dict[tuple[str, int | None], float] = {}
     for entry in filter(None, (part.strip() for part in re.split(r"[,;\n]", text))):
@@ -37,15 +37,15 @@ def parse_layer_strengths(text: str) -> tuple[Entry, ...]:
         if not 0 <= factor <= LARGEST:
             raise P3SError(f"layer_strengths: the factor of {entry!r} must be a number in 0..{LARGEST:g}")
         if place in found:
-            raise P3SError(f"layer_strengths: {' '.join(str(p) for p in place if p is not None)} is there twice")
+            raise P3SError(f"layer_strengths: {' '.join(str(p) for p in place if p is not None)} is given twice")
         found[place] = factor
     return tuple((side, block, factor) for (side, block), factor in found.items())
 
 
 def layer_strengths(entries: tuple[Entry, ...], config: UNetConfig) -> dict[Layer, float]:
-    """Factors of the layers of a U-Net; an entry for a block is stronger than one for its side.
+    """Factors of the layers of a U-Net; an entry for a block overrides one for its side.
 
-    Raises P3SError, listing the blocks that there are, for one without self-attention.
+    Raises P3SError, listing the blocks that have self-attention, for one without.
     """
     layers = config.layers()
     factors = {layer: f for side, block, f in entries if block is None for layer in layers if layer.side == side}

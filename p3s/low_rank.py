@@ -13,8 +13,8 @@ from .errors import P3SError
 
 
 class Borrowed(nn.Module):
-    """A layer of another network, called where it is. It is no part of this module: whoever moves, casts, patches or
-    counts the owner's weights need not know of the borrower."""
+    """A layer of another network, called where it is. It is not part of this module: code that moves, casts, patches
+    or counts the owner's weights need not know about the borrower."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -32,12 +32,12 @@ class MaskSettings:
     """How masks and fill are made (docs/method.md, rows f and g).
 
     Attributes:
-        value_range: how the maps of Eq. 1 get into 0..1: ``clip`` cuts negative cosines off, ``minmax`` stretches.
+        value_range: how the cosines of Eq. 1 are mapped to 0..1: ``clip`` cuts negatives off, ``minmax`` stretches.
         blur: standard deviation of Eq. 2's Gaussian, in patches, 0..8; 0 leaves the map as it is.
         fill_region: what is removed: the ``negative`` mask, or the whole ``background`` (all but the subject).
-        grow: how far the removed region is widened, in patches, 0..16; never into the subject.
-        fill: OpenCV's inpainting, ``telea`` or ``navier-stokes``, or ``smooth``, which all are where OpenCV is not
-            installed; not used with an inpainted picture of the user.
+        grow: how far the removed region grows, in patches, 0..16; never into the subject.
+        fill: OpenCV's inpainting, ``telea`` or ``navier-stokes``, or ``smooth``, which replaces both where OpenCV
+            is not installed; not used with the user's own inpainted picture.
 
     Raises:
         MaskError: a value outside these.
@@ -105,14 +105,14 @@ class RoughMasks:
             )
         if mask.sum() < self.patch_side**2:
             self.warnings.append(
-                f"The subject mask is smaller than one of CLIP's patches ({_patch_pixels(self.patches)}), so little of "
-                "the subject will be learned. Crop the picture closer to the subject, or move the positive point to a "
+                f"The subject mask is smaller than one CLIP patch ({_patch_pixels(self.patches)}), so little of the "
+                "subject will be learned. Crop the picture closer to the subject, or move the positive point to a "
                 "more typical part of it."
             )
         return mask, blurred
 
     def removed(self, subject: np.ndarray, required: bool) -> np.ndarray:
-        """The region that is to be filled. Where no fill is required, a bad negative mask is only warned about."""
+        """The region to fill. Where no fill is required, a bad negative mask only gives a warning."""
         if self.settings.fill_region == "background":
             return ~subject
         removed = np.zeros_like(subject)
@@ -133,11 +133,12 @@ class RoughMasks:
         swallowed = self._names("negative", lambda point: self._at(subject, point))
         if len(swallowed) == len(self.points.negative):
             raise MaskError(
-                f"The subject mask reaches over {_join(swallowed)}, so there is nothing to remove there. "
-                "Move the positive and the negative point further apart, onto parts that look different."
+                f"The subject mask already covers {_join(swallowed)}, so there is nothing left to remove there. "
+                "Move the positive and negative points further apart, onto parts that look different."
             )
         self.warnings += [
-            f"The subject mask reaches over {name}. Move it further away from the subject." for name in swallowed
+            f"The subject mask already covers {name}. Move that point further away from the subject."
+            for name in swallowed
         ]
         mask &= ~subject
         if mask.mean() > ALMOST_ALL:
@@ -151,14 +152,14 @@ class RoughMasks:
         """Eq. 2: the part of Otsu(Gaussian(similarity)) that holds clicked points, and the blurred map [g, g]."""
         filters, measure = (require(f"skimage.{part}", "scikit-image", "Masks need") for part in ("filters", "measure"))
 
-        from_points = f"the {sign} point{'s' * (len(points) > 1)}"
+        compared = f"the {sign} point{'s' * (len(points) > 1)}"
         valid = similarity[self.patches.valid]
         values = filters.gaussian(valid, sigma=self.settings.blur, mode="nearest")
         if np.ptp(valid) < FLAT or np.ptp(values) < FLAT / 10:
             raise MaskError(
-                f"Seen from {from_points}, the whole picture looks the same to CLIP "
-                f"(the similarity only spans {valid.min():.3f} to {valid.max():.3f}), so no mask can be made. Move the "
-                "positive and the negative point to parts that look different from each other and from the rest."
+                f"Compared with {compared}, the whole picture looks the same to CLIP (similarity {valid.min():.3f} to "
+                f"{valid.max():.3f} everywhere), so no mask can be made. Move the positive and negative points to "
+                "parts that look different from each other and from the rest."
             )
         blurred = np.zeros_like(similarity)  # padding stays 0 and is never read
         blurred[self.patches.valid] = values
@@ -215,7 +216,7 @@ def _check_apart(points: PointSet, patches: Patches) -> None:
         if (positive := taken.get(frame.patch_at(*point, grid))) is not None:
             raise PointError(
                 f"{_name(frame, 'positive', *positive)} and {_name(frame, 'negative', number, point)} lie in the same "
-                f"of CLIP's patches. Move one of them at least one patch ({_patch_pixels(patches)}) away."
+                f"CLIP patch. Move one of them at least one patch ({_patch_pixels(patches)}) away."
             )
 
 

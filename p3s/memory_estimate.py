@@ -40,7 +40,7 @@ class MemoryEstimate:
 
     @property
     def least(self) -> int:
-        """What must be there at once however small the pictures are."""
+        """What is needed at once, however small the pictures are."""
         return self.weights + self.gradients + self.optimizer
 
     @property
@@ -62,7 +62,7 @@ def estimate_memory(
 ) -> MemoryEstimate:
     """The memory of a training on a base of ``config``, held in the type of ``settings.precision``.
 
-    One step on the largest examples is run on tensors that have shapes and no values, and what is alive in it is
+    One step on the largest examples is run on tensors that have shapes but no values, and what is alive in it is
     counted; that takes seconds, whatever the device. On a CPU a process was measured to hold up to 13 % more
     (of SD 1.5; benchmarks/README.md).
     """

@@ -41,7 +41,7 @@ def readable(name: str) -> Iterator[None]:
     except MaskError as error:
         raise MaskError(f"{name}: {error}") from None
     except UnidentifiedImageError:
-        raise MaskError(f"{name} is not a picture of a kind that can be read. Save it as JPEG, PNG or WebP.") from None
+        raise MaskError(f"{name} is not in a picture format that can be read. Save it as JPEG, PNG or WebP.") from None
     except Image.DecompressionBombError:
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
         raise MaskError(f"{name} has more than {most} million pixels. Make it smaller.") from None
@@ -60,7 +60,7 @@ def to_tensor(image: Any) -> Tensor:
 def to_array(image: Any) -> np.ndarray:
     """A Pillow image of any mode as [H, W, 3]: uint8, or float32 in 0..1 where its own steps are finer than 8 bits.
 
-    What is transparent is white: the colours that a file hides there were removed by somebody. Decodes what is not yet.
+    Transparent parts are white: the colours that a file hides there were removed on purpose. Decodes if needed.
 
     Raises MaskError: a picture of floating point numbers whose white is not 1.
     """
@@ -125,9 +125,11 @@ def in_range(pixels: Tensor, name: str) -> Tensor:
     pixels = pixels.detach().to("cpu", torch.float32)
     low, high = (bound.item() for bound in pixels.aminmax())
     if not math.isfinite(low + high):
-        raise MaskError(f"{name} holds values that are not finite (NaN or infinity). Check what made it.")
+        raise MaskError(f"{name} holds values that are not finite (NaN or infinity). Check what it comes from.")
     if low < -OVERSHOOT or high > 1 + OVERSHOOT:
-        raise MaskError(f"{name} must hold values in 0..1, but they span {low:g} to {high:g}. Check what made it.")
+        raise MaskError(
+            f"{name} must hold values in 0..1, but they span {low:g} to {high:g}. Check what it comes from."
+        )
     return pixels.clamp(0, 1) if low < 0 or high > 1 else pixels
 
 

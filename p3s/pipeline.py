@@ -91,7 +91,7 @@ def train_subject(
 ) -> tuple[Subject, TrainResult]:
     """Train a subject on its references, all under one ``prompt``.
 
-    As with ``train``, what is trained is kept when a later step fails: see the result's ``error``. Raises P3SError for
+    As with ``train``, the steps done are kept when a later one fails: see the result's ``error``. Raises P3SError for
     what a subject file could not hold, before the first step.
     """
     if not references:

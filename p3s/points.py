@@ -66,8 +66,8 @@ class PointSet:
         if isinstance(decoded, dict):
             if negative is not None and _decode(negative, "negative points"):
                 raise PointError(
-                    "A second text with negative points only goes with a plain list of positive points, "
-                    "but the first text already names both signs. Give one or the other."
+                    "Negative points can be a second text only where the first is a plain list of positive points, "
+                    "but the first text already holds both signs. Give one or the other."
                 )
             return cls._from_dict(decoded, size)
         if not isinstance(decoded, list):
@@ -138,7 +138,7 @@ class PointSet:
             PointError: there is none; the message says what to do.
         """
         if not self.positive:
-            raise PointError("There is no positive point. Click once on the subject that you want to keep.")
+            raise PointError("There is no positive point. Click the subject you want to keep.")
         return self
 
 

@@ -24,7 +24,7 @@ def resize(picture: Tensor, size: tuple[int, int]) -> Tensor:
 @lru_cache(maxsize=64)
 def _weights(source: int, target: int) -> np.ndarray:
     """[target, source]: how much of each source pixel goes into each target pixel, a triangle as wide as the coarser of
-    the two grids. No tensor: one that is kept would be bound to the mode, such as FakeTensorMode, that it was made in.
+    the two grids. Not a tensor: a cached one would be tied to the mode, such as FakeTensorMode, that it was made in.
     """
     step = source / target
     centres = (np.arange(target) + 0.5)[:, None] * step

@@ -27,15 +27,15 @@ ALMOST_0 = 1e-4  # a weight that comes so near to 0 may reach it: keyframes are 
 class SamplingSettings:
     """What a sampling run leaves out of the exact method, to be faster. The defaults leave out nothing.
 
-    Raises P3SError for other values. The prices are in benchmarks/README.md.
+    Raises P3SError for other values. benchmarks/README.md has the costs.
     """
 
-    #: (m) which halves of the guidance see the subject: "both", or only the "conditional" one.
+    #: (m) which sides of guidance see the subject: "both", or only the "conditional" one.
     halves: str = "both"
     #: (b) which base layers read a feature: those of the training ("trained"), or only those from which the copy's
     #: layers were initialised ("one_to_one").
     pairing: str = "trained"
-    #: The copy is run at every n-th evaluation of the model; in between its last features are used again.
+    #: The copy is run at every n-th evaluation of the model; in between its last features are reused.
     reuse: int = 1
     #: At the finest layers the appended tokens are means of pool x pool features.
     pool: int = 1
@@ -59,7 +59,7 @@ class SamplingSettings:
 
 
 EXACT = SamplingSettings()
-#: Under the price of a ControlNet. What it costs in the toy world, and what it would without the early end, is in
+#: Less work than a ControlNet. What it costs in the toy world, and what it would without the early end, is in
 #: benchmarks/README.md, "What a faster step costs".
 FAST = SamplingSettings(halves="conditional", reuse=3, end=0.8)
 MODES = {"exact": EXACT, "fast": FAST}
@@ -104,22 +104,22 @@ def injection(
 
 
 def always_on(weight: Schedule) -> bool:
-    """Whether the weight is above 0 at every timestep, so that no step needs to be looked at before it is run."""
+    """Whether the weight is above 0 at every timestep, so that no step's weight has to be read before it runs."""
     t = torch.cat([torch.arange(1001.0), timestep_of(torch.tensor([p for p, _ in weight.keyframes]))])
     return bool((weight.weight(t) > ALMOST_0).all())
 
 
 def feature_values(copy: SubjectCopy, size: int) -> int:
-    """How many numbers the features of one image are; ``size`` is the number of its latent's pixels."""
+    """How many numbers the features of one image have; ``size`` is the number of its latent's pixels."""
     config = copy.map.config
     kinds = 1 + bool(copy.settings.cross_attention)
     return sum(kinds * config.channels(layer) * size // 4 ** config.level(layer) for layer in config.layers())
 
 
 class FeatureCache:
-    """Features that are used again for the following evaluations of the model in one sampling run.
+    """Features that are reused in the following evaluations of the model in one sampling run.
 
-    ``key`` tells apart calls that belong to other inputs (conditionings, crops, sizes) of one evaluation.
+    ``key`` distinguishes calls that belong to other inputs (conditionings, crops, sizes) of one evaluation.
     """
 
     def __init__(self, reuse: int) -> None:
@@ -128,7 +128,7 @@ class FeatureCache:
 
     def get(self, key: Hashable, evaluation: int | None, compute: Callable[[], Features]) -> Features:
         """The features for a call in the ``evaluation``-th evaluation: kept ones while they are less than ``reuse``
-        evaluations old. None: the evaluation is not known, so nothing is used again."""
+        evaluations old. None: the evaluation is not known, so nothing is reused."""
         if self.reuse == 1 or evaluation is None:
             return compute()
         self._kept = {k: kept for k, kept in self._kept.items() if evaluation - kept[0] < self.reuse}

@@ -1,4 +1,4 @@
-"""How strongly the subject is shown at each timestep: the weight eps_t of Eq. 10, its alternatives, and the one that is
+"""How strongly the subject acts at each timestep: the weight eps_t of Eq. 10, its alternatives, and the one that is
 learned (Fig. 5).
 
 Two clocks are in use. A *timestep* t runs from T = 1000 (pure noise) down to 0 (the finished image). A *percent* runs
@@ -84,7 +84,7 @@ class Schedule:
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise P3SError(f"Weight schedule: {name} = {getattr(self, name):g} lies outside 0..1.")
         if self.start > self.end:
-            raise P3SError(f"Weight schedule: start = {self.start:g} lies after end = {self.end:g}; exchange them.")
+            raise P3SError(f"Weight schedule: start = {self.start:g} lies after end = {self.end:g}; swap them.")
         object.__setattr__(self, "keyframes", _check_keyframes(self.keyframes))
         object.__setattr__(self, "learned", tuple(_number(weight, "a learned weight") for weight in self.learned))
         if self.kind == "keyframes" and not self.keyframes:
@@ -163,8 +163,8 @@ KINDS = tuple(CURVES)
 class LearnedWeight(nn.Module):
     """eps_t as a small MLP of t that is trained with the copy (Fig. 5): 2 sigmoid(MLP(t / T)), so in 0..2.
 
-    Before training it is 1 at every t: the first step is then that of a training without it, and what the curve becomes
-    is what the data asked for. The bound keeps it from growing without end in place of the features it multiplies.
+    Before training it is 1 at every t: the first step is then that of a training without it, and the data alone shapes
+    the curve. The bound keeps it from growing without end in place of the features it multiplies.
     """
 
     HIDDEN = 16

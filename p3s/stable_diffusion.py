@@ -287,6 +287,6 @@ def _package(name: str) -> Any:
         return import_module(name)
     except ImportError:
         raise ImportError(
-            f"Stable Diffusion from files needs {name}: pip install diffusers transformers (in ComfyUI nothing of "
-            "this is needed)"
+            f"Stable Diffusion from files needs {name}: pip install diffusers transformers (in ComfyUI, P3S "
+            "needs neither)"
         ) from None

@@ -111,7 +111,7 @@ def load_subject(path: str | os.PathLike[str]) -> Subject:
 
 
 def load_info(path: str | os.PathLike[str]) -> SubjectInfo:
-    """What a subject file says of itself, read quickly: the tensors are not, so the checksum is not checked.
+    """What a subject file says about itself. Quick: the tensors are not read, so the checksum is not checked.
 
     Raises SubjectFileError, naming the file, as far as the header shows that it is no subject file of a known version.
     """
@@ -270,7 +270,7 @@ def _check_reference(reference: SubjectReference, first: SubjectReference, numbe
     if math.isqrt(tokens.shape[0] - 1) ** 2 != tokens.shape[0] - 1:
         raise SubjectFileError(f"the {tokens.shape[0]} tokens of reference {number} are not one and a square grid")
     if latent.shape[0] != first.latent.shape[0] or tokens.shape[1] != first.tokens.shape[1]:
-        raise SubjectFileError(f"reference {number} has another number of channels than reference 1")
+        raise SubjectFileError(f"reference {number} does not have as many channels as reference 1")
     _check_finite(latent, f"the latent of reference {number}")
     _check_finite(tokens, f"a token of reference {number}")
 
@@ -282,7 +282,7 @@ def _check_finite(tensor: Tensor, what: str) -> None:
 
 
 def reference_of(subject: Subject, index: int) -> SubjectReference:
-    """The reference of a number, from 0, that serves as the condition. Raises P3SError for one that there is not."""
+    """The reference of a number, from 0, that serves as the condition. Raises P3SError for one that does not exist."""
     last = len(subject.references) - 1
     if not 0 <= index <= last:
         photos = "one photo" if not last else f"{last + 1} photos"
@@ -313,19 +313,19 @@ def check_family(subject: Subject, family: str, fingerprint: str) -> tuple[str, 
     if subject.info.family != family:
         fits, came = family_name(subject.info.family), family_name(family)
         raise FamilyError(
-            f"This subject was trained on {fits}, and here is {came}. Connect {fits}, or train the subject again on "
-            "this one."
+            f"This subject was trained on {fits}, but this is {came}. Use {fits}, or train the subject again on this "
+            "one."
         )
     if subject.info.base_fingerprint != fingerprint:
         return (
             "This subject was trained on other weights of the same family; likeness may suffer. "
-            "It is best with the checkpoint that it was trained on.",
+            "It works best with the checkpoint it was trained on.",
         )
     return ()
 
 
 def fingerprint(state_dict: Mapping[str, Tensor]) -> str:
-    """sha256 (hex) that tells checkpoints apart quickly: names, shapes and up to 256 values of each tensor.
+    """sha256 (hex) that distinguishes checkpoints quickly: names, shapes and up to 256 values of each tensor.
 
     The values are spread evenly and rounded to float16, so float32 and float16 files of one checkpoint agree. Names
     count: give them without a prefix.

@@ -36,7 +36,7 @@ class CopySettings:
     The letters are the rows of docs/method.md.
     """
 
-    #: (a) what F_i is: "norm1", what the copy's self-attention reads, or "attn1", what it gives.
+    #: (a) what F_i is: "norm1", the input of the copy's self-attention, or "attn1", its output.
     feature: str = "norm1"
     #: (b) "level": every base layer reads a feature of its level and side; "one_to_one": only the base layers from
     #: which the copy's layers were initialised.
@@ -80,7 +80,7 @@ class CopySettings:
 
     @property
     def default_schedule(self) -> Schedule:
-        """What a subject with these settings is sampled with when nothing else is asked for."""
+        """The schedule that a subject with these settings is sampled with by default."""
         return Schedule("learned" if self.weight == "learned" else "paper")
 
     def to_dict(self) -> dict[str, Any]:
@@ -288,7 +288,7 @@ class SubjectCopy(nn.Module):
         ours or a host's. They stay the base's own: no weight is copied, and what happens to them there (moving,
         casting, LoRA) holds here. A full copy needs no base; for it this does nothing.
 
-        ``channels`` says of the base's first convolution how many it reads when it is called.
+        ``channels`` is how many the base's first convolution reads when it is called.
         """
         if self._base == (base,):
             return

@@ -1,4 +1,4 @@
-"""What is known of a subject besides its tensors, and its JSON form in a subject file."""
+"""What is known about a subject apart from its tensors, and its JSON form in a subject file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LATER: dict[str, type] = {"training_key": str, "sketches": dict, "loss_map": dic
 
 @dataclass(frozen=True)
 class SubjectInfo:
-    """What is known of a subject besides its tensors. Dictionaries hold JSON values only.
+    """What is known about a subject apart from its tensors. Dictionaries hold JSON values only.
 
     family: of the base, such as "SD1.x". base_fingerprint: ``fingerprint`` of the base's U-Net. copy_settings,
     train_settings: as their dataclasses give them. points: one PointSet JSON text a reference. image_hashes: one a
@@ -68,9 +68,11 @@ def check_info(info: SubjectInfo) -> None:
 
 def _check_note(name: str, note: Any) -> None:
     if not isinstance(note, str):
-        raise SubjectFileError(f"{name} must be a text; got {shown(note)}")
+        raise SubjectFileError(f"{name} must be text; got {shown(note)}")
     if len(note) > LONGEST_NOTE:
-        raise SubjectFileError(f"{name} has {len(note)} characters; a subject file holds {LONGEST_NOTE}: shorten it")
+        raise SubjectFileError(
+            f"{name} has {len(note)} characters; a subject file holds at most {LONGEST_NOTE}: shorten it"
+        )
     try:
         note.encode()
     except UnicodeEncodeError:

@@ -42,7 +42,7 @@ log = logging.getLogger("p3s")
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training gave: a report per step, whether it ran to its end, and the error that ended it early, if one
+    """The result of a training: a report per step, whether it ran to its end, and the error that ended it early, if one
     did. The weights are in the copy. ``warnings``: what went wrong without ending it, such as a checkpoint that could
     not be written. ``kept``: the step of the state that is on the disk, 0 for none or an untrained one. ``diverged``:
     whether it ended because the loss or a gradient was not finite. ``changes``: settings that were changed on the way,
@@ -92,16 +92,16 @@ def train(
     :func:`p3s.arithmetic.deterministic`). The weight of the condition is 1 in training, or the one that is learned: the
     schedule of Eq. 10 belongs to sampling.
 
-    Nothing trained is lost: a loss or gradient that is no longer finite, an exception in a later step, and the
-    callback's word end the training with the weights of the last good step; the result says why. (An exception in the
-    optimiser may leave some weights a step ahead; a warning says so.) A step that runs out of memory is tried once
-    more with gradient checkpointing. With ``checkpoints`` the state is written to disk;
-    ``resume``, such a state, goes on from there with a copy made as before: interrupted and resumed is the same as
+    Nothing trained is lost: if a loss or gradient is no longer finite, a later step raises, or the callback asks to
+    stop, the training ends with the weights of the last good step; the result says why. (An exception in the
+    optimiser may leave some weights a step ahead; a warning says so.) A step that runs out of memory is retried
+    once with gradient checkpointing. With ``checkpoints`` the state is written to disk;
+    ``resume``, such a state, continues from there with a copy made as before: interrupted and resumed is the same as
     uninterrupted, bit for bit on one machine.
 
-    The weights before a loss that is not finite are seldom worth going on from: on the disk stays the last state that
-    was written before, or if there is none an untrained one. With it the training goes on only with a lower learning
-    rate or a more exact precision. Raises :class:`TrainingError` for inputs that do not fit
+    The weights just before a loss that is not finite are seldom worth resuming from: the last state written before
+    stays on disk or, if there is none, an untrained one. It is resumed only with a lower learning rate or a more exact
+    precision. Raises :class:`TrainingError` for inputs that do not fit
     together or are not those of ``resume``, before the first step.
     """
     check_examples(base.config, examples, empty_prompt)
@@ -156,7 +156,7 @@ class _Run:
         self.warnings: list[str] = []
         self.diverged = False
         self.changes: tuple[Change, ...] = ()
-        self._good: _Place | None = None  # what of the state a step changes before it is known to be good
+        self._good: _Place | None = None  # the parts of the state that a step changes before it is known to be good
         self.saved = 0  # the step of the state on the disk
 
     @contextmanager
@@ -185,7 +185,7 @@ class _Run:
         self._check_finite(loss, number)
         self._good = None
         self._update(number)
-        # Before the next forward pass, whose activations shall not lie beside the gradients.
+        # Before the next forward pass, so that its activations do not add to the gradients' memory.
         self.optimizer.zero_grad(set_to_none=True)
         self.reports.append(StepReport(number, self.total, loss.item(), denoising.item(), consistency.item()))
         self._good = _Place(self.generator.get_state(), list(self.queue))
@@ -198,7 +198,9 @@ class _Run:
             self.scaler.update()
         except (RuntimeError, MemoryError) as error:
             if self.reports:
-                self._warn(f"step {number} was left half done: some of the weights are those after it, others before")
+                self._warn(
+                    f"step {number} was interrupted halfway: some of the weights are those after it, others before"
+                )
             if not is_out_of_memory(error):
                 raise
             raise TrainingError(
@@ -207,7 +209,7 @@ class _Run:
             ) from None
 
     def _gradients(self, batch: Batch, number: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The losses of a batch, with their gradients computed. A pass that runs out of memory is made once more, with
+        """The losses of a batch, with their gradients computed. A pass that runs out of memory is retried with
         gradient checkpointing; what is random in a step is in the batch already."""
         found = self._try(batch)
         if isinstance(found, Exception) and not self.base.checkpointing:
@@ -216,7 +218,7 @@ class _Run:
             found = self._try(batch)
         if isinstance(found, Exception):
             raise TrainingError(
-                f"out of memory at step {number} of {self.total}, also with gradient checkpointing: "
+                f"out of memory at step {number} of {self.total}, even with gradient checkpointing: "
                 f"{ways_to_save(self.copy.settings, replace(self.settings, checkpointing=True))} ({found})"
             )
         return found
@@ -246,7 +248,7 @@ class _Run:
         log.warning("P3S: %s", text)
 
     def _check_finite(self, loss: Tensor, number: int) -> None:
-        """Refuse a step that would spoil the weights."""
+        """Refuse a step that would ruin the weights."""
         self.scaler.unscale_(self.optimizer)
         scaled = self.scaler.is_enabled() and self.scaler.get_scale() > 1  # then the scaler skips infinite gradients
         finite = bool(torch.isfinite(loss)) if scaled else gradients_are_finite(loss, self.copy.parameters())
@@ -260,15 +262,15 @@ class _Run:
         return inputs_of(self.base, self.copy.settings, self.noise, self.settings)
 
     def restore(self, state: TrainState) -> None:
-        """Go on from ``state``. Raises TrainingError when it is that of another training."""
+        """Resume from ``state``. Raises TrainingError when it belongs to another training."""
         state.check(self._inputs, self.examples, self.empty_prompt)
         done = len(state.reports)
         if not done:
             return
         if done > self.total:
             raise TrainingError(
-                f"the training that was interrupted has {done} steps already, and {self.total} are asked "
-                f"for: ask for at least {done}, or turn resume off to start anew"
+                f"the interrupted training already has {done} steps, and {self.total} are asked for: ask for at "
+                f"least {done}, or turn resume off to start over"
             )
         changed = [n for n in self.settings.REMEDIES if state.inputs[n] != self._inputs[n]]
         texts = ((n, state.inputs[n].strip("'"), self._inputs[n].strip("'")) for n in changed)
@@ -287,7 +289,7 @@ class _Run:
         self._good = _Place(state.generator, list(state.queue))
 
     def save(self) -> None:
-        """Write the state after the last good step. What keeps it from being written becomes a warning."""
+        """Write the state after the last good step. A failure to write becomes a warning."""
         if self.checkpoints is None or self._good is None or self.saved == len(self.reports):
             return
         state = TrainState(
@@ -306,10 +308,10 @@ class _Run:
             save_state(state, self.checkpoints.path)
             self.saved = len(self.reports)
         except Exception as error:  # the training is worth more than its state
-            self._warn(f"the state after step {len(self.reports)} could not be kept: {error}")
+            self._warn(f"the checkpoint after step {len(self.reports)} could not be saved: {error}")
 
     def mark_diverged(self) -> None:
-        """Leave the state before a loss that is not finite as it is, but for a note of that."""
+        """Keep the last state, and record in it that the loss was no longer finite after it."""
         if self.checkpoints is None:
             return
         tried = {name: self._inputs[name] for name in self.settings.REMEDIES}
@@ -321,7 +323,7 @@ class _Run:
                 untrained = TrainState.untrained(self._inputs, self.examples, self.empty_prompt, diverged)
                 save_state(untrained, self.checkpoints.path)
         except Exception as error:
-            self._warn(f"that the loss was no longer finite could not be noted in {self.checkpoints.path}: {error}")
+            self._warn(f"that the loss was no longer finite could not be recorded in {self.checkpoints.path}: {error}")
 
 
 class _Place(NamedTuple):

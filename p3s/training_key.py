@@ -23,10 +23,10 @@ from .subject_copy import CopySettings
 from .training_settings import TrainSettings
 from .training_step import Example, total_steps
 
-#: To be raised when the same inputs train to something else than before.
+#: Raise this when the same inputs no longer train to the same weights.
 METHOD = 2
-#: By how much of its length a tensor that is computed anew may differ: a GPU may change last bits, another picture or
-#: mask changes more. The weight of a single word in a prompt changes little, and text is encoded more exactly.
+#: Relative difference allowed to a tensor computed again: a GPU may change last bits, another picture or mask changes
+#: more. The weight of a single word in a prompt changes little, and text is encoded more exactly.
 TOLERANCE = 0.02
 TOLERANCE_OF_PROMPTS = 0.002
 #: Numbers of a sketch. Of tensors that differ by twice the tolerance, one pair in 900 passes for equal (the chi-squared
@@ -120,7 +120,7 @@ def same(before: Sketches, now: Sketches) -> bool:
 
 
 def close(name: str, before: Tensor, now: Tensor) -> bool:
-    """Whether a tensor of a training, or its sketch, is that of before, computed anew. ``name``: what it is."""
+    """Whether a tensor of a training, or its sketch, is the one from before, computed again. ``name``: what it is."""
     tolerance = TOLERANCE_OF_PROMPTS if name in ("prompt", "empty") else TOLERANCE
     if before.shape != now.shape:
         return False

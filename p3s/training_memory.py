@@ -44,23 +44,23 @@ CLOSE = 0.9
 def check_memory(
     estimate: MemoryEstimate, free: int, largest: int, copy_settings: CopySettings, settings: TrainSettings
 ) -> str | None:
-    """What to tell the user before the first step, if memory is scarce. ``free``: bytes of the device that are free
+    """A warning for the user before the first step, if memory is tight. ``free``: bytes of the device that are free
     now; ``largest``: all that it can have, swap included.
 
     Raises :class:`TrainingError` where not even the smallest picture could be trained. Anything else may work: models
-    are moved away, drivers lend memory, and a step that runs out of it is made again with checkpointing.
+    are moved away, drivers lend memory, and a step that runs out of it is retried with checkpointing.
     """
     if estimate.least > largest:
         change = ways_to_save(copy_settings, settings, whatever_the_picture=True)
         raise TrainingError(
-            f"weights, gradients and optimizer of this training take {_gib(estimate.least)}, and the device has "
+            f"weights, gradients and optimizer of this training take {_gib(estimate.least)}, but the device has "
             f"{_gib(largest)}: {change or 'it needs a device with more memory'}"
         )
     if estimate.peak <= CLOSE * free:
         return None
     return (
-        f"memory is scarce: a step takes about {_gib(estimate.peak)}, and {_gib(free)} are free. Should it fail or be "
-        f"very slow: {ways_to_save(copy_settings, settings)}"
+        f"memory is tight: a step needs about {_gib(estimate.peak)}, and {_gib(free)} is free. If it fails or is very "
+        f"slow: {ways_to_save(copy_settings, settings)}"
     )
 
 
@@ -69,7 +69,7 @@ def _gib(size: int) -> str:
 
 
 def free_cached_memory(device: torch.device) -> None:
-    """Hand back what torch keeps for later."""
+    """Release the memory that torch caches."""
     gc.collect()
     if device.type in ("cuda", "mps", "xpu"):
         getattr(torch, device.type).empty_cache()

@@ -45,7 +45,7 @@ class TrainSettings:
     #: (n) the condition of an example: "other", a random other reference of the subject, or "self".
     pairs: str = "other"
     #: What is learned of each reference (see :func:`p3s.views.views`). Not in the paper, whose way is "whole": the toy
-    #: world's samples are better with the cut (benchmarks/README.md).
+    #: world's samples are better with the crop (benchmarks/README.md).
     views: str = "whole+subject"
     #: Whether the fill of a removed subject is "learned" like the rest of the picture (as in the paper), or "ignored"
     #: by L_LDM.
@@ -53,7 +53,7 @@ class TrainSettings:
 
     #: Settings that do not change what a step does to the weights.
     NEUTRAL: ClassVar[tuple[str, ...]] = ("epochs", "steps", "checkpointing")
-    #: Settings that may be changed to go on after the loss was no longer finite.
+    #: Settings that may be changed to resume after the loss was no longer finite.
     REMEDIES: ClassVar[tuple[str, ...]] = ("learning_rate", "precision")
     CHOICES: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "precision": ("fp32", "bf16", "fp16"),

@@ -1,4 +1,4 @@
-"""The state of a training after a step: all that decides how it goes on. Its file: ``p3s/training_state_file.py``."""
+"""The state of a training after a step: all that is needed to resume it. Its file: ``p3s/training_state_file.py``."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ Change = tuple[int, str, str, str]
 
 @dataclass(frozen=True)
 class Divergence:
-    """That the loss or a gradient of a later step was not finite: of which, and what ``TrainSettings.REMEDIES`` were
-    then, as in :func:`inputs_of`."""
+    """That the loss or a gradient of a later step was not finite: of which step, and the values of
+    ``TrainSettings.REMEDIES`` then, as in :func:`inputs_of`."""
 
     step: int
     inputs: Mapping[str, str]
@@ -37,11 +37,11 @@ class Divergence:
 
 @dataclass(frozen=True, eq=False)
 class StateHead:
-    """What a training was trained on and how far it came: of a state all but what is large.
+    """What a training was trained on and how far it got: a state without its large parts.
 
     inputs: names and values of what the training depends on (:func:`inputs_of`). examples, empty_prompt: those it is
-    trained on. reports: of the steps that were done. diverged: how it went on from here, if badly. changes: what was
-    changed to go on after that, as (after which step, name, value before, value from then on).
+    trained on. reports: of the steps done. diverged: how the training diverged after this state, if it did. changes:
+    what was changed to resume after that, as (after which step, name, value before, value from then on).
     """
 
     inputs: Mapping[str, str]
@@ -83,25 +83,25 @@ class StateHead:
             wrong.append("the empty prompt")
         if wrong:
             raise TrainingError(
-                f"the training that was interrupted cannot be resumed with other inputs than it began with: "
-                f"{'; '.join(wrong)}. Give it those of before, or start anew"
+                f"the interrupted training can only be resumed with the inputs it started with; these differ: "
+                f"{'; '.join(wrong)}. Set them back, or start over"
             )
         if self.diverged is not None and not remedied:
             done = len(self.reports)
             raise TrainingError(
                 f"with these settings the loss of this training was no longer finite at step {self.diverged.step}, and "
-                f"the same would come to the same. To {f'go on from step {done}' if done else 'begin anew'}, "
+                f"running it unchanged would fail again. To {f'resume from step {done}' if done else 'start over'}, "
                 f"{remedies(inputs)}; to try it once more as it is, turn resume off"
             )
 
 
 @dataclass(frozen=True, eq=False)
 class TrainState(StateHead):
-    """A training after some steps; :func:`p3s.training.train` goes on from it as if it had not been interrupted.
+    """A training after some steps; :func:`p3s.training.train` resumes it as if it had not been interrupted.
 
     weights, optimizer, scaler: their state dicts. generator, queue: the state of the random generator, and the batches
-    that are left of the epoch, as lists of example numbers. Without a report all these are empty, and the training
-    begins anew.
+    left in the epoch, as lists of example numbers. Without a report all these are empty, and the training starts
+    over.
     """
 
     weights: Mapping[str, Tensor]
@@ -124,7 +124,7 @@ class Checkpoints:
     """Where and how often a training keeps its state, for ``train(..., resume=load_state(path))``
     (:func:`p3s.training_state_file.load_state`).
 
-    ``every`` n steps (0: not on the way), but not at the last one, and whenever it ends before its end. There is one
+    ``every`` n steps (0: never on the way) except at the last one, and whenever the training ends early. There is one
     file, replaced in one go. A state of SD 1.5 takes 7 GB with a full copy (weights and two numbers of AdamW for each,
     in float32), 160 MB with a low-rank one of rank 16.
     """
@@ -139,7 +139,7 @@ class Checkpoints:
 
 
 def inputs_of(base: UNet, copy_settings: CopySettings, noise: NoiseSchedule, settings: TrainSettings) -> dict[str, str]:
-    """What a training depends on besides its examples, by names that users know. Settings that do not change what a
+    """What a training depends on apart from its examples, by names that users know. Settings that do not change what a
     step does (``TrainSettings.NEUTRAL``) are left out: a training may be resumed with more steps.
 
     The base counts by its sampled :func:`p3s.subject.fingerprint`: reading all of it would take seconds, and another

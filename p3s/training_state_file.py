@@ -5,10 +5,10 @@ It is a safetensors file, which cannot run code:
 - tensors ``head...`` (examples, empty prompt, losses) and ``rest...`` (weights, optimizer, random generator);
 - metadata ``format`` = "p3s-training", ``format_version``, ``head`` and ``rest`` (what is no tensor, as JSON), and
   ``head_crc32``, of ``head`` and its tensors;
-- last the tensors ``~crc32``, of all bytes before it, and ``~note``, how the training went on, if badly. The note is
-  written in place, because the file has gigabytes, and so has a checksum of its own.
+- last the tensors ``~crc32``, of all bytes before it, and ``~note``, how the training diverged later, if it did. The
+  note is written in place, because the file has gigabytes, and therefore has a checksum of its own.
 
-The checksums tell damage; they are no protection against forgery. (CRC-32 takes a third of the time of SHA-256.)
+The checksums detect damage; they do not protect against forgery. (CRC-32 takes a third of the time of SHA-256.)
 Version 2 was written by ``torch.save`` and is still read.
 """
 
@@ -87,12 +87,12 @@ def load_state(path: Path) -> TrainState:
 
 
 def load_head(path: Path) -> StateHead:
-    """Read all of a state but what is large. Raises as :func:`load_state`, but not for damage in the rest."""
+    """Read a state without its large parts. Raises as :func:`load_state`, but not for damage in the rest."""
     return _named(path, _load_head)
 
 
 def mark_diverged(path: Path, diverged: Divergence) -> None:
-    """Note in the state that a file holds how it went on from there. Raises P3SError when it cannot be read or
+    """Record in a state file how the training diverged later. Raises P3SError when it cannot be read or
     written."""
     load_head(path)
     if _is_version_2(path):
@@ -121,7 +121,7 @@ def _named(path: Path, load: Callable[[Path], Head]) -> Head:
             reason = getattr(error, "strerror", None) or error
             raise TrainingError(f"{path.name} cannot be read: {reason}. To do without it, turn resume off") from error
         raise DamagedStateError(
-            f"{path.name} is damaged, or not the state of a training: start the training anew"
+            f"{path.name} is damaged, or not the state of a training: start the training over"
         ) from error
 
 
@@ -153,7 +153,7 @@ def _load_head(path: Path) -> StateHead:
 
 
 def _load_version_2(path: Path) -> TrainState:
-    """Read what ``torch.save`` wrote: an archive whose files have checksums, which torch does not look at."""
+    """Read what ``torch.save`` wrote: an archive whose files have checksums, which torch does not check."""
     with zipfile.ZipFile(path) as archive:
         if archive.testzip() is not None:
             raise ValueError("a part does not match its checksum")
@@ -183,7 +183,7 @@ def _header(path: Path) -> tuple[dict[str, str], dict[str, TensorEntry], int]:
 
 def _check_version(path: Path, found: int, known: int) -> None:
     if found != known:
-        raise DamagedStateError(f"{path.name} was written by another version of P3S: start the training anew")
+        raise DamagedStateError(f"{path.name} was written by another version of P3S: start the training over")
 
 
 def _read(file: BinaryIO, start: int, entry: TensorEntry) -> Tensor:
@@ -207,7 +207,7 @@ def _content(metadata: Mapping[str, str], parts: Iterable[str], tensors: Mapping
 
 def _take_apart(value: Any, name: str, tensors: dict[str, Tensor], seen: dict[int, str]) -> Any:
     """``value`` for JSON; its tensors go to ``tensors``, by names made of ``name`` and the keys that lead to them. A
-    tensor that is met twice (``seen``) is one afterwards: views of a reference are told by that."""
+    tensor that is met twice (``seen``) stays one tensor, by which views of one reference are recognised."""
     if isinstance(value, Tensor):
         if id(value) not in seen:
             seen[id(value)], tensors[name] = name, value
@@ -267,7 +267,7 @@ def _diverged(file: BinaryIO, crc: int | None = None) -> Divergence | None:
 
 
 def _check_kinds(head: StateHead) -> None:
-    """Raise unless the parts of ``head`` are what it is compared by."""
+    """Raise unless the parts of ``head`` have the types that comparisons need."""
     parts = [head.empty_prompt, *(part for example in head.examples for part in vars(example).values())]
     texts = [text for pair in head.inputs.items() for text in pair]
     if not all(isinstance(part, (Tensor, type(None))) for part in parts) or not all(isinstance(t, str) for t in texts):

@@ -23,7 +23,7 @@ from .unet_config import Layer, UNetConfig
 
 #: What the frozen base may be held in, by ``TrainSettings.precision``.
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-#: What a U-Net is that reads so many channels and predicts 4.
+#: The kind of U-Net that reads this many channels and predicts 4.
 WIDER = {8: "an InstructPix2Pix or IC-Light model", 9: "an inpainting model"}
 
 
@@ -50,7 +50,7 @@ class Example:
 
 @dataclass(frozen=True)
 class StepReport:
-    """Told to the callback after every step: the step just done (1..total) and its losses."""
+    """Given to the callback after every step: the step just done (1..total) and its losses."""
 
     step: int
     total: int
@@ -124,7 +124,7 @@ def compared_layers(copy: SubjectCopy, which: str) -> tuple[Layer, ...]:
 
 
 class _Watched(InjectionHooks):
-    """Injection that also keeps what the base's cross-attentions are asked with (see :class:`CopyReader`)."""
+    """Injection that also keeps the query inputs of the base's cross-attentions (see :class:`CopyReader`)."""
 
     def __init__(self, injection: Injection) -> None:
         super().__init__(injection)
@@ -138,7 +138,7 @@ class _Watched(InjectionHooks):
 
 def epoch(examples: Sequence[Example], batch_size: int, generator: torch.Generator) -> list[list[int]]:
     """One shuffled pass over the examples, as batches of ``batch_size`` example numbers that share a latent size. Where
-    those of a size are too few, or leave a rest, some come again: with a noise and a timestep of their own."""
+    a size has too few, or a remainder, some are repeated, with a noise and a timestep of their own."""
     by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for i in torch.randperm(len(examples), generator=generator).tolist():
         by_size[tuple(examples[i].target.shape)].append(i)
@@ -236,7 +236,7 @@ def check_examples(config: UNetConfig, examples: Sequence[Example], empty_prompt
             )
         if example.counted is not None and example.counted.shape != example.target.shape[1:]:
             raise TrainingError(
-                f"{name}: what counts has the shape {tuple(example.counted.shape)}, its latent "
+                f"{name}: counted has the shape {tuple(example.counted.shape)}, its latent "
                 f"{tuple(example.target.shape[1:])}"
             )
         for part in (example.latent, example.target, example.tokens, example.prompt):

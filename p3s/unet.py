@@ -41,7 +41,7 @@ class AttentionHooks:
         return z, z, z
 
     def self_attention_output(self, layer: Layer, out: Tensor) -> None:
-        """Told what a self-attention (with its output projection) gave."""
+        """Called with the output of a self-attention, after its output projection."""
 
     def self_attention_bias(self, layer: Layer, keys: int, grid: tuple[int, int]) -> Tensor | None:
         """Added to the logits of a self-attention, [1 or batch, 1, tokens, keys]; None for nothing."""
@@ -291,7 +291,7 @@ class UNet(nn.Module):
         """Predict the noise of ``x`` [batch, in_channels, h, w] at ``timesteps`` [batch] (0..999, may be fractional)
         under ``context`` [n * batch, text tokens, context_dim].
 
-        Usually n is 1. Otherwise ``x`` stands for itself n times over, as the halves of the guidance read it: what
+        Usually n is 1. Otherwise ``x`` stands for itself n times over, as both sides of guidance read it: what
         comes before the first cross-attention is computed once, and the result has the rows of ``context``.
         With ``until`` the pass ends at that stage of that layer, after its hook was called, and returns None.
         """

@@ -1,4 +1,4 @@
-"""What training looks at in a clean reference: the whole picture, the subject alone, and which of it counts."""
+"""What training uses of a clean reference: the whole picture, a crop around the subject, and which pixels count."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from .rngr import Reference
 from .training_settings import TrainSettings
 from .training_step import Example
 
-MARGIN = 0.15  # of the subject's larger side, on every side of the cut
-WORTH = 0.7  # a cut with more than this share of the picture's area shows nothing new
+MARGIN = 0.15  # of the subject's larger side, on every side of the crop
+WORTH = 0.7  # a crop with more than this share of the picture's area shows nothing new
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,10 +43,10 @@ def examples_of(
 
 
 def views(reference: Reference, which: str = "whole") -> tuple[View, ...]:
-    """The views of a reference. ``which``: "whole", I' as it is (the paper), or "whole+subject", also a square cut
-    around the subject, which shows it in another place and size, so that training cannot learn its place by heart.
+    """The views of a reference. ``which``: "whole", I' as it is (the paper), or "whole+subject", also a square crop
+    around the subject, which shows it in another place and size, so that training cannot memorise its position.
 
-    The cut is left out where the subject fills the picture already.
+    The crop is left out where the subject already fills the picture.
     """
     whole = View(reference.image, reference.negative_mask)
     if which == "whole":
@@ -56,8 +56,8 @@ def views(reference: Reference, which: str = "whole") -> tuple[View, ...]:
 
 
 def subject_box(mask: Tensor) -> tuple[slice, slice] | None:
-    """Rows and columns of a square around ``mask`` [h, w] with a margin, moved and cut so that it lies in the
-    picture; None where the mask is empty or the cut would be most of the picture."""
+    """Rows and columns of a square around ``mask`` [h, w] with a margin, moved and trimmed so that it lies in
+    the picture; None where the mask is empty or the crop would be most of the picture."""
     height, width = mask.shape
     rows, columns = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()
     if not len(rows):

@@ -260,7 +260,7 @@ def mistakes() -> list[tuple[list[str], str]]:
         ([*clicked, "--zero-init", "one"], "zero_init must be one of zero, identity; got 'one'"),
         ([*clicked, "--fill", "magic"], "fill must be one of"),
         ([*clicked, "--image", "nowhere.jpg", "--positive", "0.5,0.5"], "nowhere.jpg"),
-        ([*clicked, "--image", __file__, "--positive", "0.5,0.5"], "test_cli.py is not a picture"),
+        ([*clicked, "--image", __file__, "--positive", "0.5,0.5"], "test_cli.py is not in a picture format"),
         ([*clicked, "--negative", "0.51,0.51"], "dog.jpg: "),
         (["generate", "nowhere.safetensors", "--prompt", "a dog"], "no such file"),
     ]
@@ -317,7 +317,7 @@ def test_a_subject_of_another_model_is_refused_or_warned_about(subject: Path, tm
         assert main(arguments) == status
     said = capsys.readouterr()
     assert "warning: This subject was trained on other weights" in said.out
-    assert "was trained on an SD 1.x model, and here is the Toy World's model" in said.err
+    assert "was trained on an SD 1.x model, but this is the Toy World's model" in said.err
 
 
 def test_a_new_file_name_has_the_suffix_asked_for(tmp_path: Path) -> None:

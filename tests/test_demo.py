@@ -170,7 +170,7 @@ def test_info_describes_a_subject(tmp_path: Path, capsys: pytest.CaptureFixture[
     [
         (["mask", str(DATA / "dog.jpg")], "no positive point"),
         (["mask", str(DATA / "dog.jpg"), "--positive", "3,0.5"], "positive point 1: x = 3.0 lies outside"),
-        (["mask", str(DATA / "ATTRIBUTION.md"), "--positive", "0.5,0.5"], "is not a picture"),
+        (["mask", str(DATA / "ATTRIBUTION.md"), "--positive", "0.5,0.5"], "is not in a picture format"),
         (["mask", "nowhere.jpg", "--positive", "0.5,0.5"], "nowhere.jpg"),
         (["mask", str(DATA / "dog.jpg"), "--positive", "0.5,0.5", "--fill", "magic"], "fill must be one of"),
         (["mask", str(DATA / "dog.jpg"), "--positive", "0.5,0.5", "--points", "{}"], "either --points, or"),

@@ -99,13 +99,13 @@ def test_nothing_is_told_where_there_is_room():
 
 def test_what_is_close_is_told_and_may_be_tried():
     told = check_memory(MemoryEstimate(GIB, GIB, GIB, 5 * GIB), 4 * GIB, 4 * GIB, FULL, TrainSettings(batch_size=2))
-    for part in ("about 8.0 GiB", "4.0 GiB are free", 'kind = "lora"', "batch_size", "checkpointing", "bf16"):
+    for part in ("about 8.0 GiB", "4.0 GiB is free", 'kind = "lora"', "batch_size", "checkpointing", "bf16"):
         assert part in told
 
 
 def test_what_cannot_work_is_refused_with_what_would_help():
     needed = MemoryEstimate(3 * GIB, 2 * GIB, 4 * GIB, 0)
-    with pytest.raises(TrainingError, match=r"take 9\.0 GiB, and the device has 8\.0 GiB") as refused:
+    with pytest.raises(TrainingError, match=r"take 9\.0 GiB, but the device has 8\.0 GiB") as refused:
         check_memory(needed, 0, 8 * GIB, FULL, TrainSettings())
     for part in ('kind = "lora"', "bf16", "adamw8bit"):
         assert part in str(refused.value)

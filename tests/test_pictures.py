@@ -108,7 +108,7 @@ def test_pictures_that_cannot_be_read_are_named_with_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "photo.heic").write_bytes(b"....ftypheic")
-    with pytest.raises(MaskError, match=r"photo\.heic is not a picture of a kind .+ Save it as JPEG, PNG or WebP\.$"):
+    with pytest.raises(MaskError, match=r"photo\.heic is not in a picture format .+ Save it as JPEG, PNG or WebP\.$"):
         read_picture(tmp_path / "photo.heic")
     Image.new("RGB", (64, 64)).save(tmp_path / "whole.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:50])

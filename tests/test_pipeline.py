@@ -25,10 +25,10 @@ def world():
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (None, "must be a text; got None"),
-        (7, "must be a text; got 7"),
+        (None, "must be text; got None"),
+        (7, "must be text; got 7"),
         (HALF, "must be text that a file can hold"),
-        ("x" * (LONGEST_NOTE + 1), f"has {LONGEST_NOTE + 1} characters; a subject file holds {LONGEST_NOTE}"),
+        ("x" * (LONGEST_NOTE + 1), f"has {LONGEST_NOTE + 1} characters; a subject file holds at most {LONGEST_NOTE}"),
     ],
 )
 def test_notes_that_no_file_can_hold_are_refused_before_the_first_step(world, name, value, message) -> None:

@@ -145,7 +145,7 @@ def test_the_negative_point_that_kjnodes_puts_there_by_itself_is_none(caplog: py
 def test_an_empty_editor_is_valid_but_has_no_positive_point(empty: str | None) -> None:
     points = PointSet.parse(empty)
     assert points == PointSet()
-    with pytest.raises(PointError, match="Click once on the subject"):
+    with pytest.raises(PointError, match="Click the subject"):
         points.require_positive()
 
 
@@ -205,7 +205,7 @@ def test_errors_name_the_point(negative: object, message: str) -> None:
         ('[{"x": 5, "y": 5}]', (200, 100, 3), None, r"must be \(width, height\)"),
         ('[{"x": 5, "y": 5}]', "200x100", None, r"must be \(width, height\)"),
         ('[{"x": 5, "y": 5}]', (200, 100), '{"x": 5}', "Negative points: expected a JSON list"),
-        ('{"v": 1}', None, '[{"x": 5, "y": 5}]', "already names both signs"),
+        ('{"v": 1}', None, '[{"x": 5, "y": 5}]', "already holds both signs"),
         ('{"v": 2, "positive": []}', None, None, "version 2 is newer than version 1"),
         ('{"v": "1"}', None, None, '"v" must be the whole number 1'),
         ('{"v": true}', None, None, '"v" must be the whole number 1'),

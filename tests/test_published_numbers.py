@@ -54,7 +54,7 @@ def toy_rows(method: str, key: str) -> tuple[list[float], list[int]]:
 
 def test_what_the_toy_world_says_of_selection() -> None:
     found = re.search(
-        r"appears in (\d+) % of the pictures \[(\d+), (\d+)\], without the removal step in (\d+) %, with DreamBooth in "
+        r"appears in (\d+) % of the pictures \[(\d+), (\d+)\]; without the removal step in (\d+) %, with DreamBooth in "
         r"(\d+) % and with a LoRA in (\d+) % \(50 % is chance; both of its colours are exactly right in (\d+) %\)",
         README,
     )
@@ -83,7 +83,7 @@ def test_what_the_toy_world_says_of_selection() -> None:
             "for comparison: ControlNet; IPAdapter-plus; reference-only",
             ["ControlNet", "IPAdapter-plus", "reference-only"],
         ),
-        ("two subjects, a half", ["P3S, exact, two subjects, a half each", "P3S, fast, two subjects, a half each"]),
+        ("two subjects, half of", ["P3S, exact, two subjects, a half each", "P3S, fast, two subjects, a half each"]),
         ("steps outside", ["P3S, off"]),
     ],
 )
@@ -155,7 +155,7 @@ def test_memory_in_the_text() -> None:
 def test_sizes_of_files_in_the_text() -> None:
     rows = training_rows()
     full, low_rank = rows["full fp32", 512]["file"], rows["lora fp32", 512]["file"]
-    assert f"holds them in 16 bits: {full / 1e9:.2f} GB" in README
+    assert f"stored in 16 bits: {full / 1e9:.2f} GB" in README
     assert README.count(f"about {full / 1e9:.1f} GB in 16 bits, or {low_rank / 1e6:.0f} MB") == 1
 
 
@@ -186,14 +186,14 @@ def test_the_tables_of_training() -> None:
         ("P3S at weight 0", "P3S, off"),
         ("IPAdapter-plus (16 tokens)", "IPAdapter-plus"),
         ("**P3S, `mode` fast** | 1.8", "P3S, fast"),
-        ("P3S, fast, two subjects, a half", "P3S, fast, two subjects, a half each"),
+        ("P3S, fast, two subjects, half", "P3S, fast, two subjects, a half each"),
         ("ControlNet | 2.", "ControlNet"),
         ("P3S, `guidance` conditional", "P3S, exact, conditional half"),
         ("P3S, a mask of half", "P3S, exact, masked to a half"),
         ("**P3S, `mode` exact** | 2.", "P3S, exact"),
         ("P3S, exact, a low-rank subject | 2.", "P3S, exact, a low-rank subject"),
         ("reference-only (a second pass", "reference-only"),
-        ("P3S, exact, two subjects, a half", "P3S, exact, two subjects, a half each"),
+        ("P3S, exact, two subjects, half", "P3S, exact, two subjects, a half each"),
         ("P3S, exact, two subjects |", "P3S, exact, two subjects"),
     ],
 )

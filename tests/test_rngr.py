@@ -328,16 +328,16 @@ def island() -> torch.Tensor:
 
 def test_a_negative_point_within_the_subject_mask() -> None:
     image, alone = island(), PointSet([(0.1, 0.2)], [(0.28, 0.53)])
-    with pytest.raises(MaskError, match=r"subject mask reaches over negative point 1 \(at pixel 179, 339\).* Move"):
+    with pytest.raises(MaskError, match=r"subject mask already covers negative point 1 \(at pixel 179, 339\).* Move"):
         make_reference(image, alone, mean_colours)
     # With an inpainted picture nothing has to be filled, so it is only worth a warning.
     reference = make_reference(image, alone, mean_colours, inpainted=image)
-    assert len(reference.warnings) == 1 and "reaches over negative point 1" in reference.warnings[0]
+    assert len(reference.warnings) == 1 and "already covers negative point 1" in reference.warnings[0]
     assert not reference.negative_mask.any()
     # Another negative point that does its work keeps the whole from failing.
     image[:, 480:] = torch.tensor(BLUE)
     reference = make_reference(image, PointSet([(0.1, 0.2)], [(0.9, 0.5), (0.28, 0.53)]), mean_colours)
-    assert any("reaches over negative point 2" in warning for warning in reference.warnings)
+    assert any("already covers negative point 2" in warning for warning in reference.warnings)
     assert reference.negative_mask[320, 600]
 
 

@@ -129,7 +129,7 @@ def test_a_model_manager_may_edit_the_title(saved):
 def test_does_not_overwrite_unless_asked(saved):
     before = saved.read_bytes()
     other = make_subject(identifier="other")
-    with pytest.raises(SubjectFileError, match="exists already"):
+    with pytest.raises(SubjectFileError, match="already exists"):
         save_subject(other, saved)
     assert saved.read_bytes() == before
     save_subject(other, saved, overwrite=True)
@@ -258,8 +258,8 @@ def test_leftovers_of_a_killed_process_go_after_a_day(tmp_path):
         ({"train_settings": {"lr": float("nan")}}, "cannot be written as JSON"),
         ({"train_settings": {"x": object()}}, "cannot be written as JSON"),
         ({"prompt": "\ud800"}, "prompt must be text that a file can hold"),
-        ({"identifier": None}, "identifier must be a text; got None"),
-        ({"licence": "x" * MAX_HEADER}, "licence has 16777216 characters; a subject file holds 65536"),
+        ({"identifier": None}, "identifier must be text; got None"),
+        ({"licence": "x" * MAX_HEADER}, "licence has 16777216 characters; a subject file holds at most 65536"),
         ({"train_settings": {"x": "x" * MAX_HEADER}}, "are allowed"),
     ],
 )
@@ -296,7 +296,7 @@ def test_bad_references_are_not_saved(tmp_path, latent, tokens, message):
 def test_references_of_different_width_are_not_saved(tmp_path):
     subject = make_subject(2)
     narrow = SubjectReference(subject.references[0].latent, torch.zeros(5, 3))
-    with pytest.raises(SubjectFileError, match="reference 2 has another number of channels"):
+    with pytest.raises(SubjectFileError, match="reference 2 does not have as many channels as reference 1"):
         save_subject(dataclasses.replace(subject, references=(subject.references[0], narrow)), tmp_path / "a")
 
 

@@ -30,9 +30,9 @@ def test_check_family():
     assert check_family(subject, "SD1.x", "ab" * 32) == ()
     (warning,) = check_family(subject, "SD1.x", "00" * 32)
     assert "other weights of the same family" in warning
-    with pytest.raises(FamilyError, match=r"trained on an SD 1.x model, and here is an SD 2.x model. Connect"):
+    with pytest.raises(FamilyError, match=r"trained on an SD 1.x model, but this is an SD 2.x model. Use"):
         check_family(subject, "SD2.x", "ab" * 32)
-    with pytest.raises(FamilyError, match=r"here is a model of another kind \(U-Net 32x48\)"):
+    with pytest.raises(FamilyError, match=r"but this is a model of another kind \(U-Net 32x48\)"):
         check_family(subject, "U-Net 32x48", "ab" * 32)
 
 

@@ -58,7 +58,7 @@ def test_inputs_that_do_not_fit_are_refused(base, examples, message):
         ),
         ({"prompt": torch.zeros(8, SMALL.context_dim)}, "reference 2: its prompt has the shape (8, 24)"),
         ({"latent": torch.zeros(3, 16, 16)}, "reference 2: expected a latent of 4 channels, got (3, 16, 16)"),
-        ({"counted": torch.zeros(5, 5)}, "reference 2: what counts has the shape (5, 5)"),
+        ({"counted": torch.zeros(5, 5)}, "reference 2: counted has the shape (5, 5)"),
         ({"latent": torch.full((4, 16, 16), torch.nan)}, "reference 2 holds values that are not finite"),
     ],
 )

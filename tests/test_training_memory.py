@@ -191,7 +191,7 @@ def test_out_of_memory_twice_ends_the_training_and_keeps_what_is_trained(base, m
     Scarce(monkeypatch, 3, 4)
     result = run(base, copy, steps=9)
     assert isinstance(result.error, TrainingError)
-    assert "out of memory at step 3 of 9, also with gradient checkpointing" in str(result.error)
+    assert "out of memory at step 3 of 9, even with gradient checkpointing" in str(result.error)
     assert 'kind = "lora"' in str(result.error) and "resolution" in str(result.error)
     assert len(result.reports) == 2
     assert same(copy, expected)
@@ -220,7 +220,7 @@ def test_out_of_memory_while_a_batch_is_moved_is_out_of_memory_in_the_step(base,
     assert result.warnings == ("step 3 ran out of memory: gradient checkpointing was turned on",)
     assert same(whole, copy)
     assert result.completed == (failing == [3])
-    assert result.completed or "out of memory at step 3 of 4, also with gradient checkpointing" in str(result.error)
+    assert result.completed or "out of memory at step 3 of 4, even with gradient checkpointing" in str(result.error)
 
 
 def test_out_of_memory_before_the_first_step_says_what_to_change():
@@ -255,7 +255,7 @@ def test_out_of_memory_in_the_optimizer_says_what_to_do(base, monkeypatch, good)
     assert len(result.reports) == 2
     with pytest.raises(TrainingError, match=advice):
         raise result.error
-    assert any("left half done" in warning for warning in result.warnings)
+    assert any("interrupted halfway" in warning for warning in result.warnings)
 
 
 @pytest.mark.parametrize(

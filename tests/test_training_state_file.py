@@ -192,7 +192,7 @@ def test_a_disk_that_does_not_take_the_note_leaves_the_state(base, kept, monkeyp
     monkeypatch.setattr(os, "fsync", full)
     result = run(base, fresh(base), checkpoints=kept, resume=before)
     assert result.diverged
-    assert any("could not be noted" in warning and "No space left" in warning for warning in result.warnings)
+    assert any("could not be recorded" in warning and "No space left" in warning for warning in result.warnings)
     assert same(replace(load_state(kept.path), diverged=None), before)
 
 

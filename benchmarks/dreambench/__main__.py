@@ -31,7 +31,7 @@ from .report import table, write_sheet
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the protocol; the exit status. Errors that a user can mend are one line, without a traceback."""
+    """Run the protocol; the exit status. Errors that a user can fix are one line, without a traceback."""
     options = _parser().parse_args(arguments)
     try:
         _run(options)
@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--data", type=Path, required=True, metavar="FOLDER", help=f"DreamBench, with its {LIST}")
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="FOLDER", help="for all results; a run goes on there"
+        "--out", type=Path, required=True, metavar="FOLDER", help="for all results; a later run resumes there"
     )
     parser.add_argument("--name", default="P3S, this repository", help="of the row in the table (default: %(default)s)")
     parser.add_argument("--subjects", nargs="+", default=[], metavar="NAME", help="only these (default: all)")

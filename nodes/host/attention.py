@@ -204,7 +204,7 @@ class MaskedAttention:
     def _groups_of(
         self, masks: Sequence[EffectMask | None], grid: tuple[int, int], device: torch.device
     ) -> tuple[int, list[Group]]:
-        """How many images the masks tell apart, and the groups."""
+        """How many images the masks distinguish, and the groups."""
         key = tuple(map(id, masks)), grid, device
         if key not in self._groups:
             images = max(1 if m is None else m.images for m in masks)

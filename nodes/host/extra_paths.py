@@ -1,4 +1,4 @@
-"""What the user's extra_model_paths.yaml says of a kind of files that the host did not know when it read it."""
+"""What the user's extra_model_paths.yaml says about a kind of files that the host did not know when it read it."""
 
 from __future__ import annotations
 

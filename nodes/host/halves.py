@@ -35,8 +35,8 @@ def prompts_of(conds: Conditionings) -> frozenset[Hashable]:
 
 
 def conditional_chunks(options: Mapping[str, Any], prompts: frozenset[Hashable]) -> list[bool]:
-    """Of each chunk of a call's batch, whether it is of the prompt. Numbers do not tell: guiders order their
-    conditionings in their own way, and some nodes ask for the unconditional prediction alone."""
+    """For each chunk of a call's batch, whether it belongs to the prompt. Its number does not say so: guiders order
+    their conditionings in their own way, and some nodes ask for the unconditional prediction alone."""
     chunks, uuids = chunks_of(options), options.get("uuids") or ()
     if prompts and len(uuids) == len(chunks):
         return [uuid in prompts for uuid in uuids]
@@ -44,10 +44,10 @@ def conditional_chunks(options: Mapping[str, Any], prompts: frozenset[Hashable])
 
 
 def conditional_rows(context: Tensor, conds: Conditionings) -> list[bool]:
-    """Of each row of a batch, whether it is of the prompt, told by its text conditioning ``context`` [rows, tokens,
-    width]: where another node has put the batch together in an order of its own.
+    """For each row of a batch, whether it belongs to the prompt, by its text conditioning ``context`` [rows, tokens,
+    width]. For batches that another node has put together in an order of its own.
 
-    Raises P3SError where that does not tell.
+    Raises P3SError where the text does not decide.
     """
     of_prompt, of_other = (torch.zeros(len(context), dtype=torch.bool, device=context.device) for _ in range(2))
     for name, entry in ((name, entry) for name, part in conds.items() for entry in part):
@@ -77,10 +77,10 @@ def by_halves(
     control: Mapping[str, Any] | None,
     options: Mapping[str, Any],
 ) -> Tensor:
-    """Run the rows of the batch that are of the prompt through one call, the others through another.
+    """Run the rows of the batch that belong to the prompt through one call, the others through another.
 
-    Each call is told of its own chunks: those whose rows it has or, where rows are in another order than chunks, those
-    of ``prompts`` (:func:`prompts_of`) or the others.
+    Each call gets the list of its own chunks: those whose rows it has or, where rows are in another order than chunks,
+    those of ``prompts`` (:func:`prompts_of`) or the others.
     """
     chunks, uuids = chunks_of(options), options.get("uuids") or ()
     of_prompt = list(rows[:: max(1, len(x) // len(chunks))])

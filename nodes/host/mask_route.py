@@ -3,7 +3,7 @@
 Request, JSON:
   picture   an object, see sources.source_of
   points    PointSet's text
-  source    who asks; of one asker only the newest waiting request is answered
+  source    the editor that asks; of its waiting requests only the newest is answered
   settings  optional: some of value_range, blur, fill_region and grow of the RNGR Mask node
 
 Answer, JSON: ``state``, which is one of
@@ -33,7 +33,7 @@ from .sources import source_of
 from .web import Refused, add_route, unreadable
 
 PATH = "/p3s/masks"
-MOST_BYTES = 32 * 1024  # of a request; 128 points need less than 4
+MOST_BYTES = 32 * 1024  # in a request; 128 points need less than 4 KiB
 MOST_WAITING = 16
 SETTINGS = ("value_range", "blur", "fill_region", "grow")
 LONGEST_SOURCE = 100
@@ -109,13 +109,15 @@ def parse(body: bytes) -> dict[str, Any]:
         raise Refused(400, "Expected a JSON object.")
     settings = content.pop("settings", {})
     if set(content) != {"picture", "points", "source"}:
-        raise Refused(400, "Expected picture, points, source and, if wanted, settings; got others, or not all.")
+        raise Refused(
+            400, "Expected picture, points, source and, optionally, settings; got other keys, or not all of these."
+        )
     if not isinstance(content["source"], str) or not 0 < len(content["source"]) <= LONGEST_SOURCE:
-        raise Refused(400, f"source must be a text of 1 to {LONGEST_SOURCE} characters.")
+        raise Refused(400, f"source must be text of 1 to {LONGEST_SOURCE} characters.")
     if not isinstance(settings, dict) or not set(settings) <= set(SETTINGS):
         raise Refused(400, f"settings must be an object with some of {', '.join(SETTINGS)}.")
     if not isinstance(content["points"], str):
-        raise Refused(400, "points must be a JSON text.")
+        raise Refused(400, "points must be JSON text.")
     try:
         points = PointSet.parse(content["points"])
         mask_settings = MaskSettings(**settings)

@@ -21,8 +21,8 @@ def unload_models() -> None:
 
 
 def room() -> tuple[int, int]:
-    """Bytes that are free on the device that the host computes on, and all that it can have: of a CPU the swap as well.
-    Where the driver lends a GPU the system's memory (Windows), that too."""
+    """Bytes that are free on the device that the host computes on, and the most that it can have: on a CPU with the
+    swap, and with the system's memory where the driver lends it to a GPU (Windows)."""
     place = device()
     free, total = (
         get(place) for get in (comfy.model_management.get_free_memory, comfy.model_management.get_total_memory)
@@ -38,7 +38,7 @@ def give_back() -> None:
 
 
 def reset_peak() -> None:
-    """Start to measure :func:`in_use` anew, where the device measures it."""
+    """Restart the measurement of :func:`in_use`, where the device makes one."""
     place = device()
     if place.type == "cuda":
         torch.cuda.reset_peak_memory_stats(place)

@@ -45,7 +45,7 @@ class CopyPatcher(ModelPatcher):
 def apply_subject(
     model: Any, subject: Subject, reference: int, application: Application
 ) -> tuple[Any, tuple[str, ...]]:
-    """A clone of MODEL that generates the subject, besides those that it generates already, and warnings for the user.
+    """A clone of MODEL that generates the subject along with those already applied, and warnings for the user.
 
     ``reference`` is the number of the photo that serves as the condition, from 0. Raises FamilyError or
     SubjectFileError when model and subject do not fit.
@@ -131,7 +131,7 @@ def wrappers(subjects: Sequence[Applied], config: UNetConfig) -> dict[str, Any]:
     first = config.layers()[0]
 
     def outer_sample(executor, noise, *args, **kwargs):
-        """Around a sampling run: gives it a state of its own, and says before it what cannot work."""
+        """Around a sampling run: gives it a state of its own, and refuses first what cannot work."""
         guider = executor.class_obj
         before = guider.model_options
         check_guidance(subjects, before["transformer_options"])
@@ -144,7 +144,7 @@ def wrappers(subjects: Sequence[Applied], config: UNetConfig) -> dict[str, Any]:
             guider.model_options = before
 
     def prepare_sampling(executor, model, noise_shape, *args, **kwargs):
-        """Before the models are loaded: asks for the memory that the subjects need besides."""
+        """Before the models are loaded: asks for the additional memory that the subjects need."""
         return executor(model, with_room(model, subjects, noise_shape), *args, **kwargs)
 
     def predict_noise(executor, *args, **kwargs):

@@ -28,7 +28,7 @@ log = logging.getLogger("p3s")
 
 
 class Contents:
-    """Which content, as ``image_hash``, the last few sources have. Used by runs and by routes at once, from threads."""
+    """The content, as ``image_hash``, of the last few sources. Runs and routes use it from several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -74,7 +74,7 @@ def patches_of(source: Source) -> Patches | None:
 
 
 def _read_between_runs(key: str, source: Source, pixels: Tensor | None) -> Reading | None:
-    """Without a lock: the host may start a run meanwhile, or move the model. What came out then is dropped."""
+    """Without a lock: if the host starts a run meanwhile, or moves the model, the result is dropped."""
     model, before = readings.model(), _next_run()
     encode = None if model is None or before is None else clip_encoder_in_place(model)
     if encode is None:

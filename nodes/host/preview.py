@@ -1,4 +1,4 @@
-"""Small pictures of latents, decoded the cheap way that the host's own previews are."""
+"""Small pictures of latents, decoded as quickly as the host's own previews."""
 
 from __future__ import annotations
 

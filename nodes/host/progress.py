@@ -1,4 +1,4 @@
-"""What a user sees of a training on the node and in the terminal, and the cancel button."""
+"""What is shown of a training on the node and in the terminal, and the cancel button."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def check_cancelled() -> None:
 
 
 def tell(node: Any, text: str) -> None:
-    """Say on a running V3 node what is done next, before the first step. Raises as ``check_cancelled``."""
+    """Show on a running V3 node what is done next, before the first step. Raises as ``check_cancelled``."""
     check_cancelled()
     show_text(node, text)
 
@@ -38,8 +38,8 @@ class Progress:
     """Progress bar, a line of text and previews on a running V3 node, and a progress bar in the terminal.
 
     :meth:`update` returns False once the user has cancelled; the host's exception is kept in ``cancelled``, to be
-    raised once what is trained is saved. ``preview``, called every ``every`` steps (0: never), makes the picture; if it
-    fails, the training goes on without previews.
+    raised once the subject is saved. ``preview``, called every ``every`` steps (0: never), makes the picture; if it
+    fails, the training continues without previews.
     """
 
     def __init__(self, node: Any, preview: Callable[[], Preview], every: int) -> None:
@@ -59,7 +59,7 @@ class Progress:
             check_cancelled()
         except comfy.model_management.InterruptProcessingException as cancelled:
             self.cancelled = cancelled
-            show_text(self._node, f"Cancelled after step {report.step} of {report.total}, saving what is trained")
+            show_text(self._node, f"Cancelled after step {report.step} of {report.total}, saving the subject")
         return self.cancelled is None
 
     def __enter__(self) -> Progress:
@@ -99,6 +99,6 @@ class Progress:
         except comfy.model_management.InterruptProcessingException:
             raise
         except Exception as error:
-            log.exception("Train P3S: the preview failed; training goes on without previews")
-            self._every, self._notes = 0, [f"no previews ({error})"]
+            log.exception("Train P3S: the preview failed; training continues without previews")
+            self._every, self._notes = 0, [f"previews are off ({error})"]
             return None

@@ -1,4 +1,4 @@
-"""What CLIP has said of the pictures seen last, found by their content."""
+"""CLIP's tokens of the last few pictures, found by the pictures' content."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Reading(NamedTuple):
 class Readings:
     """Tokens of the last few pictures, by ``image_hash``. Used by runs and by routes at once, from threads.
 
-    Runs use what runs have read, so their results do not depend on whether somebody has looked at a picture. The CLIP
-    vision model is only borrowed: it goes when the host lets go of it.
+    Runs use only what runs have read, so their results do not depend on what was previewed. The CLIP vision model is
+    only borrowed: it is freed when the host frees it.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Readings:
         return bool(self._readings)
 
     def tokens(self, photo: Tensor, clip_vision: Any) -> Tensor:
-        """For a run: what this model says of a photo [H, W, 3]; it is asked only if no run has done so yet."""
+        """For a run: this model's tokens of a photo [H, W, 3]; it is run only if no run has read the photo yet."""
         encode = clip_encoder(clip_vision)
         key = image_hash(photo)
         with self._lock:

@@ -23,8 +23,8 @@ from .halves import Conditionings, chunks_of, conditional_chunks, conditional_ro
 
 @dataclass(frozen=True, eq=False)
 class Application:
-    """How a subject is applied: when, how strongly, where (None: everywhere), at which layers, and what is left out
-    to be faster."""
+    """How a subject is applied: when, how strongly, where (None: everywhere), at which layers, and what is skipped for
+    speed."""
 
     schedule: Schedule
     strength: float = 1.0
@@ -81,7 +81,7 @@ class Run:
         self._areas = {entry.get("uuid") for entry in entries if entry.get("area") is not None}
 
     def rows_of_prompts(self, x: Tensor, context: Tensor, options: Mapping[str, Any]) -> list[bool]:
-        """Of each row of a call's batch, whether it is of the prompt."""
+        """For each row of a call's batch, whether it belongs to the prompt."""
         chunks, images = conditional_chunks(options, self.prompts), self._images(options)
         stacked = images is not None and len(x) != images * len(chunks)
         # The host gives the negative prompt an area of the prompt's, with the prompt's uuid.
@@ -100,8 +100,8 @@ class Run:
     def weight(self, index: int, timesteps: Tensor, options: Mapping[str, Any]) -> float | Tensor | None:
         """eps_t times the strength, or None where the subject is off.
 
-        A schedule that is never 0 is computed where the timesteps are, because reading them would make the processor
-        wait for the GPU. For the others the timestep is read once for each tensor of sigmas.
+        A schedule that is never 0 is computed where the timesteps are, because reading them would make the CPU wait for
+        the GPU. For the others the timestep is read once for each tensor of sigmas.
         """
         schedule, strength = self._schedules[index], self.subjects[index].application.strength
         if self._always_on[index]:
@@ -200,8 +200,8 @@ def repeated(x: Tensor, timesteps: Tensor, chunks: int, channels: int) -> tuple[
     """Whether all chunks of a batch repeat the first, as prompt and negative prompt have the same x_t: in their first
     ``channels`` and timesteps, and in all channels.
 
-    They do not for crops of the image, and an inpainting model may read another masked image in each. No structure
-    tells that of every node, so the numbers are compared, which on a GPU waits for the step's input.
+    They do not for crops of the image, and an inpainting model may read another masked image in each. The graph does
+    not say which nodes do so, and the values are compared, which on a GPU waits for the step's input.
     """
     if chunks == 1 or len(x) % chunks:
         return False, False

@@ -1,4 +1,4 @@
-"""What a Point Picker shows: the picture that a node would give in a run, read outside of one as that node reads it."""
+"""What a Point Picker shows: the picture that a node would give in a run, read as that node reads it."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def source_of(asked: Any) -> Source:
         raise Refused(400, "picture: node must be P3S_PointPicker, LoadImage or P3S_ToyWorld.")
     name = inputs.get("image")
     if set(inputs) != {"image"} or not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME:
-        raise Refused(400, f"picture: expected node and image, a text of 1 to {LONGEST_NAME} characters.")
+        raise Refused(400, f"picture: expected node and image, text of 1 to {LONGEST_NAME} characters.")
     path = find_picture(name)
     if path is None:
         raise Refused(404, "There is no such picture in ComfyUI's input, output and temp folders.")

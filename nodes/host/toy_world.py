@@ -1,4 +1,4 @@
-"""The toy world of p3s/toyworld as ComfyUI's own kinds of models, so that a graph runs before any download."""
+"""The toy world of p3s/toyworld as ComfyUI's own kinds of models, so that a graph runs without any download."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class Vision:
         return {"last_hidden_state": self.encode_in_place(image)}
 
     def encode_in_place(self, image: Tensor) -> Tensor:
-        """For ``clip_encoder_in_place``: this model never leaves the processor."""
+        """For ``clip_encoder_in_place``: this model never leaves the CPU."""
         return world().encode_clip(image.float().cpu())
 
 
@@ -132,6 +132,6 @@ def empty_latents(count: int) -> Tensor:
 
 
 def rgb_factors(codec: Codec) -> tuple[list[list[float]], list[float]]:
-    """What the host's cheap previews multiply a latent pixel with: the mean colour of the block it stands for."""
+    """What the host's quick previews multiply a latent pixel by: the mean colour of the block it stands for."""
     colours = (codec.basis / codec.scale).reshape(3, PATCH * PATCH, LATENT_CHANNELS).mean(1)
     return colours.T.tolist(), codec.mean.reshape(3, -1).mean(1).tolist()

@@ -26,7 +26,7 @@ class Refused(Exception):
 def add_route(method: str, path: str, handler: Handler) -> None:
     """Add a route to the host's server, if there is one and it has none of this path yet.
 
-    Who may ask is left to the host, whose own routes have the same question to answer.
+    Access control is left to the host, as for its own routes.
     """
     server = getattr(PromptServer, "instance", None)
     if server is not None and not any(getattr(route, "path", None) == path for route in server.routes):

@@ -53,7 +53,7 @@ def check_trainable(model: Any) -> None:
     changed = sorted(key for key, injections in model.injections.items() if injections)
     if changed:
         raise FamilyError(
-            f"this MODEL is changed while it samples ({', '.join(changed)}), which a training would not see. Load a "
+            f"this MODEL is changed while it samples ({', '.join(changed)}), which training would not see. Load a "
             "LoRA with Load LoRA instead of its bypass node; connect the MODEL before other such nodes (AnimateDiff)"
         )
 
@@ -162,14 +162,14 @@ def noise_schedule(model: Any) -> NoiseSchedule:
     if len(sigmas) != getattr(sampling, "num_timesteps", -1):
         raise FamilyError(
             "P3S trains on models with a full discrete noise schedule; this one samples with "
-            f"{type(sampling).__name__} (an LCM or flow setting?): connect the model before that setting is made"
+            f"{type(sampling).__name__} (an LCM or flow setting?): connect the model before the node that sets it"
         )
     x0 = sampling.calculate_denoised(one.flatten(), one, 0 * one).item()
     predictions = [kind for kind, answer in (("eps", -1.0), ("v", -(0.5**0.5))) if abs(x0 - answer) < 1e-4]
     if not predictions:
         raise FamilyError(
-            "P3S trains on models that predict noise or v; this one's sampling settings (ModelSamplingDiscrete?) say "
-            "something else"
+            "P3S trains on models that predict noise or v; this one is set to predict something else "
+            "(ModelSamplingDiscrete?): connect the model before the node that sets it"
         )
     with torch.inference_mode(False):
         sigmas = sigmas.detach().float().cpu().clone()

@@ -18,15 +18,15 @@ from .options import add_settings, chosen
 from .worlds import add_world, check_prompts, open_world
 
 SCHEDULE_HELP = {
-    "kind": "how strongly the subject is shown over the course of denoising; a subject that was trained with a learned "
-    "weight is shown with that",
+    "kind": "how strongly the subject acts over the course of denoising; a subject trained with a learned weight uses "
+    "that by default",
     "alpha": "of paper: 1 - alpha u^k + beta, where u falls from 1 (noise) to 0; ease has 3 u^2 - 2 u^3 for u^k",
     "beta": "of paper and ease",
     "k": "exponent of paper, increasing and decreasing",
-    "value": "weight of fixed, greatest weight of increasing and decreasing",
+    "value": "weight of fixed, highest weight of increasing and decreasing",
     "keyframes": 'of keyframes: percent:weight pairs, as in "0:0.7, 1:1.2"',
-    "start": "share of the denoising before which the subject is off; a later start frees the layout",
-    "end": "share of the denoising after which the subject is off",
+    "start": "fraction of denoising before which the subject is off; a later start leaves the layout to the prompt",
+    "end": "fraction of denoising after which the subject is off",
 }
 #: Fields whose options have other names: a copy has a kind, too.
 SCHEDULE_NAMES = {"kind": "schedule"}
@@ -50,7 +50,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="of a subject trained on several photos: which one is shown to the copy, from 0",
+        help="for a subject trained on several photos: which one to use as the reference, counting from 0",
     )
     add_schedule(parser)
 

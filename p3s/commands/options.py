@@ -19,11 +19,11 @@ from ..points import PointSet
 Settings = TypeVar("Settings")
 
 MASK_HELP = {
-    "value_range": "how similarities get into 0..1: negative ones cut off, or stretched",
+    "value_range": "how similarities are mapped to 0..1: clip cuts negative ones off, minmax stretches the whole range",
     "blur": "width of the blur of the similarity map, in CLIP's patches",
-    "fill_region": "what is removed: the negative subject, or all but the subject",
-    "grow": "how far the removed region is widened, in CLIP's patches",
-    "fill": "how what is removed is filled; smooth needs no OpenCV",
+    "fill_region": "what is removed: the negative subject, or everything but the subject",
+    "grow": "how far the removed region grows, in CLIP's patches",
+    "fill": "how the removed region is filled; smooth needs no OpenCV",
 }
 MASK_CHOICES = {"value_range": VALUE_RANGES, "fill_region": FILL_REGIONS, "fill": FILLS}
 
@@ -137,13 +137,13 @@ def add_points(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "points", "X,Y in 0..1 of the photo's width and height, from the top left; with --pixels in pixels."
     )
-    for sign, where in (("positive", "on the subject"), ("negative", "on what shall go")):
+    for sign, where in (("positive", "on the subject"), ("negative", "on what to leave out")):
         group.add_argument(f"--{sign}", type=_point, action=_OfPhoto, metavar="X,Y", help=f"{where}; may be repeated")
     group.add_argument(
         "--points",
         action=_OfPhoto,
         metavar="JSON",
-        help="all points of a photo at once, as Point Picker keeps them, or a file that holds this",
+        help="all points of a photo at once, as Point Picker stores them, or a file with them",
     )
     group.add_argument("--pixels", action="store_true", help="the points are in pixels")
 

@@ -2,7 +2,7 @@
 
 Points belong to the photo named before them:
   python -m p3s train --image a.jpg --positive 0.25,0.6 --negative 0.74,0.6 --image b.jpg --positive 0.5,0.5 ...
-Ctrl-C ends the training and keeps what is trained so far."""
+Ctrl-C stops the training and saves the subject as trained so far."""
 
 from __future__ import annotations
 
@@ -34,33 +34,34 @@ from .worlds import TOY, add_world, check_prompts, fit_photo, open_world
 TRAIN_HELP = {
     "epochs": "passes over the photos, when --steps is 0",
     "steps": "training steps; 0 follows --epochs. With a single photo, 200 to 300 match the paper",
-    "batch_size": "photos in a step",
-    "learning_rate": "size of a step: lower it if the loss becomes NaN, raise it if the subject does not show",
+    "batch_size": "photos per step",
+    "learning_rate": "lower it if the loss becomes NaN; raise it if the subject does not come through",
     "weight_decay": "of AdamW",
     "weight_learning_rate": "learning rate of a learned weight (see --weight)",
     "seed": "fixes every random choice",
-    "precision": "arithmetic of a step; weights that are trained stay in fp32",
-    "optimizer": "adamw, or the one of bitsandbytes whose state takes a quarter of the memory",
-    "checkpointing": "less memory, more work, the same result",
+    "precision": "arithmetic of a step; the trained weights stay in fp32",
+    "optimizer": "adamw8bit needs a quarter of adamw's memory, and the package bitsandbytes",
+    "checkpointing": "less memory for about a third more time, and the same result",
     "gamma": "weight of the attention consistency loss",
-    "prompt_dropout": "share of the steps that train without the prompt, for classifier-free guidance",
+    "prompt_dropout": "fraction of steps trained without the prompt, for classifier-free guidance",
     "attention_layers": "cross-attention layers that the attention consistency loss compares",
-    "attention_norm": "normaliser of that loss: the mean attention, or the sum as printed in the paper (almost 0)",
-    "zero_init": "start of the zero convolutions: identity (the copy's own features), or zero (the paper)",
-    "pairs": "with several photos: the condition is a random other one, or the photo itself",
-    "views": "what is learned of a photo: all of it, or also a cut around the subject",
-    "removed": "whether the painted-over place of a removed subject is learned, or ignored by the loss",
+    "attention_norm": "normaliser of that loss: the mean attention, or the sum as in the paper, which makes it almost "
+    "0",
+    "zero_init": "how the zero convolutions start: identity (the copy's own features), or zero (the paper)",
+    "pairs": "with several photos: a random other photo is the condition, or the photo itself",
+    "views": "what is learned from a photo: all of it, or also a crop around the subject",
+    "removed": "whether the filled-in area of a removed subject is learned like the rest, or ignored by the loss",
 }
 COPY_HELP = {
     "feature": "what the copy hands over: the input (norm1) or output (attn1) of its self-attention",
-    "pairing": "level: every attention layer of the model reads the subject; one_to_one: fewer do, cheaper",
-    "copy_input": "what the copy sees: the noisy image plus the reference, or only that",
-    "cross_attention": "let the subject also steer the cross-attention's queries",
+    "pairing": "level: every attention layer of the model reads the subject; one_to_one: fewer do, faster",
+    "copy_input": "what the copy sees: the noisy image plus the reference, or only the reference",
+    "cross_attention": "let the subject also steer the queries of cross-attention",
     "lam": "lambda: how much of the subject's features is added to the values of self-attention",
     "image_dim": "inner size of the attention between the reference and its CLIP features",
-    "weight": "weight of the subject in training: one, or a curve over the denoising that is learned with it",
-    "kind": "full: weights of its own, as in the paper; lora: the model's own and changes of low rank, a small file",
-    "rank": "rank of the changes of lora",
+    "weight": "weight of the subject during training: 1, as in the paper, or a curve that is learned along with it",
+    "kind": "full: weights of its own, as in the paper; lora: low-rank changes to the model's own, a small file",
+    "rank": "rank of lora's changes",
 }
 
 
@@ -74,8 +75,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="default: %(default)s; if it exists, the next free number is added to the name",
     )
-    parser.add_argument("--identifier", default="", metavar="WORD", help="kept in the file: the rare word, such as sks")
-    parser.add_argument("--licence", default="", metavar="TEXT", help="kept in the file: what others may do with it")
+    parser.add_argument(
+        "--identifier", default="", metavar="WORD", help="stored in the file: the rare word, such as sks"
+    )
+    parser.add_argument("--licence", default="", metavar="TEXT", help="stored in the file: what others may do with it")
     add_world(parser)
     add_points(parser)
     add_settings(parser, "training", TrainSettings(), TRAIN_HELP, TrainSettings.CHOICES, toy=TRAINING)

@@ -55,8 +55,8 @@ def add_computing(group: argparse._ArgumentGroup) -> None:
         type=int,
         default=StableDiffusion.resolution,
         metavar="PIXELS",
-        help="side of Stable Diffusion's pictures; photos are trained at this many pixels squared, uncropped "
-        "(default: %(default)s)",
+        help="side of Stable Diffusion's pictures; photos are scaled to about this many pixels squared, "
+        "uncropped (default: %(default)s)",
     )
 
 

@@ -163,7 +163,7 @@ class Clip(nn.Module):
         return F.normalize(self.text_projection((x * present).sum(1) / present.sum(1)), dim=-1)
 
 
-#: What the judge tells of a picture, and the choices of each.
+#: What the judge says about a picture, and the choices for each.
 QUESTIONS = {
     "animal": CLASSES,
     "background": tuple(BACKGROUNDS),

@@ -268,7 +268,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pool", type=int, default=8000, help="how many scenes are drawn")
-    parser.add_argument("--stop", type=int, default=0, help="end after so many steps; a later run goes on")
+    parser.add_argument("--stop", type=int, default=0, help="stop after this many steps; a later run resumes")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and drawn scenes")

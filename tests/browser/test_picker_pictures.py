@@ -144,7 +144,7 @@ def test_what_transparency_hides_is_white_in_the_editor_and_said(editor_page: Ed
 def test_a_file_that_cannot_be_read_is_named(editor_page: EditorPage) -> None:
     (editor_page.server.base / "input" / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
     choose(editor_page, editor_page.id, image="phone.heic")
-    editor_page.becomes(lambda: editor_page.hint().startswith("phone.heic is not a picture of a kind"), True)
+    editor_page.becomes(lambda: editor_page.hint().startswith("phone.heic is not in a picture format"), True)
     choose(editor_page, editor_page.id, image="square.png")
     editor_page.wait_for_picture("square.png")
     editor_page.errors.clear()  # some frontends complain about the file themselves

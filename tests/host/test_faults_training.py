@@ -97,8 +97,8 @@ def test_cancelled_and_resumed_is_uninterrupted(faulty: Server, folder: Path, ki
     (state,) = folder.glob("dog_*.training")
     done = load_subject(cancelled).info.steps
     assert 3 <= done < STEPS
-    assert saving == f"Cancelled after step {done} of {STEPS}, saving what is trained"
-    assert told.startswith(f"{done} steps trained, saved to models/p3s/{cancelled.name}; queue again to resume it from")
+    assert saving == f"Cancelled after step {done} of {STEPS}, saving the subject"
+    assert told.startswith(f"{done} steps trained, saved to models/p3s/{cancelled.name}; queue again to resume from")
     assert f"models/p3s/{state.name} (" in told
 
     faulty.restart()
@@ -236,14 +236,14 @@ def test_a_loss_that_explodes_before_a_checkpoint_begins_anew_with_a_lower_rate(
     message, steps = stopped(faulty, folder)
     assert steps == 4
     assert "no longer finite at step 5 of 12: lower learning_rate (now 0.0001) (4 steps trained" in message
-    assert message.endswith("; no step before was kept: queue again with a lower rate to begin anew)")
+    assert message.endswith("; no earlier step was saved: queue again with a lower learning rate to start over)")
 
     # The same again would come to the same.
     faulty.client.free()
     result = faulty.client.run(job(faulty)[0].g.graph)
     assert result.error is not None
     assert "no longer finite at step 5" in result.error.message
-    assert "To begin anew, lower learning_rate (now 0.0001); to try it once more" in result.error.message
+    assert "To start over, lower learning_rate (now 0.0001); to try it once more" in result.error.message
     told = train(faulty, learning_rate=1e-5)
     assert told == f"12 steps trained, saved to {folder / 'dog.safetensors'}"
     assert list(folder.glob("*.training")) == []
@@ -256,15 +256,15 @@ def test_a_loss_that_explodes_goes_on_from_the_last_checkpoint(faulty: Server, f
     assert steps == 7
     (state,) = folder.glob("*.training")
     assert "no longer finite at step 8 of 12: lower learning_rate (now 0.0001) (7 steps trained" in message
-    assert f"queue again with a lower rate to resume it after step 6, the last that was kept, from {state}" in message
-    assert message.endswith("; should that not help, turn resume off to begin anew)")
+    assert f"queue again with a lower learning rate to resume after step 6, the last one saved, from {state}" in message
+    assert message.endswith("; if that does not help, turn resume off to start over)")
 
     faulty.restart()
     result = faulty.client.run(job(faulty, checkpoint_every=3)[0].g.graph)
     assert result.error is not None
-    assert "To go on from step 6, lower learning_rate (now 0.0001); to try it once more" in result.error.message
+    assert "To resume from step 6, lower learning_rate (now 0.0001); to try it once more" in result.error.message
     told = train(faulty, learning_rate=1e-5)
-    assert "resumed after step 6; learning_rate 0.0001 until then, 1e-05 from there on" in told
+    assert "resumed after step 6; learning_rate 0.0001 up to there, 1e-05 from there on" in told
     assert load_subject(folder / "dog.safetensors").info.completed
     assert list(folder.glob("*.training")) == []
 
@@ -273,7 +273,7 @@ def test_scarce_memory_is_told_and_tried(faulty: Server, folder: Path, no_fault:
     (faulty.base / "fault.json").write_text(json.dumps({"free": 2**20}))
     told = train(faulty, steps=2)
     assert told.startswith("2 steps trained, saved to")
-    assert re.search(r"memory is scarce: a step takes about 0\.\d GiB, and 0\.0 GiB are free", told)
+    assert re.search(r"memory is tight: a step needs about 0\.\d GiB, and 0\.0 GiB is free", told)
     assert 'kind = "lora"' in told
 
 

@@ -139,7 +139,7 @@ def test_points_that_give_no_mask_are_explained_also_when_the_run_failed(server:
     assert result.status == "error"
     status, shown = ask(client, points=together)
     assert (status, shown["state"]) == (200, "problem")
-    assert "same of CLIP's patches" in shown["message"]
+    assert "same CLIP patch" in shown["message"]
     assert shown["grid"] == 16, "an editor draws the patches that are meant"
     assert ask(client, points='{"v":1}')[1]["message"].startswith("There is no positive point.")
     assert ask(client)[1]["state"] == "ready"

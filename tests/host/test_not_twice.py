@@ -59,7 +59,7 @@ def test_an_unchanged_training_is_not_repeated_after_a_restart(server: Server, f
     server.restart()
     result = train(server)
     assert steps_run(result) == 0
-    assert told(result).startswith(f"Not trained again: taken from {path} (2 steps).")
+    assert told(result).startswith(f"Not trained again: loaded from {path} (2 steps).")
     assert list(folder.glob("*.safetensors")) == [path]
     assert path.read_bytes() == before
 
@@ -73,7 +73,7 @@ def test_retrain_trains_at_every_queue(server: Server, folder: Path) -> None:
     assert all(torch.equal(weight, second[key]) for key, weight in first.items()), "the same seed, the same subject"
     result = train(server)
     assert steps_run(result) == 0
-    assert f"taken from {folder / 'dog_00003.safetensors'}" in told(result), "the newest"
+    assert f"loaded from {folder / 'dog_00003.safetensors'}" in told(result), "the newest"
 
 
 def test_another_name_or_note_is_written_without_training(server: Server, folder: Path) -> None:
@@ -85,7 +85,7 @@ def test_another_name_or_note_is_written_without_training(server: Server, folder
     assert all(torch.equal(weight, rex.weights[key]) for key, weight in dog.weights.items())
     assert (rex.info.identifier, rex.info.licence, dog.info.licence) == ("sks", "CC0", "")
     again = train(server, name="rex", identifier="sks", licence="CC0", preview_every=7)
-    assert f"taken from {folder / 'rex.safetensors'}" in told(again)
+    assert f"loaded from {folder / 'rex.safetensors'}" in told(again)
     assert len(list(folder.glob("*.safetensors"))) == 2
 
 

@@ -137,7 +137,7 @@ def test_the_toy_world_needs_no_run(client: Client) -> None:
     [
         ({"node": "P3S_PointPicker", "image": "none.png"}, 404, "no such picture"),
         ({"node": "LoadImage", "image": "../server.log"}, 404, "no such picture"),
-        ({"node": "P3S_PointPicker", "image": "phone.heic"}, 422, "phone.heic is not a picture of a kind"),
+        ({"node": "P3S_PointPicker", "image": "phone.heic"}, 422, "phone.heic is not in a picture format"),
         ({"node": "LoadImage", "image": "phone.heic"}, 422, "Load Image cannot read phone.heic"),
         ({"node": "P3S_PointPicker", "image": "huge.png"}, 422, "huge.png has more than 178 million pixels"),
         ({"node": "LoadImage", "image": "large.png"}, 422, "large.png: it has 8000 x 8000 pixels; at most 50,000,000"),
@@ -176,5 +176,5 @@ def test_a_file_that_no_picker_can_read_is_not_offered_and_the_run_names_it(serv
     g.add("PreviewImage", images=picker)
     result = client.run(g.graph)
     assert result.status == "error"
-    assert "phone.heic is not a picture of a kind that can be read. Save it as JPEG, PNG" in result.error.message
+    assert "phone.heic is not in a picture format that can be read. Save it as JPEG, PNG" in result.error.message
     assert str(server.base) not in result.error.message

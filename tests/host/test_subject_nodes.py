@@ -118,7 +118,7 @@ def test_load_and_save_keep_every_bit(server: Server, client: Client, folder: Pa
     assert (folder / "_my_ dog.safetensors").read_bytes() == original.read_bytes()
     (text,) = [event.data["text"] for event in result.events if event.type == "text"]
     saved = os.path.join("models", "p3s", "_my_ dog.safetensors")
-    assert text == f"Saved {saved};\nno file can be called '../my: dog': '_my_ dog' is used"
+    assert text == f"Saved {saved};\n'../my: dog' is not a valid file name; saved as '_my_ dog'"
     description = result.outputs["3"]["text"][0]
     for part in ("an SD 1.x model", "sks", "Größe", "300", "CC BY 4.0"):
         assert part in description

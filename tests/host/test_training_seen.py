@@ -33,14 +33,14 @@ def test_step_losses_memory_and_time_left_are_told(server: Server, client: Clien
     # Before the first step, and after the last.
     assert lines[:5] == [
         "Encoding reference 1 of 1",
-        "Looking for the same training, done before",
-        "Making room: other models leave the memory",
-        "Copying the weights of the model",
+        "Checking whether this training was already done",
+        "Freeing memory: unloading other models",
+        "Copying the model's weights",
         "Step 1 of 6",
     ]
     told_at_last = lines[-1].split(";\n")
     assert re.fullmatch(r"6 steps trained, saved to models/p3s/a_b(_\d+)?\.safetensors", told_at_last[0])
-    assert told_at_last[1:] == ["no file can be called 'a/b': 'a_b' is used"]
+    assert told_at_last[1:] == ["'a/b' is not a valid file name; saved as 'a_b'"]
     assert re.search(r"Train P3S: 100%.*6/6 .*loss=?\s?\d", server.log_text(start)), server.log_tail()
     assert result.progress(trained.id)[-1] == (6, 6)
 

@@ -41,7 +41,7 @@ def test_weights_in_8_bits_with_a_scale_are_served(facts: dict[str, Any]) -> Non
 def test_modules_that_nodes_insert_are_not_taken_for_the_models(facts: dict[str, Any]) -> None:
     found = facts["inserted"]
     said = found.pop("refused in training")
-    assert said.startswith("FamilyError: this MODEL is changed while it samples (ADE), which a training would not see")
+    assert said.startswith("FamilyError: this MODEL is changed while it samples (ADE), which training would not see")
     assert is_the_method(found.pop("a low-rank copy"))
     assert all(found.values()), found
 

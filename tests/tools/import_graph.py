@@ -95,6 +95,6 @@ def mermaid() -> str:
 
 
 def with_picture(page: str) -> str:
-    """CONTRIBUTING.md with the picture made anew between its two marks."""
+    """CONTRIBUTING.md with the picture redrawn between its two marks."""
     before, rest = page.split(BEGIN)
     return before + BEGIN + mermaid() + END + rest.split(END)[1]

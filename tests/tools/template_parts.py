@@ -11,32 +11,32 @@ VISION = "clip-vit-large-patch14.safetensors"
 CONTROLNET = "control_v11p_sd15_canny_fp16.safetensors"
 SUBJECT = "my_subject.safetensors"
 SUBJECTS = ("my_first_subject.safetensors", "my_second_subject.safetensors")
-PREVIEW = 400  # pixels; by so much Train P3S grows while it shows a text and a picture
+PREVIEW = 400  # pixels; Train P3S grows by this much while it shows a text and a picture
 NO_POINTS = '{"v":1,"positive":[],"negative":[]}'
 NEGATIVE = "blurry, low quality, deformed"
 PHOTO = (
     "None at hand? Two dogs: [docs/images/two_dogs.jpg]"
     "(https://github.com/p3s-diffusion/ComfyUI-P3S/blob/main/docs/images/two_dogs.jpg?raw=true)"
 )
-LOOK = """Look first: press **M** in the picture, then **Run RNGR Mask** there. Blue is the subject, orange and hatched
-what is removed; the second picture on RNGR Mask is what training sees. Not right? Move the points: the masks follow."""
+LOOK = """Check the masks: press **M** in the picture, then **Run RNGR Mask** there. Blue is the subject, hatched orange
+is removed; the second picture on RNGR Mask is what training sees. Not right? Move the points; the masks follow."""
 SAMPLER = {"seed": 1, "steps": 50, "cfg": 7.5, "sampler_name": "ddim", "scheduler": "ddim_uniform", "denoise": 1}
 ROWS = {
     "checkpoint": f"| **{CHECKPOINT}**, or another **SD 1.5** checkpoint | **checkpoints** |",
     "vision": f"| **{VISION}** (CLIP ViT-L/14 with its vision tower) | **clip_vision** |",
     "controlnet": f"| **{CONTROLNET}**, or another ControlNet for SD 1.5 | **controlnet** |",
-    "subject": "| your subject, written by Train P3S | **p3s** |",
-    "subjects": "| your two subjects, written by Train P3S | **p3s** |",
+    "subject": "| your subject, saved by Train P3S | **p3s** |",
+    "subjects": "| your two subjects, saved by Train P3S | **p3s** |",
 }
 
 
 def needed(*rows: str) -> str:
     table = "\n".join(["| file | folder in **models** |", "|---|---|", *(ROWS[row] for row in rows)])
-    return f"**Needed** (choose your own files in the nodes below)\n\n{table}\n\nLinks are in the README of the pack."
+    return f"**Needed** (choose your own files in the nodes below)\n\n{table}\n\nLinks are in the pack's README."
 
 
 def models(b: Workflow, vision: bool = True) -> tuple[Added, Added | None]:
-    """The first group: what has to be there."""
+    """The first group: the models."""
     b.group("1  Models")
     b.column(420)
     b.note("Models", 200, needed("checkpoint", *(["vision"] if vision else [])))

@@ -26,14 +26,14 @@ def try_without_downloads(b: Workflow) -> None:
         380,
         """
 **Toy World** brings small models of drawn animals and a drawn photo of two of them. They come with the pack and run
-on the CPU. All other nodes are the real ones, and do here what they do with Stable Diffusion, so it is a place to
-learn what they do. How well P3S does on photos cannot be told from it.
+on the CPU. All other nodes are the real ones and do here what they do with Stable Diffusion, so this is a place to
+learn them. It does not show how well P3S does on photos.
 
 1. Point Picker shows the photo, with one click on the blue and white dog (+) and one on the yellow and red one (-).
-Press **Run**: RNGR Mask removes the latter, Train P3S learns the former.
+Press **Run**: RNGR Mask removes the second, Train P3S learns the first.
 2. Compare the pictures of the two nodes on the right: the same prompt and noise, **with and without the subject**. The
 prompt never says what the dog looks like.
-3. Then **right-click each point**, which gives it the opposite sign, and run again: the other dog is learned. Or choose
+3. Then **right-click each point**, which gives it the opposite sign, and run again to learn the other dog. Or choose
 another **scene**, click its two animals, and name its place in **Training prompt**.
 """,
     )
@@ -65,7 +65,7 @@ another **scene**, click its two animals, and name its place in **Training promp
         170,
         """
 **sks** is the rare word that stands for the subject. **steps**, **batch_size**, **learning_rate** and **zero_init**
-suit this small world; with Stable Diffusion begin with the template **train_and_generate**.
+suit this small world; with Stable Diffusion, start from the template **train_and_generate**.
 """,
     )
     positive = b.add(

@@ -39,7 +39,7 @@ def train_and_generate(b: Workflow) -> None:
         f"""
 1. **Upload your photo** in Point Picker. {PHOTO}
 2. **Click the subject** you want (+).
-3. **Right-click** a similar one that shall go (-). It is removed from the reference.
+3. **Right-click** a similar one you want left out (-). It is removed from the reference.
 4. {LOOK} Then **Run**.
 """,
     )
@@ -58,7 +58,7 @@ here and on the right.
 **name**, **steps**, **precision** and **kind** are what usually matters. **steps** 250 suits one photo; **0** follows
 **epochs** instead: 60 passes over 3 to 5 photos, as in the paper.
 
-The subject is saved to **models/p3s** under **name**. Nothing is trained again until an input of this group changes.
+The subject is saved to **models/p3s** under **name**, and is not trained again until an input of this group changes.
 """,
     )
     trained = train(b, "", base, mask, "a photo of a sks dog", "my_subject", "sks")
@@ -74,7 +74,7 @@ Use the rare word and the class in every prompt.
 
 - Subject too weak: raise **strength** in Apply P3S.
 - Prompt ignored: lower it, or raise **start_percent** a little.
-- Weight Schedule is the weight over time; without it the paper's is used.
+- Weight Schedule sets the weight over the course of denoising; without it, the paper's is used.
 """,
     )
     schedule = weight_schedule(b)
@@ -91,10 +91,11 @@ def apply_saved_subject(b: Workflow) -> None:
         needed("checkpoint", "subject")
         + """
 
-Use the checkpoint that the subject was trained on; others of the SD 1.5 family work, with less likeness.
+Use the checkpoint the subject was trained on; others of the SD 1.5 family work too, with less likeness.
 
-The description tells the rare word (**sks**) that stands for the subject in prompts. A file that was just trained or
-copied there is listed after a refresh (key R); a later training of the same name has a number (my_subject_00002).
+The description gives the rare word (**sks**) that stands for the subject in prompts. A subject trained in a run is
+listed after it, a file copied there after a refresh (key R); a later training of the same name gets a number
+(my_subject_00002).
 """,
     )
     base = b.add("CheckpointLoaderSimple", 98, ckpt_name=CHECKPOINT)
@@ -117,8 +118,8 @@ def with_controlnet(b: Workflow) -> None:
         needed("checkpoint", "subject", "controlnet")
         + """
 
-The subject comes from the file, the outlines from the picture that you load on the right. P3S and ControlNet change
-different places of the model, so both can be used at once, in any order.
+The subject comes from the file, the outlines from the picture you load on the right. P3S and ControlNet change
+different parts of the model, so both can be used at once, in any order.
 """,
     )
     base = b.add("CheckpointLoaderSimple", 98, ckpt_name=CHECKPOINT)
@@ -130,9 +131,9 @@ different places of the model, so both can be used at once, in any order.
         "Outlines",
         130,
         """
-**Upload a picture** whose outlines the result shall follow.
+**Upload a picture** whose outlines the result should follow.
 
-Subject hidden by the outlines: lower the ControlNet's **strength** or **end_percent**.
+Subject lost to the outlines: lower the ControlNet's **strength** or **end_percent**.
 """,
     )
     loaded = b.add("LoadImage", 330, image="example.png")
@@ -174,18 +175,18 @@ A = {"sks": "a sks", "olis": "an olis"}
 def two_similar_subjects(b: Workflow) -> None:
     b.after_a_run = "fixed"
     base, vision = models(b)
-    b.group("2  One photo, pointed at twice")
+    b.group("2  One photo, clicked twice")
     b.column(460)
     b.note(
         "Two subjects of one photo",
         260,
         f"""
-Each of two similar subjects gets its own training, and the other one is left out of its reference.
+Two similar subjects are trained one by one, each with the other left out of its reference.
 
 1. **Upload your photo** in the upper Point Picker; the lower one shows the same. {PHOTO}
 2. In the upper one **click the first** subject and **right-click the second**.
 3. In the lower one **click the second** and **right-click the first**.
-4. {LOOK} Then the same with the other one, and **Run**.
+4. {LOOK} Do the same in the other one, then **Run**.
 """,
     )
     first = b.add("P3S_PointPicker", 560, "First subject", image="", points=NO_POINTS)
@@ -215,7 +216,7 @@ The subject is saved to **models/p3s**; the template **two_subjects_with_masks**
         "Generate",
         120,
         """
-The same model, seed and place, once with each subject: the two pictures differ in the dog that was clicked.
+The same model, seed and scene, once with each subject: the two pictures differ in the dog.
 """,
     )
     applied = [
@@ -250,7 +251,7 @@ def two_subjects_with_masks(b: Workflow) -> None:
         needed("checkpoint", "subjects")
         + """
 
-Each subject acts in its half only: the first one on the left, the second one on the right. The template
+Each subject acts only in its half of the picture: the first on the left, the second on the right. The template
 **two_similar_subjects** trains two subjects of one photo.
 """,
     )
@@ -265,12 +266,12 @@ Each subject acts in its half only: the first one on the left, the second one on
         "Masks",
         150,
         """
-White is where a subject acts. The left half is drawn here, and the right one is what remains. Any other mask will
-do; its size does not matter, and soft edges are kept.
+White is where a subject acts. The left half is drawn here; the right half is the rest. Any other mask will do; its
+size does not matter, and soft edges are kept.
 """,
     )
     nothing = b.add("SolidMask", 106, "The whole picture", value=0, width=512, height=512)
-    half = b.add("SolidMask", 106, "A half", value=1, width=256, height=512)
+    half = b.add("SolidMask", 106, "Half of it", value=1, width=256, height=512)
     left = b.add(
         "MaskComposite", 146, "Left half", destination=nothing["MASK"], source=half["MASK"], x=0, y=0, operation="add"
     )
@@ -283,8 +284,8 @@ do; its size does not matter, and soft edges are kept.
         "One after the other",
         130,
         """
-Two Apply P3S in a row, each with its own subject, strength and mask. Every subject adds its copy to the price of a
-step.
+Two Apply P3S nodes in a row, each with its own subject, strength and mask. Each subject adds the cost of its copy to
+every step.
 """,
     )
     model = base["MODEL"]
@@ -295,7 +296,7 @@ step.
 
 
 def external_inpainting(b: Workflow) -> None:
-    b.after_a_run = "fixed"  # another picture behind it would be another training
+    b.after_a_run = "fixed"  # another inpainted picture would be another training
     base, vision = models(b)
     b.group("2  Subject")
     b.column(460)
@@ -303,12 +304,12 @@ def external_inpainting(b: Workflow) -> None:
         "A better clean reference",
         240,
         f"""
-The built-in fill blurs. Here Stable Diffusion paints over the unwanted subject instead; any other way to inpaint
-will do.
+The built-in fill is blurry. Here Stable Diffusion inpaints the unwanted subject instead; any other inpainting works
+too.
 
 1. **Upload your photo** in Point Picker. {PHOTO}
-2. **Click the subject**, **right-click** the one that shall go.
-3. In **What is behind it** describe what shall be seen in its place.
+2. **Click the subject**, **right-click** the one you want left out.
+3. In **What is behind it**, describe what should be seen in its place.
 """,
     )
     picker = b.add("P3S_PointPicker", 560, image="", points=NO_POINTS)
@@ -330,7 +331,7 @@ will do.
     behind = b.add(
         "CLIPTextEncode", 110, "What is behind it", clip=base["CLIP"], text="an empty meadow, blurred background"
     )
-    avoid = b.add("CLIPTextEncode", 110, "What shall not be there", clip=base["CLIP"], text="dog, animal, person")
+    avoid = b.add("CLIPTextEncode", 110, "What must not be there", clip=base["CLIP"], text="dog, animal, person")
     conditions = b.add(
         "InpaintModelConditioning",
         138,
@@ -373,7 +374,7 @@ will do.
         140,
         """
 As in **train_and_generate**: change the class in the prompt to yours. The subject is saved to **models/p3s**, and
-the template **apply_saved_subject** generates it.
+the template **apply_saved_subject** uses it.
 """,
     )
     train(b, "", base, clean, "a photo of a sks dog", "my_subject", "sks")

@@ -384,7 +384,7 @@ def cache_folder() -> Path:
 
 
 def make(name: str, folder: Path | None = None) -> Path:
-    """The model's file, made now when the cache does not have it; a change of this source makes it anew."""
+    """The model's file, made now when the cache does not have it; a change of this source makes it again."""
     folder = folder or cache_folder()
     recipe = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
     path = folder / f"{name}-{recipe}.safetensors"
