@@ -8,7 +8,7 @@ import { t } from './texts.js'
 const BUTTON = 'show_advanced'
 const ALWAYS_SHOWN = 'Comfy.Node.AlwaysShowAdvancedWidgets' // a setting of newer frontends
 const FAR = -1e6 // where slots of hidden widgets lie: a link dropped on what is seen must not meet them
-const NO_HEIGHT = -4 // older frontends lay out hidden widgets too, each with a gap of 4
+const GAP = 4 // between two widgets; older frontends leave it around hidden ones too
 
 export function foldAdvanced(node, app) {
   const advanced = (node.widgets ?? []).filter((widget) => widget.options?.advanced)
@@ -41,22 +41,23 @@ export function foldAdvanced(node, app) {
   hideWhile(button, () => Boolean(globalThis.LiteGraph?.vueNodesMode) || areAlwaysShown())
 
   node.setSize([node.size[0], height()])
-  // Workflows of before this was so have nodes as high as all their inputs.
+  // In workflows of before this was so, the nodes are as high as all their inputs, without the button.
   chain(node, 'onConfigure', (saved) => {
     if (saved.showAdvanced != null || globalThis.LiteGraph?.vueNodesMode) return
     node.showAdvanced = true
-    if (node.size[1] < height()) node.showAdvanced = false
+    if (node.size[1] < height() - rowHeight() - GAP) node.showAdvanced = false
     else show(false)
   })
 }
 
+const rowHeight = () => globalThis.LiteGraph?.NODE_WIDGET_HEIGHT ?? 20
+
 /** Give a widget no place on the canvas while isHidden(). Copies of it, as on a subgraph's node, do not inherit that. */
 function hideWhile(widget, isHidden) {
   let y = widget.y
-  const whole = () => globalThis.LiteGraph?.NODE_WIDGET_HEIGHT ?? 20
   Object.defineProperties(widget, {
     hidden: { get: isHidden, set() {}, enumerable: false, configurable: true },
-    computeSize: { value: (width = 0) => (isHidden() ? [0, NO_HEIGHT] : [width, whole()]), enumerable: false },
+    computeSize: { value: (width = 0) => (isHidden() ? [0, -GAP] : [width, rowHeight()]), enumerable: false },
     y: {
       get: () => (isHidden() ? FAR : y),
       set: (value) => {
