@@ -23,7 +23,7 @@ def try_without_downloads(b: Workflow) -> None:
     b.column(420)
     b.note(
         "Try it now: nothing to download",
-        380,
+        320,
         """
 **Toy World** brings small models of drawn animals and a drawn photo of two of them. They come with the pack and run
 on the CPU. All other nodes are the real ones, and do here what they do with Stable Diffusion, so it is a place to
