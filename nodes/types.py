@@ -34,8 +34,13 @@ def build(constructor: Callable[..., T], *args: Any, **keywords: Any) -> T:
 
     One unknown keyword would keep the whole pack from loading. Use it for keywords newer than ComfyUI 0.3.64, such as
     ``search_aliases``, ``advanced`` or ``has_intermediate_output``, none of which a node may need to work.
+
+    An unknown ``advanced`` still reaches the frontend, in the input's ``extra_dict``.
     """
     parameters = inspect.signature(constructor).parameters
-    if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
-        keywords = {name: value for name, value in keywords.items() if name in parameters}
-    return constructor(*args, **keywords)
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return constructor(*args, **keywords)
+    made = constructor(*args, **{name: value for name, value in keywords.items() if name in parameters})
+    if "advanced" in keywords and "advanced" not in parameters:
+        made.extra_dict["advanced"] = keywords["advanced"]
+    return made

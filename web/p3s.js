@@ -1,8 +1,9 @@
-// The pack's only entry into ComfyUI's frontend: the editor of the Point Picker, the curve of the Weight Schedule, and the
-// files of Load P3S Subject.
+// The pack's only entry into ComfyUI's frontend: the editor of the Point Picker, the curve of the Weight Schedule, the
+// files of Load P3S Subject, and which inputs are in sight.
 
 import { api } from '../../scripts/api.js'
 import { app } from '../../scripts/app.js'
+import { foldAdvanced } from './common/advanced.js'
 import { useLanguage } from './common/texts.js'
 import { bindPicker, growPicker } from './picker/binding.js'
 import { forgetRunPictures } from './picker/runs.js'
@@ -30,5 +31,6 @@ app.registerExtension({
     if (node.comfyClass === 'P3S_PointPicker') growPicker(node)
     if (node.comfyClass === 'P3S_WeightSchedule') bindCurve(node, { app })
     if (node.comfyClass === 'P3S_LoadSubject') refresh([node], api) // whose answer comes after a workflow's values
+    if (node.comfyClass?.startsWith('P3S_')) foldAdvanced(node, app)
   }
 })

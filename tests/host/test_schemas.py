@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from host.hosts import REPO
 from host.inside import Inside
-from host.schemas import read_schemas, snapshot
+from host.schemas import inputs_of, read_schemas, snapshot
 
 import p3s
 
@@ -76,3 +76,14 @@ def test_appending_is_no_break() -> None:
     more["P3S_Apply"]["inputs"][5]["choices"].append("negative")
     more["P3S_New"] = {"inputs": [], "outputs": []}
     assert gone_or_moved(release(), more) == []
+
+
+def test_every_frontend_is_given_which_inputs_are_advanced(inside: Inside) -> None:
+    schemas = read_schemas(inside)
+    assert advanced(schemas["P3S_Apply"]) == ["reference_index", "layer_strengths"]
+    assert {"gamma", "licence", "views", "resume"} < set(advanced(schemas["P3S_Train"]))
+    assert not {"name", "steps", "precision", "kind", "retrain"} & set(advanced(schemas["P3S_Train"]))
+
+
+def advanced(info: dict[str, Any]) -> list[str]:
+    return [name for name, _, _, options in inputs_of(info) if options.get("advanced") is True]

@@ -11,7 +11,7 @@ VISION = "clip-vit-large-patch14.safetensors"
 CONTROLNET = "control_v11p_sd15_canny_fp16.safetensors"
 SUBJECT = "my_subject.safetensors"
 SUBJECTS = ("my_first_subject.safetensors", "my_second_subject.safetensors")
-PREVIEW = 400  # pixels; Train P3S grows by this much while it shows a text and a picture
+PREVIEW = 460  # pixels; Train P3S grows by this much in Nodes 2.0, and while it shows a text and a picture
 NO_POINTS = '{"v":1,"positive":[],"negative":[]}'
 NEGATIVE = "blurry, low quality, deformed"
 PHOTO = (
@@ -40,8 +40,8 @@ def models(b: Workflow, vision: bool = True) -> tuple[Added, Added | None]:
     b.group("1  Models")
     b.column(420)
     b.note("Models", 200, needed("checkpoint", *(["vision"] if vision else [])))
-    base = b.add("CheckpointLoaderSimple", 98, ckpt_name=CHECKPOINT)
-    return base, b.add("CLIPVisionLoader", 58, clip_name=VISION) if vision else None
+    base = b.add("CheckpointLoaderSimple", 102, ckpt_name=CHECKPOINT)
+    return base, b.add("CLIPVisionLoader", 62, clip_name=VISION) if vision else None
 
 
 def prompts(b: Workflow, base: Added, text: str, training: bool = False) -> tuple[Added, Added]:
@@ -58,7 +58,7 @@ def generate(b: Workflow, base: Added, model: tuple[int, int], text: str, prefix
     """Two columns: from prompts to a saved picture."""
     b.column(420)
     positive, negative = prompts(b, base, text)
-    latent = b.add("EmptyLatentImage", 106, width=512, height=512, batch_size=1)
+    latent = b.add("EmptyLatentImage", 118, width=512, height=512, batch_size=1)
     sampled = b.add(
         "KSampler",
         262,
@@ -73,7 +73,7 @@ def generate(b: Workflow, base: Added, model: tuple[int, int], text: str, prefix
 
 def save(b: Workflow, sampled: Added, vae: tuple[int, int], prefix: str = "P3S") -> None:
     b.column(400)
-    decoded = b.add("VAEDecode", 46, samples=sampled["LATENT"], vae=vae)
+    decoded = b.add("VAEDecode", 54, samples=sampled["LATENT"], vae=vae)
     b.add("SaveImage", 480, images=decoded["IMAGE"], filename_prefix=prefix)
 
 
@@ -83,7 +83,7 @@ def train(b: Workflow, title: str, base: Added, reference: Added, prompt: str, n
     b.column(400)
     trained = b.add(
         "P3S_Train",
-        960,
+        430,
         title,
         model=base["MODEL"],
         vae=base["VAE"],
@@ -98,9 +98,11 @@ def train(b: Workflow, title: str, base: Added, reference: Added, prompt: str, n
     return trained
 
 
-def rngr(b: Workflow, vision: Added | None, image: Any, points: Any, title: str = "", **more: Any) -> Added:
+def rngr(
+    b: Workflow, vision: Added | None, image: Any, points: Any, title: str = "", height: int = 780, **more: Any
+) -> Added:
     assert vision
-    return b.add("P3S_RNGRMask", 840, title, clip_vision=vision["CLIP_VISION"], image=image, points=points, **more)
+    return b.add("P3S_RNGRMask", height, title, clip_vision=vision["CLIP_VISION"], image=image, points=points, **more)
 
 
 def weight_schedule(b: Workflow) -> Added:

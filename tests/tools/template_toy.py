@@ -23,7 +23,7 @@ def try_without_downloads(b: Workflow) -> None:
     b.column(420)
     b.note(
         "Try it now: nothing to download",
-        380,
+        320,
         """
 **Toy World** brings small models of drawn animals and a drawn photo of two of them. They come with the pack and run
 on the CPU. All other nodes are the real ones and do here what they do with Stable Diffusion, so this is a place to
@@ -37,7 +37,7 @@ prompt never says what the dog looks like.
 another **scene**, click its two animals, and name its place in **Training prompt**.
 """,
     )
-    world = b.add("P3S_ToyWorld", 240, animal=ANIMAL, scene=SCENE, batch_size=4)
+    world = b.add("P3S_ToyWorld", 242, animal=ANIMAL, scene=SCENE, batch_size=4)
     b.group("2  Subject")
     b.column(440)
     picker = b.add(
@@ -51,7 +51,7 @@ another **scene**, click its two animals, and name its place in **Training promp
     b.column(400)
     mask = b.add(
         "P3S_RNGRMask",
-        840,
+        780,
         clip_vision=world["clip_vision"],
         image=picker["image"],
         points=picker["points"],
@@ -62,7 +62,7 @@ another **scene**, click its two animals, and name its place in **Training promp
     b.column(400)
     b.note(
         "Train",
-        170,
+        120,
         """
 **sks** is the rare word that stands for the subject. **steps**, **batch_size**, **learning_rate** and **zero_init**
 suit this small world; with Stable Diffusion, start from the template **train_and_generate**.
@@ -75,7 +75,7 @@ suit this small world; with Stable Diffusion, start from the template **train_an
     b.column(400)
     trained = b.add(
         "P3S_Train",
-        960,
+        430,
         model=world["model"],
         vae=world["vae"],
         reference=mask["reference"],
@@ -95,7 +95,7 @@ suit this small world; with Stable Diffusion, start from the template **train_an
     b.column(400)
     b.note(
         "Prompts",
-        190,
+        140,
         """
 The toy world knows few words. Try: on the beach, on the grass, in the snow, at night, in a room, under water, in
 the forest, on the road.
@@ -122,5 +122,5 @@ the forest, on the road.
             scheduler="normal",
             denoise=1,
         )
-        decoded = b.add("VAEDecode", 46, samples=sampled["LATENT"], vae=world["vae"])
+        decoded = b.add("VAEDecode", 54, samples=sampled["LATENT"], vae=world["vae"])
         b.add("PreviewImage", 480, title.capitalize(), images=decoded["IMAGE"])

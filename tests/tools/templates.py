@@ -35,7 +35,7 @@ def train_and_generate(b: Workflow) -> None:
     b.column(460)
     b.note(
         "Point out the subject",
-        280,
+        200,
         f"""
 1. **Upload your photo** in Point Picker. {PHOTO}
 2. **Click the subject** you want (+).
@@ -50,7 +50,7 @@ def train_and_generate(b: Workflow) -> None:
     b.column(400)
     b.note(
         "Train",
-        240,
+        170,
         """
 The prompt names the subject by a **rare word** (**sks**) and its **class** (**dog**): change the class to yours,
 here and on the right.
@@ -63,12 +63,12 @@ The subject is saved to **models/p3s** under **name**, and is not trained again 
     )
     trained = train(b, "", base, mask, "a photo of a sks dog", "my_subject", "sks")
     b.below("Empty prompt")
-    b.add("LossGraphNode", 330, loss=trained["loss_map"], filename_prefix="loss_graph")
+    b.add("LossGraphNode", 260, loss=trained["loss_map"], filename_prefix="loss_graph")
     b.group("4  Generate")
     b.column(420)
     b.note(
         "Generate",
-        180,
+        120,
         """
 Use the rare word and the class in every prompt.
 
@@ -98,8 +98,8 @@ listed after it, a file copied there after a refresh (key R); a later training o
 (my_subject_00002).
 """,
     )
-    base = b.add("CheckpointLoaderSimple", 98, ckpt_name=CHECKPOINT)
-    subject = b.add("P3S_LoadSubject", 78, subject_file=SUBJECT)
+    base = b.add("CheckpointLoaderSimple", 102, ckpt_name=CHECKPOINT)
+    subject = b.add("P3S_LoadSubject", 106, subject_file=SUBJECT)
     b.add("PreviewAny", 230, "About the subject", source=subject["description"])
     b.group("2  Apply")
     b.column(400)
@@ -122,14 +122,14 @@ The subject comes from the file, the outlines from the picture you load on the r
 different parts of the model, so both can be used at once, in any order.
 """,
     )
-    base = b.add("CheckpointLoaderSimple", 98, ckpt_name=CHECKPOINT)
-    subject = b.add("P3S_LoadSubject", 78, subject_file=SUBJECT)
+    base = b.add("CheckpointLoaderSimple", 102, ckpt_name=CHECKPOINT)
+    subject = b.add("P3S_LoadSubject", 106, subject_file=SUBJECT)
     applied = apply(b, base["MODEL"], subject["subject"])
     b.group("2  ControlNet")
     b.column(400)
     b.note(
         "Outlines",
-        130,
+        110,
         """
 **Upload a picture** whose outlines the result should follow.
 
@@ -137,15 +137,15 @@ Subject lost to the outlines: lower the ControlNet's **strength** or **end_perce
 """,
     )
     loaded = b.add("LoadImage", 330, image="example.png")
-    outlines = b.add("Canny", 82, image=loaded["IMAGE"], low_threshold=0.4, high_threshold=0.8)
+    outlines = b.add("Canny", 90, image=loaded["IMAGE"], low_threshold=0.4, high_threshold=0.8)
     b.add("PreviewImage", 280, "Outlines", images=outlines["IMAGE"])
-    control = b.add("ControlNetLoader", 58, control_net_name=CONTROLNET)
+    control = b.add("ControlNetLoader", 62, control_net_name=CONTROLNET)
     b.group("3  Generate")
     b.column(420)
     positive, negative = prompts(b, base, "a photo of a sks dog in the snow")
     conditions = b.add(
         "ControlNetApplyAdvanced",
-        186,
+        198,
         positive=positive["CONDITIONING"],
         negative=negative["CONDITIONING"],
         control_net=control["CONTROL_NET"],
@@ -155,7 +155,7 @@ Subject lost to the outlines: lower the ControlNet's **strength** or **end_perce
         start_percent=0,
         end_percent=0.8,
     )
-    latent = b.add("EmptyLatentImage", 106, width=512, height=512, batch_size=1)
+    latent = b.add("EmptyLatentImage", 118, width=512, height=512, batch_size=1)
     b.column(420)
     sampled = b.add(
         "KSampler",
@@ -179,7 +179,7 @@ def two_similar_subjects(b: Workflow) -> None:
     b.column(460)
     b.note(
         "Two subjects of one photo",
-        260,
+        200,
         f"""
 Two similar subjects are trained one by one, each with the other left out of its reference.
 
@@ -193,7 +193,7 @@ Two similar subjects are trained one by one, each with the other left out of its
     second = b.add("P3S_PointPicker", 560, "Second subject", image="", points=NO_POINTS, linked_image=first["image"])
     b.column(400)
     masks = [
-        rngr(b, vision, picker["image"], picker["points"], f"RNGR Mask, {title}")
+        rngr(b, vision, picker["image"], picker["points"], f"RNGR Mask, {title}", 660)
         for picker, title in ((first, "first subject"), (second, "second subject"))
     ]
     trained = []
@@ -202,7 +202,7 @@ Two similar subjects are trained one by one, each with the other left out of its
         b.column(400)
         b.note(
             f"The {name} subject is called {word}",
-            160,
+            110,
             f"""
 The prompt holds its own **rare word** (**{word}**) and the **class** (**dog**): change the class to yours.
 
@@ -214,7 +214,7 @@ The subject is saved to **models/p3s**; the template **two_subjects_with_masks**
     b.column(400)
     b.note(
         "Generate",
-        120,
+        80,
         """
 The same model, seed and scene, once with each subject: the two pictures differ in the dog.
 """,
@@ -223,7 +223,7 @@ The same model, seed and scene, once with each subject: the two pictures differ 
         apply(b, base["MODEL"], one["subject"], f"Apply the {n}")
         for one, n in zip(trained, ("first", "second"), strict=True)
     ]
-    latent = b.add("EmptyLatentImage", 106, width=512, height=512, batch_size=1)
+    latent = b.add("EmptyLatentImage", 118, width=512, height=512, batch_size=1)
     negative = b.add("CLIPTextEncode", 110, "Negative prompt", clip=base["CLIP"], text=NEGATIVE)
     for model, word, name in zip(applied, ("sks", "olis"), ("first", "second"), strict=True):
         b.column(400)
@@ -238,7 +238,7 @@ The same model, seed and scene, once with each subject: the two pictures differ 
             latent_image=latent["LATENT"],
             **SAMPLER,
         )
-        decoded = b.add("VAEDecode", 46, samples=sampled["LATENT"], vae=base["VAE"])
+        decoded = b.add("VAEDecode", 54, samples=sampled["LATENT"], vae=base["VAE"])
         b.add("SaveImage", 420, images=decoded["IMAGE"], filename_prefix=f"P3S_{name}")
 
 
@@ -255,23 +255,23 @@ Each subject acts only in its half of the picture: the first on the left, the se
 **two_similar_subjects** trains two subjects of one photo.
 """,
     )
-    base = b.add("CheckpointLoaderSimple", 98, ckpt_name=CHECKPOINT)
+    base = b.add("CheckpointLoaderSimple", 102, ckpt_name=CHECKPOINT)
     subjects = [
-        b.add("P3S_LoadSubject", 78, title, subject_file=file)
+        b.add("P3S_LoadSubject", 106, title, subject_file=file)
         for title, file in zip(("First", "Second"), SUBJECTS, strict=True)
     ]
     b.group("2  Where")
     b.column(400)
     b.note(
         "Masks",
-        150,
+        110,
         """
 White is where a subject acts. The left half is drawn here; the right half is the rest. Any other mask will do; its
 size does not matter, and soft edges are kept.
 """,
     )
-    nothing = b.add("SolidMask", 106, "The whole picture", value=0, width=512, height=512)
-    half = b.add("SolidMask", 106, "Half of it", value=1, width=256, height=512)
+    nothing = b.add("SolidMask", 118, "The whole picture", value=0, width=512, height=512)
+    half = b.add("SolidMask", 118, "Half of it", value=1, width=256, height=512)
     left = b.add(
         "MaskComposite", 146, "Left half", destination=nothing["MASK"], source=half["MASK"], x=0, y=0, operation="add"
     )
@@ -282,7 +282,7 @@ size does not matter, and soft edges are kept.
     b.column(400)
     b.note(
         "One after the other",
-        130,
+        90,
         """
 Two Apply P3S nodes in a row, each with its own subject, strength and mask. Each subject adds the cost of its copy to
 every step.
@@ -302,7 +302,7 @@ def external_inpainting(b: Workflow) -> None:
     b.column(460)
     b.note(
         "A better clean reference",
-        240,
+        180,
         f"""
 The built-in fill is blurry. Here Stable Diffusion inpaints the unwanted subject instead; any other inpainting works
 too.
@@ -324,8 +324,8 @@ too.
         height=0,
         crop="disabled",
     )
-    rough = rngr(b, vision, scaled["IMAGE"], picker["points"], "RNGR Mask, where it is")
-    wider = b.add("GrowMask", 82, mask=rough["negative_mask"], expand=12, tapered_corners=True)
+    rough = rngr(b, vision, scaled["IMAGE"], picker["points"], "RNGR Mask, where it is", 660)
+    wider = b.add("GrowMask", 86, mask=rough["negative_mask"], expand=12, tapered_corners=True)
     b.group("3  Inpaint")
     b.column(400)
     behind = b.add(
@@ -334,7 +334,7 @@ too.
     avoid = b.add("CLIPTextEncode", 110, "What must not be there", clip=base["CLIP"], text="dog, animal, person")
     conditions = b.add(
         "InpaintModelConditioning",
-        138,
+        142,
         positive=behind["CONDITIONING"],
         negative=avoid["CONDITIONING"],
         vae=base["VAE"],
@@ -352,10 +352,10 @@ too.
         **{**SAMPLER, "steps": 30},
     )
     b.column(400)
-    decoded = b.add("VAEDecode", 46, samples=sampled["LATENT"], vae=base["VAE"])
+    decoded = b.add("VAEDecode", 54, samples=sampled["LATENT"], vae=base["VAE"])
     pasted = b.add(
         "ImageCompositeMasked",
-        146,
+        158,
         "Only there",
         destination=scaled["IMAGE"],
         source=decoded["IMAGE"],
@@ -365,13 +365,19 @@ too.
         resize_source=True,
     )
     clean = rngr(
-        b, vision, scaled["IMAGE"], picker["points"], "RNGR Mask with the inpainted photo", inpainted=pasted["IMAGE"]
+        b,
+        vision,
+        scaled["IMAGE"],
+        picker["points"],
+        "RNGR Mask with the inpainted photo",
+        660,
+        inpainted=pasted["IMAGE"],
     )
     b.group("4  Train")
     b.column(400)
     b.note(
         "Train",
-        140,
+        90,
         """
 As in **train_and_generate**: change the class in the prompt to yours. The subject is saved to **models/p3s**, and
 the template **apply_saved_subject** uses it.
@@ -398,4 +404,4 @@ def build(name: str, info: dict[str, Any]) -> dict[str, Any]:
     """A template by name, for a host whose GET /object_info is given."""
     workflow = Workflow(info)
     TEMPLATES[name](workflow)
-    return workflow.saved(0.6 if name == "train_and_generate" else 0.7)
+    return workflow.saved()

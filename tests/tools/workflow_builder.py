@@ -16,9 +16,9 @@ from typing import Any
 
 from host.workflow import is_widget, widget_names
 
-GAP = 100  # between nodes of a column; room for the title, and for Nodes 2.0, whose rows are higher
+GAP = 60  # between nodes of a column, with the title of the lower one
 BESIDE = 50  # between columns
-APART = 100  # between groups
+APART = 60  # between groups
 PAD, HEAD = 20, 90  # a group's border, and its head above the nodes' titles
 BLUE, BROWN = "#3f789e", ("#432", "#653")
 SEEDS = ("seed", "noise_seed")
@@ -143,7 +143,7 @@ class Workflow:
         box[3] = max(box[3], self._y - box[1])
         return node
 
-    def saved(self, scale: float = 0.7) -> dict[str, Any]:
+    def saved(self, scale: float = 0.9) -> dict[str, Any]:
         """The workflow as its file holds it; ``scale``: how large it is shown at first."""
         return {
             "revision": 0,
@@ -153,7 +153,7 @@ class Workflow:
             "links": self._links,
             "groups": self._groups,
             "config": {},
-            "extra": {"ds": {"scale": scale, "offset": [140, 180]}},
+            "extra": {"ds": {"scale": scale, "offset": [100, 210]}},
             "version": 0.4,
         }
 
