@@ -14,8 +14,8 @@ from .masks import ALMOST_ALL
 
 RADIUS = 5  # pixels of the working resolution that OpenCV looks around
 WITHOUT_OPENCV = (
-    "The removed region was filled smoothly, because the fill {method} needs OpenCV, which is not installed with the "
-    "Python that runs this. To get it: python -m pip install opencv-python-headless"
+    "The removed region was filled smoothly, because the fill {method} needs OpenCV, which is missing or incomplete "
+    "in the Python that runs this. To get it: python -m pip install opencv-python-headless"
 )
 
 

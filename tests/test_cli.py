@@ -187,7 +187,7 @@ def test_schedule_and_reference_reach_the_picture(subject: Path, tmp_path: Path)
     assert np.array_equal(off, picture("window", "--start", "0.5", "--end", "0.5"))
     assert np.array_equal(usual, picture("keyframes", "--schedule", "paper", "--alpha", "0.5"))
     assert not np.array_equal(usual, picture("weaker", "--schedule", "keyframes", "--keyframes", "0:0.2, 1:0.1"))
-    assert not np.array_equal(usual, picture("second", "--reference", "1"))
+    assert not np.array_equal(usual, picture("second", "--reference-index", "1"))
     assert not np.array_equal(usual, picture("guided", "--guidance", "9"))
 
 
@@ -279,7 +279,7 @@ def test_mistakes_are_one_line(arguments, message, tmp_path: Path, monkeypatch, 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--reference", "2"], "reference_index must lie in 0..1: the subject was trained on 2 photos; got 2"),
+        (["--reference-index", "2"], "reference_index must lie in 0..1: the subject was trained on 2 photos; got 2"),
         (["--schedule", "steep"], "there is no kind 'steep'"),
         (["--schedule", "learned"], "trained without a learned weight"),
         (["--start", "2"], "outside 0..1"),

@@ -132,7 +132,7 @@ def test_what_is_counted_on_shapes_alone() -> None:
     models, lean = flops.Models(512), flops.Models(512, cross_attention=False)
     (said,) = numbers(cells(README, "trained without `cross_attention`")[1])
     assert said == round(lean.step() / flops.count(models.plain), 2)
-    assert f"trains {sum(p.numel() for p in models.copy.parameters()) / 1e6:.1f} million parameters" in README
+    assert f"has {sum(p.numel() for p in models.copy.parameters()) / 1e6:.1f} million trained parameters" in README
 
 
 def test_the_work_in_the_comparison_with_other_methods() -> None:
@@ -143,9 +143,30 @@ def test_the_work_in_the_comparison_with_other_methods() -> None:
     assert numbers(row["P3S"]) == [round(counted[name]["work"], 2) for name in ("P3S, exact", "P3S, fast")]
 
 
+def test_the_work_of_a_sampling_step_in_other_texts() -> None:
+    counted = variants("sampling.json")
+    exact, conditional, fast = (
+        counted[name]["work"] for name in ("P3S, exact", "P3S, exact, conditional half", "P3S, fast")
+    )
+    defs = json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8"))
+    said = {
+        defs["P3S_Apply"]["inputs"]["mode"]["tooltip"]: (
+            rf"exact: the method of the paper, {exact:.1f} times .* fast: {fast:.1f} times"
+        ),
+        (ROOT / "web" / "docs" / "P3S_Apply.md").read_text(encoding="utf-8"): (
+            rf"A step costs {exact:.1f} times .* \({conditional:.1f} times with .* {fast:.1f} times in the mode "
+        ),
+        (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"): rf"A step costs {exact:.2f} times the plain",
+    }
+    for text, expected in said.items():
+        assert re.search(expected, text), expected
+
+
 def test_memory_in_the_text() -> None:
     """Rounded, of a training with and without checkpointing."""
-    found = re.search(r"about (\d+) GB of GPU memory; .* \*lora\*, (\d+) to (\d+) GB, or (\d+) to (\d+) GB", README)
+    found = re.search(
+        r"about (\d+) GB of GPU memory\..* \*lora\*: it needs (\d+) to (\d+) GB, or (\d+) to (\d+) GB", README
+    )
     assert found is not None
     rows = training_rows()
     names = ["full fp32", *(f"lora {kind}{more}" for kind in ("fp32", "bf16") for more in (", checkpointed", ""))]

@@ -86,8 +86,8 @@ def prompts(conditioning: Any, count: int, name: str) -> list[Tensor]:
     hooks = [hook for entry in conditioning for hook in getattr(entry[1].get("hooks"), "hooks", ())]
     if any(getattr(hook, "strength_model", 0) for hook in hooks):
         raise TrainingError(
-            f"{name} changes the MODEL by a hook (Create Hook LoRA?), which a training would not see: load the LoRA "
-            "with Load LoRA instead, or set strength_model of the hook to 0"
+            f"{name} carries a hook that changes the MODEL (Create Hook LoRA?), which training would not see: use Load "
+            "LoRA instead, or set the hook's strength_model to 0"
         )
     texts = [_normal(entry[0][0]) for entry in conditioning]
     return texts * count if len(texts) == 1 else texts

@@ -46,7 +46,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         told = f"{text} (default: {default}; toy world: {of_toy})"
         sampling.add_argument(f"--{name}", type=kind, default=argparse.SUPPRESS, metavar="N", help=told)
     sampling.add_argument(
-        "--reference",
+        "--reference-index",
         type=int,
         default=0,
         metavar="N",
@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> None:
     schedule = chosen_schedule(options, CopySettings.from_dict(subject.info.copy_settings))
     world = open_world(options)
     check_prompts(world, options.prompt)
-    applied, warnings = apply_subject(world, subject, options.reference)
+    applied, warnings = apply_subject(world, subject, options.reference_index)
     for warning in warnings:
         print(f"warning: {warning}")
     sampling = {name: vars(options)[name] for name in ("steps", "guidance") if name in options}

@@ -196,33 +196,6 @@ def test_errors_number_the_photos(server: Server, client: Client) -> None:
     assert result.error.message.startswith("reference 2: its CLIP vision tokens have the shape (145, 96)")
 
 
-@pytest.mark.slow
-def test_nodes_that_change_attention_work_in_both_orders(server: Server, client: Client, folder: Path) -> None:
-    """HyperTile and ToMe cut or merge the queries; PAG and SAG replace the middle block's attention."""
-    job = Job(server)
-    trained = job.train(job.reference())
-    nodes = {
-        "HyperTile": {"tile_size": 32, "swap_size": 1, "max_depth": 0, "scale_depth": False},
-        "TomePatchModel": {"ratio": 0.5},
-        "PerturbedAttentionGuidance": {"scale": 3.0},
-        "SelfAttentionGuidance": {"scale": 0.5, "blur_sigma": 2.0},
-        "FreeU_V2": {"b1": 1.3, "b2": 1.4, "s1": 0.9, "s2": 0.2},
-    }
-    images = {}
-    for name, inputs in nodes.items():
-        before = job.g.add(name, model=job.model, **inputs)
-        images[name, "alone"] = job.image(before)
-        images[name, "before"] = job.image(job.apply(trained, model=before))
-        images[name, "after"] = job.image(job.g.add(name, model=job.apply(trained), **inputs))
-    result = client.run_ok(job.g.graph, timeout=600)
-    picture = {key: result.images(node)[0].astype(int) for key, node in images.items()}
-    for name in nodes:
-        for order in ("before", "after"):
-            assert np.abs(picture[name, order] - picture[name, "alone"]).mean() > 0.1, f"{name}, {order}"
-    for name in ("PerturbedAttentionGuidance", "SelfAttentionGuidance", "FreeU_V2"):
-        np.testing.assert_array_equal(picture[name, "before"], picture[name, "after"])
-
-
 def test_text_points_for_both_signs_and_a_linked_point_set_are_told_apart(server: Server, client: Client) -> None:
     job = Job(server)
     job.reference(negative_points=job.g.add("PrimitiveString", value=json.dumps([{"x": 384, "y": 140}])))

@@ -53,7 +53,7 @@ def test_a_lora_in_bypass_mode_is_not_trained_past(facts: dict[str, Any]) -> Non
 
 def test_a_lora_that_a_hook_brings_with_the_prompt_is_not_trained_past(facts: dict[str, Any]) -> None:
     of_the_model, of_clip = facts["hooked"]
-    assert of_the_model.startswith("TrainingError: positive changes the MODEL by a hook (Create Hook LoRA?)")
+    assert of_the_model.startswith("TrainingError: positive carries a hook that changes the MODEL (Create Hook LoRA?)")
     assert of_clip.startswith("TrainingError: no reference to train on")
 
 
