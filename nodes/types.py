@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from comfy_api.latest import io
 
@@ -42,5 +42,5 @@ def build(constructor: Callable[..., T], *args: Any, **keywords: Any) -> T:
         return constructor(*args, **keywords)
     made = constructor(*args, **{name: value for name, value in keywords.items() if name in parameters})
     if "advanced" in keywords and "advanced" not in parameters:
-        made.extra_dict["advanced"] = keywords["advanced"]
+        cast(io.WidgetInput, made).extra_dict["advanced"] = keywords["advanced"]
     return made
