@@ -25,6 +25,7 @@ from torch import Tensor
 
 from p3s.errors import MaskError, PointError
 from p3s.rngr import Reference
+from p3s.sampling import schedule_for
 from p3s.schedule import Schedule
 from p3s.subject_copy import SubjectCopy
 from p3s.toyworld.scenes import BACKGROUNDS, IDENTIFIER, Scene, prompt, scene
@@ -130,7 +131,7 @@ def run_one(
         trained[key] = train_one(world, method, number, budget, s, reference)
     used, sampling, figures = trained[key]
     if "copy" in sampling:
-        sampling = sampling | {"weight": sampling["copy"].schedule(method.weight)}
+        sampling = sampling | {"weight": schedule_for(sampling["copy"], method.weight)}
     looks = s.subjects[wanted].look, s.subjects[1 - wanted].look
     truth = portraits(s, wanted)
     scores, shown = [], [picture_of(s), reference.image]

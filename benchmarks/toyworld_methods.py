@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from p3s.copy_settings import CopySettings
 from p3s.schedule import Schedule
-from p3s.subject_copy import CopySettings
 
 
 @dataclass(frozen=True)

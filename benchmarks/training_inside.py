@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from attention_flops import counter
 from comfyui_p3s.nodes.host import weights
-from comfyui_p3s.p3s.subject_copy import CopySettings, SubjectCopy
+from comfyui_p3s.p3s.copy_settings import CopySettings
+from comfyui_p3s.p3s.subject_copy import SubjectCopy
 from comfyui_p3s.p3s.training import train
 from comfyui_p3s.p3s.training_settings import TrainSettings
 from comfyui_p3s.p3s.training_step import Example

@@ -28,11 +28,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.training_work import TEXT, TOKEN_DIM, TOKENS, Step
+from p3s.copy_settings import CopySettings
 from p3s.diffusion import NoiseSchedule
 from p3s.memory_estimate import estimate_memory
 from p3s.pipeline import subject_of
 from p3s.subject import SubjectInfo, save_subject
-from p3s.subject_copy import CopySettings, SubjectCopy
+from p3s.subject_copy import SubjectCopy
 from p3s.training import train
 from p3s.training_settings import TrainSettings
 from p3s.training_step import DTYPES, Example, epoch

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from benchmarks.attention_flops import counter
+from p3s.copy_settings import CopySettings
 from p3s.losses import total_loss
-from p3s.subject_copy import CopySettings, SubjectCopy
+from p3s.subject_copy import SubjectCopy
 from p3s.training_settings import TrainSettings
 from p3s.training_step import Batch, losses
 from p3s.unet import UNet

@@ -9,14 +9,14 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..p3s.copy_settings import CopySettings
 from ..p3s.errors import P3SError
 from ..p3s.injection import EffectMask
 from ..p3s.layer_strengths import layer_strengths as layer_factors
 from ..p3s.layer_strengths import parse_layer_strengths
-from ..p3s.sampling import MODES
+from ..p3s.sampling import MODES, default_schedule
 from ..p3s.schedule import Schedule as WeightCurve
 from ..p3s.subject import Subject as TrainedSubject
-from ..p3s.subject_copy import CopySettings
 from .host.patch import apply_subject
 from .host.sampling import Application
 from .host.weights import unet_config
@@ -154,7 +154,7 @@ class Apply(io.ComfyNode):
             raise P3SError(
                 f"start_percent ({start_percent:g}) must not be greater than end_percent ({end_percent:g}): swap them"
             )
-        curve = schedule or CopySettings.from_dict(subject.info.copy_settings).default_schedule
+        curve = schedule or default_schedule(CopySettings.from_dict(subject.info.copy_settings))
         curve = curve.within(start_percent, end_percent)
         settings = MODES[mode] if guidance == "both" else replace(MODES[mode], halves="conditional")
         layers = layer_factors(parse_layer_strengths(layer_strengths), unet_config(model))

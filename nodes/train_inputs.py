@@ -7,8 +7,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..p3s.copy_settings import LARGEST_RANK, CopySettings
 from ..p3s.preview import EVERY
-from ..p3s.subject_copy import LARGEST_RANK, CopySettings
 from ..p3s.training_settings import TrainSettings
 from .types import Reference, build
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from ..p3s.copy_settings import CopySettings
 from ..p3s.rngr import Reference
 from ..p3s.subject import SubjectInfo, check_info
-from ..p3s.subject_copy import CopySettings
 from ..p3s.training_key import TrainingInputs
 from ..p3s.training_settings import TrainSettings
 from ..p3s.training_step import Example, check_base, check_examples

@@ -12,7 +12,7 @@ from torch import Tensor
 from .diffusion import NoiseSchedule, ddim, ddim_timesteps
 from .errors import P3SError
 from .injection import Injection, InjectionHooks
-from .sampling import EXACT, AppliedSubject, FeatureCache, SamplingSettings, injection, schedule_of
+from .sampling import EXACT, AppliedSubject, FeatureCache, SamplingSettings, early_end, injection, schedule_for
 from .schedule import Schedule
 from .subject_copy import SubjectCopy
 from .unet import PLAIN, UNet
@@ -70,7 +70,7 @@ def generate_subjects(
     for subject in subjects:
         if not 0 <= subject.strength < math.inf:
             raise P3SError(f"strength must be a finite number, 0 or more; got {subject.strength!r}")
-    schedules = [schedule_of(s.copy.schedule(s.weight), settings) for s in subjects]
+    schedules = [early_end(schedule_for(s.copy, s.weight), settings) for s in subjects]
     for subject in subjects:
         if subject.mask is not None:
             subject.mask.check(len(latents))

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from .copy_settings import CopySettings
 from .losses import total_loss
-from .subject_copy import CopySettings, SubjectCopy
+from .subject_copy import SubjectCopy
 from .training_settings import TrainSettings
 from .training_step import DTYPES, Batch, Example, autocast, losses
 from .unet import UNet

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .copy_settings import CopySettings
 from .diffusion import NoiseSchedule
 from .errors import TrainingError
 from .loss_map import FILED, loss_map
@@ -27,7 +28,7 @@ from .subject import (
     fingerprint,
     reference_of,
 )
-from .subject_copy import CopySettings, SubjectCopy
+from .subject_copy import SubjectCopy
 from .training import Callback, TrainResult, train
 from .training_key import TrainingInputs
 from .training_settings import TrainSettings

@@ -6,16 +6,17 @@ Shared by the core's own sampling (``generate``) and by hosts.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from .copy_settings import CopySettings, is_number
 from .errors import P3SError
 from .injection import EffectMask, Features, Injection
 from .schedule import Schedule, timestep_of
-from .subject_copy import SubjectCopy, is_number
+from .subject_copy import SubjectCopy
 from .unet_config import Layer
 
 LARGEST_REUSE = 100
@@ -82,9 +83,30 @@ class AppliedSubject:
     layers: Mapping[Layer, float] = field(default_factory=dict)
 
 
-def schedule_of(weight: Schedule, settings: SamplingSettings) -> Schedule:
+def default_schedule(settings: CopySettings) -> Schedule:
+    """The schedule that a subject is sampled with where none is chosen: its learned curve, or Eq. 10."""
+    return Schedule("learned" if settings.weight == "learned" else "paper")
+
+
+def schedule_for(copy: SubjectCopy, chosen: Schedule | None = None) -> Schedule:
+    """The schedule to sample a copy with: ``chosen`` or the default one, with the copy's learned curve filled in.
+
+    Raises P3SError when a learned weight is asked for and the copy was trained without.
+    """
+    chosen = chosen or default_schedule(copy.settings)
+    if chosen.kind != "learned":
+        return chosen
+    if copy.learned_weight is None:
+        raise P3SError(
+            'this subject was trained without a learned weight: choose another kind than "learned" in Weight '
+            "Schedule, or train it with the setting weight = learned"
+        )
+    return replace(chosen, learned=copy.learned_weight.curve())
+
+
+def early_end(schedule: Schedule, settings: SamplingSettings) -> Schedule:
     """The schedule under the settings' early end."""
-    return weight.within(0.0, settings.end)
+    return schedule.within(0.0, settings.end)
 
 
 def injection(

@@ -1,5 +1,5 @@
-"""How strongly the subject acts at each timestep: the weight eps_t of Eq. 10, its alternatives, and the one that is
-learned (Fig. 5).
+"""How strongly the subject acts at each timestep: the weight eps_t of Eq. 10, its alternatives, and the curve of
+one that was learned (Fig. 5).
 
 Two clocks are in use. A *timestep* t runs from T = 1000 (pure noise) down to 0 (the finished image). A *percent* runs
 from 0 (the first sampling step) to 1 (the last one), as in ComfyUI: ``percent = 1 - t / 999``, held inside 0..1.
@@ -10,19 +10,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, TypeVar
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from .errors import P3SError
+from .learned_weight import T
 
-T = 1000.0
 LAST_TIMESTEP = 999.0
 
 Number = TypeVar("Number", float, Tensor)
@@ -57,9 +54,9 @@ class Schedule:
 
     alpha, beta: any finite number. k: 0 or more. value: 0 or more. keyframes: percents in 0..1, each used once, weights
     0 or more; kept sorted. learned: the weights at evenly spaced timesteps from 0 to T, straight lines between them;
-    filled in by :meth:`SubjectCopy.schedule`. start, end: percents in 0..1; where ``start <= percent < end`` does not
-    hold the weight is exactly 0 (an ``end`` of 1 includes the last step). Neighbouring windows therefore share no step,
-    and a window with start = end is empty. Raises P3SError for anything else.
+    filled in by :func:`p3s.sampling.schedule_for`. start, end: percents in 0..1; where ``start <= percent < end`` does
+    not hold the weight is exactly 0 (an ``end`` of 1 includes the last step). Neighbouring windows therefore share no
+    step, and a window with start = end is empty. Raises P3SError for anything else.
     """
 
     kind: str = "paper"
@@ -158,42 +155,6 @@ CURVES: dict[str, Callable[[Schedule, Tensor], Tensor]] = {
     "ease": lambda s, t: 1.0 - s.alpha * (3.0 - 2.0 * t / T) * (t / T) ** 2 + s.beta,
 }
 KINDS = tuple(CURVES)
-
-
-class LearnedWeight(nn.Module):
-    """eps_t as a small MLP of t that is trained with the copy (Fig. 5): 2 sigmoid(MLP(t / T)), so in 0..2.
-
-    Before training it is 1 at every t: the first step is then that of a training without it, and the data alone shapes
-    the curve. The bound keeps it from growing without end in place of the features it multiplies.
-    """
-
-    HIDDEN = 16
-
-    def __init__(self, **factory: Any) -> None:
-        super().__init__()
-        self.hidden = nn.Linear(1, self.HIDDEN, **factory)
-        self.out = nn.Linear(self.HIDDEN, 1, **factory)
-
-    def reset(self, generator: torch.Generator) -> None:
-        """Start values: a curve of 1, with hidden units that bend at places spread over 0..T."""
-        with torch.no_grad():
-            self.hidden.weight.normal_(std=4.0, generator=generator)
-            self.hidden.bias.copy_(-self.hidden.weight[:, 0] * torch.rand(self.HIDDEN, generator=generator))
-            self.out.weight.zero_()
-            self.out.bias.zero_()
-
-    def forward(self, timesteps: Tensor) -> Tensor:
-        """Weights [batch] of ``timesteps`` [batch] (0..T), in the type of the parameters, whatever autocast says."""
-        device = timesteps.device.type
-        with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
-            u = timesteps.to(self.hidden.weight.dtype)[:, None] / T
-            return 2 * torch.sigmoid(self.out(F.silu(self.hidden(u))))[:, 0]
-
-    @torch.no_grad()
-    def curve(self) -> tuple[float, ...]:
-        """The weights at t = 0, 1, ..., T, for ``Schedule.learned``."""
-        exact = deepcopy(self).to("cpu", torch.float64)
-        return tuple(exact(torch.arange(T + 1, dtype=torch.float64)).tolist())
 
 
 def parse_keyframes(text: str) -> tuple[tuple[float, float], ...]:

@@ -3,174 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .copy_settings import CopySettings
 from .errors import P3SError
 from .image_latent import ImageLatent, fit_condition
 from .injection import Features
+from .layer_map import LayerMap
+from .learned_weight import LearnedWeight
 from .low_rank import Borrowed, LowRank, LowRankZero, reset_changes
-from .schedule import LearnedWeight, Schedule
 from .unet import AttentionHooks, Stage, UNet, load
-from .unet_config import BlockConfig, Layer, UNetConfig
+from .unet_config import Layer, UNetConfig
 
-LARGEST_LAMBDA = 10.0
-LARGEST_IMAGE_DIM = 1024
-LARGEST_RANK = 1024
 ZERO_RANKS = 4  # ranks of a low-rank copy's zero convolutions for each of its rank: they learn from nothing
-
-
-def is_number(value: Any, low: float, high: float) -> bool:
-    """Whether ``value`` is a real number (not a bool, not NaN) in low..high."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
-
-
-@dataclass(frozen=True)
-class CopySettings:
-    """What must be the same in training and in sampling; stored in the subject file.
-
-    The letters are the rows of docs/method.md.
-    """
-
-    #: (a) what F_i is: "norm1", the input of the copy's self-attention, or "attn1", its output.
-    feature: str = "norm1"
-    #: (b) "level": every base layer reads a feature of its level and side; "one_to_one": only the base layers from
-    #: which the copy's layers were initialised.
-    pairing: str = "level"
-    #: (c) the copy's latent input: "noisy", x_t + I'', or "reference", I'' alone.
-    copy_input: str = "noisy"
-    #: (l) whether the frozen U-Net's cross-attention queries get z + eps_t Z'(copy's norm2 output).
-    cross_attention: bool = True
-    #: lambda of Eq. 7.
-    lam: float = 0.2
-    #: (k) inner size d of Eq. 4.
-    image_dim: int = 64
-    #: eps_t in training: "one", or "learned", an MLP of t that is trained with the copy (Fig. 5).
-    weight: str = "one"
-    #: "full": weights of its own (the paper). "lora": the base's weights, shared with it, plus changes of low rank.
-    kind: str = "full"
-    #: Rank of the changes of "lora"; zero convolutions have ZERO_RANKS times as much.
-    rank: int = 16
-
-    #: Settings that subject files of format version 1 do not know; at these defaults they are left out of a file.
-    LATER: ClassVar[tuple[str, ...]] = ("weight", "kind", "rank")
-    CHOICES: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "feature": ("norm1", "attn1"),
-        "pairing": ("level", "one_to_one"),
-        "copy_input": ("noisy", "reference"),
-        "weight": ("one", "learned"),
-        "kind": ("full", "lora"),
-    }
-
-    def __post_init__(self) -> None:
-        for name, choices in self.CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise P3SError(f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}")
-        if not isinstance(self.cross_attention, bool):
-            raise P3SError(f"cross_attention must be true or false; got {self.cross_attention!r}")
-        if not is_number(self.lam, -LARGEST_LAMBDA, LARGEST_LAMBDA):
-            raise P3SError(f"lam must be a number within +-{LARGEST_LAMBDA:g}; got {self.lam!r}")
-        for name, largest in (("image_dim", LARGEST_IMAGE_DIM), ("rank", LARGEST_RANK)):
-            if not is_number(getattr(self, name), 1, largest) or not isinstance(getattr(self, name), int):
-                raise P3SError(f"{name} must be a whole number in 1..{largest}; got {getattr(self, name)!r}")
-
-    @property
-    def default_schedule(self) -> Schedule:
-        """The schedule that a subject with these settings is sampled with by default."""
-        return Schedule("learned" if self.weight == "learned" else "paper")
-
-    def to_dict(self) -> dict[str, Any]:
-        """For a subject file's metadata; :meth:`from_dict` gives equal settings back."""
-        values = asdict(self)
-        if all(values[name] == getattr(CopySettings, name) for name in self.LATER):
-            return {name: value for name, value in values.items() if name not in self.LATER}
-        return values
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> CopySettings:
-        """From a subject file's metadata. Unknown and missing names are refused: ignoring one would silently change
-        the image."""
-        values = {name: getattr(cls, name) for name in cls.LATER} | dict(values)
-        names = set(asdict(cls()))
-        if set(values) != names:
-            wrong = ", ".join(sorted(set(values) ^ names))
-            raise P3SError(f"the settings of the copy do not fit this version of P3S; unknown or missing: {wrong}")
-        return cls(**values)
-
-
-class LayerMap(NamedTuple):
-    """The one place that says how the copy relates to its base (the table in docs/method.md)."""
-
-    #: The copy's configuration: one ResBlock per level on the way in, two on the way out (as one-ResBlock U-Nets have).
-    config: UNetConfig
-    #: Number of the base block that each copy block was initialised from, by side.
-    origin: Mapping[str, tuple[int, ...]]
-    #: For each base layer that reads a feature: the copy layer that gives it.
-    reads: Mapping[Layer, Layer]
-
-    @classmethod
-    def of(cls, base: UNetConfig, pairing: str = "level") -> LayerMap:
-        """Derive the map from a base's configuration."""
-        inputs, input_reader = _first_of_each_level(base.input_blocks)
-        outputs, output_reader = _first_and_last_of_each_level(base.output_blocks)
-        latent = base.out_channels  # an inpainting base reads more channels than it predicts; the copy does not
-        first = replace(base.input_blocks[0], in_channels=latent)
-        copy = replace(
-            base,
-            in_channels=latent,
-            input_blocks=(first, *(base.input_blocks[i] for i in inputs[1:])),
-            output_blocks=tuple(base.output_blocks[i] for i in outputs),
-        )
-        origin = {"input": tuple(inputs), "middle": (0,), "output": tuple(outputs)}
-        reader = {"input": input_reader, "middle": {0: 0}, "output": output_reader}
-        reads = {}
-        for layer in base.layers():
-            source = layer._replace(block=reader[layer.side][layer.block])
-            if pairing == "level" or origin[layer.side][source.block] == layer.block:
-                reads[layer] = source
-        return cls(copy, origin, reads)
-
-    def twin(self, layer: Layer) -> Layer:
-        """The base layer that a copy layer was initialised from."""
-        return layer._replace(block=self.origin[layer.side][layer.block])
-
-    def base_key(self, key: str) -> str:
-        """The base's key for a key of the copy's U-Net ("input_blocks.3.0..." -> "input_blocks.4.0...")."""
-        for side in ("input", "output"):
-            prefix = f"{side}_blocks."
-            if key.startswith(prefix):
-                number, rest = key[len(prefix) :].split(".", 1)
-                return f"{prefix}{self.origin[side][int(number)]}.{rest}"
-        return key
-
-
-def _first_of_each_level(blocks: tuple[BlockConfig, ...]) -> tuple[list[int], dict[int, int]]:
-    """Kept blocks of the way in (the first convolution, every level's first ResBlock, the downsamplings), and for
-    every base block the number of the copy block that serves it."""
-    kept: list[int] = []
-    reader: dict[int, int] = {}
-    for i, block in enumerate(blocks):
-        if block.kind != "res" or blocks[i - 1].kind != "res":
-            kept.append(i)
-        reader[i] = len(kept) - 1
-    return kept, reader
-
-
-def _first_and_last_of_each_level(blocks: tuple[BlockConfig, ...]) -> tuple[list[int], dict[int, int]]:
-    """Kept blocks of the way out; a base block that is not its level's last one is served by the level's first."""
-    kept: list[int] = []
-    reader: dict[int, int] = {}
-    for i, block in enumerate(blocks):
-        first = i == 0 or blocks[i - 1].level != block.level
-        last = i == len(blocks) - 1 or blocks[i + 1].level != block.level
-        if first or last:
-            kept.append(i)
-        reader[i] = len(kept) - 1
-    return kept, reader
 
 
 class CopyReader(AttentionHooks):
@@ -318,21 +167,6 @@ class SubjectCopy(nn.Module):
         reader = CopyReader()
         self.unet(x, timesteps, context, reader, until=(self.map.config.layers()[-1], until))
         return reader
-
-    def schedule(self, chosen: Schedule | None = None) -> Schedule:
-        """The schedule to sample with: ``chosen`` (by default ``settings.default_schedule``), with the learned curve.
-
-        Raises P3SError when a learned weight is asked for and this copy was trained without.
-        """
-        chosen = chosen or self.settings.default_schedule
-        if chosen.kind != "learned":
-            return chosen
-        if self.learned_weight is None:
-            raise P3SError(
-                'this subject was trained without a learned weight: choose another kind than "learned" in Weight '
-                "Schedule, or train it with the setting weight = learned"
-            )
-        return replace(chosen, learned=self.learned_weight.curve())
 
     @property
     def last_stage(self) -> Stage:

@@ -24,17 +24,7 @@ from .training_memory import free_cached_memory, is_out_of_memory, ways_to_save
 from .training_settings import TrainSettings
 from .training_state import Change, Checkpoints, Divergence, TrainState, inputs_of, remedies
 from .training_state_file import mark_diverged, save_state
-from .training_step import (
-    Batch,
-    Example,
-    StepReport,
-    autocast,
-    check_examples,
-    draw,
-    epoch,
-    losses,
-    total_steps,
-)
+from .training_step import Batch, Example, StepReport, autocast, check_examples, draw, epoch, losses, total_steps
 from .unet import UNet
 
 log = logging.getLogger("p3s")

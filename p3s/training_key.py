@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .copy_settings import CopySettings
 from .diffusion import NoiseSchedule
 from .files import as_bytes
-from .subject_copy import CopySettings
 from .training_settings import TrainSettings
 from .training_step import Example, total_steps
 

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 import torch
 
+from .copy_settings import CopySettings
 from .errors import TrainingError
 from .memory_estimate import MemoryEstimate
-from .subject_copy import CopySettings
 from .training_settings import TrainSettings
 
 #: What errors without a type of their own say: torch on other devices and the CPU, cuBLAS and cuDNN.

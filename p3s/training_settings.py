@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from .copy_settings import is_number
 from .errors import TrainingError
-from .subject_copy import is_number
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .copy_settings import CopySettings
 from .diffusion import NoiseSchedule
 from .errors import TrainingError
 from .files import as_bytes
 from .subject import fingerprint
-from .subject_copy import CopySettings
 from .training_key import close, tensors
 from .training_settings import TrainSettings
 from .training_step import Example, StepReport

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from p3s.subject_copy import CopySettings, SubjectCopy
+from p3s.copy_settings import CopySettings
+from p3s.subject_copy import SubjectCopy
 from p3s.training_step import Example
 from p3s.unet import UNet
 from p3s.unet_config import UNetConfig

@@ -8,8 +8,9 @@ from small import TOKEN_DIM, random_examples, random_unet
 
 from p3s import arithmetic
 from p3s.arithmetic import SMALL, deterministic, few_threads
+from p3s.copy_settings import CopySettings
 from p3s.diffusion import NoiseSchedule
-from p3s.subject_copy import CopySettings, SubjectCopy
+from p3s.subject_copy import SubjectCopy
 from p3s.training import gradients_are_finite, train
 from p3s.training_settings import TrainSettings
 from p3s.unet_config import UNetConfig

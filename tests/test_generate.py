@@ -6,13 +6,14 @@ import pytest
 import torch
 from small import SMALL, TOKEN_DIM, random_copy, random_unet
 
+from p3s.copy_settings import CopySettings
 from p3s.diffusion import NoiseSchedule, ddim_timesteps
 from p3s.errors import P3SError
 from p3s.generate import generate, generate_subjects
 from p3s.injection import Injection, InjectionHooks
 from p3s.sampling import AppliedSubject
 from p3s.schedule import Schedule
-from p3s.subject_copy import CopySettings, SubjectCopy
+from p3s.subject_copy import SubjectCopy
 
 NOISE = NoiseSchedule.stable_diffusion()
 

@@ -7,14 +7,17 @@ import torch
 from small import SMALL, TOKEN_DIM, random_copy, random_examples, random_unet
 from subjects import make_subject, same
 
+from p3s.copy_settings import CopySettings
 from p3s.diffusion import NoiseSchedule
 from p3s.errors import P3SError
 from p3s.files import read_header
 from p3s.generate import generate
+from p3s.learned_weight import LearnedWeight
 from p3s.plot import plot_schedule
-from p3s.schedule import LearnedWeight, Schedule
+from p3s.sampling import schedule_for
+from p3s.schedule import Schedule
 from p3s.subject import load_subject, save_subject
-from p3s.subject_copy import CopySettings, SubjectCopy
+from p3s.subject_copy import SubjectCopy
 from p3s.training import train
 from p3s.training_settings import TrainSettings
 from p3s.training_step import draw, losses
@@ -79,14 +82,14 @@ def test_it_moves_at_its_own_rate(base):
 
 def test_sampling_uses_the_curve_that_training_used(base):
     copy = bent(random_copy(base, LEARNED))
-    schedule = copy.schedule()
+    schedule = schedule_for(copy)
     assert schedule.kind == "learned"
     t = torch.tensor([0, 1, 250, 500, 999])
     with torch.no_grad():
         torch.testing.assert_close(schedule.weight(t), copy.learned_weight(t))
     between = schedule.weight(500.5)
     assert between == pytest.approx((schedule.weight(500.0) + schedule.weight(501.0)) / 2)
-    window = copy.schedule(Schedule("learned").within(0.0, 0.5))
+    window = schedule_for(copy, Schedule("learned").within(0.0, 0.5))
     assert window.weight(900.0) == schedule.weight(900.0) and window.weight(100.0) == 0
 
     def picture(weight):
@@ -102,9 +105,9 @@ def test_sampling_uses_the_curve_that_training_used(base):
 
 def test_a_subject_without_one_says_so(base):
     plain = random_copy(base)
-    assert plain.schedule() == Schedule()
+    assert schedule_for(plain) == Schedule()
     with pytest.raises(P3SError, match="trained without a learned weight"):
-        plain.schedule(Schedule("learned"))
+        schedule_for(plain, Schedule("learned"))
     with pytest.raises(P3SError, match="needs a subject"):
         Schedule("learned").weight(500.0)
 
@@ -135,7 +138,7 @@ def test_it_is_kept_in_a_file_of_version_2(tmp_path, base, halves):
     assert same(loaded, subject)
     again = SubjectCopy(SMALL, CopySettings.from_dict(loaded.info.copy_settings), TOKEN_DIM)
     again.load_state_dict({key: value.float() for key, value in loaded.weights.items()})
-    assert again.schedule().weight(300.0) == pytest.approx(copy.schedule().weight(300.0), abs=5e-3)
+    assert schedule_for(again).weight(300.0) == pytest.approx(schedule_for(copy).weight(300.0), abs=5e-3)
 
 
 def test_a_subject_without_new_settings_stays_version_1(tmp_path):

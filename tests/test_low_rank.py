@@ -9,13 +9,14 @@ from small import SMALL, TOKEN_DIM, random_copy, random_examples, random_unet
 from subjects import make_subject, same
 from torch import nn
 
+from p3s.copy_settings import CopySettings
 from p3s.diffusion import NoiseSchedule
 from p3s.errors import P3SError
 from p3s.files import read_header
 from p3s.generate import generate
 from p3s.low_rank import Borrowed, LowRankLayer
 from p3s.subject import check_weights, load_subject, save_subject
-from p3s.subject_copy import CopySettings, SubjectCopy
+from p3s.subject_copy import SubjectCopy
 from p3s.training import train
 from p3s.training_settings import TrainSettings
 from p3s.training_step import draw, losses

@@ -8,10 +8,11 @@ import torch
 from small import TOKEN_DIM, random_examples, random_unet
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from p3s.copy_settings import CopySettings
 from p3s.diffusion import NoiseSchedule
 from p3s.errors import TrainingError
 from p3s.memory_estimate import MemoryEstimate, estimate_memory
-from p3s.subject_copy import CopySettings, SubjectCopy
+from p3s.subject_copy import SubjectCopy
 from p3s.training import train
 from p3s.training_memory import check_memory
 from p3s.training_settings import TrainSettings

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from p3s.copy_settings import CopySettings
 from p3s.subject import load_subject
-from p3s.subject_copy import CopySettings, SubjectCopy
+from p3s.subject_copy import SubjectCopy
 from p3s.unet_config import Layer, UNetConfig
 
 V1 = Path(__file__).with_name("data") / "subject_v1.safetensors"

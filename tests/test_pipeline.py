@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from p3s.copy_settings import CopySettings
 from p3s.errors import P3SError
 from p3s.pipeline import train_subject
-from p3s.subject_copy import CopySettings
 from p3s.subject_info import LONGEST_NOTE
 from p3s.toyworld.scenes import scene
 from p3s.toyworld.world import click, load_world, picture_of

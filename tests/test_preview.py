@@ -6,9 +6,10 @@ import pytest
 import torch
 from small import SMALL, random_copy, random_examples, random_unet
 
+from p3s.copy_settings import CopySettings
 from p3s.diffusion import NoiseSchedule
 from p3s.preview import STEPS, preview, preview_size
-from p3s.subject_copy import CopySettings, SubjectCopy
+from p3s.subject_copy import SubjectCopy
 from p3s.training import train
 from p3s.training_settings import TrainSettings
 from p3s.training_step import StepReport

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from p3s.copy_settings import CopySettings
 from p3s.masks import MaskSettings
 from p3s.schedule import Schedule
-from p3s.subject_copy import CopySettings
 from p3s.training_settings import TrainSettings
 
 ROOT = Path(__file__).resolve().parents[1]

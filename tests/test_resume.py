@@ -8,9 +8,10 @@ import torch
 from small import TOKEN_DIM, random_examples, random_unet
 
 from p3s import training
+from p3s.copy_settings import CopySettings
 from p3s.diffusion import NoiseSchedule
 from p3s.errors import TrainingError
-from p3s.subject_copy import CopySettings, SubjectCopy
+from p3s.subject_copy import SubjectCopy
 from p3s.training import train
 from p3s.training_settings import TrainSettings
 from p3s.training_state import Checkpoints, Divergence

@@ -5,11 +5,11 @@ import torch
 from small import SMALL, random_copy, random_unet
 
 from benchmarks.flops import Models
+from p3s.copy_settings import CopySettings
 from p3s.errors import P3SError
 from p3s.injection import Features
-from p3s.sampling import FeatureCache, SamplingSettings, always_on, feature_values, injection, schedule_of
+from p3s.sampling import FeatureCache, SamplingSettings, always_on, early_end, feature_values, injection
 from p3s.schedule import KINDS, Schedule
-from p3s.subject_copy import CopySettings
 from p3s.unet_config import Layer
 
 
@@ -40,8 +40,8 @@ def test_every_kind_of_schedule_is_either_on_or_off_at_each_step():
 
 
 def test_an_early_end_only_narrows_the_schedule():
-    assert schedule_of(Schedule(end=0.5), SamplingSettings(end=0.8)).end == 0.5
-    assert schedule_of(Schedule(), SamplingSettings(end=0.8)).end == 0.8
+    assert early_end(Schedule(end=0.5), SamplingSettings(end=0.8)).end == 0.5
+    assert early_end(Schedule(), SamplingSettings(end=0.8)).end == 0.8
 
 
 def test_features_are_computed_at_every_nth_evaluation_and_apart_for_other_inputs():

@@ -18,6 +18,7 @@ from small import random_unet
 from tools.pretend_gpu import GPU, PretendGPU
 
 from p3s.__main__ import main
+from p3s.copy_settings import CopySettings
 from p3s.errors import FamilyError, MaskError, P3SError
 from p3s.pictures import write_png
 from p3s.pipeline import apply_subject, train_subject
@@ -25,7 +26,6 @@ from p3s.points import PointSet
 from p3s.schedule import Schedule
 from p3s.stable_diffusion import StableDiffusion, load_stable_diffusion
 from p3s.subject import load_subject
-from p3s.subject_copy import CopySettings
 from p3s.training_settings import TrainSettings
 
 diffusers, transformers = pytest.importorskip("diffusers"), pytest.importorskip("transformers")

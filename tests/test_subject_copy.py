@@ -7,10 +7,12 @@ import pytest
 import torch
 from small import SMALL, TOKEN_DIM, random_copy, random_unet
 
+from p3s.copy_settings import CopySettings
 from p3s.errors import P3SError
 from p3s.generate import generate
+from p3s.layer_map import LayerMap
 from p3s.masks import MaskSettings
-from p3s.subject_copy import CopyReader, CopySettings, LayerMap, SubjectCopy
+from p3s.subject_copy import CopyReader, SubjectCopy
 from p3s.training_settings import TrainSettings
 from p3s.unet import Stage, UNet
 from p3s.unet_config import Layer, UNetConfig

@@ -12,10 +12,7 @@ from safetensors.torch import load, save_file
 from subjects import make_subject, rewrite, same
 
 from p3s.errors import SubjectFileError
-from p3s.subject import (
-    load_subject,
-    save_subject,
-)
+from p3s.subject import load_subject, save_subject
 
 
 @pytest.fixture

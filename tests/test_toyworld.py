@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from p3s.subject_copy import LayerMap
+from p3s.layer_map import LayerMap
 from p3s.toyworld.models import LATENT_CHANNELS, Codec, TextEncoder, noise_schedule, tokenize, unet_config
 from p3s.toyworld.scenes import (
     BACKGROUNDS,

@@ -10,9 +10,10 @@ import pytest
 import torch
 from small import SMALL, TOKEN_DIM, random_copy, random_examples, random_unet
 
+from p3s.copy_settings import CopySettings
 from p3s.diffusion import NoiseSchedule
 from p3s.errors import TrainingError
-from p3s.subject_copy import CopyReader, CopySettings, SubjectCopy
+from p3s.subject_copy import CopyReader, SubjectCopy
 from p3s.training import train, training_size
 from p3s.training_settings import TrainSettings
 from p3s.training_step import draw, losses

@@ -9,9 +9,9 @@ import pytest
 import torch
 from small import SMALL, random_examples
 
+from p3s.copy_settings import CopySettings
 from p3s.diffusion import NoiseSchedule
 from p3s.loss_map import loss_map
-from p3s.subject_copy import CopySettings
 from p3s.training_key import TrainingInputs, same, sketch
 from p3s.training_settings import TrainSettings
 from p3s.training_step import Example, StepReport

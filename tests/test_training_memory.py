@@ -9,9 +9,10 @@ import torch
 from small import SMALL, TOKEN_DIM, random_examples, random_unet
 
 from p3s import training_step
+from p3s.copy_settings import CopySettings
 from p3s.diffusion import NoiseSchedule
 from p3s.errors import TrainingError
-from p3s.subject_copy import CopySettings, SubjectCopy
+from p3s.subject_copy import SubjectCopy
 from p3s.training import make_optimizer, train
 from p3s.training_memory import explained, is_out_of_memory, ways_to_save
 from p3s.training_settings import TrainSettings

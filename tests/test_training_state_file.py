@@ -12,10 +12,11 @@ import torch
 from small import TOKEN_DIM, random_examples, random_unet
 from subjects import rewrite
 
+from p3s.copy_settings import CopySettings
 from p3s.diffusion import NoiseSchedule
 from p3s.errors import DamagedStateError, SubjectFileError, TrainingError
 from p3s.files import read_header
-from p3s.subject_copy import CopySettings, SubjectCopy
+from p3s.subject_copy import SubjectCopy
 from p3s.training import train
 from p3s.training_settings import TrainSettings
 from p3s.training_state import Checkpoints, Divergence, StateHead

@@ -7,8 +7,9 @@ import pytest
 import torch
 from small import SMALL, TOKEN_DIM, random_copy, random_examples, random_unet
 
+from p3s.copy_settings import CopySettings
 from p3s.diffusion import NoiseSchedule
-from p3s.subject_copy import CopySettings, SubjectCopy
+from p3s.subject_copy import SubjectCopy
 from p3s.training import train
 from p3s.training_settings import TrainSettings
 from p3s.training_step import compared_layers, draw, epoch, losses

@@ -14,6 +14,7 @@ from small import TOKEN_DIM, random_copy, random_examples, random_unet
 from subjects import make_subject
 from tools.pretend_gpu import GPU, PretendGPU
 
+from p3s.copy_settings import CopySettings
 from p3s.diffusion import NoiseSchedule
 from p3s.generate import generate_subjects
 from p3s.injection import EffectMask
@@ -22,7 +23,7 @@ from p3s.preview import preview
 from p3s.sampling import EXACT, FAST, AppliedSubject, SamplingSettings
 from p3s.schedule import Schedule
 from p3s.subject import load_subject, save_new_subject
-from p3s.subject_copy import CopySettings, SubjectCopy
+from p3s.subject_copy import SubjectCopy
 from p3s.training import train
 from p3s.training_settings import TrainSettings
 from p3s.training_state import Checkpoints

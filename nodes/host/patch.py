@@ -19,10 +19,11 @@ from comfy.model_patcher import ModelPatcher, create_model_options_clone
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from ...p3s.copy_settings import CopySettings
 from ...p3s.errors import P3SError
-from ...p3s.sampling import feature_values
+from ...p3s.sampling import feature_values, schedule_for
 from ...p3s.subject import Subject, check_family, check_weights, reference_of
-from ...p3s.subject_copy import CopySettings, SubjectCopy
+from ...p3s.subject_copy import SubjectCopy
 from ...p3s.unet_config import UNetConfig
 from .attention import alone_before_attention, with_patches
 from .halves import Conditionings, by_halves
@@ -60,7 +61,7 @@ def apply_subject(
         return patched, warnings
     patcher = patcher_of_copy(model, config, subject)
     copy = patcher.model
-    application = replace(application, schedule=copy.schedule(application.schedule))
+    application = replace(application, schedule=schedule_for(copy, application.schedule))
     applied = Applied(copy, shown, application)
     subjects = (*(model.get_attachment(KEY) or ()), applied)
     patched.set_attachments(KEY, subjects)

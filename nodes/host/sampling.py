@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...p3s.errors import P3SError
 from ...p3s.injection import EffectMask, Features, Injection
-from ...p3s.sampling import EXACT, FeatureCache, SamplingSettings, always_on, injection, schedule_of
+from ...p3s.sampling import EXACT, FeatureCache, SamplingSettings, always_on, early_end, injection
 from ...p3s.schedule import Schedule
 from ...p3s.subject import SubjectReference
 from ...p3s.subject_copy import SubjectCopy
@@ -56,7 +56,7 @@ class Run:
         self.latents = latents
         self._know(conds or {})
         self.masked_attention = MaskedAttention()
-        self._schedules = [schedule_of(s.application.schedule, s.application.settings) for s in subjects]
+        self._schedules = [early_end(s.application.schedule, s.application.settings) for s in subjects]
         self._always_on = [always_on(schedule) for schedule in self._schedules]
         self._caches = [FeatureCache(s.application.settings.reuse) for s in subjects]
         self._conditions: dict[Hashable, Tensor] = {}

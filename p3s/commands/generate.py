@@ -7,12 +7,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..copy_settings import CopySettings
 from ..generate import GUIDANCE, STEPS
 from ..pictures import write_new_png
 from ..pipeline import apply_subject
+from ..sampling import default_schedule
 from ..schedule import KINDS, Schedule, parse_keyframes
 from ..subject import load_subject
-from ..subject_copy import CopySettings
 from ..toyworld import world as toy
 from .options import add_settings, chosen
 from .worlds import add_world, check_prompts, open_world
@@ -63,7 +64,7 @@ def add_schedule(parser: argparse.ArgumentParser) -> None:
 
 def chosen_schedule(options: argparse.Namespace, settings: CopySettings) -> Schedule:
     """The schedule that the user asked for, or the usual one of a copy with these settings."""
-    return chosen(options, settings.default_schedule, SCHEDULE_NAMES)
+    return chosen(options, default_schedule(settings), SCHEDULE_NAMES)
 
 
 def run(options: argparse.Namespace) -> None:

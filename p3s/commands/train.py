@@ -15,6 +15,7 @@ from tempfile import gettempdir
 
 from torch import Tensor
 
+from ..copy_settings import CopySettings
 from ..demo.chain import TRAINING
 from ..errors import P3SError, SubjectFileError, TrainingError
 from ..files import SUFFIX
@@ -24,7 +25,6 @@ from ..points import PointSet
 from ..progress import progress_bar
 from ..rngr import Reference
 from ..subject import Subject, save_new_subject
-from ..subject_copy import CopySettings
 from ..toyworld.world import MASKS
 from ..training_settings import TrainSettings
 from ..training_step import StepReport

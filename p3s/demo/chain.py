@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..copy_settings import CopySettings
 from ..drawing import heat_map, overlay
 from ..pictures import write_png
 from ..pipeline import World, apply_subject, train_subject
@@ -17,7 +18,6 @@ from ..progress import progress_bar
 from ..rngr import Reference
 from ..schedule import Schedule
 from ..subject import Subject, load_subject, save_subject
-from ..subject_copy import CopySettings
 from ..toyworld.scenes import IDENTIFIER, prompt, scene
 from ..toyworld.world import STEPS, click, load_world, picture_of
 from ..training import TrainResult

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from comfyui_p3s.nodes import filing, folders
+from comfyui_p3s.p3s.copy_settings import CopySettings
 from comfyui_p3s.p3s.diffusion import NoiseSchedule
 from comfyui_p3s.p3s.subject import Subject, SubjectInfo, SubjectReference
-from comfyui_p3s.p3s.subject_copy import CopySettings
 from comfyui_p3s.p3s.training_key import TrainingInputs
 from comfyui_p3s.p3s.training_settings import TrainSettings
 from comfyui_p3s.p3s.training_state import Divergence, TrainState

@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from comfy.patcher_extension import WrappersMP
 from comfyui_p3s.nodes.host import weights
+from comfyui_p3s.p3s.copy_settings import CopySettings
 from comfyui_p3s.p3s.injection import Features, fit_tokens
 from comfyui_p3s.p3s.subject import Subject
-from comfyui_p3s.p3s.subject_copy import CopySettings, SubjectCopy
+from comfyui_p3s.p3s.subject_copy import SubjectCopy
 from comfyui_p3s.p3s.unet import UNet
 from comfyui_p3s.p3s.unet_config import Layer
 

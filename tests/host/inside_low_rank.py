@@ -11,11 +11,12 @@ import comfy.utils
 import torch
 from comfyui_p3s.nodes.host import patch, weights
 from comfyui_p3s.nodes.host.sampling import Application
+from comfyui_p3s.p3s.copy_settings import CopySettings
 from comfyui_p3s.p3s.injection import Injection, InjectionHooks
 from comfyui_p3s.p3s.low_rank import Borrowed
 from comfyui_p3s.p3s.schedule import Schedule
 from comfyui_p3s.p3s.subject import Subject, SubjectInfo, SubjectReference
-from comfyui_p3s.p3s.subject_copy import CopySettings, SubjectCopy
+from comfyui_p3s.p3s.subject_copy import SubjectCopy
 from comfyui_p3s.p3s.unet import UNet
 from inside_literal import Literal, literal
 from inside_subjects import difference

@@ -10,10 +10,11 @@ import comfy.sd
 import torch
 from comfyui_p3s.nodes.host import patch, weights
 from comfyui_p3s.nodes.host.sampling import Application
+from comfyui_p3s.p3s.copy_settings import CopySettings
 from comfyui_p3s.p3s.errors import P3SError
 from comfyui_p3s.p3s.schedule import Schedule
 from comfyui_p3s.p3s.subject import Subject, SubjectInfo, SubjectReference
-from comfyui_p3s.p3s.subject_copy import CopySettings, SubjectCopy
+from comfyui_p3s.p3s.subject_copy import SubjectCopy
 
 FIXED = Schedule("fixed")
 GENERATOR = torch.Generator()

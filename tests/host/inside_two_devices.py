@@ -17,11 +17,11 @@ import torch
 from comfyui_p3s.nodes import train_run, train_task
 from comfyui_p3s.nodes.host import conditions, patch, progress, weights
 from comfyui_p3s.nodes.host.seen import SeenPictures
+from comfyui_p3s.p3s.copy_settings import CopySettings
 from comfyui_p3s.p3s.injection import EffectMask
 from comfyui_p3s.p3s.rngr import clip_tokens
 from comfyui_p3s.p3s.sampling import FAST
 from comfyui_p3s.p3s.schedule import Schedule
-from comfyui_p3s.p3s.subject_copy import CopySettings
 from comfyui_p3s.p3s.training_key import TrainingInputs
 from comfyui_p3s.p3s.training_settings import TrainSettings
 from comfyui_p3s.p3s.training_state import Checkpoints
