@@ -32,8 +32,8 @@ from p3s.toyworld.scenes import BACKGROUNDS, IDENTIFIER, Scene, prompt, scene
 from p3s.toyworld.world import WEIGHTS, ToyWorld, click, load_world, picture_of
 from p3s.training import train
 from p3s.training_settings import TrainSettings
-from p3s.training_step import Example, draw, losses
-from p3s.views import examples_of
+from p3s.training_step import draw, losses
+from p3s.views import Example, examples_of
 
 from .toyworld_methods import METHODS, TABLES, Method
 from .toyworld_metrics import clip_scores, interval, portraits, score

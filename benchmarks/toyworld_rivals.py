@@ -13,8 +13,9 @@ from torch import nn
 from p3s.losses import denoising_loss
 from p3s.toyworld.world import ToyWorld
 from p3s.training_settings import TrainSettings
-from p3s.training_step import Batch, Example, draw
+from p3s.training_step import Batch, draw
 from p3s.unet import UNet
+from p3s.views import Example
 
 RANK = 8
 

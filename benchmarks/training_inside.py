@@ -20,8 +20,8 @@ from comfyui_p3s.p3s.copy_settings import CopySettings
 from comfyui_p3s.p3s.subject_copy import SubjectCopy
 from comfyui_p3s.p3s.training import train
 from comfyui_p3s.p3s.training_settings import TrainSettings
-from comfyui_p3s.p3s.training_step import Example
 from comfyui_p3s.p3s.unet import UNet
+from comfyui_p3s.p3s.views import Example
 
 RANK = 16
 

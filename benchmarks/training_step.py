@@ -32,13 +32,16 @@ from p3s.copy_settings import CopySettings
 from p3s.diffusion import NoiseSchedule
 from p3s.memory_estimate import estimate_memory
 from p3s.pipeline import subject_of
-from p3s.subject import SubjectInfo, save_subject
+from p3s.precision import DTYPES
+from p3s.subject import save_subject
 from p3s.subject_copy import SubjectCopy
+from p3s.subject_info import SubjectInfo
 from p3s.training import train
 from p3s.training_settings import TrainSettings
-from p3s.training_step import DTYPES, Example, epoch
+from p3s.training_step import epoch
 from p3s.unet import UNet
 from p3s.unet_config import UNetConfig
+from p3s.views import Example
 
 CONFIGS = {
     "full": UNetConfig.build(),

@@ -14,7 +14,8 @@ import folder_paths
 
 from ..p3s.errors import SubjectFileError, TrainingError
 from ..p3s.files import SUFFIX, free_path, safe_name
-from ..p3s.subject import Subject, SubjectInfo, load_info, load_subject, save_new_subject
+from ..p3s.subject import Subject, load_info, load_subject, save_new_subject
+from ..p3s.subject_info import SubjectInfo
 from ..p3s.training_key import TrainingInputs, same
 from ..p3s.training_state import StateHead
 from ..p3s.training_state_file import load_head

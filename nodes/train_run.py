@@ -13,6 +13,7 @@ from ..p3s.errors import DamagedStateError, TrainingError
 from ..p3s.loss_map import FILED, loss_map
 from ..p3s.memory_estimate import estimate_memory
 from ..p3s.pipeline import subject_of
+from ..p3s.precision import DTYPES
 from ..p3s.preview import preview
 from ..p3s.subject import Subject
 from ..p3s.subject_copy import SubjectCopy
@@ -20,7 +21,7 @@ from ..p3s.training import TrainResult, train
 from ..p3s.training_memory import check_memory, explained
 from ..p3s.training_state import Checkpoints, TrainState
 from ..p3s.training_state_file import load_state
-from ..p3s.training_step import DTYPES, total_steps
+from ..p3s.training_step import total_steps
 from ..p3s.unet import UNet
 from ..p3s.unet_config import UNetConfig
 from .host import memory

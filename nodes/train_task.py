@@ -10,11 +10,11 @@ import torch
 
 from ..p3s.copy_settings import CopySettings
 from ..p3s.rngr import Reference
-from ..p3s.subject import SubjectInfo, check_info
+from ..p3s.subject_info import SubjectInfo, check_info
 from ..p3s.training_key import TrainingInputs
 from ..p3s.training_settings import TrainSettings
-from ..p3s.training_step import Example, check_base, check_examples
-from ..p3s.views import examples_of
+from ..p3s.training_step import check_base, check_examples
+from ..p3s.views import Example, examples_of
 from .host import conditions, weights
 
 

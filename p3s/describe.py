@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .subject import Subject, SubjectInfo
+from .subject import Subject
+from .subject_info import SubjectInfo
 from .unet_config import family_name
 
 

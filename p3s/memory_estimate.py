@@ -16,11 +16,13 @@ from torch.utils._pytree import tree_leaves
 
 from .copy_settings import CopySettings
 from .losses import total_loss
+from .precision import DTYPES, autocast
 from .subject_copy import SubjectCopy
 from .training_settings import TrainSettings
-from .training_step import DTYPES, Batch, Example, autocast, losses
+from .training_step import Batch, losses
 from .unet import UNet
 from .unet_config import UNetConfig
+from .views import Example
 
 #: Bytes that an optimiser keeps for each trained number.
 STATE = {"adamw": 8, "adamw8bit": 2}

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .base_fingerprint import fingerprint
 from .copy_settings import CopySettings
 from .diffusion import NoiseSchedule
 from .errors import TrainingError
@@ -18,23 +19,14 @@ from .points import PointSet
 from .rngr import Reference
 from .sampling import AppliedSubject
 from .schedule import Schedule
-from .subject import (
-    Subject,
-    SubjectInfo,
-    SubjectReference,
-    check_family,
-    check_info,
-    check_weights,
-    fingerprint,
-    reference_of,
-)
+from .subject import Subject, SubjectReference, check_family, check_weights, reference_of
 from .subject_copy import SubjectCopy
+from .subject_info import SubjectInfo, check_info
 from .training import Callback, TrainResult, train
 from .training_key import TrainingInputs
 from .training_settings import TrainSettings
-from .training_step import Example
 from .unet import UNet
-from .views import examples_of
+from .views import Example, examples_of
 
 
 class World(Protocol):

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from .diffusion import NoiseSchedule
 from .generate import generate
+from .precision import autocast
 from .subject_copy import SubjectCopy
-from .training_step import Example, autocast
 from .unet import UNet
+from .views import Example
 
 STEPS = 8
 EVERY = 100  # training steps between two previews, by default: they then cost less than 5 % (tests/test_cost.py)

@@ -19,14 +19,14 @@ from .errors import FamilyError, MaskError, P3SError
 from .generate import GUIDANCE, STEPS, generate
 from .masks import MaskSettings
 from .points import PointSet
+from .precision import autocast
 from .rngr import Reference, make_reference
 from .schedule import Schedule
 from .subject_copy import SubjectCopy
-from .training import training_size
 from .training_settings import TrainSettings
-from .training_step import autocast
 from .unet import UNet
 from .unet_config import UNetConfig
+from .views import training_size
 
 #: Where a checkpoint keeps its text encoder.
 TEXT_PREFIX = "cond_stage_model.transformer.text_model."

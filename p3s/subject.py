@@ -34,37 +34,18 @@ from .files import (
     DTYPES,
     as_bytes,
     check_entries,
-    free_path,
     read_header,
     write_atomic,
     write_new,
     write_safetensors,
 )
 from .points import PointSet
-from .subject_info import SubjectInfo, check_info, info_from_json, info_to_json
+from .subject_info import SubjectInfo, info_from_json, info_to_json
 from .unet_config import family_name
-
-__all__ = [
-    "Subject",
-    "SubjectInfo",
-    "SubjectReference",
-    "check_family",
-    "check_info",
-    "check_weights",
-    "fingerprint",
-    "free_path",
-    "load_info",
-    "load_subject",
-    "reference_of",
-    "save_new_subject",
-    "save_subject",
-]
 
 FORMAT = "p3s-subject"
 FORMAT_VERSION = 2
 V1_COPY_SETTINGS = {"feature", "pairing", "copy_input", "cross_attention", "lam", "image_dim"}
-FINGERPRINT_VALUES = 256  # of each tensor
-
 T = TypeVar("T")
 
 
@@ -322,23 +303,6 @@ def check_family(subject: Subject, family: str, fingerprint: str) -> tuple[str, 
             "It works best with the checkpoint it was trained on.",
         )
     return ()
-
-
-def fingerprint(state_dict: Mapping[str, Tensor]) -> str:
-    """sha256 (hex) that distinguishes checkpoints quickly: names, shapes and up to 256 values of each tensor.
-
-    The values are spread evenly and rounded to float16, so float32 and float16 files of one checkpoint agree. Names
-    count: give them without a prefix.
-    """
-    digest = hashlib.sha256()
-    for name in sorted(state_dict):
-        tensor = state_dict[name].detach()
-        flat = tensor.reshape(-1)
-        count = min(flat.numel(), FINGERPRINT_VALUES)
-        picked = torch.arange(count, device=flat.device) * (flat.numel() - 1) // max(count - 1, 1)
-        digest.update(f" {name} {_show(tensor.shape)} ".encode())
-        digest.update(as_bytes(flat[picked].to("cpu", torch.float16).contiguous()))
-    return digest.hexdigest()
 
 
 def _show(shape: torch.Size) -> str:

@@ -19,13 +19,15 @@ from .arithmetic import deterministic, few_threads
 from .diffusion import NoiseSchedule
 from .errors import TrainingError
 from .losses import total_loss
+from .precision import autocast
 from .subject_copy import SubjectCopy
 from .training_memory import free_cached_memory, is_out_of_memory, ways_to_save
 from .training_settings import TrainSettings
 from .training_state import Change, Checkpoints, Divergence, TrainState, inputs_of, remedies
 from .training_state_file import mark_diverged, save_state
-from .training_step import Batch, Example, StepReport, autocast, check_examples, draw, epoch, losses, total_steps
+from .training_step import Batch, StepReport, check_examples, draw, epoch, losses, total_steps
 from .unet import UNet
+from .views import Example
 
 log = logging.getLogger("p3s")
 
@@ -49,17 +51,6 @@ class TrainResult:
 
 #: Called after every step; a training stops early when it returns False.
 Callback = Callable[[StepReport], bool | None]
-
-
-def training_size(height: int, width: int, resolution: int, multiple: int = 16) -> tuple[int, int]:
-    """The (height, width) in pixels at which a photo is trained: about ``resolution`` squared in area, with the
-    photo's proportions as near as whole multiples of ``multiple`` allow. Nothing is cropped. Raises TrainingError for a
-    ``resolution`` below ``multiple``."""
-    if not resolution >= multiple:
-        raise TrainingError(f"resolution must be at least {multiple} pixels; got {resolution!r}")
-    scale = resolution / (height * width) ** 0.5
-    rounded = [max(1, round(side * scale / multiple)) * multiple for side in (height, width)]
-    return rounded[0], rounded[1]
 
 
 def train(

@@ -21,7 +21,8 @@ from .copy_settings import CopySettings
 from .diffusion import NoiseSchedule
 from .files import as_bytes
 from .training_settings import TrainSettings
-from .training_step import Example, total_steps
+from .training_step import total_steps
+from .views import Example
 
 #: Raise this when the same inputs no longer train to the same weights.
 METHOD = 2

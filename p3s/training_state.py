@@ -12,15 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .base_fingerprint import fingerprint
 from .copy_settings import CopySettings
 from .diffusion import NoiseSchedule
 from .errors import TrainingError
 from .files import as_bytes
-from .subject import fingerprint
 from .training_key import close, tensors
 from .training_settings import TrainSettings
-from .training_step import Example, StepReport
+from .training_step import StepReport
 from .unet import UNet
+from .views import Example
 
 #: After which step, name of the setting, value before, value from then on.
 Change = tuple[int, str, str, str]

@@ -32,7 +32,8 @@ from .files import TensorEntry, as_bytes, check_entries, read_header, safetensor
 from .training_memory import is_out_of_memory
 from .training_settings import TrainSettings
 from .training_state import Divergence, StateHead, TrainState
-from .training_step import Example, StepReport
+from .training_step import StepReport
+from .views import Example
 
 FORMAT = "p3s-training"
 FORMAT_VERSION = 3

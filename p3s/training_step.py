@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import cycle, islice
 
@@ -20,32 +19,10 @@ from .subject_copy import SubjectCopy
 from .training_settings import TrainSettings
 from .unet import Stage, UNet
 from .unet_config import Layer, UNetConfig
+from .views import Example
 
-#: What the frozen base may be held in, by ``TrainSettings.precision``.
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 #: The kind of U-Net that reads this many channels and predicts 4.
 WIDER = {8: "an InstructPix2Pix or IC-Light model", 9: "an inpainting model"}
-
-
-@dataclass(frozen=True)
-class Example:
-    """One picture to learn, and the reference it is a view of.
-
-    ``latent`` I' [channels, h, w] (VAE mean, scaled) and ``tokens`` c_s [1 + patches, token_dim] are the reference's;
-    ``prompt`` [text tokens, context_dim]. ``view`` [channels, h', w'] is what is learned, I' itself where it is None;
-    ``counted`` [h', w'], 0..1, says which of its pixels L_LDM counts, all where it is None.
-    """
-
-    latent: Tensor
-    tokens: Tensor
-    prompt: Tensor
-    view: Tensor | None = None
-    counted: Tensor | None = None
-
-    @property
-    def target(self) -> Tensor:
-        """The latent that is learned, [channels, h', w']."""
-        return self.latent if self.view is None else self.view
 
 
 @dataclass(frozen=True)
@@ -248,9 +225,3 @@ def reference_numbers(examples: Sequence[Example]) -> list[int]:
     """For each example the number, from 1, of the reference that it is a view of."""
     seen: dict[int, int] = {}
     return [seen.setdefault(id(example.latent), len(seen) + 1) for example in examples]
-
-
-def autocast(precision: str, device: torch.device) -> AbstractContextManager[None]:
-    """The arithmetic of a step in a ``precision`` of :class:`TrainSettings`."""
-    dtype = DTYPES[precision]
-    return nullcontext() if dtype is torch.float32 else torch.autocast(device.type, dtype)

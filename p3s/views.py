@@ -8,13 +8,34 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .errors import TrainingError
 from .resize import resize
 from .rngr import Reference
 from .training_settings import TrainSettings
-from .training_step import Example
 
 MARGIN = 0.15  # of the subject's larger side, on every side of the crop
 WORTH = 0.7  # a crop with more than this share of the picture's area shows nothing new
+
+
+@dataclass(frozen=True)
+class Example:
+    """One picture to learn, and the reference it is a view of.
+
+    ``latent`` I' [channels, h, w] (VAE mean, scaled) and ``tokens`` c_s [1 + patches, token_dim] are the reference's;
+    ``prompt`` [text tokens, context_dim]. ``view`` [channels, h', w'] is what is learned, I' itself where it is None;
+    ``counted`` [h', w'], 0..1, says which of its pixels L_LDM counts, all where it is None.
+    """
+
+    latent: Tensor
+    tokens: Tensor
+    prompt: Tensor
+    view: Tensor | None = None
+    counted: Tensor | None = None
+
+    @property
+    def target(self) -> Tensor:
+        """The latent that is learned, [channels, h', w']."""
+        return self.latent if self.view is None else self.view
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +44,17 @@ class View:
 
     image: Tensor
     removed: Tensor
+
+
+def training_size(height: int, width: int, resolution: int, multiple: int = 16) -> tuple[int, int]:
+    """The (height, width) in pixels at which a photo is trained: about ``resolution`` squared in area, with the
+    photo's proportions as near as whole multiples of ``multiple`` allow. Nothing is cropped. Raises TrainingError for a
+    ``resolution`` below ``multiple``."""
+    if not resolution >= multiple:
+        raise TrainingError(f"resolution must be at least {multiple} pixels; got {resolution!r}")
+    scale = resolution / (height * width) ** 0.5
+    rounded = [max(1, round(side * scale / multiple)) * multiple for side in (height, width)]
+    return rounded[0], rounded[1]
 
 
 def examples_of(

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from p3s.points import PointSet
-from p3s.subject import Subject, SubjectInfo, SubjectReference
+from p3s.subject import Subject, SubjectReference
+from p3s.subject_info import SubjectInfo
 
 
 def make_subject(references: int = 1, **changes: Any) -> Subject:

@@ -7,7 +7,7 @@ from benchmarks.flops import TEXT, TOKENS, Models, count
 from p3s.diffusion import NoiseSchedule
 from p3s.preview import EVERY, preview
 from p3s.sampling import SamplingSettings
-from p3s.training_step import Example
+from p3s.views import Example
 
 
 def test_a_sampling_step_costs_no_more_than_the_method_needs():

@@ -12,11 +12,11 @@ from p3s.copy_settings import CopySettings
 from p3s.diffusion import NoiseSchedule
 from p3s.errors import TrainingError
 from p3s.memory_estimate import MemoryEstimate, estimate_memory
+from p3s.precision import DTYPES
 from p3s.subject_copy import SubjectCopy
 from p3s.training import train
 from p3s.training_memory import check_memory
 from p3s.training_settings import TrainSettings
-from p3s.training_step import DTYPES
 from p3s.unet_config import UNetConfig
 
 GIB = 2**30

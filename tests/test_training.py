@@ -14,11 +14,12 @@ from p3s.copy_settings import CopySettings
 from p3s.diffusion import NoiseSchedule
 from p3s.errors import TrainingError
 from p3s.subject_copy import CopyReader, SubjectCopy
-from p3s.training import train, training_size
+from p3s.training import train
 from p3s.training_settings import TrainSettings
 from p3s.training_step import draw, losses
 from p3s.unet import AttentionHooks
 from p3s.unet_config import Layer, UNetConfig
+from p3s.views import training_size
 
 NOISE = NoiseSchedule.stable_diffusion()
 EMPTY = torch.randn(7, SMALL.context_dim, generator=torch.Generator().manual_seed(99))

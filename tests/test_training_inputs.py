@@ -12,10 +12,11 @@ from p3s.copy_settings import CopySettings
 from p3s.diffusion import NoiseSchedule
 from p3s.errors import FamilyError, TrainingError
 from p3s.subject_copy import SubjectCopy
-from p3s.training import train, training_size
+from p3s.training import train
 from p3s.training_settings import TrainSettings
 from p3s.training_step import check_base, check_examples
 from p3s.unet_config import UNetConfig
+from p3s.views import training_size
 
 NOISE = NoiseSchedule.stable_diffusion()
 EMPTY = torch.zeros(7, SMALL.context_dim)

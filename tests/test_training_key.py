@@ -14,7 +14,8 @@ from p3s.diffusion import NoiseSchedule
 from p3s.loss_map import loss_map
 from p3s.training_key import TrainingInputs, same, sketch
 from p3s.training_settings import TrainSettings
-from p3s.training_step import Example, StepReport
+from p3s.training_step import StepReport
+from p3s.views import Example
 
 NOISE = NoiseSchedule.stable_diffusion()
 

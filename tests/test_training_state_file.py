@@ -21,9 +21,9 @@ from p3s.training import train
 from p3s.training_settings import TrainSettings
 from p3s.training_state import Checkpoints, Divergence, StateHead
 from p3s.training_state_file import NOTE_SIZE, load_head, load_state, mark_diverged, save_state
-from p3s.training_step import Example
 from p3s.unet import UNet
 from p3s.unet_config import UNetConfig
+from p3s.views import Example
 
 #: Written by the last code that wrote version 2: see ``test_a_state_of_version_2_goes_on_as_it_would_have``.
 V2 = Path(__file__).with_name("data") / "state_v2.training"

@@ -12,8 +12,8 @@ from p3s.diffusion import NoiseSchedule
 from p3s.points import PointSet
 from p3s.rngr import Reference
 from p3s.training_settings import TrainSettings
-from p3s.training_step import Example, draw, losses
-from p3s.views import counted, examples_of, subject_box, views
+from p3s.training_step import draw, losses
+from p3s.views import Example, counted, examples_of, subject_box, views
 
 NOISE = NoiseSchedule.stable_diffusion()
 

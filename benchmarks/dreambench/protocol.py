@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from p3s.base_fingerprint import fingerprint
 from p3s.copy_settings import CopySettings
 from p3s.errors import MaskError, P3SError, PointError, SubjectFileError
 from p3s.files import write_atomic
@@ -34,7 +35,7 @@ from p3s.progress import progress_bar
 from p3s.rngr import Reference, image_hash
 from p3s.schedule import Schedule
 from p3s.stable_diffusion import StableDiffusion
-from p3s.subject import Subject, fingerprint, load_subject, save_subject
+from p3s.subject import Subject, load_subject, save_subject
 from p3s.training_settings import TrainSettings
 
 from .data import Case

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...p3s.errors import TrainingError
 from ...p3s.rngr import Encode
-from ...p3s.training import training_size
+from ...p3s.views import training_size
 
 
 def clip_encoder(clip_vision: Any) -> Encode:

@@ -12,9 +12,9 @@ import torch
 from comfy.model_patcher import get_key_weight
 from torch import Tensor
 
+from ...p3s.base_fingerprint import fingerprint
 from ...p3s.diffusion import NoiseSchedule
 from ...p3s.errors import FamilyError
-from ...p3s.subject import fingerprint
 from ...p3s.unet_config import UNetConfig
 
 PREFIX = "diffusion_model."

@@ -12,12 +12,13 @@ import torch
 from comfyui_p3s.nodes import filing, folders
 from comfyui_p3s.p3s.copy_settings import CopySettings
 from comfyui_p3s.p3s.diffusion import NoiseSchedule
-from comfyui_p3s.p3s.subject import Subject, SubjectInfo, SubjectReference
+from comfyui_p3s.p3s.subject import Subject, SubjectReference
+from comfyui_p3s.p3s.subject_info import SubjectInfo
 from comfyui_p3s.p3s.training_key import TrainingInputs
 from comfyui_p3s.p3s.training_settings import TrainSettings
 from comfyui_p3s.p3s.training_state import Divergence, TrainState
 from comfyui_p3s.p3s.training_state_file import save_state
-from comfyui_p3s.p3s.training_step import Example
+from comfyui_p3s.p3s.views import Example
 
 
 def inputs(

@@ -15,8 +15,9 @@ from comfyui_p3s.p3s.copy_settings import CopySettings
 from comfyui_p3s.p3s.injection import Injection, InjectionHooks
 from comfyui_p3s.p3s.low_rank import Borrowed
 from comfyui_p3s.p3s.schedule import Schedule
-from comfyui_p3s.p3s.subject import Subject, SubjectInfo, SubjectReference
+from comfyui_p3s.p3s.subject import Subject, SubjectReference
 from comfyui_p3s.p3s.subject_copy import SubjectCopy
+from comfyui_p3s.p3s.subject_info import SubjectInfo
 from comfyui_p3s.p3s.unet import UNet
 from inside_literal import Literal, literal
 from inside_subjects import difference

@@ -13,8 +13,9 @@ from comfyui_p3s.nodes.host.sampling import Application
 from comfyui_p3s.p3s.copy_settings import CopySettings
 from comfyui_p3s.p3s.errors import P3SError
 from comfyui_p3s.p3s.schedule import Schedule
-from comfyui_p3s.p3s.subject import Subject, SubjectInfo, SubjectReference
+from comfyui_p3s.p3s.subject import Subject, SubjectReference
 from comfyui_p3s.p3s.subject_copy import SubjectCopy
+from comfyui_p3s.p3s.subject_info import SubjectInfo
 
 FIXED = Schedule("fixed")
 GENERATOR = torch.Generator()

@@ -25,7 +25,7 @@ from comfyui_p3s.p3s.schedule import Schedule
 from comfyui_p3s.p3s.training_key import TrainingInputs
 from comfyui_p3s.p3s.training_settings import TrainSettings
 from comfyui_p3s.p3s.training_state import Checkpoints
-from comfyui_p3s.p3s.training_step import Example
+from comfyui_p3s.p3s.views import Example
 from inside_subjects import apply, difference, draw, load, sample, subject_for
 
 sys.path.append(str(Path(__file__).parents[1] / "tools"))

@@ -13,9 +13,10 @@ import torch
 from comfy.patcher_extension import PatcherInjection
 from comfyui_p3s.nodes.host import patch, weights
 from comfyui_p3s.nodes.train_task import make_task
+from comfyui_p3s.p3s.base_fingerprint import fingerprint
 from comfyui_p3s.p3s.copy_settings import CopySettings
 from comfyui_p3s.p3s.injection import Injection, InjectionHooks
-from comfyui_p3s.p3s.subject import Subject, fingerprint
+from comfyui_p3s.p3s.subject import Subject
 from comfyui_p3s.p3s.training_settings import TrainSettings
 from comfyui_p3s.p3s.unet import UNet
 from inside_subjects import apply, call, draw, load, message, sample, subject_for
