@@ -21,14 +21,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from p3s.copy_settings import CopySettings
-from p3s.injection import Features, InjectionHooks
-from p3s.sampling import EXACT, SamplingSettings, injection
-from p3s.subject_copy import SubjectCopy
-from p3s.training_settings import TrainSettings
-from p3s.training_step import Batch, losses
-from p3s.unet import UNet
-from p3s.unet_config import Layer, UNetConfig
+from p3s.network.copy_settings import CopySettings
+from p3s.network.injection import Features, InjectionHooks
+from p3s.network.subject_copy import SubjectCopy
+from p3s.network.unet import UNet
+from p3s.network.unet_config import Layer, UNetConfig
+from p3s.sampling.settings import EXACT, SamplingSettings, injection
+from p3s.training.settings import TrainSettings
+from p3s.training.step import Batch, losses
 
 TOKENS, TEXT = 257, 77
 FIRST = Layer("input", 1)

@@ -24,14 +24,14 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from comfyui_p3s.nodes.host import attention, patch, weights
 from comfyui_p3s.nodes.host.sampling import Application, Applied, Run
-from comfyui_p3s.p3s.copy_settings import CopySettings
-from comfyui_p3s.p3s.injection import EffectMask
-from comfyui_p3s.p3s.sampling import EXACT, FAST, SamplingSettings
-from comfyui_p3s.p3s.schedule import Schedule
-from comfyui_p3s.p3s.subject import SubjectReference
-from comfyui_p3s.p3s.subject_copy import SubjectCopy
-from comfyui_p3s.p3s.unet import UNet
-from comfyui_p3s.p3s.unet_config import UNetConfig
+from comfyui_p3s.p3s.network.copy_settings import CopySettings
+from comfyui_p3s.p3s.network.injection import EffectMask
+from comfyui_p3s.p3s.network.subject_copy import SubjectCopy
+from comfyui_p3s.p3s.network.unet import UNet
+from comfyui_p3s.p3s.network.unet_config import UNetConfig
+from comfyui_p3s.p3s.sampling.schedule import Schedule
+from comfyui_p3s.p3s.sampling.settings import EXACT, FAST, SamplingSettings
+from comfyui_p3s.p3s.subject.file import SubjectReference
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils.flop_counter import FlopCounterMode
 

@@ -26,12 +26,12 @@ TIME = 30  # seconds after which a variant's training ends
 def steps(limit: bool) -> list[float]:
     """Seconds of each step of a short training, but for the first."""
     from p3s import arithmetic
-    from p3s.copy_settings import CopySettings
     from p3s.demo.chain import SCENE, TRAINING, WANTED
-    from p3s.pipeline import train_subject
+    from p3s.models.pipeline import train_subject
+    from p3s.network.copy_settings import CopySettings
     from p3s.toyworld.scenes import scene
     from p3s.toyworld.world import click, load_world, picture_of
-    from p3s.training_step import StepReport
+    from p3s.training.step import StepReport
 
     if not limit:
         arithmetic.SMALL = 0

@@ -24,16 +24,16 @@ import torch
 from torch import Tensor
 
 from p3s.errors import MaskError, PointError
-from p3s.rngr import Reference
-from p3s.sampling import schedule_for
-from p3s.schedule import Schedule
-from p3s.subject_copy import SubjectCopy
+from p3s.network.subject_copy import SubjectCopy
+from p3s.reference.rngr import Reference
+from p3s.sampling.schedule import Schedule
+from p3s.sampling.settings import schedule_for
 from p3s.toyworld.scenes import BACKGROUNDS, IDENTIFIER, Scene, prompt, scene
 from p3s.toyworld.world import WEIGHTS, ToyWorld, click, load_world, picture_of
-from p3s.training import train
-from p3s.training_settings import TrainSettings
-from p3s.training_step import draw, losses
-from p3s.views import Example, examples_of
+from p3s.training.examples import Example, examples_of
+from p3s.training.loop import train
+from p3s.training.settings import TrainSettings
+from p3s.training.step import draw, losses
 
 from .toyworld_methods import METHODS, TABLES, Method
 from .toyworld_metrics import clip_scores, interval, portraits, score

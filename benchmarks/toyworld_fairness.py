@@ -15,12 +15,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from p3s.diffusion import ddim
-from p3s.injection import Features, Injection, InjectionHooks
-from p3s.subject_copy import CopyReader
+from p3s.network.injection import Features, Injection, InjectionHooks
+from p3s.network.subject_copy import CopyReader
+from p3s.network.unet import PLAIN
+from p3s.sampling.diffusion import ddim
 from p3s.toyworld.scenes import BACKGROUNDS, prompt, scene
 from p3s.toyworld.world import GUIDANCE, STEPS, WEIGHTS, ToyWorld, load_world, picture_of, start
-from p3s.unet import PLAIN
 
 from .toyworld_metrics import interval, preference, score, validate
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from p3s.copy_settings import CopySettings
-from p3s.schedule import Schedule
+from p3s.network.copy_settings import CopySettings
+from p3s.sampling.schedule import Schedule
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from typing import cast
 import torch
 from torch import nn
 
-from p3s.losses import denoising_loss
+from p3s.network.unet import UNet
 from p3s.toyworld.world import ToyWorld
-from p3s.training_settings import TrainSettings
-from p3s.training_step import Batch, draw
-from p3s.unet import UNet
-from p3s.views import Example
+from p3s.training.examples import Example
+from p3s.training.losses import denoising_loss
+from p3s.training.settings import TrainSettings
+from p3s.training.step import Batch, draw
 
 RANK = 8
 

@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from p3s.generate import generate_subjects
-from p3s.injection import EffectMask
-from p3s.sampling import FAST, AppliedSubject, SamplingSettings
+from p3s.network.injection import EffectMask
+from p3s.sampling.ddim import generate_subjects
+from p3s.sampling.settings import FAST, AppliedSubject, SamplingSettings
 from p3s.toyworld.scenes import BACKGROUNDS, CLASSES, IDENTIFIER, PLURALS, SIDE, prompt, scene
 from p3s.toyworld.world import WEIGHTS, ToyWorld, load_world, picture_of, start
 

@@ -9,8 +9,8 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from p3s.sampling import AppliedSubject
-from p3s.subject_copy import SubjectCopy
+from p3s.network.subject_copy import SubjectCopy
+from p3s.sampling.settings import AppliedSubject
 from p3s.toyworld.scenes import SIDE, Appearance, Placed, Scene, scene
 from p3s.toyworld.world import ToyWorld
 

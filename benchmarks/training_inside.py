@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from attention_flops import counter
 from comfyui_p3s.nodes.host import weights
-from comfyui_p3s.p3s.copy_settings import CopySettings
-from comfyui_p3s.p3s.subject_copy import SubjectCopy
-from comfyui_p3s.p3s.training import train
-from comfyui_p3s.p3s.training_settings import TrainSettings
-from comfyui_p3s.p3s.unet import UNet
-from comfyui_p3s.p3s.views import Example
+from comfyui_p3s.p3s.network.copy_settings import CopySettings
+from comfyui_p3s.p3s.network.subject_copy import SubjectCopy
+from comfyui_p3s.p3s.network.unet import UNet
+from comfyui_p3s.p3s.training.examples import Example
+from comfyui_p3s.p3s.training.loop import train
+from comfyui_p3s.p3s.training.settings import TrainSettings
 
 RANK = 16
 

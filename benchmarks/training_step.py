@@ -28,20 +28,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.training_work import TEXT, TOKEN_DIM, TOKENS, Step
-from p3s.copy_settings import CopySettings
-from p3s.diffusion import NoiseSchedule
-from p3s.memory_estimate import estimate_memory
-from p3s.pipeline import subject_of
-from p3s.precision import DTYPES
-from p3s.subject import save_subject
-from p3s.subject_copy import SubjectCopy
-from p3s.subject_info import SubjectInfo
-from p3s.training import train
-from p3s.training_settings import TrainSettings
-from p3s.training_step import epoch
-from p3s.unet import UNet
-from p3s.unet_config import UNetConfig
-from p3s.views import Example
+from p3s.models.pipeline import subject_of
+from p3s.network.copy_settings import CopySettings
+from p3s.network.subject_copy import SubjectCopy
+from p3s.network.unet import UNet
+from p3s.network.unet_config import UNetConfig
+from p3s.sampling.diffusion import NoiseSchedule
+from p3s.subject.file import save_subject
+from p3s.subject.info import SubjectInfo
+from p3s.training.examples import Example
+from p3s.training.loop import train
+from p3s.training.memory_estimate import estimate_memory
+from p3s.training.precision import DTYPES
+from p3s.training.settings import TrainSettings
+from p3s.training.step import epoch
 
 CONFIGS = {
     "full": UNetConfig.build(),

@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from benchmarks.attention_flops import counter
-from p3s.copy_settings import CopySettings
-from p3s.losses import total_loss
-from p3s.subject_copy import SubjectCopy
-from p3s.training_settings import TrainSettings
-from p3s.training_step import Batch, losses
-from p3s.unet import UNet
-from p3s.unet_config import UNetConfig
+from p3s.network.copy_settings import CopySettings
+from p3s.network.subject_copy import SubjectCopy
+from p3s.network.unet import UNet
+from p3s.network.unet_config import UNetConfig
+from p3s.training.losses import total_loss
+from p3s.training.settings import TrainSettings
+from p3s.training.step import Batch, losses
 
 TOKENS, TEXT, TOKEN_DIM = 257, 77, 1024
 

@@ -13,7 +13,7 @@ log = logging.getLogger("p3s")
 NODES: tuple[tuple[str, str], ...] = (
     ("point_picker", "PointPicker"),
     ("rngr_mask", "RNGRMask"),
-    ("train", "Train"),
+    ("training.train", "Train"),
     ("apply", "Apply"),
     ("weight_schedule", "WeightSchedule"),
     ("subject_files", "LoadSubject"),

@@ -9,14 +9,14 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..p3s.copy_settings import CopySettings
 from ..p3s.errors import P3SError
-from ..p3s.injection import EffectMask
-from ..p3s.layer_strengths import layer_strengths as layer_factors
-from ..p3s.layer_strengths import parse_layer_strengths
-from ..p3s.sampling import MODES, default_schedule
-from ..p3s.schedule import Schedule as WeightCurve
-from ..p3s.subject import Subject as TrainedSubject
+from ..p3s.network.copy_settings import CopySettings
+from ..p3s.network.injection import EffectMask
+from ..p3s.sampling.layer_strengths import layer_strengths as layer_factors
+from ..p3s.sampling.layer_strengths import parse_layer_strengths
+from ..p3s.sampling.schedule import Schedule as WeightCurve
+from ..p3s.sampling.settings import MODES, default_schedule
+from ..p3s.subject.file import Subject as TrainedSubject
 from .host.patch import apply_subject
 from .host.sampling import Application
 from .host.weights import unet_config

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..p3s.errors import P3SError, PointError
 from ..p3s.pictures import frames
-from ..p3s.points import PointSet
+from ..p3s.reference.points import PointSet
 from .host.patches import know_photo
 from .host.pictures import PREVIEW_SIDE, find_picture, load_picture, readable_names
 from .host.sources import PickerFile

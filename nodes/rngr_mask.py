@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from comfy_api.latest import io, ui
 
-from ..p3s.drawing import heat_map, overlay, reduced
 from ..p3s.errors import MaskError, P3SError, PointError
-from ..p3s.masks import FILL_REGIONS, FILLS, VALUE_RANGES, MaskSettings
 from ..p3s.pictures import frames
-from ..p3s.points import PointSet
-from ..p3s.rngr import Reference as CleanReference
-from ..p3s.rngr import make_reference
+from ..p3s.reference.drawing import heat_map, overlay, reduced
+from ..p3s.reference.masks import FILL_REGIONS, FILLS, VALUE_RANGES, MaskSettings
+from ..p3s.reference.points import PointSet
+from ..p3s.reference.rngr import Reference as CleanReference
+from ..p3s.reference.rngr import make_reference
 from .host.conditions import clip_encoder, clip_image_size
 from .host.pictures import PREVIEW_SIDE
 from .host.readings import readings

@@ -6,11 +6,11 @@ import os
 
 from comfy_api.latest import io
 
-from ..p3s.describe import describe
 from ..p3s.errors import SubjectFileError
-from ..p3s.subject import Subject as TrainedSubject
-from ..p3s.subject import load_subject, save_new_subject
-from . import folders
+from ..p3s.subject.describe import describe
+from ..p3s.subject.file import Subject as TrainedSubject
+from ..p3s.subject.file import load_subject, save_new_subject
+from .host import folders
 from .host.run import LINE_BREAK, show_text
 from .types import Subject, build
 from .values import checked

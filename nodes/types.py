@@ -10,10 +10,10 @@ from comfy_api.latest import io
 
 T = TypeVar("T")
 
-Points = io.Custom("P3S_POINTS")  # p3s.points.PointSet
-Reference = io.Custom("P3S_REFERENCE")  # tuple of p3s.rngr.Reference
-Subject = io.Custom("P3S_SUBJECT")  # p3s.subject.Subject
-Schedule = io.Custom("P3S_SCHEDULE")  # p3s.schedule.Schedule
+Points = io.Custom("P3S_POINTS")  # p3s.reference.points.PointSet
+Reference = io.Custom("P3S_REFERENCE")  # tuple of p3s.reference.rngr.Reference
+Subject = io.Custom("P3S_SUBJECT")  # p3s.subject.file.Subject
+Schedule = io.Custom("P3S_SCHEDULE")  # p3s.sampling.schedule.Schedule
 
 # Not the wire type's name: every input of that type would else get the editor.
 POINT_EDITOR = "P3S_POINT_EDITOR"

@@ -14,8 +14,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..p3s.errors import P3SError, shown
-from ..p3s.schedule import Schedule as WeightCurve
-from ..p3s.subject import Subject as TrainedSubject
+from ..p3s.sampling.schedule import Schedule as WeightCurve
+from ..p3s.subject.file import Subject as TrainedSubject
 from .types import PointEditor, Reference, Schedule, Subject
 
 #: Why a wire of the host may carry None, and what to do.

@@ -5,11 +5,11 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..p3s.diffusion import NoiseSchedule
 from ..p3s.errors import P3SError
-from ..p3s.plot import plot_schedule
-from ..p3s.schedule import KINDS, parse_keyframes
-from ..p3s.schedule import Schedule as WeightCurve
+from ..p3s.sampling.diffusion import NoiseSchedule
+from ..p3s.sampling.plot import plot_schedule
+from ..p3s.sampling.schedule import KINDS, parse_keyframes
+from ..p3s.sampling.schedule import Schedule as WeightCurve
 from .types import Schedule, build
 from .values import checked
 

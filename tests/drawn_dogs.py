@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from p3s.points import PointSet
+from p3s.reference.points import PointSet
 
 SIZE = (480, 320)  # width, height: not square on purpose
 OVERSAMPLING = 3  # drawn larger and scaled down, for smooth outlines

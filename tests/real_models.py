@@ -11,8 +11,8 @@ import pytest
 from small import random_unet
 from torch import Tensor
 
-from p3s.unet import UNet
-from p3s.unet_config import UNetConfig
+from p3s.network.unet import UNet
+from p3s.network.unet_config import UNetConfig
 
 #: Two levels, one of them without a transformer, two ResBlocks each, as at the two ends of SD 1.5.
 UNET = UNetConfig.build(model_channels=32, channel_mult=(1, 2), transformer_depth=(1, 0), context_dim=64)

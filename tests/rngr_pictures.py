@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from p3s.masks import MaskSettings
-from p3s.points import PointSet
+from p3s.reference.masks import MaskSettings
+from p3s.reference.points import PointSet
 
 DATA = Path(__file__).parent / "data"
 RED, GREEN, BLUE = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from p3s.copy_settings import CopySettings
-from p3s.subject_copy import SubjectCopy
-from p3s.unet import UNet
-from p3s.unet_config import UNetConfig
-from p3s.views import Example
+from p3s.network.copy_settings import CopySettings
+from p3s.network.subject_copy import SubjectCopy
+from p3s.network.unet import UNet
+from p3s.network.unet_config import UNetConfig
+from p3s.training.examples import Example
 
 #: The topology of SD 1.5 (every block number is the same), with few channels.
 SMALL = UNetConfig.build(model_channels=32, channel_mult=(1, 2, 2, 2), context_dim=24)

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from p3s.points import PointSet
-from p3s.subject import Subject, SubjectReference
-from p3s.subject_info import SubjectInfo
+from p3s.reference.points import PointSet
+from p3s.subject.file import Subject, SubjectReference
+from p3s.subject.info import SubjectInfo
 
 
 def make_subject(references: int = 1, **changes: Any) -> Subject:

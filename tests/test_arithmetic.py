@@ -8,12 +8,12 @@ from small import TOKEN_DIM, random_examples, random_unet
 
 from p3s import arithmetic
 from p3s.arithmetic import SMALL, deterministic, few_threads
-from p3s.copy_settings import CopySettings
-from p3s.diffusion import NoiseSchedule
-from p3s.subject_copy import SubjectCopy
-from p3s.training import gradients_are_finite, train
-from p3s.training_settings import TrainSettings
-from p3s.unet_config import UNetConfig
+from p3s.network.copy_settings import CopySettings
+from p3s.network.subject_copy import SubjectCopy
+from p3s.network.unet_config import UNetConfig
+from p3s.sampling.diffusion import NoiseSchedule
+from p3s.training.loop import gradients_are_finite, train
+from p3s.training.settings import TrainSettings
 
 NOISE = NoiseSchedule.stable_diffusion()
 TINY = UNetConfig.build(32, (1, 2), res_blocks=1, transformer_depth=(1, 1), context_dim=24)

@@ -17,15 +17,15 @@ from p3s.__main__ import COMMANDS, main
 from p3s.commands import generate as generate_command
 from p3s.commands import train as train_command
 from p3s.commands.options import MASK_HELP, NamesPhoto, add_points, add_settings, chosen
-from p3s.copy_settings import CopySettings
 from p3s.demo.chain import TRAINING
-from p3s.masks import MaskSettings
+from p3s.network.copy_settings import CopySettings
 from p3s.pictures import write_png
-from p3s.schedule import Schedule
-from p3s.subject import Subject, load_subject, save_subject
+from p3s.reference.masks import MaskSettings
+from p3s.sampling.schedule import Schedule
+from p3s.subject.file import Subject, load_subject, save_subject
 from p3s.toyworld.scenes import IDENTIFIER, prompt, scene
 from p3s.toyworld.world import click, picture_of
-from p3s.training_settings import TrainSettings
+from p3s.training.settings import TrainSettings
 
 TEXT = prompt("dog", "beach", IDENTIFIER)
 QUICK = ["--steps", "2", "--batch-size", "1"]

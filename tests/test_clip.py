@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from p3s.clip import clip_encoder
 from p3s.errors import MaskError
-from p3s.framing import CLIP_MEAN
-from p3s.points import PointSet
-from p3s.rngr import make_reference
+from p3s.reference.clip import clip_encoder
+from p3s.reference.framing import CLIP_MEAN
+from p3s.reference.points import PointSet
+from p3s.reference.rngr import make_reference
 
 transformers = pytest.importorskip("transformers")
 

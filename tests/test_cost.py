@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from benchmarks.flops import TEXT, TOKENS, Models, count
-from p3s.diffusion import NoiseSchedule
-from p3s.preview import EVERY, preview
-from p3s.sampling import SamplingSettings
-from p3s.views import Example
+from p3s.sampling.diffusion import NoiseSchedule
+from p3s.sampling.settings import SamplingSettings
+from p3s.training.examples import Example
+from p3s.training.preview import EVERY, preview
 
 
 def test_a_sampling_step_costs_no_more_than_the_method_needs():

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from p3s.diffusion import NoiseSchedule, ddim, ddim_timesteps
 from p3s.errors import P3SError
+from p3s.sampling.diffusion import NoiseSchedule, ddim, ddim_timesteps
 
 
 def scheduler(prediction):

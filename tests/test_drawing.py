@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from p3s.drawing import REMOVED, SUBJECT, heat_map, overlay, reduced
 from p3s.errors import MaskError
-from p3s.points import PointSet
-from p3s.rngr import Reference
+from p3s.reference.drawing import REMOVED, SUBJECT, heat_map, overlay, reduced
+from p3s.reference.points import PointSet
+from p3s.reference.rngr import Reference
 
 GREY = 0.5
 

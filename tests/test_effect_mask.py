@@ -4,14 +4,14 @@ import pytest
 import torch
 from small import SMALL, random_copy, random_unet
 
-from p3s.diffusion import NoiseSchedule
 from p3s.errors import MaskError
-from p3s.generate import generate_subjects
-from p3s.injection import EffectMask, Features, Injection, InjectionHooks, mask_bias, pool_tokens
-from p3s.sampling import AppliedSubject, SamplingSettings
-from p3s.schedule import Schedule
-from p3s.unet import Attention
-from p3s.unet_config import Layer
+from p3s.network.injection import EffectMask, Features, Injection, InjectionHooks, mask_bias, pool_tokens
+from p3s.network.unet import Attention
+from p3s.network.unet_config import Layer
+from p3s.sampling.ddim import generate_subjects
+from p3s.sampling.diffusion import NoiseSchedule
+from p3s.sampling.schedule import Schedule
+from p3s.sampling.settings import AppliedSubject, SamplingSettings
 
 LAYER, GRID = Layer("input", 1), (4, 4)
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from p3s import fill as module
-from p3s.fill import fill, smooth
+from p3s.reference import fill as module
+from p3s.reference.fill import fill, smooth
 
 ROOT = Path(__file__).resolve().parents[1]
 

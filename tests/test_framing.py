@@ -11,7 +11,7 @@ from PIL import Image
 from scipy.ndimage import map_coordinates
 
 from p3s.errors import MaskError
-from p3s.framing import CLIP_MEAN, Frame
+from p3s.reference.framing import CLIP_MEAN, Frame
 
 SIZES = [(32, 32), (64, 48), (48, 64), (61, 40), (40, 61), (300, 30), (30, 300), (333, 1), (1, 1), (7, 16)]
 GRIDS = [1, 2, 7, 16, 24]

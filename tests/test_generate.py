@@ -6,14 +6,14 @@ import pytest
 import torch
 from small import SMALL, TOKEN_DIM, random_copy, random_unet
 
-from p3s.copy_settings import CopySettings
-from p3s.diffusion import NoiseSchedule, ddim_timesteps
 from p3s.errors import P3SError
-from p3s.generate import generate, generate_subjects
-from p3s.injection import Injection, InjectionHooks
-from p3s.sampling import AppliedSubject
-from p3s.schedule import Schedule
-from p3s.subject_copy import SubjectCopy
+from p3s.network.copy_settings import CopySettings
+from p3s.network.injection import Injection, InjectionHooks
+from p3s.network.subject_copy import SubjectCopy
+from p3s.sampling.ddim import generate, generate_subjects
+from p3s.sampling.diffusion import NoiseSchedule, ddim_timesteps
+from p3s.sampling.schedule import Schedule
+from p3s.sampling.settings import AppliedSubject
 
 NOISE = NoiseSchedule.stable_diffusion()
 

@@ -5,11 +5,11 @@ import pytest
 import torch
 from small import SMALL, random_copy, random_unet
 
-from p3s.image_latent import ImageLatent, fit_condition
-from p3s.injection import Features, Injection, InjectionHooks, extend_keys, extend_values, fit_tokens
-from p3s.resize import resize
-from p3s.unet import Attention
-from p3s.unet_config import Layer
+from p3s.network.image_latent import ImageLatent, fit_condition
+from p3s.network.injection import Features, Injection, InjectionHooks, extend_keys, extend_values, fit_tokens
+from p3s.network.resize import resize
+from p3s.network.unet import Attention
+from p3s.network.unet_config import Layer
 
 
 def softmax(x):

@@ -3,8 +3,8 @@
 import pytest
 
 from p3s.errors import P3SError
-from p3s.layer_strengths import layer_strengths, parse_layer_strengths
-from p3s.unet_config import Layer, UNetConfig
+from p3s.network.unet_config import Layer, UNetConfig
+from p3s.sampling.layer_strengths import layer_strengths, parse_layer_strengths
 
 SD15 = UNetConfig.build()
 

@@ -7,20 +7,20 @@ import torch
 from small import SMALL, TOKEN_DIM, random_copy, random_examples, random_unet
 from subjects import make_subject, same
 
-from p3s.copy_settings import CopySettings
-from p3s.diffusion import NoiseSchedule
 from p3s.errors import P3SError
 from p3s.files import read_header
-from p3s.generate import generate
-from p3s.learned_weight import LearnedWeight
-from p3s.plot import plot_schedule
-from p3s.sampling import schedule_for
-from p3s.schedule import Schedule
-from p3s.subject import load_subject, save_subject
-from p3s.subject_copy import SubjectCopy
-from p3s.training import train
-from p3s.training_settings import TrainSettings
-from p3s.training_step import draw, losses
+from p3s.network.copy_settings import CopySettings
+from p3s.network.learned_weight import LearnedWeight
+from p3s.network.subject_copy import SubjectCopy
+from p3s.sampling.ddim import generate
+from p3s.sampling.diffusion import NoiseSchedule
+from p3s.sampling.plot import plot_schedule
+from p3s.sampling.schedule import Schedule
+from p3s.sampling.settings import schedule_for
+from p3s.subject.file import load_subject, save_subject
+from p3s.training.loop import train
+from p3s.training.settings import TrainSettings
+from p3s.training.step import draw, losses
 
 NOISE = NoiseSchedule.stable_diffusion()
 EMPTY = torch.randn(7, SMALL.context_dim, generator=torch.Generator().manual_seed(99))
@@ -115,7 +115,7 @@ def test_a_subject_without_one_says_so(base):
 def test_the_curve_is_sent_to_the_device_once(monkeypatch):
     schedule, t = Schedule("learned", learned=(1.0, 0.25, 0.5)), torch.tensor([0.0, 250.0])
     assert schedule.weight(t).tolist() == [1.0, 0.625]
-    monkeypatch.setattr("p3s.schedule.torch.tensor", None)
+    monkeypatch.setattr("p3s.sampling.schedule.torch.tensor", None)
     assert schedule.weight(t).tolist() == [1.0, 0.625]
 
 

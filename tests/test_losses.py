@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from p3s.errors import P3SError
-from p3s.losses import attention_consistency, denoising_loss, total_loss
-from p3s.unet import Attention
+from p3s.network.unet import Attention
+from p3s.training.losses import attention_consistency, denoising_loss, total_loss
 
 
 def maps(seed, batch=1):

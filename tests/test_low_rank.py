@@ -9,18 +9,18 @@ from small import SMALL, TOKEN_DIM, random_copy, random_examples, random_unet
 from subjects import make_subject, same
 from torch import nn
 
-from p3s.copy_settings import CopySettings
-from p3s.diffusion import NoiseSchedule
 from p3s.errors import P3SError
 from p3s.files import read_header
-from p3s.generate import generate
-from p3s.low_rank import Borrowed, LowRankLayer
-from p3s.subject import check_weights, load_subject, save_subject
-from p3s.subject_copy import SubjectCopy
-from p3s.training import train
-from p3s.training_settings import TrainSettings
-from p3s.training_step import draw, losses
-from p3s.unet_config import UNetConfig
+from p3s.network.copy_settings import CopySettings
+from p3s.network.low_rank import Borrowed, LowRankLayer
+from p3s.network.subject_copy import SubjectCopy
+from p3s.network.unet_config import UNetConfig
+from p3s.sampling.ddim import generate
+from p3s.sampling.diffusion import NoiseSchedule
+from p3s.subject.file import check_weights, load_subject, save_subject
+from p3s.training.loop import train
+from p3s.training.settings import TrainSettings
+from p3s.training.step import draw, losses
 
 NOISE = NoiseSchedule.stable_diffusion()
 EMPTY = torch.randn(7, SMALL.context_dim, generator=torch.Generator().manual_seed(99))

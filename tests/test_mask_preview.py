@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from p3s.errors import MaskError, PointError
-from p3s.mask_preview import mask_preview, to_runs
-from p3s.masks import MaskSettings, Patches
-from p3s.points import PointSet
-from p3s.rngr import Frame, clip_tokens, make_reference
+from p3s.reference.mask_preview import mask_preview, to_runs
+from p3s.reference.masks import MaskSettings, Patches
+from p3s.reference.points import PointSet
+from p3s.reference.rngr import Frame, clip_tokens, make_reference
 
 
 def from_runs(runs: list[int], size: list[int]) -> np.ndarray:

@@ -8,16 +8,16 @@ import torch
 from small import TOKEN_DIM, random_examples, random_unet
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from p3s.copy_settings import CopySettings
-from p3s.diffusion import NoiseSchedule
 from p3s.errors import TrainingError
-from p3s.memory_estimate import MemoryEstimate, estimate_memory
-from p3s.precision import DTYPES
-from p3s.subject_copy import SubjectCopy
-from p3s.training import train
-from p3s.training_memory import check_memory
-from p3s.training_settings import TrainSettings
-from p3s.unet_config import UNetConfig
+from p3s.network.copy_settings import CopySettings
+from p3s.network.subject_copy import SubjectCopy
+from p3s.network.unet_config import UNetConfig
+from p3s.sampling.diffusion import NoiseSchedule
+from p3s.training.loop import train
+from p3s.training.memory import check_memory
+from p3s.training.memory_estimate import MemoryEstimate, estimate_memory
+from p3s.training.precision import DTYPES
+from p3s.training.settings import TrainSettings
 
 GIB = 2**30
 TINY = UNetConfig.build(32, (1, 2), res_blocks=1, transformer_depth=(1, 1), context_dim=24)

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from p3s.copy_settings import CopySettings
-from p3s.subject import load_subject
-from p3s.subject_copy import SubjectCopy
-from p3s.unet_config import Layer, UNetConfig
+from p3s.network.copy_settings import CopySettings
+from p3s.network.subject_copy import SubjectCopy
+from p3s.network.unet_config import Layer, UNetConfig
+from p3s.subject.file import load_subject
 
 V1 = Path(__file__).with_name("data") / "subject_v1.safetensors"
 BASE = UNetConfig.build(32, (1,), res_blocks=1, transformer_depth=(1,), context_dim=8)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from p3s.copy_settings import CopySettings
 from p3s.errors import P3SError
-from p3s.pipeline import train_subject
-from p3s.subject_info import LONGEST_NOTE
+from p3s.models.pipeline import train_subject
+from p3s.network.copy_settings import CopySettings
+from p3s.subject.info import LONGEST_NOTE
 from p3s.toyworld.scenes import scene
 from p3s.toyworld.world import click, load_world, picture_of
-from p3s.training_settings import TrainSettings
+from p3s.training.settings import TrainSettings
 
 DRAWN = scene("heldout", 4, "different", "dog")
 HALF = "sks \ud83d"  # of a surrogate pair, as a byte that is no UTF-8 becomes on the command line

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p3s.errors import PointError
-from p3s.framing import Frame
-from p3s.points import MAX_POINTS, MAX_TEXT, PointSet
+from p3s.reference.framing import Frame
+from p3s.reference.points import MAX_POINTS, MAX_TEXT, PointSet
 
 coordinate = st.floats(0, 1)
 point_lists = st.lists(st.tuples(coordinate, coordinate), max_size=MAX_POINTS)

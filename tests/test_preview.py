@@ -6,13 +6,13 @@ import pytest
 import torch
 from small import SMALL, random_copy, random_examples, random_unet
 
-from p3s.copy_settings import CopySettings
-from p3s.diffusion import NoiseSchedule
-from p3s.preview import STEPS, preview, preview_size
-from p3s.subject_copy import SubjectCopy
-from p3s.training import train
-from p3s.training_settings import TrainSettings
-from p3s.training_step import StepReport
+from p3s.network.copy_settings import CopySettings
+from p3s.network.subject_copy import SubjectCopy
+from p3s.sampling.diffusion import NoiseSchedule
+from p3s.training.loop import train
+from p3s.training.preview import STEPS, preview, preview_size
+from p3s.training.settings import TrainSettings
+from p3s.training.step import StepReport
 
 NOISE = NoiseSchedule.stable_diffusion()
 EMPTY = torch.zeros(7, SMALL.context_dim)

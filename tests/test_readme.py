@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from p3s.copy_settings import CopySettings
-from p3s.masks import MaskSettings
-from p3s.schedule import Schedule
-from p3s.training_settings import TrainSettings
+from p3s.network.copy_settings import CopySettings
+from p3s.reference.masks import MaskSettings
+from p3s.sampling.schedule import Schedule
+from p3s.training.settings import TrainSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -7,16 +7,16 @@ import pytest
 import torch
 from small import TOKEN_DIM, random_examples, random_unet
 
-from p3s import training
-from p3s.copy_settings import CopySettings
-from p3s.diffusion import NoiseSchedule
 from p3s.errors import TrainingError
-from p3s.subject_copy import SubjectCopy
-from p3s.training import train
-from p3s.training_settings import TrainSettings
-from p3s.training_state import Checkpoints, Divergence
-from p3s.training_state_file import load_head, load_state
-from p3s.unet_config import UNetConfig
+from p3s.network.copy_settings import CopySettings
+from p3s.network.subject_copy import SubjectCopy
+from p3s.network.unet_config import UNetConfig
+from p3s.sampling.diffusion import NoiseSchedule
+from p3s.training import loop as training
+from p3s.training.loop import train
+from p3s.training.settings import TrainSettings
+from p3s.training.state import Checkpoints, Divergence
+from p3s.training.state_file import load_head, load_state
 
 NOISE = NoiseSchedule.stable_diffusion()
 TINY = UNetConfig.build(32, (1, 2), res_blocks=1, transformer_depth=(1, 1), context_dim=24)

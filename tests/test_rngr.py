@@ -23,10 +23,10 @@ from rngr_pictures import (
 from scipy import ndimage
 
 from p3s.errors import MaskError, PointError
-from p3s.framing import Frame
-from p3s.masks import MaskSettings, Patches, RoughMasks
-from p3s.points import PointSet
-from p3s.rngr import image_hash, make_reference
+from p3s.reference.framing import Frame
+from p3s.reference.masks import MaskSettings, Patches, RoughMasks
+from p3s.reference.points import PointSet
+from p3s.reference.rngr import image_hash, make_reference
 
 # --- Eq. 1 and 2 against NumPy -----------------------------------------------------------------------------------
 

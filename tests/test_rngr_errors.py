@@ -16,9 +16,9 @@ from rngr_pictures import (
 )
 
 from p3s.errors import MaskError, PointError
-from p3s.masks import MaskSettings
-from p3s.points import PointSet
-from p3s.rngr import make_reference
+from p3s.reference.masks import MaskSettings
+from p3s.reference.points import PointSet
+from p3s.reference.rngr import make_reference
 
 
 def test_opposite_points_in_one_patch_are_refused() -> None:

@@ -5,12 +5,12 @@ import torch
 from small import SMALL, random_copy, random_unet
 
 from benchmarks.flops import Models
-from p3s.copy_settings import CopySettings
 from p3s.errors import P3SError
-from p3s.injection import Features
-from p3s.sampling import FeatureCache, SamplingSettings, always_on, early_end, feature_values, injection
-from p3s.schedule import KINDS, Schedule
-from p3s.unet_config import Layer
+from p3s.network.copy_settings import CopySettings
+from p3s.network.injection import Features
+from p3s.network.unet_config import Layer
+from p3s.sampling.schedule import KINDS, Schedule
+from p3s.sampling.settings import FeatureCache, SamplingSettings, always_on, early_end, feature_values, injection
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p3s.errors import P3SError
-from p3s.schedule import KINDS, Schedule, parse_keyframes, percent_of, timestep_of
+from p3s.sampling.schedule import KINDS, Schedule, parse_keyframes, percent_of, timestep_of
 
 TIMES = np.array([0.0, 1.0, 250.0, 499.5, 500.0, 873.25, 999.0, 1000.0])
 

@@ -18,15 +18,15 @@ from small import random_unet
 from tools.pretend_gpu import GPU, PretendGPU
 
 from p3s.__main__ import main
-from p3s.copy_settings import CopySettings
 from p3s.errors import FamilyError, MaskError, P3SError
+from p3s.models.pipeline import apply_subject, train_subject
+from p3s.models.stable_diffusion import StableDiffusion, load_stable_diffusion
+from p3s.network.copy_settings import CopySettings
 from p3s.pictures import write_png
-from p3s.pipeline import apply_subject, train_subject
-from p3s.points import PointSet
-from p3s.schedule import Schedule
-from p3s.stable_diffusion import StableDiffusion, load_stable_diffusion
-from p3s.subject import load_subject
-from p3s.training_settings import TrainSettings
+from p3s.reference.points import PointSet
+from p3s.sampling.schedule import Schedule
+from p3s.subject.file import load_subject
+from p3s.training.settings import TrainSettings
 
 diffusers, transformers = pytest.importorskip("diffusers"), pytest.importorskip("transformers")
 DATA = Path(__file__).parent / "data"
@@ -192,7 +192,7 @@ def test_an_sdxl_folder_is_refused(files: dict[str, Path], tmp_path: Path) -> No
 def test_a_missing_package_says_what_to_install(missing: str, files, monkeypatch, capsys) -> None:
     from importlib import import_module
 
-    import p3s.stable_diffusion
+    import p3s.models.stable_diffusion
 
     def without(name: str):
         if name == missing:

@@ -7,15 +7,15 @@ import pytest
 import torch
 from small import SMALL, TOKEN_DIM, random_copy, random_unet
 
-from p3s.copy_settings import CopySettings
 from p3s.errors import P3SError
-from p3s.generate import generate
-from p3s.layer_map import LayerMap
-from p3s.masks import MaskSettings
-from p3s.subject_copy import CopyReader, SubjectCopy
-from p3s.training_settings import TrainSettings
-from p3s.unet import Stage, UNet
-from p3s.unet_config import Layer, UNetConfig
+from p3s.network.copy_settings import CopySettings
+from p3s.network.layer_map import LayerMap
+from p3s.network.subject_copy import CopyReader, SubjectCopy
+from p3s.network.unet import Stage, UNet
+from p3s.network.unet_config import Layer, UNetConfig
+from p3s.reference.masks import MaskSettings
+from p3s.sampling.ddim import generate
+from p3s.training.settings import TrainSettings
 
 SD15 = UNetConfig.build()
 

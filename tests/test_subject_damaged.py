@@ -12,7 +12,7 @@ from safetensors.torch import load, save_file
 from subjects import make_subject, rewrite, same
 
 from p3s.errors import SubjectFileError
-from p3s.subject import load_subject, save_subject
+from p3s.subject.file import load_subject, save_subject
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def test_bad_headers(saved, case):
 def with_valid_checksum(path, change):
     """Write a file whose checksum is right although its content is not, as a hostile writer would."""
     from p3s.files import write_safetensors
-    from p3s.subject import _digest
+    from p3s.subject.file import _digest
 
     raw = path.read_bytes()
     metadata = json.loads(raw[8 : 8 + struct.unpack("<Q", raw[:8])[0]])["__metadata__"]

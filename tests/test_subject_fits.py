@@ -7,7 +7,7 @@ import torch
 from subjects import make_subject
 
 from p3s.errors import FamilyError, P3SError, SubjectFileError
-from p3s.subject import check_family, check_weights, reference_of
+from p3s.subject.file import check_family, check_weights, reference_of
 
 
 def test_check_weights():

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from p3s.layer_map import LayerMap
+from p3s.network.layer_map import LayerMap
+from p3s.network.unet import UNet
+from p3s.network.unet_config import UNetConfig
 from p3s.toyworld.models import LATENT_CHANNELS, Codec, TextEncoder, noise_schedule, tokenize, unet_config
 from p3s.toyworld.scenes import (
     BACKGROUNDS,
@@ -21,8 +23,6 @@ from p3s.toyworld.scenes import (
 )
 from p3s.toyworld.train import individuals, patch_errors, truth
 from p3s.toyworld.world import WEIGHTS, click, load_world, picture_of
-from p3s.unet import UNet
-from p3s.unet_config import UNetConfig
 
 stored = pytest.mark.skipif(not (WEIGHTS / "base.safetensors").exists(), reason="no trained weights are stored")
 

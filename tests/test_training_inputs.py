@@ -8,15 +8,15 @@ import pytest
 import torch
 from small import SMALL, TOKEN_DIM, random_examples, random_unet
 
-from p3s.copy_settings import CopySettings
-from p3s.diffusion import NoiseSchedule
 from p3s.errors import FamilyError, TrainingError
-from p3s.subject_copy import SubjectCopy
-from p3s.training import train
-from p3s.training_settings import TrainSettings
-from p3s.training_step import check_base, check_examples
-from p3s.unet_config import UNetConfig
-from p3s.views import training_size
+from p3s.network.copy_settings import CopySettings
+from p3s.network.subject_copy import SubjectCopy
+from p3s.network.unet_config import UNetConfig
+from p3s.sampling.diffusion import NoiseSchedule
+from p3s.training.examples import training_size
+from p3s.training.loop import train
+from p3s.training.settings import TrainSettings
+from p3s.training.step import check_base, check_examples
 
 NOISE = NoiseSchedule.stable_diffusion()
 EMPTY = torch.zeros(7, SMALL.context_dim)

@@ -9,13 +9,13 @@ import pytest
 import torch
 from small import SMALL, random_examples
 
-from p3s.copy_settings import CopySettings
-from p3s.diffusion import NoiseSchedule
-from p3s.loss_map import loss_map
-from p3s.training_key import TrainingInputs, same, sketch
-from p3s.training_settings import TrainSettings
-from p3s.training_step import StepReport
-from p3s.views import Example
+from p3s.network.copy_settings import CopySettings
+from p3s.sampling.diffusion import NoiseSchedule
+from p3s.training.examples import Example
+from p3s.training.key import TrainingInputs, same, sketch
+from p3s.training.loss_map import loss_map
+from p3s.training.settings import TrainSettings
+from p3s.training.step import StepReport
 
 NOISE = NoiseSchedule.stable_diffusion()
 

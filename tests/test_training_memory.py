@@ -8,17 +8,17 @@ import pytest
 import torch
 from small import SMALL, TOKEN_DIM, random_examples, random_unet
 
-from p3s import training_step
-from p3s.copy_settings import CopySettings
-from p3s.diffusion import NoiseSchedule
 from p3s.errors import TrainingError
-from p3s.subject_copy import SubjectCopy
-from p3s.training import make_optimizer, train
-from p3s.training_memory import explained, is_out_of_memory, ways_to_save
-from p3s.training_settings import TrainSettings
-from p3s.training_step import Batch, draw, losses
-from p3s.unet import ResBlock, SpatialTransformer
-from p3s.unet_config import UNetConfig
+from p3s.network.copy_settings import CopySettings
+from p3s.network.subject_copy import SubjectCopy
+from p3s.network.unet import ResBlock, SpatialTransformer
+from p3s.network.unet_config import UNetConfig
+from p3s.sampling.diffusion import NoiseSchedule
+from p3s.training import step as training_step
+from p3s.training.loop import make_optimizer, train
+from p3s.training.memory import explained, is_out_of_memory, ways_to_save
+from p3s.training.settings import TrainSettings
+from p3s.training.step import Batch, draw, losses
 
 NOISE = NoiseSchedule.stable_diffusion()
 TINY = UNetConfig.build(32, (1, 2), res_blocks=1, transformer_depth=(1, 1), context_dim=24)
@@ -139,7 +139,7 @@ class Scarce:
     def __init__(self, monkeypatch, *calls, error=None):
         self.calls, self.real, self.seen = calls, training_step.losses, []
         self.error = error or torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        monkeypatch.setattr("p3s.training.losses", self)
+        monkeypatch.setattr("p3s.training.loop.losses", self)
 
     def __call__(self, base, *arguments):
         self.seen.append(base.checkpointing)

@@ -12,18 +12,18 @@ import torch
 from small import TOKEN_DIM, random_examples, random_unet
 from subjects import rewrite
 
-from p3s.copy_settings import CopySettings
-from p3s.diffusion import NoiseSchedule
 from p3s.errors import DamagedStateError, SubjectFileError, TrainingError
 from p3s.files import read_header
-from p3s.subject_copy import SubjectCopy
-from p3s.training import train
-from p3s.training_settings import TrainSettings
-from p3s.training_state import Checkpoints, Divergence, StateHead
-from p3s.training_state_file import NOTE_SIZE, load_head, load_state, mark_diverged, save_state
-from p3s.unet import UNet
-from p3s.unet_config import UNetConfig
-from p3s.views import Example
+from p3s.network.copy_settings import CopySettings
+from p3s.network.subject_copy import SubjectCopy
+from p3s.network.unet import UNet
+from p3s.network.unet_config import UNetConfig
+from p3s.sampling.diffusion import NoiseSchedule
+from p3s.training.examples import Example
+from p3s.training.loop import train
+from p3s.training.settings import TrainSettings
+from p3s.training.state import Checkpoints, Divergence, StateHead
+from p3s.training.state_file import NOTE_SIZE, load_head, load_state, mark_diverged, save_state
 
 #: Written by the last code that wrote version 2: see ``test_a_state_of_version_2_goes_on_as_it_would_have``.
 V2 = Path(__file__).with_name("data") / "state_v2.training"
@@ -66,7 +66,9 @@ def kept(tmp_path):
 def state(base, kept, monkeypatch):
     """A state as it was before it was written to ``kept.path``."""
     states = []
-    monkeypatch.setattr("p3s.training.save_state", lambda state, path: states.append(state) or save_state(state, path))
+    monkeypatch.setattr(
+        "p3s.training.loop.save_state", lambda state, path: states.append(state) or save_state(state, path)
+    )
     run(base, fresh(base, weight="learned"), 2, kept, precision="fp16")
     monkeypatch.undo()
     return states[0]
@@ -174,7 +176,7 @@ def test_that_a_state_of_version_2_diverged_is_noted(kept):
 
 def test_a_note_is_written_in_place_and_nothing_else(state, kept, monkeypatch):
     before = kept.path.read_bytes()
-    monkeypatch.setattr("p3s.training_state_file.write_atomic", None)
+    monkeypatch.setattr("p3s.training.state_file.write_atomic", None)
     for diverged in (DIVERGED, replace(DIVERGED, step=4)):
         mark_diverged(kept.path, diverged)
         assert load_state(kept.path).diverged == load_head(kept.path).diverged == diverged
@@ -189,7 +191,7 @@ def test_a_disk_that_does_not_take_the_note_leaves_the_state(base, kept, monkeyp
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("p3s.training.gradients_are_finite", lambda *_: False)
+    monkeypatch.setattr("p3s.training.loop.gradients_are_finite", lambda *_: False)
     monkeypatch.setattr(os, "fsync", full)
     result = run(base, fresh(base), checkpoints=kept, resume=before)
     assert result.diverged

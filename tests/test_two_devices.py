@@ -14,21 +14,21 @@ from small import TOKEN_DIM, random_copy, random_examples, random_unet
 from subjects import make_subject
 from tools.pretend_gpu import GPU, PretendGPU
 
-from p3s.copy_settings import CopySettings
-from p3s.diffusion import NoiseSchedule
-from p3s.generate import generate_subjects
-from p3s.injection import EffectMask
-from p3s.pipeline import subject_of
-from p3s.preview import preview
-from p3s.sampling import EXACT, FAST, AppliedSubject, SamplingSettings
-from p3s.schedule import Schedule
-from p3s.subject import load_subject, save_new_subject
-from p3s.subject_copy import SubjectCopy
-from p3s.training import train
-from p3s.training_settings import TrainSettings
-from p3s.training_state import Checkpoints
-from p3s.training_state_file import load_state
-from p3s.unet_config import UNetConfig
+from p3s.models.pipeline import subject_of
+from p3s.network.copy_settings import CopySettings
+from p3s.network.injection import EffectMask
+from p3s.network.subject_copy import SubjectCopy
+from p3s.network.unet_config import UNetConfig
+from p3s.sampling.ddim import generate_subjects
+from p3s.sampling.diffusion import NoiseSchedule
+from p3s.sampling.schedule import Schedule
+from p3s.sampling.settings import EXACT, FAST, AppliedSubject, SamplingSettings
+from p3s.subject.file import load_subject, save_new_subject
+from p3s.training.loop import train
+from p3s.training.preview import preview
+from p3s.training.settings import TrainSettings
+from p3s.training.state import Checkpoints
+from p3s.training.state_file import load_state
 
 NOISE = NoiseSchedule.stable_diffusion()
 FLAT = UNetConfig.build(32, (1,), res_blocks=1, transformer_depth=(1,), context_dim=24)

@@ -6,8 +6,8 @@ from real_models import diffusers_twin
 from small import SMALL, random_unet
 
 from p3s.errors import FamilyError
-from p3s.unet import Stage, UNet
-from p3s.unet_config import PREFIXES, Layer, UNetConfig, unet_state
+from p3s.network.unet import Stage, UNet
+from p3s.network.unet_config import PREFIXES, Layer, UNetConfig, unet_state
 
 
 def meta_state(config):
@@ -93,7 +93,7 @@ def test_odd_latent_sizes_keep_their_size():
 @pytest.mark.parametrize("stage", list(Stage))
 def test_a_pass_ends_where_it_is_told(stage):
     """Nothing behind the stage is computed: weights behind it may be NaN, those before it may not."""
-    from p3s.subject_copy import CopyReader
+    from p3s.network.subject_copy import CopyReader
 
     net, layer = random_unet(), Layer("output", 11)
     block = net.block(layer)

@@ -8,12 +8,12 @@ import pytest
 import torch
 from small import SMALL, random_copy, random_unet
 
-from p3s.diffusion import NoiseSchedule
-from p3s.points import PointSet
-from p3s.rngr import Reference
-from p3s.training_settings import TrainSettings
-from p3s.training_step import draw, losses
-from p3s.views import Example, counted, examples_of, subject_box, views
+from p3s.reference.points import PointSet
+from p3s.reference.rngr import Reference
+from p3s.sampling.diffusion import NoiseSchedule
+from p3s.training.examples import Example, counted, examples_of, subject_box, views
+from p3s.training.settings import TrainSettings
+from p3s.training.step import draw, losses
 
 NOISE = NoiseSchedule.stable_diffusion()
 

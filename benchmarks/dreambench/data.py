@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from p3s.errors import P3SError, PointError
-from p3s.points import PointSet
+from p3s.reference.points import PointSet
 
 LIST = "prompts_and_classes.txt"
 #: The data set has two lists of prompts and does not say which classes are alive.

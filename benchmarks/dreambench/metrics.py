@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from p3s.base_fingerprint import fingerprint
-from p3s.clip import quiet
+from p3s.reference.clip import quiet
+from p3s.subject.base_fingerprint import fingerprint
 
 BATCH = 16
 

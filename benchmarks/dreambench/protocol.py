@@ -22,21 +22,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from p3s.base_fingerprint import fingerprint
-from p3s.copy_settings import CopySettings
 from p3s.errors import MaskError, P3SError, PointError, SubjectFileError
 from p3s.files import write_atomic
-from p3s.framing import Frame
-from p3s.generate import GUIDANCE, STEPS
+from p3s.models.pipeline import apply_subject, train_subject
+from p3s.models.stable_diffusion import StableDiffusion
+from p3s.network.copy_settings import CopySettings
 from p3s.pictures import read_picture, write_png
-from p3s.pipeline import apply_subject, train_subject
-from p3s.points import PointSet
-from p3s.progress import progress_bar
-from p3s.rngr import Reference, image_hash
-from p3s.schedule import Schedule
-from p3s.stable_diffusion import StableDiffusion
-from p3s.subject import Subject, load_subject, save_subject
-from p3s.training_settings import TrainSettings
+from p3s.reference.framing import Frame
+from p3s.reference.points import PointSet
+from p3s.reference.rngr import Reference, image_hash
+from p3s.sampling.ddim import GUIDANCE, STEPS
+from p3s.sampling.schedule import Schedule
+from p3s.subject.base_fingerprint import fingerprint
+from p3s.subject.file import Subject, load_subject, save_subject
+from p3s.training.progress import progress_bar
+from p3s.training.settings import TrainSettings
 
 from .data import Case
 from .metrics import Encoders, Scores, score

@@ -11,9 +11,9 @@ from comfy.ldm.modules import attention
 from torch import Tensor
 
 from ...p3s.errors import P3SError
-from ...p3s.injection import EffectMask, Injection, extend_keys, extend_values
-from ...p3s.unet import repeat_rows
-from ...p3s.unet_config import Layer
+from ...p3s.network.injection import EffectMask, Injection, extend_keys, extend_values
+from ...p3s.network.unet import repeat_rows
+from ...p3s.network.unet_config import Layer
 
 #: Patches of other nodes after which the chunks of a batch may differ before the first self-attention.
 BEFORE_ATTENTION = (

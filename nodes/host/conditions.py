@@ -11,8 +11,8 @@ from comfy.clip_vision import ClipVisionModel
 from torch import Tensor
 
 from ...p3s.errors import TrainingError
-from ...p3s.rngr import Encode
-from ...p3s.views import training_size
+from ...p3s.reference.rngr import Encode
+from ...p3s.training.examples import training_size
 
 
 def clip_encoder(clip_vision: Any) -> Encode:

@@ -25,9 +25,9 @@ from typing import Any
 from aiohttp import web
 
 from ...p3s.errors import MaskError, P3SError, PointError
-from ...p3s.mask_preview import mask_preview
-from ...p3s.masks import MaskSettings
-from ...p3s.points import PointSet
+from ...p3s.reference.mask_preview import mask_preview
+from ...p3s.reference.masks import MaskSettings
+from ...p3s.reference.points import PointSet
 from .patches import patches_of
 from .sources import source_of
 from .web import Refused, add_route, unreadable

@@ -19,12 +19,12 @@ from comfy.model_patcher import ModelPatcher, create_model_options_clone
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ...p3s.copy_settings import CopySettings
 from ...p3s.errors import P3SError
-from ...p3s.sampling import feature_values, schedule_for
-from ...p3s.subject import Subject, check_family, check_weights, reference_of
-from ...p3s.subject_copy import SubjectCopy
-from ...p3s.unet_config import UNetConfig
+from ...p3s.network.copy_settings import CopySettings
+from ...p3s.network.subject_copy import SubjectCopy
+from ...p3s.network.unet_config import UNetConfig
+from ...p3s.sampling.settings import feature_values, schedule_for
+from ...p3s.subject.file import Subject, check_family, check_weights, reference_of
 from .attention import alone_before_attention, with_patches
 from .halves import Conditionings, by_halves
 from .sampling import Application, Applied, Run

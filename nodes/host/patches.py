@@ -14,9 +14,9 @@ from server import PromptServer
 from torch import Tensor
 
 from ...p3s.errors import MaskError
-from ...p3s.framing import Frame
-from ...p3s.masks import Patches
-from ...p3s.rngr import clip_tokens, image_hash
+from ...p3s.reference.framing import Frame
+from ...p3s.reference.masks import Patches
+from ...p3s.reference.rngr import clip_tokens, image_hash
 from .conditions import clip_encoder_in_place, clip_image_size
 from .readings import Reading, readings
 from .sources import Source

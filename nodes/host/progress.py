@@ -11,7 +11,7 @@ import comfy.model_management
 import comfy.utils
 from tqdm import tqdm
 
-from ...p3s.training_step import StepReport
+from ...p3s.training.step import StepReport
 from . import memory
 from .run import LINE_BREAK, show_text
 

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from ...p3s.errors import P3SError
-from ...p3s.injection import EffectMask, Features, Injection
-from ...p3s.sampling import EXACT, FeatureCache, SamplingSettings, always_on, early_end, injection
-from ...p3s.schedule import Schedule
-from ...p3s.subject import SubjectReference
-from ...p3s.subject_copy import SubjectCopy
-from ...p3s.unet_config import Layer
+from ...p3s.network.injection import EffectMask, Features, Injection
+from ...p3s.network.subject_copy import SubjectCopy
+from ...p3s.network.unet_config import Layer
+from ...p3s.sampling.schedule import Schedule
+from ...p3s.sampling.settings import EXACT, FeatureCache, SamplingSettings, always_on, early_end, injection
+from ...p3s.subject.file import SubjectReference
 from .attention import MaskedAttention
 from .halves import Conditionings, chunks_of, conditional_chunks, conditional_rows, is_prompt, prompts_of
 

@@ -12,10 +12,10 @@ import torch
 from comfy.model_patcher import get_key_weight
 from torch import Tensor
 
-from ...p3s.base_fingerprint import fingerprint
-from ...p3s.diffusion import NoiseSchedule
 from ...p3s.errors import FamilyError
-from ...p3s.unet_config import UNetConfig
+from ...p3s.network.unet_config import UNetConfig
+from ...p3s.sampling.diffusion import NoiseSchedule
+from ...p3s.subject.base_fingerprint import fingerprint
 
 PREFIX = "diffusion_model."
 FIRST = "input_blocks.0.0.weight"

@@ -7,13 +7,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..copy_settings import CopySettings
-from ..generate import GUIDANCE, STEPS
+from ..models.pipeline import apply_subject
+from ..network.copy_settings import CopySettings
 from ..pictures import write_new_png
-from ..pipeline import apply_subject
-from ..sampling import default_schedule
-from ..schedule import KINDS, Schedule, parse_keyframes
-from ..subject import load_subject
+from ..sampling.ddim import GUIDANCE, STEPS
+from ..sampling.schedule import KINDS, Schedule, parse_keyframes
+from ..sampling.settings import default_schedule
+from ..subject.file import load_subject
 from ..toyworld import world as toy
 from .options import add_settings, chosen
 from .worlds import add_world, check_prompts, open_world

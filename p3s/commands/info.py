@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..describe import describe_in_full
-from ..subject import load_subject
+from ..subject.describe import describe_in_full
+from ..subject.file import load_subject
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..drawing import heat_map, overlay
-from ..masks import MaskSettings
 from ..pictures import read_picture, write_png
-from ..rngr import Encode, make_reference
+from ..reference.drawing import heat_map, overlay
+from ..reference.masks import MaskSettings
+from ..reference.rngr import Encode, make_reference
 from .options import NamesPhoto, add_mask_settings, add_points, chosen
 
 
@@ -55,7 +55,7 @@ def _encoder(clip: str | None) -> tuple[Encode, int]:
 
         print("without --clip: the masks come from a stand-in that only compares colours, not from CLIP")
         return stand_ins.encode_patches, stand_ins.IMAGE_SIZE
-    from ..clip import clip_encoder, load_clip_vision
+    from ..reference.clip import clip_encoder, load_clip_vision
 
     model = load_clip_vision(clip)
     return clip_encoder(model), model.config.image_size

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from ..errors import P3SError, PointError
-from ..masks import FILL_REGIONS, FILLS, VALUE_RANGES, MaskSettings
 from ..pictures import read_picture
-from ..points import PointSet
+from ..reference.masks import FILL_REGIONS, FILLS, VALUE_RANGES, MaskSettings
+from ..reference.points import PointSet
 
 Settings = TypeVar("Settings")
 

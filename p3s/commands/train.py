@@ -15,19 +15,19 @@ from tempfile import gettempdir
 
 from torch import Tensor
 
-from ..copy_settings import CopySettings
 from ..demo.chain import TRAINING
 from ..errors import P3SError, SubjectFileError, TrainingError
 from ..files import SUFFIX
-from ..masks import MaskSettings
-from ..pipeline import World, train_subject
-from ..points import PointSet
-from ..progress import progress_bar
-from ..rngr import Reference
-from ..subject import Subject, save_new_subject
+from ..models.pipeline import World, train_subject
+from ..network.copy_settings import CopySettings
+from ..reference.masks import MaskSettings
+from ..reference.points import PointSet
+from ..reference.rngr import Reference
+from ..subject.file import Subject, save_new_subject
 from ..toyworld.world import MASKS
-from ..training_settings import TrainSettings
-from ..training_step import StepReport
+from ..training.progress import progress_bar
+from ..training.settings import TrainSettings
+from ..training.step import StepReport
 from .options import NamesPhoto, Photo, add_mask_settings, add_points, add_settings, chosen
 from .worlds import TOY, add_world, check_prompts, fit_photo, open_world
 

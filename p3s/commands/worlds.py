@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import P3SError
-from ..pipeline import World
-from ..stable_diffusion import StableDiffusion, load_stable_diffusion
+from ..models.pipeline import World
+from ..models.stable_diffusion import StableDiffusion, load_stable_diffusion
 from ..toyworld.scenes import SIDE
 from ..toyworld.world import ToyWorld, load_world
-from ..training_settings import TrainSettings
+from ..training.settings import TrainSettings
 
 TOY = "toy"
 

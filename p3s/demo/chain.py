@@ -10,18 +10,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..copy_settings import CopySettings
-from ..drawing import heat_map, overlay
+from ..models.pipeline import World, apply_subject, train_subject
+from ..network.copy_settings import CopySettings
 from ..pictures import write_png
-from ..pipeline import World, apply_subject, train_subject
-from ..progress import progress_bar
-from ..rngr import Reference
-from ..schedule import Schedule
-from ..subject import Subject, load_subject, save_subject
+from ..reference.drawing import heat_map, overlay
+from ..reference.rngr import Reference
+from ..sampling.schedule import Schedule
+from ..subject.file import Subject, load_subject, save_subject
 from ..toyworld.scenes import IDENTIFIER, prompt, scene
 from ..toyworld.world import STEPS, click, load_world, picture_of
-from ..training import TrainResult
-from ..training_settings import TrainSettings
+from ..training.loop import TrainResult
+from ..training.progress import progress_bar
+from ..training.settings import TrainSettings
 from .sheet import Panel, Row, draw_sheet, loss_curve
 
 #: What is generated for every prompt; weight 0 must give the plain model's picture.

@@ -1,6 +1,6 @@
 """The models of the toy world: a linear latent codec, a text encoder, a small CLIP and a judge of generated pictures.
 
-The U-Net is the project's own (:class:`p3s.unet.UNet`). All pictures are [batch, 48, 48, 3], values 0..1.
+The U-Net is the project's own (:class:`p3s.network.unet.UNet`). All pictures are [batch, 48, 48, 3], values 0..1.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..diffusion import NoiseSchedule
-from ..unet_config import UNetConfig
+from ..network.unet_config import UNetConfig
+from ..sampling.diffusion import NoiseSchedule
 from .scenes import BACKGROUNDS, CLASSES, COLOURS, PATTERNS, vocabulary
 
 LATENT_CHANNELS = 24

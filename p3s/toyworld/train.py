@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..unet import UNet
+from ..network.unet import UNet
 from .models import CLIP_PATCH, QUESTIONS, Clip, Codec, Judge, TextEncoder, noise_schedule, tokenize, unet_config
 from .scenes import IDENTIFIER, Scene, render, scenes
 

@@ -12,15 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..arithmetic import few_threads
-from ..diffusion import NoiseSchedule
-from ..generate import generate
-from ..masks import MaskSettings
+from ..network.subject_copy import SubjectCopy
+from ..network.unet import UNet
 from ..packages import require
-from ..points import PointSet
-from ..rngr import Reference, make_reference
-from ..schedule import Schedule
-from ..subject_copy import SubjectCopy
-from ..unet import UNet
+from ..reference.masks import MaskSettings
+from ..reference.points import PointSet
+from ..reference.rngr import Reference, make_reference
+from ..sampling.ddim import generate
+from ..sampling.diffusion import NoiseSchedule
+from ..sampling.schedule import Schedule
 from .models import LATENT_CHANNELS, PATCH, Clip, Codec, Judge, TextEncoder, noise_schedule, tokenize, unet_config
 from .scenes import SIDE, Scene, render
 

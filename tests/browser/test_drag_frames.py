@@ -19,7 +19,7 @@ from browser.pictures import gradient
 from browser.test_view_alone import open_alone
 from PIL import Image
 
-from p3s.mask_preview import to_runs
+from p3s.reference.mask_preview import to_runs
 
 FRAME = 16.0  # milliseconds
 DRAGS = 4

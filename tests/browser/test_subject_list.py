@@ -9,7 +9,7 @@ import pytest
 from browser.editor_page import EMPTY_GRAPH, EditorPage
 from subjects import make_subject
 
-from p3s.subject import save_subject
+from p3s.subject.file import save_subject
 
 FILES = "(id) => app.graph.getNodeById(id).widgets.find((w) => w.name === 'subject_file').options.values"
 NODE = {"id": 1, "type": "P3S_LoadSubject", "pos": [420, 80], "size": [300, 80], "flags": {}, "order": 0, "mode": 0}

@@ -11,7 +11,7 @@ import pytest
 from browser.editor_page import EMPTY_GRAPH, EditorPage
 from PIL import Image
 
-from p3s.schedule import Schedule, parse_keyframes
+from p3s.sampling.schedule import Schedule, parse_keyframes
 
 NAMES = ["kind", "alpha", "beta", "k", "value", "keyframes"]
 CANVAS = ".p3s-plot canvas"

@@ -15,10 +15,10 @@ from unittest import mock
 import comfy.model_management
 import comfy.samplers
 import torch
-from comfyui_p3s.p3s.copy_settings import CopySettings
 from comfyui_p3s.p3s.errors import P3SError
-from comfyui_p3s.p3s.sampling import SamplingSettings
-from comfyui_p3s.p3s.schedule import Schedule
+from comfyui_p3s.p3s.network.copy_settings import CopySettings
+from comfyui_p3s.p3s.sampling.schedule import Schedule
+from comfyui_p3s.p3s.sampling.settings import SamplingSettings
 from inside_animatediff import OWN as WITH_ANIMATEDIFF
 from inside_literal import Literal, literal
 from inside_peers import adaptive, load_nodes, node

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 from comfyui_p3s.nodes.host import attention
-from comfyui_p3s.p3s.injection import EffectMask, mask_bias
-from comfyui_p3s.p3s.sampling import SamplingSettings
+from comfyui_p3s.p3s.network.injection import EffectMask, mask_bias
+from comfyui_p3s.p3s.sampling.settings import SamplingSettings
 from inside_literal import Literal, literal
 from inside_subjects import apply, conditioning, difference, draw, load, sample, subject_for
 from torch.utils._python_dispatch import TorchDispatchMode

@@ -9,16 +9,17 @@ from random import Random
 from typing import Any
 
 import torch
-from comfyui_p3s.nodes import filing, folders
-from comfyui_p3s.p3s.copy_settings import CopySettings
-from comfyui_p3s.p3s.diffusion import NoiseSchedule
-from comfyui_p3s.p3s.subject import Subject, SubjectReference
-from comfyui_p3s.p3s.subject_info import SubjectInfo
-from comfyui_p3s.p3s.training_key import TrainingInputs
-from comfyui_p3s.p3s.training_settings import TrainSettings
-from comfyui_p3s.p3s.training_state import Divergence, TrainState
-from comfyui_p3s.p3s.training_state_file import save_state
-from comfyui_p3s.p3s.views import Example
+from comfyui_p3s.nodes.host import folders
+from comfyui_p3s.nodes.training import filing
+from comfyui_p3s.p3s.network.copy_settings import CopySettings
+from comfyui_p3s.p3s.sampling.diffusion import NoiseSchedule
+from comfyui_p3s.p3s.subject.file import Subject, SubjectReference
+from comfyui_p3s.p3s.subject.info import SubjectInfo
+from comfyui_p3s.p3s.training.examples import Example
+from comfyui_p3s.p3s.training.key import TrainingInputs
+from comfyui_p3s.p3s.training.settings import TrainSettings
+from comfyui_p3s.p3s.training.state import Divergence, TrainState
+from comfyui_p3s.p3s.training.state_file import save_state
 
 
 def inputs(

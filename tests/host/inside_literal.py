@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from comfy.patcher_extension import WrappersMP
 from comfyui_p3s.nodes.host import weights
-from comfyui_p3s.p3s.copy_settings import CopySettings
-from comfyui_p3s.p3s.injection import Features, fit_tokens
-from comfyui_p3s.p3s.subject import Subject
-from comfyui_p3s.p3s.subject_copy import SubjectCopy
-from comfyui_p3s.p3s.unet import UNet
-from comfyui_p3s.p3s.unet_config import Layer
+from comfyui_p3s.p3s.network.copy_settings import CopySettings
+from comfyui_p3s.p3s.network.injection import Features, fit_tokens
+from comfyui_p3s.p3s.network.subject_copy import SubjectCopy
+from comfyui_p3s.p3s.network.unet import UNet
+from comfyui_p3s.p3s.network.unet_config import Layer
+from comfyui_p3s.p3s.subject.file import Subject
 
 
 @dataclass(frozen=True)

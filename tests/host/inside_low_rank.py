@@ -11,14 +11,14 @@ import comfy.utils
 import torch
 from comfyui_p3s.nodes.host import patch, weights
 from comfyui_p3s.nodes.host.sampling import Application
-from comfyui_p3s.p3s.copy_settings import CopySettings
-from comfyui_p3s.p3s.injection import Injection, InjectionHooks
-from comfyui_p3s.p3s.low_rank import Borrowed
-from comfyui_p3s.p3s.schedule import Schedule
-from comfyui_p3s.p3s.subject import Subject, SubjectReference
-from comfyui_p3s.p3s.subject_copy import SubjectCopy
-from comfyui_p3s.p3s.subject_info import SubjectInfo
-from comfyui_p3s.p3s.unet import UNet
+from comfyui_p3s.p3s.network.copy_settings import CopySettings
+from comfyui_p3s.p3s.network.injection import Injection, InjectionHooks
+from comfyui_p3s.p3s.network.low_rank import Borrowed
+from comfyui_p3s.p3s.network.subject_copy import SubjectCopy
+from comfyui_p3s.p3s.network.unet import UNet
+from comfyui_p3s.p3s.sampling.schedule import Schedule
+from comfyui_p3s.p3s.subject.file import Subject, SubjectReference
+from comfyui_p3s.p3s.subject.info import SubjectInfo
 from inside_literal import Literal, literal
 from inside_subjects import difference
 

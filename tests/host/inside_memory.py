@@ -10,7 +10,7 @@ import comfy.ldm.modules.attention
 import comfy.model_management as management
 import torch
 from comfyui_p3s.nodes.host import patch
-from comfyui_p3s.p3s.injection import EffectMask
+from comfyui_p3s.p3s.network.injection import EffectMask
 from inside_subjects import apply, difference, load, sample, subject_for
 
 SOFT = EffectMask(torch.linspace(-0.5, 1.5, 12).clamp(0, 1).expand(12, 12))

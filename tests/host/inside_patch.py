@@ -15,10 +15,10 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from comfyui_p3s.nodes.host import attention, halves, patch, weights
 from comfyui_p3s.nodes.host.sampling import Application
-from comfyui_p3s.p3s.injection import Injection, InjectionHooks
-from comfyui_p3s.p3s.sampling import SamplingSettings
-from comfyui_p3s.p3s.schedule import Schedule
-from comfyui_p3s.p3s.unet import UNet
+from comfyui_p3s.p3s.network.injection import Injection, InjectionHooks
+from comfyui_p3s.p3s.network.unet import UNet
+from comfyui_p3s.p3s.sampling.schedule import Schedule
+from comfyui_p3s.p3s.sampling.settings import SamplingSettings
 from inside_literal import literal
 from inside_subjects import (
     FIXED,

@@ -21,8 +21,8 @@ from comfyui_p3s.nodes.host.patches import patches_of
 from comfyui_p3s.nodes.host.pictures import find_picture, load_picture
 from comfyui_p3s.nodes.host.readings import readings
 from comfyui_p3s.nodes.host.sources import PickerFile
-from comfyui_p3s.p3s.masks import Patches
-from comfyui_p3s.p3s.rngr import clip_tokens
+from comfyui_p3s.p3s.reference.masks import Patches
+from comfyui_p3s.p3s.reference.rngr import clip_tokens
 from PIL import Image
 from server import PromptServer
 

@@ -9,7 +9,7 @@ from comfyui_p3s.nodes.host import toy_world
 from comfyui_p3s.nodes.point_picker import PointPicker
 from comfyui_p3s.nodes.rngr_mask import RNGRMask
 from comfyui_p3s.p3s.errors import P3SError
-from comfyui_p3s.p3s.points import PointSet
+from comfyui_p3s.p3s.reference.points import PointSet
 from comfyui_p3s.p3s.toyworld.world import MASKS, click, picture_of
 
 SETTINGS = {name: [getattr(MASKS, name)] for name in ("fill", "fill_region", "value_range", "blur", "grow")}

@@ -8,16 +8,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from comfyui_p3s.nodes import train_run
 from comfyui_p3s.nodes.host import toy_world
 from comfyui_p3s.nodes.host.weights import noise_schedule
-from comfyui_p3s.nodes.train_task import make_task
-from comfyui_p3s.p3s.copy_settings import CopySettings
-from comfyui_p3s.p3s.pipeline import train_subject
-from comfyui_p3s.p3s.subject import Subject
+from comfyui_p3s.nodes.training import run as train_run
+from comfyui_p3s.nodes.training.task import make_task
+from comfyui_p3s.p3s.models.pipeline import train_subject
+from comfyui_p3s.p3s.network.copy_settings import CopySettings
+from comfyui_p3s.p3s.subject.file import Subject
 from comfyui_p3s.p3s.toyworld.world import click, picture_of
-from comfyui_p3s.p3s.training_settings import TrainSettings
-from comfyui_p3s.p3s.training_state import Checkpoints
+from comfyui_p3s.p3s.training.settings import TrainSettings
+from comfyui_p3s.p3s.training.state import Checkpoints
 from server import PromptServer
 
 import nodes

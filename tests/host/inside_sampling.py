@@ -13,10 +13,10 @@ import comfy.samplers
 import torch
 from comfy.patcher_extension import WrappersMP
 from comfyui_p3s.nodes.host import patch, weights
-from comfyui_p3s.p3s.injection import EffectMask, Injection, InjectionHooks
-from comfyui_p3s.p3s.sampling import SamplingSettings, feature_values, injection
-from comfyui_p3s.p3s.schedule import Schedule
-from comfyui_p3s.p3s.unet import UNet
+from comfyui_p3s.p3s.network.injection import EffectMask, Injection, InjectionHooks
+from comfyui_p3s.p3s.network.unet import UNet
+from comfyui_p3s.p3s.sampling.schedule import Schedule
+from comfyui_p3s.p3s.sampling.settings import SamplingSettings, feature_values, injection
 from inside_subjects import apply, call, conditioning, difference, draw, inputs, load, sample, subject_for
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode

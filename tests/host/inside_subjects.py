@@ -10,12 +10,12 @@ import comfy.sd
 import torch
 from comfyui_p3s.nodes.host import patch, weights
 from comfyui_p3s.nodes.host.sampling import Application
-from comfyui_p3s.p3s.copy_settings import CopySettings
 from comfyui_p3s.p3s.errors import P3SError
-from comfyui_p3s.p3s.schedule import Schedule
-from comfyui_p3s.p3s.subject import Subject, SubjectReference
-from comfyui_p3s.p3s.subject_copy import SubjectCopy
-from comfyui_p3s.p3s.subject_info import SubjectInfo
+from comfyui_p3s.p3s.network.copy_settings import CopySettings
+from comfyui_p3s.p3s.network.subject_copy import SubjectCopy
+from comfyui_p3s.p3s.sampling.schedule import Schedule
+from comfyui_p3s.p3s.subject.file import Subject, SubjectReference
+from comfyui_p3s.p3s.subject.info import SubjectInfo
 
 FIXED = Schedule("fixed")
 GENERATOR = torch.Generator()

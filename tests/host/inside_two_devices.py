@@ -14,18 +14,19 @@ import comfy.clip_vision
 import comfy.model_management as management
 import comfy.utils
 import torch
-from comfyui_p3s.nodes import train_run, train_task
 from comfyui_p3s.nodes.host import conditions, patch, progress, weights
 from comfyui_p3s.nodes.host.seen import SeenPictures
-from comfyui_p3s.p3s.copy_settings import CopySettings
-from comfyui_p3s.p3s.injection import EffectMask
-from comfyui_p3s.p3s.rngr import clip_tokens
-from comfyui_p3s.p3s.sampling import FAST
-from comfyui_p3s.p3s.schedule import Schedule
-from comfyui_p3s.p3s.training_key import TrainingInputs
-from comfyui_p3s.p3s.training_settings import TrainSettings
-from comfyui_p3s.p3s.training_state import Checkpoints
-from comfyui_p3s.p3s.views import Example
+from comfyui_p3s.nodes.training import run as train_run
+from comfyui_p3s.nodes.training import task as train_task
+from comfyui_p3s.p3s.network.copy_settings import CopySettings
+from comfyui_p3s.p3s.network.injection import EffectMask
+from comfyui_p3s.p3s.reference.rngr import clip_tokens
+from comfyui_p3s.p3s.sampling.schedule import Schedule
+from comfyui_p3s.p3s.sampling.settings import FAST
+from comfyui_p3s.p3s.training.examples import Example
+from comfyui_p3s.p3s.training.key import TrainingInputs
+from comfyui_p3s.p3s.training.settings import TrainSettings
+from comfyui_p3s.p3s.training.state import Checkpoints
 from inside_subjects import apply, difference, draw, load, sample, subject_for
 
 sys.path.append(str(Path(__file__).parents[1] / "tools"))

@@ -7,8 +7,8 @@ from functools import cache
 from typing import Any
 
 import torch
-from comfyui_p3s.p3s.injection import EffectMask
-from comfyui_p3s.p3s.sampling import SamplingSettings, feature_values
+from comfyui_p3s.p3s.network.injection import EffectMask
+from comfyui_p3s.p3s.sampling.settings import SamplingSettings, feature_values
 from inside_literal import Literal, literal
 from inside_other_nodes import OtherNodes
 from inside_subjects import apply, difference, sample, subject_for

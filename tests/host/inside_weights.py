@@ -12,13 +12,13 @@ import comfy.utils
 import torch
 from comfy.patcher_extension import PatcherInjection
 from comfyui_p3s.nodes.host import patch, weights
-from comfyui_p3s.nodes.train_task import make_task
-from comfyui_p3s.p3s.base_fingerprint import fingerprint
-from comfyui_p3s.p3s.copy_settings import CopySettings
-from comfyui_p3s.p3s.injection import Injection, InjectionHooks
-from comfyui_p3s.p3s.subject import Subject
-from comfyui_p3s.p3s.training_settings import TrainSettings
-from comfyui_p3s.p3s.unet import UNet
+from comfyui_p3s.nodes.training.task import make_task
+from comfyui_p3s.p3s.network.copy_settings import CopySettings
+from comfyui_p3s.p3s.network.injection import Injection, InjectionHooks
+from comfyui_p3s.p3s.network.unet import UNet
+from comfyui_p3s.p3s.subject.base_fingerprint import fingerprint
+from comfyui_p3s.p3s.subject.file import Subject
+from comfyui_p3s.p3s.training.settings import TrainSettings
 from inside_subjects import apply, call, draw, load, message, sample, subject_for
 
 UNET = "model.diffusion_model."

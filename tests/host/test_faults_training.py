@@ -16,7 +16,7 @@ from host.hosts import Host
 from host.job import Job
 from host.server import Server
 
-from p3s.subject import load_subject
+from p3s.subject.file import load_subject
 
 pytestmark = pytest.mark.slow
 

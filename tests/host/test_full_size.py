@@ -11,7 +11,7 @@ from host.job import Job, two_subjects
 from host.server import Server
 from PIL import Image
 
-from p3s.subject import load_subject
+from p3s.subject.file import load_subject
 
 GIB = 2**30
 

@@ -10,7 +10,7 @@ from host.client import Client
 from host.job import POINTS, Job, two_subjects
 from host.server import Server
 
-from p3s.subject import load_subject
+from p3s.subject.file import load_subject
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from host.inside import Inside
 
-from p3s.diffusion import NoiseSchedule
+from p3s.sampling.diffusion import NoiseSchedule
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from host.client import Client
 from host.graphs import Graphs
 from host.inside import Inside
 
+from p3s.network.unet_config import family_name
 from p3s.toyworld.models import QUESTIONS
-from p3s.unet_config import family_name
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from host.client import Client
 from host.job import Job
 from host.server import Server
 
-from p3s.subject import load_subject
+from p3s.subject.file import load_subject
 
 
 def test_step_losses_memory_and_time_left_are_told(server: Server, client: Client) -> None:

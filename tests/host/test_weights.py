@@ -10,7 +10,7 @@ from host.inside import Inside
 from host.job import Job
 from host.server import Server
 
-from p3s.subject import load_subject
+from p3s.subject.file import load_subject
 
 #: The layouts of 8-bit checkpoints, and the first tested version that reads them.
 LAYOUTS = {"scaled": "sd15-slim-scaled-fp8", "quantised": "sd15-slim-quantised"}

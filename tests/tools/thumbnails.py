@@ -16,10 +16,10 @@ from PIL import Image, ImageDraw, ImageFont
 from rngr_pictures import colour_histograms
 from skimage.feature import canny
 
-from p3s.drawing import overlay
 from p3s.pictures import read_picture
-from p3s.points import PointSet
-from p3s.rngr import Reference, make_reference
+from p3s.reference.drawing import overlay
+from p3s.reference.points import PointSet
+from p3s.reference.rngr import Reference, make_reference
 
 REPO = Path(__file__).resolve().parents[2]
 SIZE = 560, 374

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from p3s.errors import P3SError
-from p3s.framing import Frame
-from p3s.mask_preview import to_runs
-from p3s.points import PointSet
-from p3s.schedule import KINDS, Schedule, parse_keyframes
+from p3s.reference.framing import Frame
+from p3s.reference.mask_preview import to_runs
+from p3s.reference.points import PointSet
+from p3s.sampling.schedule import KINDS, Schedule, parse_keyframes
 
 NODE = shutil.which("node")
 SIZES = [(768, 768), (640, 427), (301, 1000), (6000, 333), (32, 31), (5, 900)]

@@ -110,7 +110,7 @@ export function nudge([x, y], dx, dy, picture) {
   return clampPoint([x + dx / picture.width, y + dy / picture.height])
 }
 
-/** The picture pixel that holds a point, as the node's coordinate texts give it; as pixel_at in p3s/framing.py. */
+/** The picture pixel that holds a point, as the node's coordinate texts give it; as pixel_at in p3s/reference/framing.py. */
 export function toPixel([x, y], picture) {
   return [
     Math.min(Math.floor(x * picture.width), picture.width - 1),
@@ -118,12 +118,12 @@ export function toPixel([x, y], picture) {
   ]
 }
 
-/** The point that a pixel's numbers stand for, its middle; as middle_of in p3s/framing.py. */
+/** The point that a pixel's numbers stand for, its middle; as middle_of in p3s/reference/framing.py. */
 export function fromPixel({ x, y }, picture) {
   return [Math.min((x + 0.5) / picture.width, 1), Math.min((y + 0.5) / picture.height, 1)]
 }
 
-// CLIP sees the picture centred in a square and divided into count x count patches; the same rules as p3s/framing.py.
+// CLIP sees the picture centred in a square and divided into count x count patches; the same rules as p3s/reference/framing.py.
 function frame(picture) {
   const side = Math.max(picture.width, picture.height)
   return { side, left: Math.floor((side - picture.width) / 2), top: Math.floor((side - picture.height) / 2) }

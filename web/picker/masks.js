@@ -98,7 +98,7 @@ function read(answer) {
   return { ...answer, subjectShare: share(answer.subject), removedShare: share(answer.removed) }
 }
 
-/** Runs of zeros and ones in turn, as p3s/mask_preview.py writes them, to one byte a pixel, 0 or 1. */
+/** Runs of zeros and ones in turn, as p3s/reference/mask_preview.py writes them, to one byte a pixel, 0 or 1. */
 export function fromRuns(runs, [width, height]) {
   const pixels = new Uint8Array(width * height)
   let at = 0

@@ -4,7 +4,7 @@ import { CachedLayer } from '../common/layer.js'
 import * as geometry from './geometry.js'
 import { contours, fromRuns, heatColours, trace } from './masks.js'
 
-// As in p3s/drawing.py: blue and orange stay apart for colour-blind eyes.
+// As in p3s/reference/drawing.py: blue and orange stay apart for colour-blind eyes.
 const REGIONS = {
   removed: { colour: '#ff7800', pattern: stripes },
   subject: { colour: '#2882ff', pattern: dots }

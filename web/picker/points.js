@@ -4,7 +4,7 @@ import { t } from '../common/texts.js'
 import { fromPixel } from './geometry.js'
 
 export const VERSION = 1
-export const MAX_POINTS = 64 // of each sign; as in p3s/points.py
+export const MAX_POINTS = 64 // of each sign; as in p3s/reference/points.py
 export const EMPTY = Object.freeze({ positive: Object.freeze([]), negative: Object.freeze([]) })
 
 const SIGNS = ['positive', 'negative']
@@ -71,7 +71,7 @@ export function fromPasted(text, sign, picture) {
 /** Without the negative point at 0, 0 that KJNodes' older editor puts there by itself. */
 const clicked = (list, sign) => (sign === 'negative' ? list.filter((point) => point?.x !== 0 || point?.y !== 0) : list)
 
-/** Whether {x, y} mean 0..1 and not pixels, as KJNodes writes them with `normalize` on; as in p3s/points.py. */
+/** Whether {x, y} mean 0..1 and not pixels, as KJNodes writes them with `normalize` on; as in p3s/reference/points.py. */
 function areNormalised(list) {
   const numbers = list.flatMap((point) => [point?.x, point?.y])
   return numbers.every((n) => n >= 0 && n <= 1) && numbers.some((n) => n > 0 && n < 1)

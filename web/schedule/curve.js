@@ -1,4 +1,4 @@
-// The weight of the subject over the course of denoising: the same curves as p3s/schedule.py. No DOM in here.
+// The weight of the subject over the course of denoising: the same curves as p3s/sampling/schedule.py. No DOM in here.
 //
 // A timestep t runs from 999 (noise) to 0 (image), a percent from 0 to 1. Settings are the node's:
 // {kind, alpha, beta, k, value, keyframes}, the last as text.

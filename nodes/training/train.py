@@ -1,0 +1,111 @@
+"""Train P3S: references and a prompt in, a trained subject out, which is also saved to models/p3s."""
+
+from __future__ import annotations
+
+import logging
+import time
+from functools import partial
+from typing import Any
+
+from comfy_api.latest import io
+
+from ...p3s.files import safe_name
+from ...p3s.reference.rngr import Reference as CleanReference
+from ...p3s.training.loss_map import loss_map
+from ...p3s.training.preview import EVERY
+from ...p3s.training.state import Checkpoints
+from ..host import folders
+from ..host.progress import tell
+from ..host.run import LINE_BREAK, show_text
+from ..types import Subject, build
+from ..values import checked
+from . import filing
+from . import inputs as train_inputs
+from . import run as train_run
+from .task import make_task
+
+log = logging.getLogger("p3s")
+
+
+class Train(io.ComfyNode):
+    """Fine-tune the copy of the U-Net that carries one subject."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return build(
+            io.Schema,
+            node_id="P3S_Train",
+            display_name="Train P3S",
+            category="P3S",
+            description="Train a subject from its references. The result is written to models/p3s.",
+            search_aliases=["p3s", "dreambooth", "finetune", "reference", "personalize", "subject"],
+            is_output_node=True,  # so that a subject can be trained without sampling
+            hidden=[io.Hidden.unique_id],
+            inputs=train_inputs.inputs(),
+            # The outputs have no ids: those must differ from the inputs' ids.
+            outputs=[
+                Subject.Output(display_name="subject", tooltip="For Apply P3S."),
+                io.LossMap.Output(display_name="loss_map", tooltip="The loss of every step, for Plot Loss Graph."),
+                io.String.Output(display_name="path", tooltip="The subject file that was written."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, retrain=False, **_: Any) -> int:
+        return time.time_ns() if retrain else 0
+
+    @classmethod
+    @checked
+    def execute(
+        cls,
+        model: Any,
+        vae: Any,
+        reference: tuple[CleanReference, ...],
+        positive: Any,
+        empty: Any,
+        name: str,
+        resolution: int,
+        identifier: str = "",
+        licence: str = "",
+        preview_every: int = EVERY,
+        retrain: bool = False,
+        checkpoint_every: int = train_inputs.CHECKPOINT_EVERY,
+        resume: bool = True,
+        **values: Any,
+    ) -> io.NodeOutput:
+        task = make_task(
+            model,
+            vae,
+            reference,
+            positive,
+            empty,
+            resolution,
+            *train_inputs.settings(values),
+            partial(tell, cls),
+            identifier=identifier,
+            licence=licence,
+        )
+        filed = None if retrain else filing.trained_before(task.info, name)
+        if filed is not None:
+            filed = filed.and_told(*folders.renamed(name))
+            return _output(cls, filed, filed.subject.info.loss_map)
+
+        resumes = resume and not retrain
+        state, notes = filing.state_file(task.inputs, name, resumes)
+        checkpoints = Checkpoints(state, checkpoint_every)
+        outcome = train_run.run(cls, model, task, preview_every, checkpoints, resumes)
+        filed = filing.save(outcome.subject, safe_name(name) + outcome.ending)
+        if outcome.result.completed and filed.path:
+            checkpoints.discard()
+        told = outcome.told(checkpoints.path, resumes)
+        filed = filed.and_told(*folders.renamed(name), *notes, *told)
+        shown = _output(cls, filed, loss_map(outcome.result.reports))
+        outcome.raise_if_ended_early("; ".join(filed.told))
+        return shown
+
+
+def _output(node: Any, filed: filing.Filed, losses: dict[str, list[float]]) -> io.NodeOutput:
+    told = "; ".join(filed.told)
+    log.info("Train P3S: %s", told)
+    show_text(node, folders.short(LINE_BREAK.join(filed.told)))  # in lines: the box on the node is small
+    return io.NodeOutput(filed.subject, losses, filed.path, ui={"text": [told]})

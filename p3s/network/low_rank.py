@@ -1,0 +1,104 @@
+"""The layers of a low-rank copy: those of the base, called where they are, plus trained changes of low rank."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import P3SError
+
+
+class Borrowed(nn.Module):
+    """A layer of another network, called where it is. It is not part of this module: code that moves, casts, patches
+    or counts the owner's weights need not know about the borrower."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lender: tuple[Callable[[Tensor], Tensor], ...] = ()  # in a tuple, or torch would make it a part
+
+    def borrow(self, layer: Callable[[Tensor], Tensor]) -> None:
+        """From now on call ``layer``."""
+        self._lender = (layer,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self._lender:
+            raise P3SError("a low-rank copy runs on its base's layers: call SubjectCopy.borrow(base) first")
+        return self._lender[0](x)
+
+
+class LowRankLayer(Borrowed):
+    """W x + b of the borrowed layer, plus ``up(down(x))``; ``up`` starts at zero."""
+
+    def __init__(self, down: nn.Module, up: nn.Module) -> None:
+        super().__init__()
+        self.down = down
+        self.up = up
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.up(self.down(x))
+
+
+class LowRank:
+    """``operations`` (see :class:`UNet`) for a network that borrows its layers and changes the linear ones and the
+    convolutions by at most ``rank``; the changes are built from the given ``operations``."""
+
+    GroupNorm = LayerNorm = staticmethod(lambda *_, **__: Borrowed())
+
+    def __init__(self, operations: Any, rank: int) -> None:
+        self.operations = operations
+        self.rank = rank
+
+    def Linear(self, inp: int, out: int, bias: bool = True, **factory: Any) -> LowRankLayer:
+        rank = min(self.rank, inp, out)
+        layer = self.operations.Linear
+        return LowRankLayer(layer(inp, rank, bias=False, **factory), layer(rank, out, bias=False, **factory))
+
+    def Conv2d(
+        self, inp: int, out: int, kernel: int, stride: int = 1, padding: int = 0, **factory: Any
+    ) -> LowRankLayer:
+        rank = min(self.rank, inp * kernel**2, out)
+        layer = self.operations.Conv2d
+        down = layer(inp, rank, kernel, stride, padding, bias=False, **factory)
+        return LowRankLayer(down, layer(rank, out, 1, bias=False, **factory))
+
+
+class Diagonal(nn.Module):
+    """x times a weight per channel, plus a bias."""
+
+    def __init__(self, width: int, **factory: Any) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width, **factory))
+        self.bias = nn.Parameter(torch.empty(width, **factory))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Cast here, because a host casts the weights of its own layers only.
+        return x * self.weight.to(x.device, x.dtype) + self.bias.to(x.device, x.dtype)
+
+
+class LowRankZero(nn.Module):
+    """A zero convolution as diagonal + low rank + bias: both of its starts, zero and the identity, are exact."""
+
+    def __init__(self, width: int, rank: int, operations: Any, **factory: Any) -> None:
+        super().__init__()
+        rank = min(rank, width)
+        self.diagonal = Diagonal(width, **factory)
+        self.down = operations.Linear(width, rank, bias=False, **factory)
+        self.up = operations.Linear(rank, width, bias=False, **factory)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.diagonal(x) + self.up(self.down(x))
+
+
+@torch.no_grad()
+def reset_changes(module: nn.Module, generator: torch.Generator) -> None:
+    """Start values of all low-rank changes in ``module``: no change, with directions to change along."""
+    for part in module.modules():
+        if isinstance(part, (LowRankLayer, LowRankZero)):
+            down, up = part.down.weight, part.up.weight
+            assert isinstance(down, Tensor) and isinstance(up, Tensor)
+            down.normal_(std=1 / math.sqrt(down[0].numel()), generator=generator)
+            up.zero_()

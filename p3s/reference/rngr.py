@@ -1,0 +1,197 @@
+"""RNGR: from a photo and points to a clean reference without the negative subject (Eq. 1-3).
+
+photo, points -> CLIP patches -> cosine maps (Eq. 1) -> rough masks (Eq. 2) -> fill (Eq. 3) -> Reference
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..errors import MaskError
+from ..pictures import in_range
+from .fill import fill
+from .framing import Frame
+from .masks import MaskSettings, Patches, rough_masks
+from .points import PointSet
+
+Encode = Callable[[Tensor], Tensor]
+
+HASHED_ROWS = 256
+SAME_ASPECT = 0.02  # relative tolerance: many nodes round sizes to multiples of 8
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A clean reference: what training needs of one photo. All tensors are float32 on the CPU, free of autograd.
+
+    Attributes:
+        image: I' (Eq. 3), [H, W, 3], 0..1.
+        tokens: c_s, CLIP's last hidden state of I', [1 + g*g, D], the class token first.
+        subject_mask: [H, W], 0 or 1 (Eq. 2).
+        negative_mask: [H, W], 0 or 1, the region that was removed; all 0 when nothing was.
+        similarity: the blurred map of Eq. 2 around the positive points, [H, W], 0..1.
+        points: the points it was made from.
+        image_hash: see ``image_hash``, of the original photo.
+        warnings: things that the user should know, each a sentence or two.
+    """
+
+    image: Tensor
+    tokens: Tensor
+    subject_mask: Tensor
+    negative_mask: Tensor
+    similarity: Tensor
+    points: PointSet
+    image_hash: str
+    warnings: tuple[str, ...] = ()
+
+
+def make_reference(
+    image: Tensor,
+    points: PointSet,
+    encode: Encode,
+    settings: MaskSettings | None = None,
+    inpainted: Tensor | None = None,
+    image_size: int = 224,
+    tokens: Tensor | None = None,
+) -> Reference:
+    """Make a clean reference from a photo and the points on it (Eq. 1-3).
+
+    Args:
+        image: the photo I, [H, W, 3], floating point, values 0..1.
+        points: at least one positive point; without a negative one nothing is removed (docs/method.md, row i).
+        encode: CLIP's vision tower, [1, S, S, 3] in 0..1 -> last hidden state [1, 1 + g*g, D], class token first.
+        settings: MaskSettings() by default.
+        inpainted: the photo with the negative subject already removed by other means, used as I'; [H, W, 3] or
+            the same aspect ratio, then resized.
+        image_size: S, side of the picture that ``encode`` takes.
+        tokens: what ``clip_tokens`` gives for this photo, if that is known already.
+
+    Raises:
+        PointError: no positive point, or points of opposite sign in the same patch.
+        MaskError: pictures or tokens of a wrong shape or with non-finite values; points from which no sensible
+            mask follows.
+    """
+    settings = settings or MaskSettings()
+    points.require_positive()
+    image = _check_image(image, "The picture")
+    frame = Frame(image.shape[1], image.shape[0])
+    if inpainted is not None:
+        inpainted = _fit_inpainted(_check_image(inpainted, "The inpainted picture"), frame)
+
+    if tokens is None:
+        tokens = _encode(image, frame, encode, image_size)
+    masks = rough_masks(Patches(tokens, frame), points, settings)
+    subject, patch_similarity = masks.subject()
+    removed = masks.removed(subject, required=inpainted is None)
+
+    subject_mask = _to_full_size(subject, frame)
+    negative_mask = _to_full_size(removed, frame) & ~subject_mask  # rounding could make both claim a pixel
+
+    if inpainted is not None:
+        clean = inpainted
+    elif negative_mask.any():
+        filled, warning = fill(image, removed, subject, settings.fill)
+        masks.warnings += [warning] if warning else []
+        clean = torch.where(torch.from_numpy(negative_mask).unsqueeze(-1), filled, image)
+    else:
+        clean = image
+    if clean is not image:
+        tokens = _encode(clean, frame, encode, image_size)
+
+    similarity = frame.to_image(torch.from_numpy(patch_similarity).float())
+    return Reference(
+        image=_own(clean),
+        tokens=_own(tokens[0]),
+        subject_mask=_own(torch.from_numpy(subject_mask)),
+        negative_mask=_own(torch.from_numpy(negative_mask)),
+        similarity=_own(similarity.clamp(0, 1)),
+        points=points,
+        image_hash=image_hash(image),
+        warnings=tuple(masks.warnings),
+    )
+
+
+def clip_tokens(image: Tensor, encode: Encode, image_size: int = 224) -> Tensor:
+    """CLIP's last hidden state of a photo [H, W, 3], 0..1: [1, 1 + g*g, D], float32 on the CPU, class token first.
+
+    Raises MaskError: a picture or tokens of a wrong shape or with non-finite values.
+    """
+    image = _check_image(image, "The picture")
+    return _encode(image, Frame(image.shape[1], image.shape[0]), encode, image_size)
+
+
+def image_hash(image: Tensor) -> str:
+    """SHA-256, as 64 hex digits, of a picture's size and 8-bit pixels. ``image``: [H, W, 3], values 0..1, or uint8."""
+    height, width = image.shape[:2]
+    digest = hashlib.sha256(f"{width}x{height}:".encode())
+    for rows in image.detach().split(HASHED_ROWS):  # a few at a time: all in floating point would take four copies
+        whole = rows.cpu() if rows.dtype == torch.uint8 else rows.float().cpu().clamp(0, 1).mul(255).round().byte()
+        digest.update(whole.contiguous().numpy())
+    return digest.hexdigest()
+
+
+def _to_8_bit(image: Tensor) -> np.ndarray:
+    return image.mul(255).round_().to(torch.uint8).contiguous().numpy()
+
+
+def _to_full_size(mask: np.ndarray, frame: Frame) -> np.ndarray:
+    levels = torch.from_numpy(mask).float()[None, None]
+    size = (frame.height, frame.width)
+    return (functional.interpolate(levels, size, mode="bilinear", align_corners=False)[0, 0] >= 0.5).numpy()
+
+
+def _check_image(image: Any, name: str) -> Tensor:
+    """The picture on the CPU, float32, clamped to 0..1."""
+    if not isinstance(image, Tensor) or image.ndim != 3 or image.shape[-1] != 3:
+        came = f"{list(image.shape)} of {image.dtype}" if isinstance(image, Tensor) else type(image).__name__
+        raise MaskError(f"{name} must be a floating point tensor [height, width, 3], got {came}.")
+    return in_range(image, name)
+
+
+def _fit_inpainted(inpainted: Tensor, frame: Frame) -> Tensor:
+    height, width = inpainted.shape[:2]
+    if (width, height) == (frame.width, frame.height):
+        return inpainted
+    if abs(width * frame.height / (height * frame.width) - 1) > SAME_ASPECT:
+        raise MaskError(
+            f"The inpainted picture is {width} x {height} pixels, the photo {frame.width} x {frame.height}: "
+            "their shapes differ. Give an inpainted picture of the photo's size, or of the same aspect ratio."
+        )
+    batch = inpainted.permute(2, 0, 1).unsqueeze(0)
+    size = (frame.height, frame.width)
+    return functional.interpolate(batch, size, mode="bicubic", antialias=True)[0].permute(1, 2, 0).clamp(0, 1)
+
+
+def _encode(image: Tensor, frame: Frame, encode: Encode, image_size: int) -> Tensor:
+    """CLIP's last hidden state of a picture in its frame, [1, 1 + g*g, D], float32 on the CPU."""
+    with torch.no_grad():
+        tokens = encode(frame.clip_input(image, image_size))
+    count = tokens.shape[1] if isinstance(tokens, Tensor) and tokens.ndim == 3 and tokens.shape[0] == 1 else 0
+    if count < 5 or math.isqrt(count - 1) ** 2 != count - 1:
+        came = list(tokens.shape) if isinstance(tokens, Tensor) else type(tokens).__name__
+        raise MaskError(
+            "A CLIP vision model with a class token and a square grid of patches is expected, such as ViT-L/14, whose "
+            f"last hidden state is [1, 257, 1024] (1 + 16 x 16 tokens), but this one gave {came}."
+        )
+    tokens = tokens.detach().to("cpu", torch.float32)
+    if not tokens.isfinite().all():
+        raise MaskError(
+            "The CLIP vision model gave values that are not finite (NaN or infinity). Load it in float32 or check "
+            "its file."
+        )
+    return tokens
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """A float32 copy on the CPU that training may use, even when made under the host's inference mode."""
+    with torch.inference_mode(False):
+        return tensor.detach().to("cpu", torch.float32).clone(memory_format=torch.contiguous_format)

@@ -1,0 +1,1 @@
+"""The trained subject and its file."""

@@ -1,0 +1,30 @@
+"""What tells checkpoints apart, from their weights."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ..files import as_bytes
+
+FINGERPRINT_VALUES = 256  # of each tensor
+
+
+def fingerprint(state_dict: Mapping[str, Tensor]) -> str:
+    """sha256 (hex) that distinguishes checkpoints quickly: names, shapes and up to 256 values of each tensor.
+
+    The values are spread evenly and rounded to float16, so float32 and float16 files of one checkpoint agree. Names
+    count: give them without a prefix.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(state_dict):
+        tensor = state_dict[name].detach()
+        flat = tensor.reshape(-1)
+        count = min(flat.numel(), FINGERPRINT_VALUES)
+        picked = torch.arange(count, device=flat.device) * (flat.numel() - 1) // max(count - 1, 1)
+        digest.update(f" {name} {' x '.join(map(str, tensor.shape)) or 'scalar'} ".encode())
+        digest.update(as_bytes(flat[picked].to("cpu", torch.float16).contiguous()))
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Examples in, a trained copy out: losses (Eq. 11-15), steps, state and memory."""

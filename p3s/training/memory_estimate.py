@@ -1,0 +1,157 @@
+"""What a training will need at most, found before its first step by running one without any numbers."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import cycle, islice
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ..network.copy_settings import CopySettings
+from ..network.subject_copy import SubjectCopy
+from ..network.unet import UNet
+from ..network.unet_config import UNetConfig
+from .examples import Example
+from .losses import total_loss
+from .precision import DTYPES, autocast
+from .settings import TrainSettings
+from .step import Batch, losses
+
+#: Bytes that an optimiser keeps for each trained number.
+STATE = {"adamw": 8, "adamw8bit": 2}
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes on the device that computes, at the time in a step when most are in use.
+
+    ``weights`` of base and copy, ``gradients`` and ``optimizer`` stay the same whatever the picture; ``activations``
+    grow with it and with the batch. Not counted: what libraries take for themselves.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+
+    @property
+    def least(self) -> int:
+        """What is needed at once, however small the pictures are."""
+        return self.weights + self.gradients + self.optimizer
+
+    @property
+    def peak(self) -> int:
+        return self.least + self.activations
+
+
+class Shapes(NamedTuple):
+    """Of the tensors of an :class:`Example`."""
+
+    target: tuple[int, ...]
+    latent: tuple[int, ...]
+    tokens: tuple[int, ...]
+    prompt: tuple[int, ...]
+
+
+def estimate_memory(
+    config: UNetConfig, examples: Sequence[Example], copy_settings: CopySettings, settings: TrainSettings
+) -> MemoryEstimate:
+    """The memory of a training on a base of ``config``, held in the type of ``settings.precision``.
+
+    One step on the largest examples is run on tensors that have shapes but no values, and what is alive in it is
+    counted; that takes seconds, whatever the device. On a CPU a process was measured to hold up to 13 % more
+    (of SD 1.5; benchmarks/README.md).
+    """
+    names = ("precision", "checkpointing", "optimizer", "attention_layers", "attention_norm", "gamma")
+    counting = TrainSettings(**{name: getattr(settings, name) for name in names})
+    return _estimate(config, _largest(examples, settings.batch_size), copy_settings, counting)
+
+
+@lru_cache(maxsize=16)
+def _estimate(
+    config: UNetConfig, shapes: tuple[Shapes, ...], copy_settings: CopySettings, settings: TrainSettings
+) -> MemoryEstimate:
+    from torch._subclasses.fake_tensor import FakeTensorMode  # slow to import
+
+    base = UNet(config, device="meta").requires_grad_(False)
+    copy = SubjectCopy(config, copy_settings, shapes[0].tokens[-1], device="meta")
+    with torch.inference_mode(False), torch.enable_grad(), FakeTensorMode(), _Live() as live:
+        _fill(base, DTYPES[settings.precision])
+        _fill(copy, torch.float32)
+        base.checkpointing = copy.unet.checkpointing = settings.checkpointing
+        weights = _bytes([*base.parameters(), *copy.parameters()])
+        batch = _batch(shapes)
+        live.peak = live.now
+        with autocast(settings.precision, batch.x.device):
+            loss = total_loss(*losses(base, copy, batch, settings), settings.gamma)
+        loss.backward()
+    gradients = _bytes([p.grad for p in copy.parameters() if p.grad is not None])
+    trained = [p.numel() for p in copy.parameters()]
+    # The optimiser works through one weight after the other, with something of its size at hand.
+    in_step = max(live.peak, weights + gradients + 4 * max(trained))
+    return MemoryEstimate(weights, gradients, STATE[settings.optimizer] * sum(trained), in_step - weights - gradients)
+
+
+def _fill(network: nn.Module, dtype: torch.dtype) -> None:
+    shapes = {key: weight.shape for key, weight in network.state_dict(keep_vars=True).items()}
+    network.load_state_dict({key: torch.empty(shape, dtype=dtype) for key, shape in shapes.items()}, assign=True)
+
+
+def _largest(examples: Sequence[Example], batch_size: int) -> tuple[Shapes, ...]:
+    """A batch of those examples that need most."""
+    area = max(e.target[0].numel() for e in examples)
+    first = next(e for e in examples if e.target[0].numel() == area)
+    rows = islice(cycle([e for e in examples if e.target.shape == first.target.shape]), batch_size)
+    return tuple(Shapes(*(tuple(t.shape) for t in (e.target, e.latent, e.tokens, e.prompt))) for e in rows)
+
+
+def _batch(rows: Sequence[Shapes]) -> Batch:
+    """What :func:`p3s.training_step.draw` gives for these examples, without values."""
+    x = torch.empty(len(rows), *rows[0].target)
+    return Batch(
+        x=x,
+        timesteps=torch.empty(len(rows), dtype=torch.long),
+        target=torch.empty_like(x),
+        context=torch.empty(len(rows), *rows[0].prompt),
+        sources=tuple((torch.empty(e.latent), torch.empty(e.tokens)) for e in rows),
+        counted=torch.empty_like(x[:, :1]),
+    )
+
+
+def _bytes(tensors: Sequence[Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+class _Live(TorchDispatchMode):
+    """Counts the bytes of the tensors that are alive, ``now``, and their ``peak``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._seen: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self._add(tensor.untyped_storage())
+        return result
+
+    def _add(self, storage: Any) -> None:
+        if storage in self._seen:
+            return
+        size = storage.nbytes()
+        self._seen[storage] = size
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._drop, size)
+
+    def _drop(self, size: int) -> None:
+        self.now -= size

@@ -1,0 +1,227 @@
+"""One step of training: what is drawn for it, and its losses."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+
+import torch
+from torch import Tensor
+
+from ..errors import FamilyError, TrainingError
+from ..network.image_latent import fit_condition
+from ..network.injection import Injection, InjectionHooks
+from ..network.subject_copy import SubjectCopy
+from ..network.unet import Stage, UNet
+from ..network.unet_config import Layer, UNetConfig
+from ..sampling.diffusion import NoiseSchedule
+from .examples import Example
+from .losses import attention_consistency, denoising_loss
+from .settings import TrainSettings
+
+#: The kind of U-Net that reads this many channels and predicts 4.
+WIDER = {8: "an InstructPix2Pix or IC-Light model", 9: "an inpainting model"}
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """Given to the callback after every step: the step just done (1..total) and its losses."""
+
+    step: int
+    total: int
+    loss: float
+    denoising: float
+    consistency: float
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The tensors of one step; its rows share one latent size.
+
+    ``x`` x_t and ``target`` [batch, channels, h, w], ``timesteps`` [batch], ``context`` [batch, text tokens,
+    context_dim]; ``sources`` the (I', c_s) of the condition of each row, [channels, h', w'] and [tokens, token_dim];
+    ``counted`` [batch, 1, h, w], 0..1, the share of each pixel in L_LDM.
+    """
+
+    x: Tensor
+    timesteps: Tensor
+    target: Tensor
+    context: Tensor
+    sources: tuple[tuple[Tensor, Tensor], ...]
+    counted: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on ``device``."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(device)
+
+        return Batch(
+            moved(self.x),
+            moved(self.timesteps),
+            moved(self.target),
+            moved(self.context),
+            tuple((moved(latent), moved(tokens)) for latent, tokens in self.sources),
+            moved(self.counted),
+        )
+
+
+def losses(base: UNet, copy: SubjectCopy, batch: Batch, settings: TrainSettings) -> tuple[Tensor, Tensor]:
+    """L_LDM and L_ac of a batch, both scalars. With the ``attention_layers`` "none", or gamma 0, L_ac is not computed
+    and 0."""
+    copy.borrow(base)
+    size = (batch.x.shape[2], batch.x.shape[3])
+    # As in sampling, Eq. 4 works on the reference's own grid, and its result is placed on that of x_t.
+    conditions = [copy.condition(latent[None], tokens[None]) for latent, tokens in batch.sources]
+    condition = torch.cat([fit_condition(c, size) for c in conditions])
+    compared = compared_layers(copy, settings.attention_layers if settings.gamma else "none")
+    seen = copy.read(
+        batch.x, batch.timesteps, batch.context, condition, until=Stage.NORM2 if compared else copy.last_stage
+    )
+    features = copy.features(seen)
+    if copy.learned_weight is not None:
+        features = features.weighted(copy.learned_weight(batch.timesteps))
+    hooks = _Watched(Injection(features, copy.settings.lam))
+    prediction = base(batch.x, batch.timesteps, batch.context, hooks)
+    consistency = batch.x.new_zeros(())
+    for layer in compared:
+        ours = copy.unet.block(layer).attn2.map(seen.norm2[layer], batch.context)
+        twin = copy.map.twin(layer)
+        theirs = base.block(twin).attn2.map(hooks.queries[twin], batch.context)
+        consistency = consistency + attention_consistency(ours, theirs, settings.attention_norm)
+    return denoising_loss(prediction, batch.target, batch.counted), consistency
+
+
+def compared_layers(copy: SubjectCopy, which: str) -> tuple[Layer, ...]:
+    """The copy's layers whose cross-attention maps L_ac compares with those of their twins in the base."""
+    layers = copy.map.config.layers()
+    return {"last": layers[-1:], "all": layers, "none": ()}[which]
+
+
+class _Watched(InjectionHooks):
+    """Injection that also keeps the query inputs of the base's cross-attentions (see :class:`CopyReader`)."""
+
+    def __init__(self, injection: Injection) -> None:
+        super().__init__(injection)
+        self.queries: dict[Layer, Tensor] = {}
+
+    def cross_attention(self, layer: Layer, z: Tensor, context: Tensor, grid: tuple[int, int]) -> Tensor:
+        query = super().cross_attention(layer, z, context, grid)
+        self.queries.setdefault(layer, query)
+        return query
+
+
+def epoch(examples: Sequence[Example], batch_size: int, generator: torch.Generator) -> list[list[int]]:
+    """One shuffled pass over the examples, as batches of ``batch_size`` example numbers that share a latent size. Where
+    a size has too few, or a remainder, some are repeated, with a noise and a timestep of their own."""
+    by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for i in torch.randperm(len(examples), generator=generator).tolist():
+        by_size[tuple(examples[i].target.shape)].append(i)
+    batches = [
+        list(islice(cycle(rows), i, i + batch_size))
+        for rows in by_size.values()
+        for i in range(0, len(rows), batch_size)
+    ]
+    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+
+
+def total_steps(examples: Sequence[Example], settings: TrainSettings) -> int:
+    """The number of steps that the settings mean for these examples."""
+    return settings.steps or settings.epochs * len(epoch(examples, settings.batch_size, torch.Generator()))
+
+
+def draw(
+    examples: Sequence[Example],
+    rows: Sequence[int],
+    empty_prompt: Tensor,
+    noise: NoiseSchedule,
+    settings: TrainSettings,
+    generator: torch.Generator,
+) -> Batch:
+    """The random choices of a step: timesteps, noise, dropped prompts, and which reference is the condition. All
+    tensors are float32 on the CPU."""
+    latents = torch.stack([examples[i].target for i in rows]).float()
+    t = torch.randint(len(noise), (len(rows),), generator=generator)
+    eps = torch.randn(latents.shape, generator=generator)
+    dropped = torch.rand(len(rows), generator=generator) < settings.prompt_dropout
+    prompts = [empty_prompt if gone else examples[i].prompt for i, gone in zip(rows, dropped.tolist(), strict=True)]
+    sources = [_condition_of(i, examples, settings.pairs, generator) for i in rows]
+    everything = torch.ones(latents.shape[2:])
+    shares = (examples[i].counted for i in rows)
+    counted = [everything if share is None else share for share in shares]
+
+    def own(tensor: Tensor) -> Tensor:
+        # A copy, because autograd refuses tensors that a host made in inference mode.
+        return tensor.to(torch.float32, copy=True)
+
+    return Batch(
+        x=noise.add_noise(latents, eps, t),
+        timesteps=t,
+        target=noise.target(latents, eps, t),
+        context=torch.stack(prompts).float(),
+        sources=tuple((own(e.latent), own(e.tokens)) for e in sources),
+        counted=torch.stack(counted).float()[:, None],
+    )
+
+
+def _condition_of(row: int, examples: Sequence[Example], pairs: str, generator: torch.Generator) -> Example:
+    """The example whose reference is the condition of example ``row``; views of one reference are not others."""
+    own = examples[row]
+    others = [e for e in examples if e.latent is not own.latent]
+    if pairs == "self" or not others:
+        return own
+    return others[int(torch.randint(len(others), (), generator=generator))]
+
+
+def check_base(config: UNetConfig) -> None:
+    """Raise FamilyError or TrainingError for a U-Net on which no subject can be trained."""
+    if config.family == "SD2.x":
+        raise FamilyError(
+            "P3S works with SD 1.x models (SD 1.5 and its fine-tunes); this one is SD 2.x, which is not supported yet"
+        )
+    if config.in_channels != config.out_channels:
+        kind = WIDER.get(config.in_channels, "a model that reads more than the latent")
+        raise TrainingError(
+            f"this U-Net reads {config.in_channels} channels and predicts {config.out_channels} ({kind}): train on the "
+            "ordinary model of the family; the subject can then be applied to this one"
+        )
+
+
+def check_examples(config: UNetConfig, examples: Sequence[Example], empty_prompt: Tensor) -> None:
+    """Raise :class:`TrainingError`, naming the reference, for examples that do not fit the base or each other."""
+    check_base(config)
+    if not examples:
+        raise TrainingError("no reference to train on: connect at least one")
+    prompt = tuple(empty_prompt.shape)
+    for number, example in zip(reference_numbers(examples), examples, strict=True):
+        name = f"reference {number}"
+        if example.latent.ndim != 3 or example.latent.shape[0] != config.in_channels:
+            raise TrainingError(
+                f"{name}: expected a latent of {config.in_channels} channels, got {tuple(example.latent.shape)}"
+            )
+        if example.tokens.ndim != 2 or example.tokens.shape != examples[0].tokens.shape:
+            raise TrainingError(
+                f"{name}: its CLIP vision tokens have the shape {tuple(example.tokens.shape)}, those of reference 1 "
+                f"{tuple(examples[0].tokens.shape)}: make all references with one CLIP vision model"
+            )
+        if tuple(example.prompt.shape) != prompt or prompt[-1] != config.context_dim:
+            raise TrainingError(
+                f"{name}: its prompt has the shape {tuple(example.prompt.shape)}, the empty prompt {prompt}; both must "
+                f"be equally long and {config.context_dim} wide (encode both with this model's own CLIP)"
+            )
+        if example.counted is not None and example.counted.shape != example.target.shape[1:]:
+            raise TrainingError(
+                f"{name}: counted has the shape {tuple(example.counted.shape)}, its latent "
+                f"{tuple(example.target.shape[1:])}"
+            )
+        for part in (example.latent, example.target, example.tokens, example.prompt):
+            if not torch.isfinite(part).all():
+                raise TrainingError(f"{name} holds values that are not finite (NaN or infinite)")
+
+
+def reference_numbers(examples: Sequence[Example]) -> list[int]:
+    """For each example the number, from 1, of the reference that it is a view of."""
+    seen: dict[int, int] = {}
+    return [seen.setdefault(id(example.latent), len(seen) + 1) for example in examples]
