@@ -51,6 +51,27 @@ def test_no_module_imports_itself_through_others() -> None:
     assert [name for name in boxes if name in reachable(boxes, name)] == []
 
 
+def walls() -> dict[str, set[str]]:
+    """What each folder of p3s may import besides the files beside the folders, by the page's table."""
+    table = PAGE.split("| folder | its sentence | may import |\n|---|---|---|\n")[1].split("\n\n")[0]
+    found: dict[str, set[str]] = {"p3s": set()}
+    for row in table.splitlines():
+        folders, _, may = (cell.strip() for cell in row.strip("|").split("|"))
+        for name in re.findall(r"`(\w+)/`", folders):  # of several in a row, a later one may import an earlier one
+            named = found if may == "all above" else [f"p3s.{other}" for other in may.split(", ") if other]
+            found[f"p3s.{name}"] = {"p3s", *named}
+    return found
+
+
+def test_every_folder_of_p3s_keeps_to_its_walls() -> None:
+    boxes = rooms(import_graph())
+    found = {name: targets for name, targets in boxes.items() if name.split(".")[0] == "p3s"}
+    allowed = walls()
+    assert found.keys() == allowed.keys()
+    assert {name: found[name] - allowed[name] for name in found if found[name] - allowed[name]} == {}
+    assert len(boxes) <= 16  # a picture that is read in a minute
+
+
 def test_the_picture_is_that_of_the_code() -> None:
     assert with_picture(PAGE) == PAGE, "run `python tests/tools/generate.py imports`"
 

@@ -47,10 +47,11 @@ def import_graph() -> Graph:
 
 
 def rooms(graph: Graph) -> Graph:
-    """The same with each folder below nodes and p3s as one box."""
+    """The same with each folder as one box, and the files beside the folders as another (nodes, p3s)."""
+    folders = {name.rpartition(".")[0] for name in graph}
 
     def room(name: str) -> str:
-        return ".".join(name.split(".")[:2])
+        return max((folder for folder in folders if f"{name}.".startswith(f"{folder}.")), key=len)
 
     merged: Graph = {}
     for name, targets in graph.items():
@@ -82,14 +83,19 @@ def box(name: str) -> str:
     return name.replace(".", "_")
 
 
+def title(name: str) -> str:
+    return name.rpartition(".")[2] if "." in name else f"{name}/*.py"
+
+
 def mermaid() -> str:
     every = rooms(import_graph())
-    every.pop("p3s.errors")  # all import it
-    graph = without_shortcuts({name: targets - {"p3s.errors"} for name, targets in every.items()})
+    every.pop("p3s")  # errors, files and other things that all may import
+    graph = without_shortcuts({name: targets - {"p3s"} for name, targets in every.items()})
     lines = ["```mermaid", "flowchart LR"]
     for folder in ROOMS:
-        names = sorted(name for name in graph if name.startswith(folder + "."))
-        lines += [f"  subgraph {folder}", *(f'    {box(name)}["{name.split(".")[1]}"]' for name in names), "  end"]
+        names = sorted(name for name in graph if f"{name}.".startswith(f"{folder}."))
+        lines += [f"  subgraph {folder}_folder[{folder}]"]
+        lines += [*(f'    {box(name)}["{title(name)}"]' for name in names), "  end"]
     lines += [f"  {box(name)} --> {box(target)}" for name in sorted(graph) for target in sorted(graph[name])]
     return "\n".join([*lines, "```"]) + "\n"
 
