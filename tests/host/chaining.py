@@ -231,7 +231,7 @@ def page(results: dict[str, dict[str, dict[str, dict[str, str]]]]) -> str:
         for name, case in CASES.items():
             for order in case.orders if case.section == section else ():
                 told = [
-                    results[v]["cases"].get(name, {}).get(order, "not run") if case.fits(v) else "no such node"
+                    results[v]["cases"].get(name, {}).get(order, "not run") if case.fits(v) else f"needs {case.minimum}"
                     for v in versions
                 ]
                 text += f"| {case.title} | {order} | {' | '.join(told)} | {case.note} |\n"
