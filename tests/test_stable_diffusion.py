@@ -192,14 +192,14 @@ def test_an_sdxl_folder_is_refused(files: dict[str, Path], tmp_path: Path) -> No
 def test_a_missing_package_says_what_to_install(missing: str, files, monkeypatch, capsys) -> None:
     from importlib import import_module
 
-    import p3s.models.stable_diffusion
+    from p3s.models import stable_diffusion
 
     def without(name: str):
         if name == missing:
             raise ImportError(f"No module named {name!r}")
         return import_module(name)
 
-    monkeypatch.setattr(p3s.stable_diffusion, "import_module", without)
+    monkeypatch.setattr(stable_diffusion, "import_module", without)
     arguments = ["--image", str(DATA / "dog.jpg"), "--positive", "0.5,0.5", "--prompt", "a dog"]
     assert main(["train", *arguments, "--world", str(files["sd"])]) == 1
     said = capsys.readouterr().err

@@ -14,9 +14,10 @@ from p3s.network.subject_copy import SubjectCopy
 from p3s.network.unet import ResBlock, SpatialTransformer
 from p3s.network.unet_config import UNetConfig
 from p3s.sampling.diffusion import NoiseSchedule
-from p3s.training import step as training_step
+from p3s.training import step
 from p3s.training.loop import make_optimizer, train
 from p3s.training.memory import explained, is_out_of_memory, ways_to_save
+from p3s.training.precision import DTYPES
 from p3s.training.settings import TrainSettings
 from p3s.training.step import Batch, draw, losses
 
@@ -137,7 +138,7 @@ class Scarce:
     """Makes ``losses`` run out of memory at given calls of it, as a GPU's or the CPU's allocator says so."""
 
     def __init__(self, monkeypatch, *calls, error=None):
-        self.calls, self.real, self.seen = calls, training_step.losses, []
+        self.calls, self.real, self.seen = calls, step.losses, []
         self.error = error or torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         monkeypatch.setattr("p3s.training.loop.losses", self)
 
@@ -309,7 +310,7 @@ def test_what_the_allocator_of_this_machine_says_is_known():
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
 @pytest.mark.parametrize("layers", ["last", "none"])
 def test_16_bits_keep_the_weights_in_32(base, kind, precision, dtype, layers):
-    assert training_step.DTYPES[precision] == dtype
+    assert DTYPES[precision] == dtype
     exact, copy = fresh(base, kind=kind), fresh(base, kind=kind)
     half = random_unet(TINY).to(dtype)
     settings = {"steps": 4, "attention_layers": layers}
