@@ -274,3 +274,11 @@ def test_a_new_picker_asks_for_a_picture(editor_page: EditorPage) -> None:
     editor_page.add("P3S_PointPicker", (420, 130))
     editor_page.looked_at_graph()
     assert "Choose, drop or paste a picture." in editor_page.hint()
+
+
+def test_a_new_picker_is_wide_enough_for_one_row_of_buttons(editor_page: EditorPage) -> None:
+    tops = editor_page.page.evaluate(
+        "() => [...document.querySelectorAll('.p3s-bar button')].map((button) => button.getBoundingClientRect().y)"
+    )
+    assert len(tops) == 10
+    assert len(set(tops)) == 1

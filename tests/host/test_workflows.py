@@ -186,9 +186,16 @@ def test_a_workflow_is_ready_for_a_user(client: Client, file: Path) -> None:
     assert {node["type"] for node in workflow["nodes"]} <= core_or_ours
     notes = " ".join(node["widgets_values"][0] for node in workflow["nodes"] if node["type"] == "MarkdownNote")
     graph = to_prompt(workflow, info)
+    readme = (REPO / "README.md").read_text(encoding="utf-8")
+    for saved in workflow["nodes"]:
+        if saved["type"] in MODELS:
+            # With it the editor offers to download a file that is missing.
+            (model,) = saved["properties"]["models"]
+            assert model["name"] == graph[str(saved["id"])]["inputs"][MODELS[saved["type"]][0]]
+            assert model["url"].removeprefix("https://huggingface.co/").split("/resolve/main/")[0] in readme
+            assert f"[{model['name']}]({model['url']})" in notes, "the note links every model file"
+            assert f"| **{model['directory']}** |" in notes
     for node in graph.values():
-        if node["class_type"] in MODELS:
-            assert node["inputs"][MODELS[node["class_type"]][0]] in notes, "the note names every model file"
         # Nobody's own points or pictures: ComfyUI brings the one, and a picker is refused until a picture is chosen.
         if node["class_type"] in ("P3S_PointPicker", "LoadImage"):
             assert node["inputs"]["image"] == ("" if node["class_type"] == "P3S_PointPicker" else "example.png")

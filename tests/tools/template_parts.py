@@ -9,6 +9,13 @@ from tools.workflow_builder import Added, Workflow
 CHECKPOINT = "v1-5-pruned-emaonly-fp16.safetensors"
 VISION = "clip-vit-large-patch14.safetensors"
 CONTROLNET = "control_v11p_sd15_canny_fp16.safetensors"
+# Where a file is to be had, and its folder in models: with it the editor offers to download what is missing.
+HUB = "https://huggingface.co"
+SOURCES = {
+    CHECKPOINT: (f"{HUB}/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/{CHECKPOINT}", "checkpoints"),
+    VISION: (f"{HUB}/openai/clip-vit-large-patch14/resolve/main/model.safetensors", "clip_vision"),
+    CONTROLNET: (f"{HUB}/comfyanonymous/ControlNet-v1-1_fp16_safetensors/resolve/main/{CONTROLNET}", "controlnet"),
+}
 SUBJECT = "my_subject.safetensors"
 SUBJECTS = ("my_first_subject.safetensors", "my_second_subject.safetensors")
 PREVIEW = 460  # pixels; Train P3S grows by this much in Nodes 2.0, and while it shows a text and a picture
@@ -21,10 +28,17 @@ PHOTO = (
 LOOK = """Check the masks: press **M** in the picture, then **Run RNGR Mask** there. Blue is the subject, hatched orange
 is removed; the second picture on RNGR Mask is what training sees. Not right? Move the points; the masks follow."""
 SAMPLER = {"seed": 1, "steps": 50, "cfg": 7.5, "sampler_name": "ddim", "scheduler": "ddim_uniform", "denoise": 1}
+
+
+def row(name: str, more: str) -> str:
+    url, folder = SOURCES[name]
+    return f"| [{name}]({url}){more} | **{folder}** |"
+
+
 ROWS = {
-    "checkpoint": f"| **{CHECKPOINT}**, or another **SD 1.5** checkpoint | **checkpoints** |",
-    "vision": f"| **{VISION}** (CLIP ViT-L/14 with its vision tower) | **clip_vision** |",
-    "controlnet": f"| **{CONTROLNET}**, or another ControlNet for SD 1.5 | **controlnet** |",
+    "checkpoint": row(CHECKPOINT, ", or another **SD 1.5** checkpoint"),
+    "vision": row(VISION, " (CLIP ViT-L/14 with its vision tower; it arrives as model.safetensors: rename it)"),
+    "controlnet": row(CONTROLNET, ", or another ControlNet for SD 1.5"),
     "subject": "| your subject, saved by Train P3S | **p3s** |",
     "subjects": "| your two subjects, saved by Train P3S | **p3s** |",
 }
@@ -32,16 +46,28 @@ ROWS = {
 
 def needed(*rows: str) -> str:
     table = "\n".join(["| file | folder in **models** |", "|---|---|", *(ROWS[row] for row in rows)])
-    return f"**Needed** (choose your own files in the nodes below)\n\n{table}\n\nLinks are in the pack's README."
+    return f"**Needed** (choose your own files in the nodes below)\n\n{table}"
 
 
-def models(b: Workflow, vision: bool = True) -> tuple[Added, Added | None]:
+def loader(b: Workflow, kind: str, widget: str, name: str) -> Added:
+    """A loader of a model file, which says where the file is to be had."""
+    height = 102 if kind == "CheckpointLoaderSimple" else 62
+    node = b.add(kind, height, **{widget: name})
+    url, folder = SOURCES[name]
+    b.keep(node, models=[{"name": name, "url": url, "directory": folder}])
+    return node
+
+
+def checkpoint(b: Workflow) -> Added:
+    return loader(b, "CheckpointLoaderSimple", "ckpt_name", CHECKPOINT)
+
+
+def models(b: Workflow) -> tuple[Added, Added]:
     """The first group: the models."""
     b.group("1  Models")
     b.column(420)
-    b.note("Models", 200, needed("checkpoint", *(["vision"] if vision else [])))
-    base = b.add("CheckpointLoaderSimple", 102, ckpt_name=CHECKPOINT)
-    return base, b.add("CLIPVisionLoader", 62, clip_name=VISION) if vision else None
+    b.note("Models", 200, needed("checkpoint", "vision"))
+    return checkpoint(b), loader(b, "CLIPVisionLoader", "clip_name", VISION)
 
 
 def prompts(b: Workflow, base: Added, text: str, training: bool = False) -> tuple[Added, Added]:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 from tools.template_parts import (
-    CHECKPOINT,
     CONTROLNET,
     LOOK,
     NEGATIVE,
@@ -16,7 +15,9 @@ from tools.template_parts import (
     SUBJECT,
     SUBJECTS,
     apply,
+    checkpoint,
     generate,
+    loader,
     models,
     needed,
     prompts,
@@ -98,7 +99,7 @@ listed after it, a file copied there after a refresh (key R); a later training o
 (my_subject_00002).
 """,
     )
-    base = b.add("CheckpointLoaderSimple", 102, ckpt_name=CHECKPOINT)
+    base = checkpoint(b)
     subject = b.add("P3S_LoadSubject", 106, subject_file=SUBJECT)
     b.add("PreviewAny", 230, "About the subject", source=subject["description"])
     b.group("2  Apply")
@@ -122,7 +123,7 @@ The subject comes from the file, the outlines from the picture you load on the r
 different parts of the model, so both can be used at once, in any order.
 """,
     )
-    base = b.add("CheckpointLoaderSimple", 102, ckpt_name=CHECKPOINT)
+    base = checkpoint(b)
     subject = b.add("P3S_LoadSubject", 106, subject_file=SUBJECT)
     applied = apply(b, base["MODEL"], subject["subject"])
     b.group("2  ControlNet")
@@ -139,7 +140,7 @@ Subject lost to the outlines: lower the ControlNet's **strength** or **end_perce
     loaded = b.add("LoadImage", 330, image="example.png")
     outlines = b.add("Canny", 90, image=loaded["IMAGE"], low_threshold=0.4, high_threshold=0.8)
     b.add("PreviewImage", 280, "Outlines", images=outlines["IMAGE"])
-    control = b.add("ControlNetLoader", 62, control_net_name=CONTROLNET)
+    control = loader(b, "ControlNetLoader", "control_net_name", CONTROLNET)
     b.group("3  Generate")
     b.column(420)
     positive, negative = prompts(b, base, "a photo of a sks dog in the snow")
@@ -255,7 +256,7 @@ Each subject acts only in its half of the picture: the first on the left, the se
 **two_similar_subjects** trains two subjects of one photo.
 """,
     )
-    base = b.add("CheckpointLoaderSimple", 102, ckpt_name=CHECKPOINT)
+    base = checkpoint(b)
     subjects = [
         b.add("P3S_LoadSubject", 106, title, subject_file=file)
         for title, file in zip(("First", "Second"), SUBJECTS, strict=True)

@@ -343,3 +343,19 @@ test('M goes through the overlays and says so, without a step of history', () =>
   assert.equal(editor.canUndo, false)
   assert.deepEqual(log.changes, [])
 })
+
+test('when points are renumbered, what was under the pointer does not name another one', () => {
+  const { editor, click, move } = makeEditor()
+  for (const again of [
+    () => click(101, 150.5, { button: 2 }), // the first becomes the last negative one
+    () => editor.removeSelected(),
+    () => editor.clear('positive')
+  ]) {
+    editor.value = toJson({ positive: [[0.25, 0.25], [0.75, 0.75]], negative: [] })
+    editor.select({ sign: 'positive', index: 0 })
+    move(101, 150.5)
+    assert.deepEqual(editor.hover, { sign: 'positive', index: 0 })
+    again()
+    assert.equal(editor.hover, null)
+  }
+})

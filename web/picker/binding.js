@@ -20,7 +20,7 @@ const SIZE_KEY = 'p3s_size' // the size of the picture that the points were last
 const SKETCH_KEY = 'p3s_sketch' // and what it looks like, see image.js
 const RUN_ENDS = ['execution_success', 'execution_error', 'execution_interrupted']
 const WATCH = 400 // milliseconds; changes of upstream nodes raise no event here
-const MIN_SIZE = [380, 520]
+const MIN_SIZE = [400, 520] // wide enough for one row of buttons
 
 const TEXTS = {
   none: () => t('Choose, drop or paste a picture.'),

@@ -93,6 +93,8 @@ export class Editor {
   commit(next, merge = null) {
     this.#draft = null
     const text = points.toJson(next)
+    // Other lengths are other numbers: what was under the pointer may be another point now, until it moves again.
+    if (points.SIGNS.some((sign) => next[sign].length !== this.#points[sign].length)) this.hover = null
     this.#points = points.fromJson(text)
     this.problem = null
     if (this.#history.push(text, merge)) this.#listener.change(text)
@@ -168,7 +170,6 @@ export class Editor {
     const at = this.selection
     const next = points.remove(this.#points, at)
     this.selection = next[at.sign].length ? { sign: at.sign, index: Math.min(at.index, next[at.sign].length - 1) } : null
-    this.hover = null
     this.commit(next)
     this.#say(at.sign === 'positive' ? t('Positive point removed.') : t('Negative point removed.'))
   }

@@ -7,7 +7,7 @@ export const VERSION = 1
 export const MAX_POINTS = 64 // of each sign; as in p3s/reference/points.py
 export const EMPTY = Object.freeze({ positive: Object.freeze([]), negative: Object.freeze([]) })
 
-const SIGNS = ['positive', 'negative']
+export const SIGNS = ['positive', 'negative']
 const DIGITS = 6 // a hundredth of a pixel of a picture 10000 pixels wide
 
 export const opposite = (sign) => (sign === 'positive' ? 'negative' : 'positive')
