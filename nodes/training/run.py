@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -52,12 +53,13 @@ class Outcome:
         """Added to the name of the subject's file."""
         return "" if self.result.completed else "_cancelled" if self.cancelled else "_stopped"
 
-    def told(self, state: Path, resumes: bool) -> list[str]:
-        """Messages for the user. ``state``: the file from which the training can be resumed; ``resumes``: whether
-        queueing the same workflow does that."""
+    def told(self, saved: Sequence[str], state: Path, resumes: bool) -> tuple[str, ...]:
+        """Messages for the user. ``saved``: those on the subject's file; ``state``: the file from which the training
+        can be resumed; ``resumes``: whether queueing the same workflow does that."""
         told = [f"resumed after step {self.resumed}"] if self.resumed else []
         told += [f"{name} {before} up to there, {now} from there on" for _, name, before, now in self.result.changes]
         told += self.notes
+        first = []
         how = "queue again" if resumes else "turn resume on and retrain off, then queue again"
         size = state.stat().st_size / 2**20 if state.exists() else 0
         file = f"{state} ({size:.0f} MiB; delete it if you will not resume)"
@@ -74,8 +76,10 @@ class Outcome:
             else:
                 told.append("no earlier step was saved: queue again with a lower learning rate to start over")
         elif size and not self.result.completed:
-            told.append(f"{how} to resume from {file}")
-        return told
+            # First: the box on the node may show two lines only.
+            first.append(f"{'Cancelled: ' if self.cancelled else ''}{how} to resume")
+            told.append(f"what is resumed is in {file}")
+        return (*first, *saved, *told)
 
     def raise_if_ended_early(self, told: str) -> None:
         """Raise, for the host, that the training was cancelled or went wrong."""

@@ -97,8 +97,8 @@ class Train(io.ComfyNode):
         filed = filing.save(outcome.subject, safe_name(name) + outcome.ending)
         if outcome.result.completed and filed.path:
             checkpoints.discard()
-        told = outcome.told(checkpoints.path, resumes)
-        filed = filed.and_told(*folders.renamed(name), *notes, *told)
+        saved = (*filed.told, *folders.renamed(name), *notes)
+        filed = filed._replace(told=outcome.told(saved, checkpoints.path, resumes))
         shown = _output(cls, filed, loss_map(outcome.result.reports))
         outcome.raise_if_ended_early("; ".join(filed.told))
         return shown
