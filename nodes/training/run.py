@@ -78,7 +78,7 @@ class Outcome:
         elif size and not self.result.completed:
             # First: the box on the node may show two lines only.
             first.append(f"{'Cancelled: ' if self.cancelled else ''}{how} to resume")
-            told.append(f"what is resumed is in {file}")
+            told.append(f"it resumes from {file}")
         return (*first, *saved, *told)
 
     def raise_if_ended_early(self, told: str) -> None:

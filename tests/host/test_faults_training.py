@@ -101,7 +101,7 @@ def test_cancelled_and_resumed_is_uninterrupted(faulty: Server, folder: Path, ki
     # The box on the node may show two lines only: what to do comes first.
     assert told.startswith(
         f"Cancelled: queue again to resume; {done} steps trained, saved to models/p3s/{cancelled.name}; "
-        f"what is resumed is in models/p3s/{state.name} ("
+        f"it resumes from models/p3s/{state.name} ("
     )
 
     faulty.restart()
