@@ -14,6 +14,7 @@ import { PickerView } from './view.js'
 
 const IMAGE_INPUT = 'image'
 const LINK_INPUT = 'linked_image'
+const UPLOAD = 'upload' // the host's button, which opens the file chooser
 const POINTS_OUTPUT = 'points'
 const UI_KEY = 'p3s_image' // what the node sends after a run with a linked picture
 const SIZE_KEY = 'p3s_size' // the size of the picture that the points were last placed on
@@ -39,6 +40,7 @@ export function bindPicker(node, inputName, { app, api }) {
     dragOver: (event) => node.onDragOver?.(event),
     drop: (event) => node.onDragDrop?.(event),
     pasteFiles: (files) => pasteFiles(node, files),
+    choosePicture: () => node.widgets.find((widget) => widget.name === UPLOAD)?.callback?.(),
     askMasks: (request) => askMasks(api, { ...request, source }),
     runMasks: () => runMasks()
   })
@@ -92,7 +94,7 @@ export function bindPicker(node, inputName, { app, api }) {
     if (now === shown) return
     shown = now
     if (!picture) {
-      view.showNothing(TEXTS[found.kind]())
+      view.showNothing(TEXTS[found.kind](), found.kind === 'none')
       return warn()
     }
     view.showNothing(TEXTS.loading())

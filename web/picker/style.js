@@ -49,6 +49,7 @@ export const CSS = `
 .p3s-stage canvas[data-cursor="grabbing"] { cursor: grabbing; }
 .p3s-stage canvas[data-cursor="move"] { cursor: move; }
 .p3s-stage canvas[data-cursor="default"] { cursor: default; }
+.p3s-stage canvas[data-cursor="pointer"] { cursor: pointer; }
 .p3s-keys { position: absolute; left: 0; top: 0; width: 1px; height: 1px; padding: 0; border: 0; opacity: 0; resize: none;
   pointer-events: none; }
 .p3s-note { position: absolute; left: 50%; bottom: 10px; transform: translateX(-50%); max-width: calc(100% - 16px);

@@ -21,6 +21,8 @@ export class PickerView {
   #parts = buildParts()
   #image = null // of loadImage
   #emptyText = ''
+  #canChoose = false // whether a click in the empty stage chooses a picture
+  #asking = null // the pointer of such a click
   #notice = ''
   #warning = ''
   #message = ''
@@ -38,7 +40,7 @@ export class PickerView {
 
   /**
    * hooks: {change(text), select(), leave(), passWheel(event), dragOver(event), drop(event), pasteFiles(files),
-   * askMasks(request), runMasks()}, all optional; askMasks as MaskQuery takes it.
+   * choosePicture(), askMasks(request), runMasks()}, all optional; askMasks as MaskQuery takes it.
    */
   constructor(hooks = {}) {
     this.#hooks = hooks
@@ -150,15 +152,18 @@ export class PickerView {
     this.#image = image
     this.#notice = notice
     this.#emptyText = ''
+    this.#canChoose = false
     this.#editor.setPicture(size ?? { width: image.full.naturalWidth, height: image.full.naturalHeight })
     return true
   }
 
-  showNothing(emptyText) {
+  /** An empty stage with a text; `canChoose`: a click there asks for a picture. */
+  showNothing(emptyText, canChoose = false) {
     this.#loading++
     this.#image = null
     this.#notice = ''
     this.#emptyText = emptyText
+    this.#canChoose = canChoose
     this.#editor.setPicture(null)
   }
 
@@ -247,10 +252,13 @@ export class PickerView {
       if (event.button > 2) return
       this.#canvas.setPointerCapture(event.pointerId)
       this.#message = ''
+      this.#asking = this.#canChoose && event.button === 0 ? event.pointerId : null
       gestures.down(plain)
     } else if (event.type === 'pointermove') gestures.move(plain)
-    else if (event.type === 'pointerup') gestures.up(plain)
-    else gestures.cancel(plain)
+    else if (event.type === 'pointerup') {
+      if (this.#asking === event.pointerId && this.#canChoose) this.#hooks.choosePicture?.()
+      gestures.up(plain)
+    } else gestures.cancel(plain)
     this.#showCursor()
   }
 
@@ -353,7 +361,7 @@ export class PickerView {
   #showCursor() {
     const editor = this.#editor
     const panning = this.#space ? (editor.gestures.isBusy ? 'grabbing' : 'grab') : null
-    this.#canvas.dataset.cursor = panning ?? (!editor.picture ? 'default' : editor.hover ? 'move' : 'cross')
+    this.#canvas.dataset.cursor = panning ?? (this.#canChoose ? 'pointer' : !editor.picture ? 'default' : editor.hover ? 'move' : 'cross')
   }
 
   #say(message) {
