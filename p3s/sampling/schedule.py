@@ -54,7 +54,7 @@ class Schedule:
 
     alpha, beta: any finite number. k: 0 or more. value: 0 or more. keyframes: percents in 0..1, each used once, weights
     0 or more; kept sorted. learned: the weights at evenly spaced timesteps from 0 to T, straight lines between them;
-    filled in by :func:`p3s.sampling.schedule_for`. start, end: percents in 0..1; where ``start <= percent < end`` does
+    filled in by :func:`schedule_for` (settings.py). start, end: percents in 0..1; where ``start <= percent < end`` does
     not hold the weight is exactly 0 (an ``end`` of 1 includes the last step). Neighbouring windows therefore share no
     step, and a window with start = end is empty. Raises P3SError for anything else.
     """

@@ -1,6 +1,6 @@
 """What is computed when in a sampling run: the settings, the subjects, and the reuse of features over steps.
 
-Shared by the core's own sampling (``generate``) and by hosts.
+Shared by the sampler in ``ddim`` and by hosts.
 """
 
 from __future__ import annotations
