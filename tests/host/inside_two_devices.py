@@ -15,7 +15,7 @@ import comfy.model_management as management
 import comfy.utils
 import torch
 from comfyui_p3s.nodes.host import conditions, patch, progress, weights
-from comfyui_p3s.nodes.host.seen import SeenPictures
+from comfyui_p3s.nodes.host.readings import Readings
 from comfyui_p3s.nodes.training import run as train_run
 from comfyui_p3s.nodes.training import task as train_task
 from comfyui_p3s.p3s.network.copy_settings import CopySettings
@@ -157,10 +157,10 @@ def clip(path: str) -> dict[str, float]:
     """Tokens of a photo by a run and by the route, against the CPU's."""
     photo = draw(64, 96, 3).sigmoid()
     vision = comfy.clip_vision.load(path)
-    expected = SeenPictures().tokens(photo, vision)
+    expected = Readings().tokens(photo, vision)
     with pretended_machine():
         vision = comfy.clip_vision.load(path)
-        by_run = SeenPictures().tokens(photo, vision)
+        by_run = Readings().tokens(photo, vision)
         in_place = conditions.clip_encoder_in_place(vision)
         assert in_place is not None
         by_route = clip_tokens(photo, in_place, conditions.clip_image_size(vision))
