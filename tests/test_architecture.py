@@ -76,6 +76,18 @@ def test_the_picture_is_that_of_the_code() -> None:
     assert with_picture(PAGE) == PAGE, "run `python tests/tools/generate.py imports`"
 
 
+def test_what_docstrings_point_to_exists() -> None:
+    missing = []
+    for file in [*(REPO / "p3s").rglob("*.py"), *(REPO / "nodes").rglob("*.py")]:
+        for module, name in re.findall(
+            r":\w+:`((?:(?:p3s|nodes)\.)(?:[a-z_]+\.)*)([A-Za-z_]+)", file.read_text("utf-8")
+        ):
+            target = REPO / (module.rstrip(".").replace(".", "/") + ".py")
+            if not target.is_file() or not re.search(rf"(def|class) {name}\b", target.read_text("utf-8")):
+                missing.append(f"{file.name}: {module}{name}")
+    assert missing == []
+
+
 def named_tests() -> list[tuple[str, str]]:
     return re.findall(r"`([\w/]+\.(?:py|mjs))(?:::(\w+))?`", PAGE)
 

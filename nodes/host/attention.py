@@ -139,8 +139,8 @@ class Group(NamedTuple):
 def query_groups(masks: Sequence[EffectMask | None], grid: tuple[int, int]) -> list[Group]:
     """The queries of a grid by what they see under the masks, on the CPU.
 
-    Together they are the softmax with the bias of :func:`p3s.injection.mask_bias`, but what a query does not see is
-    not computed for it.
+    Together they are the softmax with the bias of :func:`p3s.network.injection.mask_bias`, but what a query does not
+    see is not computed for it.
     """
     n = grid[0] * grid[1]
     images = max(1 if m is None else m.images for m in masks)

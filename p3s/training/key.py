@@ -42,9 +42,10 @@ Sketches = dict[str, list[list[float]]]
 class TrainingInputs:
     """All that the result of a training depends on.
 
-    ``base_fingerprint``: of the base's weights as they are trained on, LoRAs included (``p3s.subject.fingerprint``).
+    ``base_fingerprint``: :func:`p3s.subject.base_fingerprint.fingerprint` of the base's weights as they are trained on,
+    LoRAs included.
     ``image_hashes``: of the references' photos (``Reference.image_hash``). The rest as for
-    :func:`p3s.training.train`.
+    :func:`p3s.training.loop.train`.
     """
 
     base_fingerprint: str

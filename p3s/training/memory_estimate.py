@@ -113,7 +113,7 @@ def _largest(examples: Sequence[Example], batch_size: int) -> tuple[Shapes, ...]
 
 
 def _batch(rows: Sequence[Shapes]) -> Batch:
-    """What :func:`p3s.training_step.draw` gives for these examples, without values."""
+    """What :func:`p3s.training.step.draw` gives for these examples, without values."""
     x = torch.empty(len(rows), *rows[0].target)
     return Batch(
         x=x,

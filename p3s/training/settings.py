@@ -44,8 +44,8 @@ class TrainSettings:
     zero_init: str = "identity"
     #: (n) the condition of an example: "other", a random other reference of the subject, or "self".
     pairs: str = "other"
-    #: What is learned of each reference (see :func:`p3s.views.views`). Not in the paper, whose way is "whole": the toy
-    #: world's samples are better with the crop (benchmarks/README.md).
+    #: What is learned of each reference (see :func:`p3s.training.examples.views`). Not in the paper, whose way is
+    #: "whole": the toy world's samples are better with the crop (benchmarks/README.md).
     views: str = "whole+subject"
     #: Whether the fill of a removed subject is "learned" like the rest of the picture (as in the paper), or "ignored"
     #: by L_LDM.

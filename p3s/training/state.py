@@ -98,7 +98,7 @@ class StateHead:
 
 @dataclass(frozen=True, eq=False)
 class TrainState(StateHead):
-    """A training after some steps; :func:`p3s.training.train` resumes it as if it had not been interrupted.
+    """A training after some steps; :func:`p3s.training.loop.train` resumes it as if it had not been interrupted.
 
     weights, optimizer, scaler: their state dicts. generator, queue: the state of the random generator, and the batches
     left in the epoch, as lists of example numbers. Without a report all these are empty, and the training starts
@@ -123,7 +123,7 @@ class TrainState(StateHead):
 @dataclass(frozen=True)
 class Checkpoints:
     """Where and how often a training keeps its state, for ``train(..., resume=load_state(path))``
-    (:func:`p3s.training_state_file.load_state`).
+    (:func:`p3s.training.state_file.load_state`).
 
     ``every`` n steps (0: never on the way) except at the last one, and whenever the training ends early. There is one
     file, replaced in one go. A state of SD 1.5 takes 7 GB with a full copy (weights and two numbers of AdamW for each,
@@ -143,8 +143,8 @@ def inputs_of(base: UNet, copy_settings: CopySettings, noise: NoiseSchedule, set
     """What a training depends on apart from its examples, by names that users know. Settings that do not change what a
     step does (``TrainSettings.NEUTRAL``) are left out: a training may be resumed with more steps.
 
-    The base counts by its sampled :func:`p3s.subject.fingerprint`: reading all of it would take seconds, and another
-    checkpoint or LoRA differs everywhere, not in single values.
+    The base counts by its sampled :func:`p3s.subject.base_fingerprint.fingerprint`: reading all of it would take
+    seconds, and another checkpoint or LoRA differs everywhere, not in single values.
     """
     found = {name: repr(value) for name, value in asdict(settings).items() if name not in settings.NEUTRAL}
     found |= {name: repr(value) for name, value in asdict(copy_settings).items()}
