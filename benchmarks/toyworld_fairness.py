@@ -20,7 +20,7 @@ from p3s.network.subject_copy import CopyReader
 from p3s.network.unet import PLAIN
 from p3s.sampling.diffusion import ddim
 from p3s.toyworld.scenes import BACKGROUNDS, prompt, scene
-from p3s.toyworld.world import GUIDANCE, STEPS, WEIGHTS, ToyWorld, load_world, picture_of, start
+from p3s.toyworld.world import GUIDANCE, STEPS, WEIGHTS, ToyWorld, load_world, picture_of
 
 from .toyworld_metrics import interval, preference, score, validate
 
@@ -44,7 +44,7 @@ def reference_only(
         uncond, cond = (world.unet(x, times, c.expand(len(x), -1, -1), hooks) for c in (empty, words))
         return uncond + GUIDANCE * (cond - uncond)
 
-    for latents in ddim(predict, world.noise, start(seeds), STEPS):
+    for latents in ddim(predict, world.noise, world.start(seeds), STEPS):
         last = latents
     return world.codec.decode(last)
 

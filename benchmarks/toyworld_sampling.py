@@ -26,7 +26,7 @@ from p3s.network.injection import EffectMask
 from p3s.sampling.ddim import generate_subjects
 from p3s.sampling.settings import FAST, AppliedSubject, SamplingSettings
 from p3s.toyworld.scenes import BACKGROUNDS, CLASSES, IDENTIFIER, PLURALS, SIDE, prompt, scene
-from p3s.toyworld.world import WEIGHTS, ToyWorld, load_world, picture_of, start
+from p3s.toyworld.world import WEIGHTS, ToyWorld, load_world, picture_of
 
 from .flops import Models, count
 from .toyworld import Budget, prompts, save_sheet
@@ -83,7 +83,7 @@ def sample(
         world.encode_text(text),
         world.encode_text(""),
         world.noise,
-        start(seeds),
+        world.start(seeds),
         subjects,
         budget.sample_steps,
         budget.guidance,

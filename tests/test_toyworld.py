@@ -7,6 +7,7 @@ import torch
 from p3s.network.layer_map import LayerMap
 from p3s.network.unet import UNet
 from p3s.network.unet_config import UNetConfig
+from p3s.toyworld.losses import individuals, patch_errors, truth
 from p3s.toyworld.models import LATENT_CHANNELS, Codec, TextEncoder, noise_schedule, tokenize, unet_config
 from p3s.toyworld.scenes import (
     BACKGROUNDS,
@@ -21,7 +22,6 @@ from p3s.toyworld.scenes import (
     scene,
     vocabulary,
 )
-from p3s.toyworld.train import individuals, patch_errors, truth
 from p3s.toyworld.world import WEIGHTS, click, load_world, picture_of
 
 stored = pytest.mark.skipif(not (WEIGHTS / "base.safetensors").exists(), reason="no trained weights are stored")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..network.unet_config import UNetConfig
 from ..sampling.diffusion import NoiseSchedule
+from .codec import CHANNELS
 from .scenes import BACKGROUNDS, CLASSES, COLOURS, PATTERNS, vocabulary
 
 LATENT_CHANNELS = 24
@@ -24,7 +25,7 @@ CLIP_DIM = 96
 CLIP_JOINT = 48
 
 
-def unet_config() -> UNetConfig:
+def unet_config(channels: int = CHANNELS) -> UNetConfig:
     """Two resolutions (12 x 12 and 6 x 6 latent pixels), transformers at both and in the middle; of the SD 2.x type,
     whose few wide heads suit so small a network better than SD 1.x's eight."""
     return UNetConfig.build(
@@ -32,8 +33,8 @@ def unet_config() -> UNetConfig:
         channel_mult=(2, 3),
         transformer_depth=(1, 1),
         context_dim=TEXT_DIM,
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
+        in_channels=channels,
+        out_channels=channels,
         linear_projection=True,
     )
 

@@ -300,10 +300,15 @@ def _marks(pattern: str, subject: Placed) -> np.ndarray:
     return np.broadcast_to(marked, (len(centre), len(centre)))
 
 
-def _background(name: str, rng: np.random.Generator) -> np.ndarray:
-    """The background, drawn large. Each has marks of its own, in fixed places; its colours vary a little."""
+def background_of(name: str) -> np.ndarray:
+    """A background without animals, [48, 48, 3] uint8, its colours in the middle of their range."""
+    return pen.averaged(_background(name, None), SCALE)
+
+
+def _background(name: str, rng: np.random.Generator | None) -> np.ndarray:
+    """The background, drawn large. Each has marks of its own, in fixed places; its colours vary a little by ``rng``."""
     side = SIDE * SCALE
-    tint = rng.integers(-8, 9, 3)
+    tint = rng.integers(-8, 9, 3) if rng else np.zeros(3, int)
     rng = np.random.default_rng(list(name.encode()))
     horizon = side // 2
 

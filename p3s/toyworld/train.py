@@ -1,7 +1,8 @@
-"""Train the toy world's models from nothing: ``python -m p3s.toyworld.train base|clip|judge --out DIR``, then ``pack``.
+"""Train the toy world's models from nothing: ``python -m p3s.toyworld.train codec|base|clip|judge --out DIR``, then
+``pack``. The base needs the finished codec.
 
 Every command is seeded; pictures come from the "train" stream of scenes alone, the judge's from a stream of its own.
-A run continues where it stopped.
+A run that was stopped (Ctrl-C, SIGTERM, --stop, --minutes) continues where it was, with the numbers of an unbroken one.
 """
 
 from __future__ import annotations
@@ -11,243 +12,207 @@ import json
 import math
 import platform
 import random
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..files import write_atomic
 from ..network.unet import UNet
-from .models import CLIP_PATCH, QUESTIONS, Clip, Codec, Judge, TextEncoder, noise_schedule, tokenize, unet_config
-from .scenes import IDENTIFIER, Scene, render, scenes
+from . import operations
+from .codec import Autoencoder
+from .losses import LossOf, Pool, base_loss, clip_loss, codec_loss, judge_loss
+from .models import Clip, Judge, TextEncoder, unet_config
+from .scenes import SIDE
 
-IDENTIFIER_SHARE = 0.05  # of the base's captions: a rare word that means nothing yet
-EMA = 0.998
-LIKENESS = 0.3  # cosine between patches of different individuals of a class: CLIP sees the class first
-PATCH_SHARE = 10.0  # of the patches' errors in CLIP's loss
-
-#: The loss of a batch: its random choices' source and its size to a scalar.
-LossOf = Callable[[random.Random, int], Tensor]
-
-
-class Pool:
-    """``count`` drawn training scenes in the memory of ``device``; drawn once and kept in ``cache``."""
-
-    def __init__(self, stream: str, count: int, cache: Path, device: str = "cpu") -> None:
-        self.device = device
-        self.scenes = list(scenes(stream, count))
-        file = cache / f"{stream}-{count}.npz"
-        if not file.exists():
-            drawn = [render(s) for s in self.scenes]
-            np.savez(file, pictures=np.stack([d[0] for d in drawn]), owners=np.stack([d[1] for d in drawn]))
-        with np.load(file) as stored:
-            self.pictures = torch.from_numpy(stored["pictures"]).to(device)
-            self.owners = torch.from_numpy(stored["owners"]).to(device)
-
-    def batch(self, rng: random.Random, size: int) -> tuple[list[Scene], Tensor, Tensor]:
-        """Random scenes with pictures [size, 48, 48, 3] in 0..1 and owners [size, 48, 48]."""
-        rows = [rng.randrange(len(self.scenes)) for _ in range(size)]
-        return [self.scenes[i] for i in rows], self.pictures[rows].float() / 255, self.owners[rows].long()
+EMA = 0.999
+WARM_UP = 100  # steps until the learning rate is whole
+LAST_RATE = 0.01  # of the learning rate, at the end
+KEEP_EVERY = 250  # steps between two writings of the state
 
 
-def base_loss(modules: Any, pool: Pool) -> LossOf:
-    """The denoising loss (Eq. 14) of U-Net and text encoder together; one caption in ten is empty."""
-    codec, noise = modules["codec"], noise_schedule()
-    codec.fit(pool.pictures[:1500].float() / 255)
+@dataclass(frozen=True)
+class Settings:
+    """Of a run. Only ``steps`` may change when it is continued: the learning rate's cosine ends there."""
 
-    def loss(rng: random.Random, size: int) -> Tensor:
-        batch, pictures, _ = pool.batch(rng, size)
-        texts = [s.caption(IDENTIFIER if rng.random() < IDENTIFIER_SHARE else "") for s in batch]
-        texts = ["" if rng.random() < 0.1 else text for text in texts]
-        x0 = codec.encode(pictures)
-        # One timestep in each of ``size`` equal parts: less noise in the gradient than independent draws.
-        t = ((torch.arange(size) + torch.rand(size)) / size * len(noise)).long().to(pool.device)
-        eps = torch.randn_like(x0)
-        predicted = modules["unet"](noise.add_noise(x0, eps, t), t, modules["text"](tokenize(texts).to(pool.device)))
-        return F.mse_loss(predicted, noise.target(x0, eps, t))
-
-    return loss
+    steps: int
+    batch: int = 16
+    rate: float = 1.5e-3
+    seed: int = 0
+    pool: int = 8000
+    device: str = "cpu"
+    bfloat16: bool = False
 
 
-def clip_loss(modules: Any, pool: Pool) -> LossOf:
-    """Contrast of pictures and captions, and the errors of the patches' cosines."""
-    clip = modules["clip"]
-
-    def loss(rng: random.Random, size: int) -> Tensor:
-        batch, pictures, owners = pool.batch(rng, size)
-        texts = [s.caption(looks=rng.random() < 0.7) for s in batch]
-        hidden = clip.hidden(pictures)
-        scores = clip.image_embedding(hidden) @ clip.text_embedding(texts).T * clip.temperature.exp().clamp(max=50)
-        # Pictures whose captions agree are equally right answers.
-        same = torch.tensor([[a == b for b in texts] for a in texts]).float().to(pool.device)
-        target = same / same.sum(1, keepdim=True)
-        contrast = -((target * scores.log_softmax(1)).sum(1) + (target * scores.log_softmax(0).T).sum(1)).mean() / 2
-        return contrast + PATCH_SHARE * patch_errors(hidden[:, 1:], individuals(batch, owners))
-
-    return loss
-
-
-def individuals(batch: list[Scene], owners: Tensor) -> Tensor:
-    """Who is seen in a patch: [batch, patches], 0 for the background, -1 where nobody fills two thirds of it; twins
-    share a number."""
-    tables = torch.zeros(len(batch), 3, dtype=torch.long)
-    for row, s in enumerate(batch):
-        looks = [subject.look for subject in s.subjects]
-        for i, look in enumerate(looks):
-            tables[row, i + 1] = looks.index(look) + 1
-    named = torch.gather(tables.to(owners.device), 1, owners.flatten(1)).view_as(owners)
-    share, who = F.avg_pool2d(F.one_hot(named, 3).permute(0, 3, 1, 2).float(), CLIP_PATCH).flatten(2).max(1)
-    return torch.where(share > 2 / 3, who, -1)
-
-
-def patch_errors(hidden: Tensor, who: Tensor) -> Tensor:
-    """Squared errors of the cosines that Eq. 1 takes: 1 within an individual and within the background, LIKENESS
-    between two individuals (always of one class), 0 between subject and background; every sort of pair counts alike."""
-    unit = F.normalize(hidden, dim=-1)
-    cosines, a, b = unit @ unit.transpose(1, 2), who[:, :, None], who[:, None, :]
-    known, either, both = (a >= 0) & (b >= 0), (a > 0) | (b > 0), (a > 0) & (b > 0)
-    sorts = {
-        1.0: (both & (a == b), known & ~either),
-        LIKENESS: (both & (a != b),),
-        0.0: (known & either & ~both,),
+def build(part: str, settings: Settings) -> nn.ModuleDict:
+    """The models of a part, untrained."""
+    layers = operations if settings.bfloat16 else nn
+    made: dict[str, Callable[[], dict[str, nn.Module]]] = {
+        "codec": lambda: {"codec": Autoencoder(operations=layers)},
+        "base": lambda: {"text": TextEncoder(), "unet": UNet(unet_config(), layers)},
+        "clip": lambda: {"clip": Clip()},
+        "judge": lambda: {"judge": Judge()},
     }
-    errors = [
-        ((cosines - aim).square() * pairs).sum() / pairs.sum().clamp(min=1) for aim in sorts for pairs in sorts[aim]
-    ]
-    return torch.stack(errors).mean()
+    return nn.ModuleDict(made[part]()).to(settings.device)
 
 
-def judge_loss(modules: Any, pool: Pool) -> LossOf:
-    """Cross-entropy of every answer; the pictures are tinted, blurred and noisy at random."""
-    judge = modules["judge"]
-
-    def loss(rng: random.Random, size: int) -> Tensor:
-        batch, pictures, _ = pool.batch(rng, size)
-        return judge_errors(judge(spoil(pictures)), batch)
-
-    return loss
-
-
-def spoil(pictures: Tensor) -> Tensor:
-    """Pictures with a random tint, contrast, softness and noise each, as samples of a diffusion model may have."""
-    count = len(pictures)
-    device = pictures.device
-    gain, tint = (
-        1 + 0.12 * torch.randn(count, 1, 1, 3, device=device),
-        0.06 * torch.randn(count, 1, 1, 3, device=device),
-    )
-    soft = F.avg_pool2d(pictures.permute(0, 3, 1, 2), 3, 1, 1, count_include_pad=False).permute(0, 2, 3, 1)
-    share, noise = (torch.rand(count, 1, 1, 1, device=device) for _ in range(2))
-    pictures = pictures * (1 - 0.7 * share) + soft * 0.7 * share
-    return (pictures * gain + tint + 0.04 * noise * torch.randn_like(pictures)).clamp(0, 1)
-
-
-def truth(s: Scene) -> dict[str, int]:
-    """Numbers of the right answers; those about the appearance are missing where the subjects differ."""
-    look = s.subjects[0].look
-    facts: dict[str, object] = {"animal": s.animal, "background": s.background, "count": len(s.subjects)}
-    if s.kind != "different":
-        facts |= {"body": look.body, "pattern": look.pattern, "mark": look.mark}
-    return {name: QUESTIONS[name].index(fact) for name, fact in facts.items()}
-
-
-def judge_errors(answers: dict[str, Tensor], batch: list[Scene]) -> Tensor:
-    facts = [truth(s) for s in batch]
-    total = next(iter(answers.values())).new_zeros(())
-    for name, given in answers.items():
-        rows = [i for i, fact in enumerate(facts) if name in fact]
-        total = total + F.nll_loss(given[rows], torch.tensor([facts[i][name] for i in rows], device=given.device))
-    return total
-
-
-PARTS: dict[str, tuple[Callable[[], dict[str, nn.Module]], Callable[[Any, Pool], LossOf]]] = {
-    "base": (lambda: {"codec": Codec(), "text": TextEncoder(), "unet": UNet(unet_config())}, base_loss),
-    "clip": (lambda: {"clip": Clip()}, clip_loss),
-    "judge": (lambda: {"judge": Judge()}, judge_loss),
+LOSSES: dict[str, Callable[..., LossOf]] = {
+    "codec": codec_loss,
+    "base": base_loss,
+    "clip": clip_loss,
+    "judge": judge_loss,
 }
 
 
-def run(
-    part: str,
-    steps: int,
-    batch: int,
-    rate: float,
-    seed: int,
-    pool_size: int,
-    out: Path,
-    stop: int = 0,
-    device: str = "cpu",
-) -> None:
-    """Train a part for ``steps`` steps and leave its averaged weights in ``out``/``part``.pt. ``stop``: end early
-    after so many steps, with the state kept."""
-    out.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(seed)
-    build, make_loss = PARTS[part]
-    modules = nn.ModuleDict(build()).to(device=device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    pool = Pool("judge" if part == "judge" else "train", pool_size, out, device)
-    loss_of = make_loss(modules, pool)
-    optimizer = torch.optim.AdamW(modules.parameters(), lr=rate, weight_decay=0.01, betas=(0.9, 0.98))
+def run(part: str, settings: Settings, out: Path, stop: int = 0, minutes: float = math.inf) -> None:
+    """Train a part, or continue its training, and leave its state and averaged weights in ``out``/``part``.pt.
+
+    ``stop``: end early after so many steps in all; ``minutes``: after so much time of this call. Raises SystemExit
+    when the state in ``out`` was made with other settings.
+    """
+    torch.manual_seed(settings.seed)
+    modules = build(part, settings)
+    optimizer = torch.optim.AdamW(
+        modules.parameters(), lr=settings.rate, weight_decay=0.01, betas=(0.9, 0.98), fused=True
+    )
     average = {k: v.clone() for k, v in modules.state_dict().items()}
-    file, first, seconds = out / f"{part}.pt", 0, 0.0
+    file, first, spent = out / f"{part}.pt", 0, 0.0
     if file.exists():
-        state = torch.load(file, weights_only=True, map_location=device)
+        state = torch.load(file, weights_only=True, map_location=settings.device)
+        refuse_others(state["settings"], asdict(settings), file)
         modules.load_state_dict(state["modules"])
         optimizer.load_state_dict(state["optimizer"])
-        average, first, seconds = state["average"], state["step"], state["seconds"]
+        average, first, spent = state["average"], state["step"], state["seconds"]
+    last = min(stop or settings.steps, settings.steps)
+    if first >= last:
+        print(f"{file} has its {first} steps")
+        return
+    pool = Pool("judge" if part == "judge" else "train", settings.pool, out, settings.device)
+    loss_of = LOSSES[part](modules, pool, *([trained_codec(out, settings.device)] if part == "base" else []))
+    started, smooth = time.monotonic(), 0.0
 
     def save(step: int) -> None:
-        torch.save(
-            {
-                "modules": modules.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "average": average,
-                "step": step,
-                "seconds": seconds + time.time() - started,
-                "settings": {
-                    "steps": steps,
-                    "batch": batch,
-                    "rate": rate,
-                    "seed": seed,
-                    "pool": pool_size,
-                    "device": device,
-                },
-            },
-            file,
-        )
+        state = {
+            "modules": modules.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "average": average,
+            "step": step,
+            "seconds": spent + time.monotonic() - started,
+            "settings": asdict(settings),
+        }
+        write_atomic(file, partial(torch.save, state), overwrite=True)
 
-    started, smooth = time.time(), 0.0
-    for step in range(first, stop or steps):
-        # Seeded per step, so that a continued run equals an unbroken one.
-        torch.manual_seed(seed * 1_000_003 + step)
-        rng = random.Random(f"{part}:{seed}:{step}")
-        for group in optimizer.param_groups:
-            group["lr"] = rate * min(1.0, (step + 1) / 100) * (0.03 + 0.97 * (1 + math.cos(math.pi * step / steps)) / 2)
-        value = loss_of(rng, batch)
-        optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        nn.utils.clip_grad_norm_(modules.parameters(), 1.0)
-        optimizer.step()
-        decay = min(EMA, (1 + step) / (10 + step))
-        with torch.no_grad():
-            for k, v in modules.state_dict().items():
-                average[k].lerp_(v, 1 - decay) if v.is_floating_point() else average[k].copy_(v)
-        smooth = value.item() if step == first else 0.98 * smooth + 0.02 * value.item()
-        if (step + 1) % 50 == 0:
-            print(f"{part} step {step + 1}/{steps} loss {smooth:.4f} {time.time() - started:.0f} s", flush=True)
-        if (step + 1) % 250 == 0:
-            save(step + 1)
-    save(stop or steps)
+    with Stop() as stopped:
+        for step in range(first, last):
+            value = train_step(part, settings, step, modules, optimizer, loss_of)
+            follow(average, modules.state_dict(), min(EMA, (1 + step) / (10 + step)))
+            smooth = value if step == first else 0.98 * smooth + 0.02 * value
+            done, seconds = step + 1, time.monotonic() - started
+            if done % 50 == 0:
+                print(f"{part} step {done}/{settings.steps} loss {smooth:.4f} {seconds:.0f} s", flush=True)
+            if done == last or stopped.asked or seconds > 60 * minutes:
+                break
+            if done % KEEP_EVERY == 0:
+                save(done)
+    if part == "codec" and done == settings.steps:
+        fit(average, pool.pictures[:2000].float() / 255)
+    save(done)
+
+
+def train_step(
+    part: str,
+    settings: Settings,
+    step: int,
+    modules: nn.ModuleDict,
+    optimizer: torch.optim.Optimizer,
+    loss_of: LossOf,
+) -> float:
+    """One step, seeded by its number, so that a continued run equals an unbroken one. Returns the loss."""
+    torch.manual_seed(settings.seed * 1_000_003 + step)
+    rng = random.Random(f"{part}:{settings.seed}:{step}")
+    for group in optimizer.param_groups:
+        group["lr"] = settings.rate * rate_at(step, settings.steps)
+    value = loss_of(rng, settings.batch)
+    optimizer.zero_grad(set_to_none=True)
+    value.backward()
+    nn.utils.clip_grad_norm_(modules.parameters(), 1.0)
+    optimizer.step()
+    return value.item()
+
+
+def rate_at(step: int, steps: int) -> float:
+    """The share of the learning rate at a step: a linear warm-up, then a cosine."""
+    falling = LAST_RATE + (1 - LAST_RATE) * (1 + math.cos(math.pi * step / steps)) / 2
+    return min(1.0, (step + 1) / WARM_UP) * falling
+
+
+@torch.no_grad()
+def follow(average: dict[str, Tensor], state: Mapping[str, Tensor], decay: float) -> None:
+    """Move the average towards the weights; whole numbers are copied."""
+    for name, value in state.items():
+        average[name].lerp_(value, 1 - decay) if value.is_floating_point() else average[name].copy_(value)
+
+
+def refuse_others(stored: Mapping[str, Any], asked: Mapping[str, Any], file: Path) -> None:
+    other = [name for name in asked if name != "steps" and stored.get(name) != asked[name]]
+    if other:
+        pairs = ", ".join(f"{name} {stored.get(name)} (asked for {asked[name]})" for name in other)
+        raise SystemExit(f"{file} was trained with {pairs}: give these, or another --out")
+
+
+class Stop:
+    """Within, the first Ctrl-C or SIGTERM sets ``asked``; the second acts as ever."""
+
+    asked = False
+
+    def __enter__(self) -> Stop:
+        self.before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, *_: object) -> None:
+        self.asked = True
+        self.__exit__()
+        print("stopping after this step; the same command continues", flush=True)
+
+
+def trained_codec(out: Path, device: str = "cpu") -> Autoencoder:
+    """The codec whose training in ``out`` is finished."""
+    file = out / "codec.pt"
+    state = torch.load(file, weights_only=True, map_location=device) if file.exists() else None
+    if state is None or state["step"] < state["settings"]["steps"]:
+        raise SystemExit(f"the base needs the finished codec: train it first, with --out {out}")
+    return averaged_codec(state["average"]).to(device).requires_grad_(False).train(False)
+
+
+def averaged_codec(average: Mapping[str, Tensor]) -> Autoencoder:
+    return Autoencoder.from_state_dict({name.removeprefix("codec."): value for name, value in average.items()})
+
+
+def fit(average: dict[str, Tensor], pictures: Tensor) -> None:
+    """Set what the averaged codec measures on pictures: the scale of its latents, and their colours."""
+    codec = averaged_codec(average).to(pictures.device)
+    codec.fit(pictures)
+    average.update({f"codec.{k}": v for k, v in codec.state_dict().items()})
 
 
 def pack(out: Path, weights: Path) -> None:
-    """Write the averaged weights of all parts as float16 safetensors, with how they were made in the metadata."""
-    from safetensors.torch import save_file
+    """Write the averaged weights of the parts in ``out`` as float16 safetensors, with how they were made in the
+    metadata."""
+    from safetensors.torch import save
 
-    for part in PARTS:
+    for part in LOSSES:
+        if not (out / f"{part}.pt").exists():
+            continue
         state = torch.load(out / f"{part}.pt", weights_only=True, map_location="cpu")
         made = {
             **state["settings"],
@@ -255,32 +220,40 @@ def pack(out: Path, weights: Path) -> None:
             "seconds": round(state["seconds"]),
             "torch": torch.__version__,
             "machine": platform.machine(),
+            "side": SIDE,
         }
-        tensors = {k: v.half().contiguous() for k, v in state["average"].items()}
-        save_file(tensors, weights / f"{part}.safetensors", {"made": json.dumps(made, sort_keys=True)})
+        tensors = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in state["average"].items()}
+        packed = save(tensors, {"made": json.dumps(made, sort_keys=True)})
+        write_atomic(weights / f"{part}.safetensors", partial(_write, packed), overwrite=True)
+        print(f"{part}: {state['step']} steps, {len(packed) / 2**20:.1f} MiB")
+
+
+def _write(content: bytes, file: BinaryIO) -> None:
+    file.write(content)
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m p3s.toyworld.train", description=str(__doc__).splitlines()[0])
-    parser.add_argument("part", choices=(*PARTS, "pack"))
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pool", type=int, default=8000, help="how many scenes are drawn")
+    parser.add_argument("part", choices=(*LOSSES, "pack"))
+    parser.add_argument("--steps", type=int, default=3000, help="of the whole training; the learning rate ends there")
+    parser.add_argument("--batch", type=int, default=Settings.batch)
+    parser.add_argument("--rate", type=float, default=Settings.rate)
+    parser.add_argument("--seed", type=int, default=Settings.seed)
+    parser.add_argument("--pool", type=int, default=Settings.pool, help="how many scenes are drawn")
     parser.add_argument("--stop", type=int, default=0, help="stop after this many steps; a later run resumes")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and drawn scenes")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after this time; a later run resumes")
+    parser.add_argument("--device", default=Settings.device)
+    parser.add_argument("--bfloat16", action="store_true", help="codec and base: faster where the processor has it")
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU; their number decides the last bits")
+    parser.add_argument("--out", type=Path, required=True, help="folder for states and drawn scenes")
     parser.add_argument("--weights", type=Path, default=Path(__file__).parent / "weights", help="for pack")
     args = parser.parse_args(arguments)
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    torch.set_num_threads(args.threads)
     if args.part == "pack":
-        args.weights.mkdir(exist_ok=True)
         pack(args.out, args.weights)
     else:
-        run(args.part, args.steps, args.batch, args.rate, args.seed, args.pool, args.out, args.stop, args.device)
+        settings = Settings(args.steps, args.batch, args.rate, args.seed, args.pool, args.device, args.bfloat16)
+        run(args.part, settings, args.out, args.stop, args.minutes)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ from ..reference.rngr import Reference, make_reference
 from ..sampling.ddim import generate
 from ..sampling.diffusion import NoiseSchedule
 from ..sampling.schedule import Schedule
-from .models import LATENT_CHANNELS, PATCH, Clip, Codec, Judge, TextEncoder, noise_schedule, tokenize, unet_config
+from .codec import Autoencoder
+from .models import PATCH, Clip, Codec, Judge, TextEncoder, noise_schedule, tokenize
 from .scenes import SIDE, Scene, render
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -37,7 +38,7 @@ class ToyWorld:
 
     unet: UNet
     text: TextEncoder
-    codec: Codec
+    codec: Autoencoder | Codec
     clip: Clip
     judge: Judge
     noise: NoiseSchedule
@@ -60,9 +61,14 @@ class ToyWorld:
 
     @torch.no_grad()
     def encode_latent(self, picture: Tensor) -> Tensor:
-        """The latent [24, 12, 12] of a picture [h, w, 3], which is resized to the world's size."""
+        """The latent [channels, 12, 12] of a picture [h, w, 3], which is resized to the world's size."""
         sized = F.interpolate(picture.movedim(-1, 0)[None], (SIDE, SIDE), mode="bicubic", antialias=True)
         return self.codec.encode(sized.movedim(1, -1).clamp(0, 1))[0]
+
+    def start(self, seeds: Sequence[int]) -> Tensor:
+        """Starting noise [len(seeds), channels, 12, 12]; each row depends on its own seed alone."""
+        shape = (self.unet.config.in_channels, SIDE // PATCH, SIDE // PATCH)
+        return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
     def sample(
         self,
@@ -77,31 +83,29 @@ class ToyWorld:
         """Pictures [len(seeds), 48, 48, 3] for a prompt; each depends on its own seed alone."""
         texts = self.encode_text(prompt), self.encode_text("")
         run = generate(
-            self.unet, *texts, self.noise, start(seeds), copy, condition, weight, steps=steps, guidance=guidance
+            self.unet, *texts, self.noise, self.start(seeds), copy, condition, weight, steps=steps, guidance=guidance
         )
         with few_threads(self.unet):
             *_, last = run
         return self.codec.decode(last)
 
 
-def start(seeds: Sequence[int]) -> Tensor:
-    """Starting noise [len(seeds), 24, 12, 12]."""
-    shape = (LATENT_CHANNELS, SIDE // PATCH, SIDE // PATCH)
-    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
-
-
 def load_world(folder: Path = WEIGHTS) -> ToyWorld:
-    """Load the stored weights."""
+    """Load the weights of a folder; what is not in the weights' names and shapes is in the classes."""
     from safetensors import safe_open
 
-    unet, text, codec, clip, judge = UNet(unet_config()), TextEncoder(), Codec(), Clip(), Judge()
+    made, states = {}, dict[str, dict[str, Tensor]]()
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            made[path.stem] = file.metadata()["made"]
+            for key in file.keys():  # noqa: SIM118
+                module, name = key.split(".", 1)
+                states.setdefault(module, {})[name] = file.get_tensor(key).float()
+    codec = Codec() if "basis" in states["codec"] else Autoencoder.from_state_dict(states["codec"])
+    unet, text, clip, judge = UNet.from_state_dict(states["unet"]), TextEncoder(), Clip(), Judge()
     modules = torch.nn.ModuleDict({"unet": unet, "text": text, "codec": codec, "clip": clip, "judge": judge})
-    made, state = {}, dict[str, Tensor]()
-    for name in ("base", "clip", "judge"):
-        with safe_open(folder / f"{name}.safetensors", framework="pt") as file:
-            made[name] = file.metadata()["made"]
-            state |= {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
-    modules.load_state_dict(state)
+    for name, module in modules.items():
+        module.load_state_dict(states[name])
     modules.requires_grad_(False).train(False)
     return ToyWorld(unet, text, codec, clip, judge, noise_schedule(), made)
 
