@@ -111,8 +111,11 @@ def test_only_the_number_of_steps_may_change(out: Out) -> None:
     run("judge", SETTINGS, folder, stop=2)
     with pytest.raises(SystemExit, match=r"judge\.pt was trained with rate 0\.0015 \(asked for 0\.1\)"):
         run("judge", Settings(steps=4, batch=3, pool=12, rate=0.1), folder)
-    run("judge", Settings(steps=3, batch=3, pool=12), folder)
-    assert torch.load(folder / "judge.pt", weights_only=True)["step"] == 3
+    run("judge", SETTINGS, folder, stop=3)
+    run("judge", Settings(steps=6, batch=3, pool=12), folder)
+    state = torch.load(folder / "judge.pt", weights_only=True)
+    assert state["step"] == 6
+    assert state["runs"] == [(0, 4), (3, 6)], "one cannot tell which learning rates it had"
 
 
 def test_the_base_waits_for_a_finished_codec(out: Out, tmp_path: Path) -> None:

@@ -73,8 +73,8 @@ LOSSES: dict[str, Callable[..., LossOf]] = {
 def run(part: str, settings: Settings, out: Path, stop: int = 0, minutes: float = math.inf) -> None:
     """Train a part, or continue its training, and leave its state and averaged weights in ``out``/``part``.pt.
 
-    ``stop``: end early after so many steps in all; ``minutes``: after so much time of this call. Raises SystemExit
-    when the state in ``out`` was made with other settings.
+    ``stop``: end early after so many steps in all; ``minutes``: after so much time of this call. The state also lists
+    from which step on which number of steps was aimed at. Raises SystemExit when it was made with other settings.
     """
     torch.manual_seed(settings.seed)
     modules = build(part, settings)
@@ -82,17 +82,20 @@ def run(part: str, settings: Settings, out: Path, stop: int = 0, minutes: float 
         modules.parameters(), lr=settings.rate, weight_decay=0.01, betas=(0.9, 0.98), fused=True
     )
     average = {k: v.clone() for k, v in modules.state_dict().items()}
-    file, first, spent = out / f"{part}.pt", 0, 0.0
+    file, first, spent, runs = out / f"{part}.pt", 0, 0.0, list[tuple[int, int]]()
     if file.exists():
         state = torch.load(file, weights_only=True, map_location=settings.device)
         refuse_others(state["settings"], asdict(settings), file)
         modules.load_state_dict(state["modules"])
         optimizer.load_state_dict(state["optimizer"])
-        average, first, spent = state["average"], state["step"], state["seconds"]
+        average, first, spent, runs = state["average"], state["step"], state["seconds"], state["runs"]
     last = min(stop or settings.steps, settings.steps)
     if first >= last:
         print(f"{file} has its {first} steps")
         return
+    if not runs or runs[-1][1] != settings.steps:
+        runs = [*runs, (first, settings.steps)]
+    print(f"{part} from step {first}", flush=True)
     pool = Pool("judge" if part == "judge" else "train", settings.pool, out, settings.device)
     loss_of = LOSSES[part](modules, pool, *([trained_codec(out, settings.device)] if part == "base" else []))
     started, smooth = time.monotonic(), 0.0
@@ -105,6 +108,7 @@ def run(part: str, settings: Settings, out: Path, stop: int = 0, minutes: float 
             "step": step,
             "seconds": spent + time.monotonic() - started,
             "settings": asdict(settings),
+            "runs": runs,
         }
         write_atomic(file, partial(torch.save, state), overwrite=True)
 
@@ -217,6 +221,7 @@ def pack(out: Path, weights: Path) -> None:
         made = {
             **state["settings"],
             "trained_steps": state["step"],
+            "runs": state["runs"],
             "seconds": round(state["seconds"]),
             "torch": torch.__version__,
             "machine": platform.machine(),
