@@ -17,7 +17,8 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...p3s.arithmetic import few_threads
-from ...p3s.toyworld.models import LATENT_CHANNELS, PATCH, Codec
+from ...p3s.toyworld.codec import CHANNELS, Autoencoder
+from ...p3s.toyworld.models import PATCH
 from ...p3s.toyworld.scenes import SIDE, Scene, scene
 from ...p3s.toyworld.world import ToyWorld, load_world, picture_of
 
@@ -32,7 +33,7 @@ def world() -> ToyWorld:
 
 
 class _Latents(comfy.latent_formats.LatentFormat):
-    latent_channels = LATENT_CHANNELS
+    latent_channels = CHANNELS
 
     def __init__(self) -> None:
         self.latent_rgb_factors, self.latent_rgb_factors_bias = rgb_factors(world().codec)
@@ -88,7 +89,7 @@ class Text:
 
 
 class Vae:
-    """A VAE between pictures [batch, height, width, 3] and latents [batch, 24, 12, 12]."""
+    """A VAE between pictures [batch, height, width, 3] and latents [batch, 8, 12, 12]."""
 
     def encode(self, pixels: Tensor) -> Tensor:
         flat = F.interpolate(pixels[..., :3].float().cpu().movedim(-1, 1), (SIDE, SIDE), mode="area")
@@ -128,10 +129,10 @@ def enlarged(pictures: Tensor) -> Tensor:
 
 def empty_latents(count: int) -> Tensor:
     side = SIDE // PATCH
-    return torch.zeros(count, LATENT_CHANNELS, side, side)
+    return torch.zeros(count, CHANNELS, side, side)
 
 
-def rgb_factors(codec: Codec) -> tuple[list[list[float]], list[float]]:
-    """What the host's quick previews multiply a latent pixel by: the mean colour of the block it stands for."""
-    colours = (codec.basis / codec.scale).reshape(3, PATCH * PATCH, LATENT_CHANNELS).mean(1)
-    return colours.T.tolist(), codec.mean.reshape(3, -1).mean(1).tolist()
+def rgb_factors(codec: Autoencoder) -> tuple[list[list[float]], list[float]]:
+    """What the host's quick previews, -1..1, multiply a latent pixel by: the mean colour of what it stands for."""
+    *colours, constant = (codec.preview * 2).tolist()
+    return colours, [level - 1 for level in constant]

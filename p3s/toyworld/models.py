@@ -1,4 +1,4 @@
-"""The models of the toy world: a linear latent codec, a text encoder, a small CLIP and a judge of generated pictures.
+"""The models of the toy world beside its codec: a text encoder, a small CLIP and a judge of generated pictures.
 
 The U-Net is the project's own (:class:`p3s.network.unet.UNet`). All pictures are [batch, 48, 48, 3], values 0..1.
 """
@@ -16,7 +16,6 @@ from ..sampling.diffusion import NoiseSchedule
 from .codec import CHANNELS
 from .scenes import BACKGROUNDS, CLASSES, COLOURS, PATTERNS, vocabulary
 
-LATENT_CHANNELS = 24
 PATCH = 4  # pixels of a picture a latent pixel, along each side
 WORDS = 14  # length of an encoded text
 TEXT_DIM = 64
@@ -48,43 +47,6 @@ def noise_schedule() -> NoiseSchedule:
     root = NoiseSchedule.stable_diffusion().alphas_cumprod.double().sqrt()
     root = (root - root[-1]) * root[0] / (root[0] - root[-1])
     return NoiseSchedule(root.square().float(), "v")
-
-
-class Codec(nn.Module):
-    """Latents [batch, 24, 12, 12]: the first principal components of 4 x 4 pixel blocks, the larger ones damped."""
-
-    mean: Tensor
-    basis: Tensor
-    scale: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        size = 3 * PATCH * PATCH
-        self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("basis", torch.eye(size)[:, :LATENT_CHANNELS])
-        self.register_buffer("scale", torch.ones(LATENT_CHANNELS))
-
-    @torch.no_grad()
-    def fit(self, pictures: Tensor) -> None:
-        """Take the components from ``pictures``."""
-        blocks = F.pixel_unshuffle(pictures.permute(0, 3, 1, 2) * 2 - 1, PATCH).flatten(2).transpose(1, 2).flatten(0, 1)
-        self.mean.copy_(blocks.mean(0))
-        centred = blocks - self.mean
-        values, vectors = torch.linalg.eigh((centred.T @ centred / len(blocks)).double())
-        order = values.argsort(descending=True)[:LATENT_CHANNELS]
-        self.basis.copy_(vectors[:, order])
-        # Half way between equal shares of the noise for every component and none: the root of the deviation.
-        self.scale.copy_(values[order].clamp(min=1e-8) ** -0.25)
-
-    def encode(self, pictures: Tensor) -> Tensor:
-        blocks = F.pixel_unshuffle(pictures.permute(0, 3, 1, 2) * 2 - 1, PATCH)
-        flat = blocks.permute(0, 2, 3, 1) - self.mean
-        return ((flat @ self.basis) * self.scale).permute(0, 3, 1, 2).contiguous()
-
-    def decode(self, latents: Tensor) -> Tensor:
-        flat = (latents.permute(0, 2, 3, 1) / self.scale) @ self.basis.T + self.mean
-        pictures = F.pixel_shuffle(flat.permute(0, 3, 1, 2), PATCH)
-        return (pictures.permute(0, 2, 3, 1) / 2 + 0.5).clamp(0, 1).contiguous()
 
 
 WORD_NUMBERS = {word: number for number, word in enumerate(vocabulary(), 1)}  # 0 fills up

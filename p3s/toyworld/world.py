@@ -22,7 +22,7 @@ from ..sampling.ddim import generate
 from ..sampling.diffusion import NoiseSchedule
 from ..sampling.schedule import Schedule
 from .codec import Autoencoder
-from .models import PATCH, Clip, Codec, Judge, TextEncoder, noise_schedule, tokenize
+from .models import PATCH, Clip, Judge, TextEncoder, noise_schedule, tokenize
 from .scenes import SIDE, Scene, render
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -38,7 +38,7 @@ class ToyWorld:
 
     unet: UNet
     text: TextEncoder
-    codec: Autoencoder | Codec
+    codec: Autoencoder
     clip: Clip
     judge: Judge
     noise: NoiseSchedule
@@ -101,8 +101,8 @@ def load_world(folder: Path = WEIGHTS) -> ToyWorld:
             for key in file.keys():  # noqa: SIM118
                 module, name = key.split(".", 1)
                 states.setdefault(module, {})[name] = file.get_tensor(key).float()
-    codec = Codec() if "basis" in states["codec"] else Autoencoder.from_state_dict(states["codec"])
-    unet, text, clip, judge = UNet.from_state_dict(states["unet"]), TextEncoder(), Clip(), Judge()
+    unet, codec = UNet.from_state_dict(states["unet"]), Autoencoder.from_state_dict(states["codec"])
+    text, clip, judge = TextEncoder(), Clip(), Judge()
     modules = torch.nn.ModuleDict({"unet": unet, "text": text, "codec": codec, "clip": clip, "judge": judge})
     for name, module in modules.items():
         module.load_state_dict(states[name])
