@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from p3s.errors import MaskError, PointError
+from p3s.network.copy_start import start_copy
 from p3s.network.subject_copy import SubjectCopy
 from p3s.reference.rngr import Reference
 from p3s.sampling.schedule import Schedule
@@ -90,7 +91,7 @@ def batch_of(examples: Sequence[Example], size: int) -> list[Example]:
 
 def copy_of(world: ToyWorld, method: Method, settings: TrainSettings) -> SubjectCopy:
     width = world.clip.position.shape[1]
-    return SubjectCopy.from_base(world.unet.state_dict(), method.copy, width, settings.zero_init, settings.seed)
+    return start_copy(world.unet.state_dict(), method.copy, width, settings.zero_init, settings.seed)
 
 
 def work(world: ToyWorld, method: Method, budget: Budget, example: Example) -> int:

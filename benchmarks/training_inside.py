@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from attention_flops import counter
 from comfyui_p3s.nodes.host import weights
 from comfyui_p3s.p3s.network.copy_settings import CopySettings
-from comfyui_p3s.p3s.network.subject_copy import SubjectCopy
+from comfyui_p3s.p3s.network.copy_start import start_copy
 from comfyui_p3s.p3s.network.unet import UNet
 from comfyui_p3s.p3s.training.examples import Example
 from comfyui_p3s.p3s.training.loop import train
@@ -59,7 +59,7 @@ class Clock:
 def p3s(kind: str, model: Any, latent: torch.Tensor, prompt: torch.Tensor, steps: int, checkpointing: bool) -> None:
     state = weights.base_weights(model)
     base = UNet.from_state_dict(state)
-    copy = SubjectCopy.from_base(state, CopySettings(kind=kind, rank=RANK), 1024)
+    copy = start_copy(state, CopySettings(kind=kind, rank=RANK), 1024)
     shown = Example(latent[0], torch.randn(257, 1024), prompt[0])
     settings = TrainSettings(steps=steps, checkpointing=checkpointing)
     result = train(base, copy, [shown], prompt[0], weights.noise_schedule(model), settings)

@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.training_work import TEXT, TOKEN_DIM, TOKENS, Step
 from p3s.models.pipeline import subject_of
 from p3s.network.copy_settings import CopySettings
-from p3s.network.subject_copy import SubjectCopy
+from p3s.network.copy_start import start_copy
 from p3s.network.unet import UNet
 from p3s.network.unet_config import UNetConfig
 from p3s.sampling.diffusion import NoiseSchedule
@@ -105,7 +105,7 @@ def held(what: str) -> int:
 def p3s(config: UNetConfig, examples: list[Example], settings: TrainSettings, kind: str, clock: Clock) -> int:
     """Train; the bytes of the subject's file."""
     base = network(config, DTYPES[settings.precision])
-    copy = SubjectCopy.from_base(base.state_dict(), CopySettings(kind=kind), TOKEN_DIM)
+    copy = start_copy(base.state_dict(), CopySettings(kind=kind), TOKEN_DIM)
     text = torch.zeros(TEXT, config.context_dim)
 
     def told(report: Any) -> None:

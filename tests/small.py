@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from p3s.network.copy_settings import CopySettings
+from p3s.network.copy_start import start_copy
 from p3s.network.subject_copy import SubjectCopy
 from p3s.network.unet import UNet
 from p3s.network.unet_config import UNetConfig
@@ -28,7 +29,7 @@ def random_unet(config: UNetConfig = SMALL, seed: int = 0) -> UNet:
 
 def random_copy(base: UNet, settings: CopySettings | None = None, seed: int = 1, spread: float = 0.3) -> SubjectCopy:
     """A copy whose zero convolutions are no longer zero, as after some training."""
-    copy = SubjectCopy.from_base(base.state_dict(), settings or CopySettings(), TOKEN_DIM, seed=seed)
+    copy = start_copy(base.state_dict(), settings or CopySettings(), TOKEN_DIM, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for part in (copy.zero_self, copy.zero_cross, copy.image_latent):

@@ -10,6 +10,7 @@ from subjects import make_subject, same
 from p3s.errors import P3SError
 from p3s.files import read_header
 from p3s.network.copy_settings import CopySettings
+from p3s.network.copy_start import start_copy
 from p3s.network.learned_weight import LearnedWeight
 from p3s.network.subject_copy import SubjectCopy
 from p3s.sampling.ddim import generate
@@ -51,7 +52,7 @@ def test_it_starts_at_1_and_stays_within_0_and_2():
 def test_the_first_step_is_that_of_a_training_without_it(base):
     settings = TrainSettings(prompt_dropout=0.0)
     batch = draw(random_examples(2), [0, 1], EMPTY, NOISE, settings, torch.Generator().manual_seed(0))
-    one, learned = (SubjectCopy.from_base(base.state_dict(), s, TOKEN_DIM) for s in (CopySettings(), LEARNED))
+    one, learned = (start_copy(base.state_dict(), s, TOKEN_DIM) for s in (CopySettings(), LEARNED))
     assert losses(base, one, batch, settings) == losses(base, learned, batch, settings)
 
 
@@ -73,7 +74,7 @@ def test_in_training_it_multiplies_the_features_of_each_row(base):
 
 
 def test_it_moves_at_its_own_rate(base):
-    copy = SubjectCopy.from_base(base.state_dict(), LEARNED, TOKEN_DIM, zero_init="identity")
+    copy = start_copy(base.state_dict(), LEARNED, TOKEN_DIM, zero_init="identity")
     before = copy.zero_self["middle_0_0"].weight.clone()
     train(base, copy, random_examples(), EMPTY, NOISE, TrainSettings(steps=4))
     assert max(abs(weight - 1) for weight in copy.learned_weight.curve()) > 1e-3

@@ -12,6 +12,7 @@ from torch import nn
 from p3s.errors import P3SError
 from p3s.files import read_header
 from p3s.network.copy_settings import CopySettings
+from p3s.network.copy_start import start_copy
 from p3s.network.low_rank import Borrowed, LowRankLayer
 from p3s.network.subject_copy import SubjectCopy
 from p3s.network.unet_config import UNetConfig
@@ -33,7 +34,7 @@ def base():
 
 
 def fresh(base, settings=LORA, **kwargs):
-    return SubjectCopy.from_base(base.state_dict(), settings, TOKEN_DIM, **kwargs)
+    return start_copy(base.state_dict(), settings, TOKEN_DIM, **kwargs)
 
 
 def trained(base, settings=LORA, **kwargs):

@@ -7,6 +7,7 @@ import torch
 from small import SMALL, random_copy, random_examples, random_unet
 
 from p3s.network.copy_settings import CopySettings
+from p3s.network.copy_start import start_copy
 from p3s.network.subject_copy import SubjectCopy
 from p3s.sampling.diffusion import NoiseSchedule
 from p3s.training.loop import train
@@ -40,7 +41,7 @@ def test_it_leaves_the_training_as_it_is() -> None:
     base, examples = random_unet(), random_examples(2)
     trained = []
     for every in (0, 1):
-        copy = SubjectCopy.from_base(base.state_dict(), CopySettings(), examples[0].tokens.shape[-1])
+        copy = start_copy(base.state_dict(), CopySettings(), examples[0].tokens.shape[-1])
 
         def look(report: StepReport, copy: SubjectCopy = copy, every: int = every) -> None:
             if every:

@@ -9,7 +9,7 @@ from small import TOKEN_DIM, random_examples, random_unet
 
 from p3s.errors import TrainingError
 from p3s.network.copy_settings import CopySettings
-from p3s.network.subject_copy import SubjectCopy
+from p3s.network.copy_start import start_copy
 from p3s.network.unet_config import UNetConfig
 from p3s.sampling.diffusion import NoiseSchedule
 from p3s.training import loop as training
@@ -30,7 +30,7 @@ def base():
 
 
 def fresh(base, **settings):
-    return SubjectCopy.from_base(base.state_dict(), CopySettings(**settings), TOKEN_DIM)
+    return start_copy(base.state_dict(), CopySettings(**settings), TOKEN_DIM)
 
 
 def run(base, copy, stop=None, examples=EXAMPLES, noise=NOISE, empty=EMPTY, checkpoints=None, resume=None, **settings):

@@ -9,6 +9,7 @@ from small import SMALL, TOKEN_DIM, random_copy, random_unet
 
 from p3s.errors import P3SError
 from p3s.network.copy_settings import CopySettings
+from p3s.network.copy_start import start_copy
 from p3s.network.layer_map import LayerMap
 from p3s.network.subject_copy import CopyReader, SubjectCopy
 from p3s.network.unet import Stage, UNet
@@ -74,7 +75,7 @@ def test_a_one_resblock_base_is_copied_as_it_is():
 
 def test_the_copy_starts_with_the_base_weights_and_zero_convolutions():
     base = random_unet()
-    copy = SubjectCopy.from_base(base.state_dict(), CopySettings(), TOKEN_DIM)
+    copy = start_copy(base.state_dict(), CopySettings(), TOKEN_DIM)
     state = base.state_dict()
     for key, value in copy.unet.state_dict().items():
         assert torch.equal(value, state[copy.map.base_key(key)])
@@ -88,7 +89,7 @@ def test_the_copy_starts_with_the_base_weights_and_zero_convolutions():
 
 def test_identity_start_hands_over_the_norm1_output():
     base = random_unet()
-    copy = SubjectCopy.from_base(base.state_dict(), CopySettings(), TOKEN_DIM, zero_init="identity")
+    copy = start_copy(base.state_dict(), CopySettings(), TOKEN_DIM, zero_init="identity")
     args = inputs()
     with torch.no_grad():
         features = copy(*args)
@@ -100,7 +101,7 @@ def test_identity_start_hands_over_the_norm1_output():
 
 def test_an_inpainting_base_gives_a_copy_that_reads_the_latent_alone():
     base = random_unet(UNetConfig.build(model_channels=32, channel_mult=(1, 2, 2, 2), context_dim=24, in_channels=9))
-    copy = SubjectCopy.from_base(base.state_dict(), CopySettings(), TOKEN_DIM)
+    copy = start_copy(base.state_dict(), CopySettings(), TOKEN_DIM)
     assert copy.unet.config.in_channels == 4
     weight = "input_blocks.0.0.weight"
     assert torch.equal(copy.unet.state_dict()[weight], base.state_dict()[weight][:, :4])

@@ -12,7 +12,8 @@ from small import SMALL, TOKEN_DIM, random_copy, random_examples, random_unet
 
 from p3s.errors import TrainingError
 from p3s.network.copy_settings import CopySettings
-from p3s.network.subject_copy import CopyReader, SubjectCopy
+from p3s.network.copy_start import start_copy
+from p3s.network.subject_copy import CopyReader
 from p3s.network.unet import AttentionHooks
 from p3s.network.unet_config import Layer, UNetConfig
 from p3s.sampling.diffusion import NoiseSchedule
@@ -43,7 +44,7 @@ def base():
 
 
 def fresh(base, settings=None, **kwargs):
-    return SubjectCopy.from_base(base.state_dict(), settings or CopySettings(), TOKEN_DIM, **kwargs)
+    return start_copy(base.state_dict(), settings or CopySettings(), TOKEN_DIM, **kwargs)
 
 
 def run(base, copy=None, examples=None, callback=None, **settings):

@@ -10,7 +10,7 @@ from small import SMALL, TOKEN_DIM, random_examples, random_unet
 
 from p3s.errors import FamilyError, TrainingError
 from p3s.network.copy_settings import CopySettings
-from p3s.network.subject_copy import SubjectCopy
+from p3s.network.copy_start import start_copy
 from p3s.network.unet_config import UNetConfig
 from p3s.sampling.diffusion import NoiseSchedule
 from p3s.training.examples import training_size
@@ -28,7 +28,7 @@ def base():
 
 
 def fresh(base):
-    return SubjectCopy.from_base(base.state_dict(), CopySettings(), TOKEN_DIM)
+    return start_copy(base.state_dict(), CopySettings(), TOKEN_DIM)
 
 
 def bad_examples(**change):

@@ -10,7 +10,7 @@ from small import SMALL, TOKEN_DIM, random_examples, random_unet
 
 from p3s.errors import TrainingError
 from p3s.network.copy_settings import CopySettings
-from p3s.network.subject_copy import SubjectCopy
+from p3s.network.copy_start import start_copy
 from p3s.network.unet import ResBlock, SpatialTransformer
 from p3s.network.unet_config import UNetConfig
 from p3s.sampling.diffusion import NoiseSchedule
@@ -33,7 +33,7 @@ def base():
 
 
 def fresh(base, **settings):
-    return SubjectCopy.from_base(base.state_dict(), CopySettings(**settings), TOKEN_DIM, zero_init="identity")
+    return start_copy(base.state_dict(), CopySettings(**settings), TOKEN_DIM, zero_init="identity")
 
 
 def run(base, copy, callback=None, **settings):

@@ -15,7 +15,7 @@ from subjects import rewrite
 from p3s.errors import DamagedStateError, SubjectFileError, TrainingError
 from p3s.files import read_header
 from p3s.network.copy_settings import CopySettings
-from p3s.network.subject_copy import SubjectCopy
+from p3s.network.copy_start import start_copy
 from p3s.network.unet import UNet
 from p3s.network.unet_config import UNetConfig
 from p3s.sampling.diffusion import NoiseSchedule
@@ -48,7 +48,7 @@ def base():
 
 
 def fresh(base, **settings):
-    return SubjectCopy.from_base(base.state_dict(), CopySettings(**{"kind": "lora", "rank": 1, **settings}), TOKEN_DIM)
+    return start_copy(base.state_dict(), CopySettings(**{"kind": "lora", "rank": 1, **settings}), TOKEN_DIM)
 
 
 def run(base, copy, stop=None, checkpoints=None, resume=None, callback=None, **settings):
@@ -148,7 +148,7 @@ def test_a_state_of_version_2_goes_on_as_it_would_have():
             p.copy_(pattern(*p.shape) + (p.ndim == 1))
     photos = [Example(4 * pattern(4, 4, 4) + i, 2 * pattern(5, 6) - i, 3 * pattern(3, 8)) for i in (0, 1)]
     view = replace(photos[0], view=4 * pattern(4, 4, 4).flip(1), counted=torch.ones(4, 4))
-    copy = SubjectCopy.from_base(base.state_dict(), CopySettings(kind="lora", rank=1, weight="learned"), 6)
+    copy = start_copy(base.state_dict(), CopySettings(kind="lora", rank=1, weight="learned"), 6)
     settings = TrainSettings(steps=5, learning_rate=1e-2, precision="fp16")
     result = train(
         base.requires_grad_(False), copy, [*photos, view], pattern(3, 8) * 0, NOISE, settings, resume=load_state(V2)

@@ -8,7 +8,7 @@ import torch
 from small import SMALL, TOKEN_DIM, random_copy, random_examples, random_unet
 
 from p3s.network.copy_settings import CopySettings
-from p3s.network.subject_copy import SubjectCopy
+from p3s.network.copy_start import start_copy
 from p3s.network.unet import Attention
 from p3s.network.unet_config import Layer
 from p3s.sampling.diffusion import NoiseSchedule
@@ -26,7 +26,7 @@ def base():
 
 
 def run(base, **settings):
-    copy = SubjectCopy.from_base(base.state_dict(), CopySettings(), TOKEN_DIM)
+    copy = start_copy(base.state_dict(), CopySettings(), TOKEN_DIM)
     result = train(base, copy, random_examples(), EMPTY, NOISE, TrainSettings(steps=2, **settings))
     return copy, result
 

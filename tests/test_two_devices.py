@@ -16,6 +16,7 @@ from tools.pretend_gpu import GPU, PretendGPU
 
 from p3s.models.pipeline import subject_of
 from p3s.network.copy_settings import CopySettings
+from p3s.network.copy_start import start_copy
 from p3s.network.injection import EffectMask
 from p3s.network.subject_copy import SubjectCopy
 from p3s.network.unet_config import UNetConfig
@@ -111,7 +112,7 @@ def trained(device: torch.device, kept: Checkpoints, settings: TrainSettings, **
     base.to(device)
 
     def fresh() -> SubjectCopy:
-        return SubjectCopy.from_base(weights, CopySettings(**copy_settings), TOKEN_DIM).to(device)
+        return start_copy(weights, CopySettings(**copy_settings), TOKEN_DIM).to(device)
 
     first, second = fresh(), fresh()
     result = train(base, first, EXAMPLES, EMPTY, NOISE, settings, lambda report: False, kept)

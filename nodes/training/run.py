@@ -12,7 +12,7 @@ import torch
 
 from ...p3s.errors import DamagedStateError, TrainingError
 from ...p3s.models.pipeline import subject_of
-from ...p3s.network.subject_copy import SubjectCopy
+from ...p3s.network.copy_start import start_copy
 from ...p3s.network.unet import UNet
 from ...p3s.network.unet_config import UNetConfig
 from ...p3s.subject.file import Subject
@@ -116,9 +116,9 @@ def _run(node: Any, model: Any, task: Task, preview_every: int, checkpoints: Che
     weights = base_weights(model)
     memory.reset_peak()
     with explained("moving the networks to the device", of.copy_settings, settings):
-        copy = SubjectCopy.from_base(
-            weights, of.copy_settings, first.tokens.shape[-1], settings.zero_init, settings.seed
-        ).to(device)
+        copy = start_copy(weights, of.copy_settings, first.tokens.shape[-1], settings.zero_init, settings.seed).to(
+            device
+        )
         base = UNet.from_state_dict(weights, dtype=DTYPES[settings.precision])
         del weights
         base.to(device)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import TrainingError
 from ..network.copy_settings import CopySettings
+from ..network.copy_start import start_copy
 from ..network.subject_copy import SubjectCopy
 from ..network.unet import UNet
 from ..reference.masks import MaskSettings
@@ -112,7 +113,7 @@ def train_subject(
         sketches=inputs.sketches(),
     )
     check_info(info)
-    copy = SubjectCopy.from_base(
+    copy = start_copy(
         world.unet.state_dict(),
         copy_settings,
         examples[0].tokens.shape[-1],

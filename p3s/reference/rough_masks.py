@@ -84,7 +84,7 @@ class _Cut:
 
 
 def _cut(similarity: np.ndarray, patches: Patches, points: PointSet, sign: str, blur: float) -> _Cut:
-    """The components of Otsu(Gaussian(similarity)) with points of this sign in them. Raises MaskError if there are none."""
+    """The components of Otsu(Gaussian(similarity)) with points of this sign in them. Raises MaskError for none."""
     frame, clicked_points = patches.frame, getattr(points, sign)
     blurred = gaussian(similarity, patches.valid, blur)
     _check_contrast(similarity[patches.valid], blurred[patches.valid], sign, len(clicked_points))

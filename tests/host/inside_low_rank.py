@@ -12,9 +12,9 @@ import torch
 from comfyui_p3s.nodes.host import patch, weights
 from comfyui_p3s.nodes.host.sampling import Application
 from comfyui_p3s.p3s.network.copy_settings import CopySettings
+from comfyui_p3s.p3s.network.copy_start import start_copy
 from comfyui_p3s.p3s.network.injection import Injection, InjectionHooks
 from comfyui_p3s.p3s.network.low_rank import Borrowed
-from comfyui_p3s.p3s.network.subject_copy import SubjectCopy
 from comfyui_p3s.p3s.network.unet import UNet
 from comfyui_p3s.p3s.sampling.schedule import Schedule
 from comfyui_p3s.p3s.subject.file import Subject, SubjectReference
@@ -34,7 +34,7 @@ def subject_for(model: Any, **settings: Any) -> Subject:
     """A subject whose every weight differs from its start, as after training."""
     chosen = CopySettings(kind="lora", rank=4, **settings)
     with torch.inference_mode(False):
-        copy = SubjectCopy.from_base(weights.base_weights(model), chosen, 20)
+        copy = start_copy(weights.base_weights(model), chosen, 20)
         state = {
             k: v + 0.1 * draw(*v.shape, seed=i) * v[0].numel() ** -0.5
             for i, (k, v) in enumerate(copy.state_dict().items())

@@ -12,7 +12,7 @@ from comfyui_p3s.nodes.host import patch, weights
 from comfyui_p3s.nodes.host.sampling import Application
 from comfyui_p3s.p3s.errors import P3SError
 from comfyui_p3s.p3s.network.copy_settings import CopySettings
-from comfyui_p3s.p3s.network.subject_copy import SubjectCopy
+from comfyui_p3s.p3s.network.copy_start import start_copy
 from comfyui_p3s.p3s.sampling.schedule import Schedule
 from comfyui_p3s.p3s.subject.file import Subject, SubjectReference
 from comfyui_p3s.p3s.subject.info import SubjectInfo
@@ -34,7 +34,7 @@ def subject_for(model: Any, seed: int = 1, **settings: Any) -> Subject:
     """A subject whose zero convolutions are no longer zero, as after some training."""
     chosen = CopySettings(**settings)
     with torch.inference_mode(False):
-        copy = SubjectCopy.from_base(weights.base_weights(model), chosen, 20)
+        copy = start_copy(weights.base_weights(model), chosen, 20)
         for i, zero in enumerate([*copy.zero_self.values(), *copy.zero_cross.values()]):
             drawn = zero.up if chosen.kind == "lora" else zero
             drawn.weight.data = draw(*drawn.weight.shape, seed=seed * 100 + i) * drawn.weight.shape[1] ** -0.5
