@@ -19,14 +19,16 @@ MASK_PRECISION = 1e-4  # a mask is rounded: nearer to 0 or 1 than this counts as
 OVERSHOOT = 0.25  # how far past 0 and 1 a mask may reach: bicubic and Lanczos resizing overshoot at hard edges
 
 
+# Eq. 7-8:  K' = W_K [z, f]
 def extend_keys(k: Tensor, added: Sequence[Tensor]) -> Tensor:
-    """Eq. 7 and 8, K' = W_K [z, f]: the input of W_K. ``k`` [batch, n, channels]; ``added``, one for each subject,
+    """The input of W_K, [z, f]. ``k`` [batch, n, channels]; ``added``, one for each subject,
     [batch, m, channels]."""
     return torch.cat([k, *added], dim=1)
 
 
+# Eq. 7-8:  V' = W_V [z + lambda f, f]
 def extend_values(v: Tensor, sums: Sequence[Tensor], added: Sequence[Tensor]) -> Tensor:
-    """Eq. 7 and 8, V' = W_V [z + lambda f, f]: the input of W_V.
+    """The input of W_V, [z + lambda f, f].
 
     ``sums`` are the lambda f of each subject, [batch, n, channels] for the n tokens of the image. ``v`` may be longer
     than that (tokens that another extension has appended); the sums go to the image's own tokens, which come first.
@@ -35,6 +37,7 @@ def extend_values(v: Tensor, sums: Sequence[Tensor], added: Sequence[Tensor]) ->
     return torch.cat([sum(sums, v[:, :n]), v[:, n:], *added], dim=1)
 
 
+# (effect mask, not in the paper):  softmax(q k / sqrt(d) + log m) on the keys that a subject has appended
 def mask_bias(
     masks: Sequence[Tensor | None],
     lengths: Sequence[int],
@@ -147,8 +150,9 @@ class Features:
         part = self.only([layer for layer in self.grids if layers.get(layer, 1.0) != 0])
         return replace(part, self_attention=scale(part.self_attention), cross_attention=scale(part.cross_attention))
 
+    # Eq. 9:  eps_t f
     def weighted(self, weight: float | Tensor) -> Features:
-        """Eq. 9, eps_t * f; ``weight`` is a number, a tensor that holds one, or one number per batch row."""
+        """All features times eps_t; ``weight`` is a number, a tensor that holds one, or one number per batch row."""
         if isinstance(weight, Tensor):
             weight = weight[:, None, None] if weight.ndim else weight
         elif weight == 1:

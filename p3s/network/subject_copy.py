@@ -98,8 +98,9 @@ class SubjectCopy(nn.Module):
         of a run. A step on another grid places it there with :func:`fit_condition`."""
         return self.image_latent(latent, tokens)
 
+    # Eq. 6:  f_i = Z_i(F_i(x_t + I'', c, t))
     def forward(self, x: Tensor, timesteps: Tensor, context: Tensor, condition: Tensor) -> Features:
-        """Eq. 6: the features for a step.
+        """The features for a step.
 
         ``x`` is x_t [batch, channels, h, w], ``condition`` is I'' [1 or batch, channels, h', w']. The pass ends at
         the last place that is read.

@@ -71,8 +71,9 @@ class Attention(nn.Module):
         q, k, v = (self.split(t) for t in (self.to_q(q_in), self.to_k(k_in), self.to_v(v_in)))
         return self.to_out(F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).flatten(2))
 
+    # Eq. 13:  M = softmax(Q K^T / sqrt(d))
     def map(self, q_in: Tensor, k_in: Tensor) -> Tensor:
-        """The attention map softmax(Q K^T / sqrt(d)) in float32, [batch, heads, queries, keys] (Eq. 13)."""
+        """The attention map of inputs of W_Q and W_K, in float32, [batch, heads, queries, keys]."""
         q, k = self.split(self.to_q(q_in)).float(), self.split(self.to_k(k_in)).float()
         device = q.device.type
         with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():

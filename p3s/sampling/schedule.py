@@ -146,6 +146,7 @@ def _learned_curve(schedule: Schedule, t: Tensor) -> Tensor:
 
 # One entry per kind: (schedule, t in 0..1000) -> weight of t's shape, before clamping and windowing.
 CURVES: dict[str, Callable[[Schedule, Tensor], Tensor]] = {
+    # Eq. 10:  eps_t = 1 - alpha (t / T)^k + beta
     "paper": lambda s, t: 1.0 - s.alpha * (t / T) ** s.k + s.beta,
     "fixed": lambda s, t: torch.full_like(t, s.value),
     "increasing": lambda s, t: s.value * (1.0 - t / T) ** s.k,
