@@ -3,12 +3,12 @@
 
 import { api } from '../../scripts/api.js'
 import { app } from '../../scripts/app.js'
-import { foldAdvanced } from './common/advanced.js'
-import { useLanguage } from './common/texts.js'
+import { foldAdvanced } from './common/advanced_inputs.js'
+import { useLanguage } from './common/translate.js'
 import { bindPicker, growPicker } from './picker/binding.js'
-import { forgetRunPictures } from './picker/runs.js'
+import { forgetRunPictures } from './picker/linked_pictures.js'
 import { bindCurve } from './schedule/binding.js'
-import { RUN_ENDED, loadersOf, refresh } from './subjects/files.js'
+import { RUN_ENDED, loadersOf, refresh } from './subjects/file_list.js'
 
 app.registerExtension({
   name: 'P3S.Widgets',

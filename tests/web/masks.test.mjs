@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { describeMasks } from '../../web/picker/texts.js'
-import { contours, fromRuns, heatColours, MaskQuery, trace } from '../../web/picker/masks.js'
+import { describeMasks } from '../../web/picker/status.js'
+import { contours, fromRuns, heatColours, MaskQuery, trace } from '../../web/picker/mask_client.js'
 import { seeded } from './random.mjs'
 
 const READY = {

@@ -2,7 +2,7 @@
 // test_same_as_python.py.
 
 import { patchOf, validArea } from '../../web/picker/geometry.js'
-import { fromRuns } from '../../web/picker/masks.js'
+import { fromRuns } from '../../web/picker/mask_client.js'
 import { fromJson, fromPasted, toJson } from '../../web/picker/points.js'
 import { makeCurve, parseKeyframes } from '../../web/schedule/curve.js'
 

@@ -1,14 +1,14 @@
 // Ties a PickerView to a node: its value, its picture, its life. Everything ends with the node.
 
 import { executionId } from '../common/graph.js'
-import { asOneStep, chain, hideOutputImages, leaveToGraph, passWheel, runNode, selectOnly } from '../common/host.js'
-import { enterPlace, leavePlace, takePlace } from '../common/place.js'
-import { t } from '../common/texts.js'
+import { asOneStep, chain, hideOutputImages, leaveToGraph, passWheel, runNode, selectOnly } from '../common/comfyui.js'
+import { enterPlace, leavePlace, takePlace } from '../common/replaced_element.js'
+import { t } from '../common/translate.js'
 import { shapeChanged } from './geometry.js'
-import { keepRunPicture, runPicture } from './runs.js'
-import { findMaskNode, maskSettings } from './settings.js'
-import { looksOther } from './sketch.js'
-import { findPicture, pictureRoute, runFile } from './sources.js'
+import { keepRunPicture, runPicture } from './linked_pictures.js'
+import { findMaskNode, maskSettings } from './mask_node.js'
+import { looksOther } from './perceptual_hash.js'
+import { findPicture, pictureRoute, runFile } from './find_picture.js'
 import { askMasks, fetchPicture } from './server.js'
 import { PickerView } from './view.js'
 

@@ -2,10 +2,10 @@
 // names, pointers through Gestures, and the outside is told through `listener`.
 
 import { History } from '../common/history.js'
-import { t } from '../common/texts.js'
+import { t } from '../common/translate.js'
 import * as geometry from './geometry.js'
 import { Gestures } from './gestures.js'
-import { MODES } from './masks.js'
+import { MODES } from './mask_client.js'
 import * as points from './points.js'
 
 const OVERLAY_NAMES = {

@@ -1,6 +1,6 @@
 // The points as a value: read, write, and change them. States are never altered in place. No DOM in here.
 
-import { t } from '../common/texts.js'
+import { t } from '../common/translate.js'
 import { fromPixel } from './geometry.js'
 
 export const VERSION = 1

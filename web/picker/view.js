@@ -1,19 +1,19 @@
 // The widget's DOM: a bar of buttons, the stage, a line of status. It hands events to the Editor and paints what the
 // Editor says. It knows nothing of ComfyUI; listeners live from attach() to detach().
 
-import { WindowClaims } from '../common/claims.js'
+import { WindowClaims } from '../common/event_capture.js'
 import { backingSize, listener, stageContext, swallow } from '../common/dom.js'
-import { isTab, tabAround } from '../common/focus.js'
-import { CachedLayer } from '../common/layer.js'
-import { draw } from './draw.js'
+import { isTab, tabAround } from '../common/tab_focus.js'
+import { CachedLayer } from '../common/cached_layer.js'
+import { draw } from './draw_stage.js'
 import { Editor } from './editor.js'
 import * as geometry from './geometry.js'
 import { loadImage, sketchOf } from './image.js'
-import { MaskQuery } from './masks.js'
-import { MaskOverlay } from './overlay.js'
-import { buildParts } from './parts.js'
+import { MaskQuery } from './mask_client.js'
+import { MaskOverlay } from './mask_overlay.js'
+import { buildParts } from './elements.js'
 import { count, toJson } from './points.js'
-import { describeMasks, paintBar, paintTexts } from './texts.js'
+import { describeMasks, paintBar, paintTexts } from './status.js'
 
 export class PickerView {
   #hooks

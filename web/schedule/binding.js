@@ -1,8 +1,8 @@
 // Ties a CurveView to a Weight Schedule node. The curve has no value of its own: it shows and sets the node's widgets.
 
-import { asOneStep, chain, hideOutputImages, leaveToGraph, passWheel, selectOnly } from '../common/host.js'
+import { asOneStep, chain, hideOutputImages, leaveToGraph, passWheel, selectOnly } from '../common/comfyui.js'
 import { widgetValue } from '../common/graph.js'
-import { enterPlace, leavePlace, takePlace } from '../common/place.js'
+import { enterPlace, leavePlace, takePlace } from '../common/replaced_element.js'
 import { FROM_A_RUN } from './curve.js'
 import { CurveView } from './view.js'
 

@@ -3,7 +3,7 @@
 // A timestep t runs from 999 (noise) to 0 (image), a percent from 0 to 1. Settings are the node's:
 // {kind, alpha, beta, k, value, keyframes}, the last as text.
 
-import { t as inWords } from '../common/texts.js'
+import { t as inWords } from '../common/translate.js'
 
 const T = 1000
 const LAST_TIMESTEP = 999

@@ -1,7 +1,7 @@
 // The curve's editor without its looks: settings, selection, drag, history and keys. No DOM in here.
 
 import { History } from '../common/history.js'
-import { t } from '../common/texts.js'
+import { t } from '../common/translate.js'
 import * as curves from './curve.js'
 import * as plots from './plot.js'
 

@@ -1,12 +1,12 @@
 // The curve's DOM: the stage and a line with the number of steps. It knows nothing of ComfyUI; listeners live from
 // attach() to detach().
 
-import { WindowClaims } from '../common/claims.js'
+import { WindowClaims } from '../common/event_capture.js'
 import { add, addKeys, backingSize, listener, stageContext, swallow } from '../common/dom.js'
-import { isTab, tabAround } from '../common/focus.js'
-import { t } from '../common/texts.js'
+import { isTab, tabAround } from '../common/tab_focus.js'
+import { t } from '../common/translate.js'
 import { MAX_STEPS } from './curve.js'
-import { draw } from './draw.js'
+import { draw } from './draw_plot.js'
 import { describe, ScheduleEditor } from './editor.js'
 import { CSS } from './style.js'
 

@@ -1,6 +1,6 @@
 // What the points select: asking the server for it, and reading its answer. No DOM in here.
 
-import { t } from '../common/texts.js'
+import { t } from '../common/translate.js'
 
 export const MODES = ['none', 'masks', 'similarity'] // of the overlay, in the order in which M goes through them
 

@@ -1,8 +1,8 @@
 // Builds the widget's elements. No events, no state.
 
 import { add, addKeys } from '../common/dom.js'
-import { t } from '../common/texts.js'
-import { COLOURS } from './draw.js'
+import { t } from '../common/translate.js'
+import { COLOURS } from './draw_stage.js'
 import { CSS, ICONS } from './style.js'
 
 const help = () =>

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { annotated, findPicture, pictureRoute, runFile } from '../../web/picker/sources.js'
+import { annotated, findPicture, pictureRoute, runFile } from '../../web/picker/find_picture.js'
 
 /** A graph like litegraph's: nodes by id, links [id, from, slot, to, slot]. */
 function graph(nodes, links) {

@@ -1,6 +1,6 @@
 // What stands around the picture: the buttons' states, the hint, the warning and the line of status.
 
-import { t } from '../common/texts.js'
+import { t } from '../common/translate.js'
 import * as geometry from './geometry.js'
 import { count, get } from './points.js'
 

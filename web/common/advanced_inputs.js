@@ -2,8 +2,8 @@
 // which inputs are advanced. Whether they are shown is the node's own showAdvanced: workflows keep it, and the button of
 // Nodes 2.0 sets it too. Order, values and slots stay as they are.
 
-import { asOneStep, chain } from './host.js'
-import { t } from './texts.js'
+import { asOneStep, chain } from './comfyui.js'
+import { t } from './translate.js'
 
 const BUTTON = 'show_advanced'
 const ALWAYS_SHOWN = 'Comfy.Node.AlwaysShowAdvancedWidgets' // a setting of newer frontends

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { forgetRunPictures, keepRunPicture, runPicture } from '../../web/picker/runs.js'
+import { forgetRunPictures, keepRunPicture, runPicture } from '../../web/picker/linked_pictures.js'
 
 const tab = (path) => ({ extensionManager: { workflow: { activeWorkflow: { path } } } })
 

@@ -1,8 +1,8 @@
 // Draws what the points select over the picture. Colour, pattern and outline each tell the two regions apart.
 
-import { CachedLayer } from '../common/layer.js'
+import { CachedLayer } from '../common/cached_layer.js'
 import * as geometry from './geometry.js'
-import { contours, fromRuns, heatColours, trace } from './masks.js'
+import { contours, fromRuns, heatColours, trace } from './mask_client.js'
 
 // As in p3s/reference/drawing.py: blue and orange stay apart for colour-blind eyes.
 const REGIONS = {

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { looksOther } from '../../web/picker/sketch.js'
+import { looksOther } from '../../web/picker/perceptual_hash.js'
 import { seeded } from './random.mjs'
 
 const CELLS = 8 * 8 * 3

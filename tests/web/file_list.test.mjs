@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { loadersOf, offer, refresh } from '../../web/subjects/files.js'
+import { loadersOf, offer, refresh } from '../../web/subjects/file_list.js'
 
 function loader(value, values = []) {
   const told = []

@@ -1,6 +1,6 @@
 // Paints the curve: grid, line, the sampler's steps, handles. All measures are stage pixels.
 
-import { t } from '../common/texts.js'
+import { t } from '../common/translate.js'
 import { place } from './plot.js'
 
 const COLOURS = { grid: '#343840', text: '#a9afba', curve: '#60b0ff', fill: 'rgba(96, 176, 255, 0.14)', step: '#ffb040' }
