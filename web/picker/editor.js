@@ -5,10 +5,10 @@ import { History } from '../common/history.js'
 import { t } from '../common/translate.js'
 import * as geometry from './geometry.js'
 import { Gestures } from './gestures.js'
-import { MODES } from './mask_client.js'
 import * as points from './points.js'
 
-const OVERLAY_NAMES = {
+// In the order in which M cycles through them.
+const OVERLAYS = {
   none: () => t('Masks hidden.'),
   masks: () => t('Masks shown.'),
   similarity: () => t('Similarity shown.')
@@ -23,7 +23,7 @@ export class Editor {
   picture = null // {width, height} in its own pixels
   stage = { width: 0, height: 0 }
   grid = false
-  overlay = 'none' // one of MODES
+  overlay = 'none' // one of OVERLAYS
   problem = null // why the saved text cannot be read
   gestures = new Gestures(this)
   #points = points.EMPTY
@@ -152,8 +152,9 @@ export class Editor {
   }
 
   nextOverlay() {
-    this.overlay = MODES[(MODES.indexOf(this.overlay) + 1) % MODES.length]
-    this.#say(OVERLAY_NAMES[this.overlay]())
+    const names = Object.keys(OVERLAYS)
+    this.overlay = names[(names.indexOf(this.overlay) + 1) % names.length]
+    this.#say(OVERLAYS[this.overlay]())
     this.#listener.render()
   }
 

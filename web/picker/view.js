@@ -9,7 +9,7 @@ import { draw } from './draw_stage.js'
 import { Editor } from './editor.js'
 import * as geometry from './geometry.js'
 import { loadImage, sketchOf } from './image.js'
-import { MaskQuery } from './mask_client.js'
+import { MaskClient } from './mask_client.js'
 import { MaskOverlay } from './mask_overlay.js'
 import { buildParts } from './elements.js'
 import { count, toJson } from './points.js'
@@ -40,7 +40,7 @@ export class PickerView {
 
   /**
    * hooks: {change(text), select(), leave(), passWheel(event), dragOver(event), drop(event), pasteFiles(files),
-   * choosePicture(), askMasks(request), runMasks()}, all optional; askMasks as MaskQuery takes it.
+   * choosePicture(), askMasks(request), runMasks()}, all optional; askMasks as MaskClient takes it.
    */
   constructor(hooks = {}) {
     this.#hooks = hooks
@@ -48,7 +48,7 @@ export class PickerView {
       pointer: (event) => this.#onPointer(event),
       wheel: (event) => this.#isOwnWheel(event) && this.#onWheel(event)
     })
-    this.#query = new MaskQuery(hooks.askMasks, () => this.#schedule())
+    this.#query = new MaskClient(hooks.askMasks, () => this.#schedule())
     this.#editor = new Editor({
       render: () => this.#schedule(),
       change: (text) => this.#hooks.change?.(text),
