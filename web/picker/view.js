@@ -2,7 +2,9 @@
 // Editor says. It knows nothing of ComfyUI; listeners live from attach() to detach().
 
 import { WindowClaims } from '../common/event_capture.js'
-import { backingSize, listener, stageContext, swallow } from '../common/dom.js'
+import { listener, swallow } from '../common/dom.js'
+import { FrameLoop } from '../common/frame_loop.js'
+import { stageContext, toStage } from '../common/stage.js'
 import { isTab, tabAround } from '../common/tab_focus.js'
 import { CachedLayer } from '../common/cached_layer.js'
 import { draw } from './draw_stage.js'
@@ -26,7 +28,7 @@ export class PickerView {
   #notice = ''
   #warning = ''
   #message = ''
-  #frame = 0
+  #frames
   #space = false
   #abort = null
   #claims
@@ -48,11 +50,15 @@ export class PickerView {
       pointer: (event) => this.#onPointer(event),
       wheel: (event) => this.#isOwnWheel(event) && this.#onWheel(event)
     })
-    this.#query = new MaskClient(hooks.askMasks, () => this.#schedule())
+    this.#query = new MaskClient(hooks.askMasks, () => this.#frames.request())
     this.#editor = new Editor({
-      render: () => this.#schedule(),
+      render: () => this.#frames.request(),
       change: (text) => this.#hooks.change?.(text),
       say: (message) => this.#say(message)
+    })
+    this.#frames = new FrameLoop(this.#parts.stage, this.#canvas, {
+      resize: (width, height) => this.#editor.setStage(width, height),
+      draw: () => this.#paint()
     })
   }
 
@@ -112,10 +118,7 @@ export class PickerView {
     on(this.element, 'drop', (e) => this.#hooks.drop?.(e) && swallow(e))
     on(this.element, 'click', (e) => this.#onButton(e))
     on(this.element, 'pointerdown mousedown', (e) => e.target.closest('button') && e.stopPropagation()) // moves no node
-    const observer = new ResizeObserver(() => this.refresh())
-    observer.observe(this.#parts.stage)
-    this.#abort.signal.addEventListener('abort', () => observer.disconnect())
-    this.refresh()
+    this.#frames.start()
   }
 
   detach() {
@@ -123,16 +126,12 @@ export class PickerView {
     this.#abort = null
     this.#claims.end()
     this.#query.want(null)
-    cancelAnimationFrame(this.#frame)
-    this.#frame = 0
+    this.#frames.stop()
   }
 
   /** Measure and paint again; call it when the graph's zoom may have changed. */
   refresh() {
-    const { clientWidth, clientHeight } = this.#parts.stage
-    const { width, height } = this.#editor.stage
-    if (clientWidth !== width || clientHeight !== height) this.#editor.setStage(clientWidth, clientHeight)
-    else if (backingSize(this.#canvas)[0] !== this.#canvas.width) this.#schedule()
+    this.#frames.measure()
   }
 
   // --- picture -----------------------------------------------------------------------------------------------------
@@ -170,7 +169,7 @@ export class PickerView {
   /** A warning above the status; '' takes it away. */
   warn(text) {
     this.#warning = text
-    this.#schedule()
+    this.#frames.request()
   }
 
   /** What to ask for the masks: {picture, settings}, or null where they cannot be known; `isWired`: RNGR Mask is there. */
@@ -178,13 +177,13 @@ export class PickerView {
     if (isWired === this.#masks.isWired && JSON.stringify(source) === JSON.stringify(this.#maskSource)) return
     this.#maskSource = source
     this.#masks.isWired = isWired
-    this.#schedule()
+    this.#frames.request()
   }
 
   /** Whether RNGR Mask was told to run and has not come to an end. */
   setRunning(isRunning) {
     this.#masks.isRunning = isRunning
-    this.#schedule()
+    this.#frames.request()
   }
 
   /** After a run the server may know more. */
@@ -318,18 +317,10 @@ export class PickerView {
   }
 
   #position(event) {
-    return geometry.toStage(event.clientX, event.clientY, this.#canvas.getBoundingClientRect(), this.#editor.stage)
+    return toStage(event.clientX, event.clientY, this.#canvas.getBoundingClientRect(), this.#editor.stage)
   }
 
   // --- painting ----------------------------------------------------------------------------------------------------
-
-  #schedule() {
-    if (!this.#abort || this.#frame) return
-    this.#frame = requestAnimationFrame(() => {
-      this.#frame = 0
-      this.#paint()
-    })
-  }
 
   #paint() {
     const editor = this.#editor
@@ -367,6 +358,6 @@ export class PickerView {
   #say(message) {
     this.#message = message
     this.#parts.live.textContent = message
-    this.#schedule()
+    this.#frames.request()
   }
 }

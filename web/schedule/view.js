@@ -2,7 +2,9 @@
 // attach() to detach().
 
 import { WindowClaims } from '../common/event_capture.js'
-import { add, addKeys, backingSize, listener, stageContext, swallow } from '../common/dom.js'
+import { add, addKeys, listener, swallow } from '../common/dom.js'
+import { FrameLoop } from '../common/frame_loop.js'
+import { stageContext, toStage } from '../common/stage.js'
 import { isTab, tabAround } from '../common/tab_focus.js'
 import { t } from '../common/translate.js'
 import { MAX_STEPS } from './curve.js'
@@ -23,7 +25,7 @@ export class CurveView {
   #editor
   #claims
   #abort = null
-  #frame = 0
+  #frames
   #message = ''
 
   /** hooks: {change(settings), setSteps(count), select(), leave(), passWheel(event)}, all optional. */
@@ -45,8 +47,12 @@ export class CurveView {
     this.live = add(this.element, 'div', 'p3s-unseen')
     this.live.setAttribute('aria-live', 'polite')
     this.#claims = new WindowClaims(this.canvas, {})
+    this.#frames = new FrameLoop(this.stage, this.canvas, {
+      resize: (width, height) => this.#editor.setStage(width, height),
+      draw: () => this.#paint()
+    })
     this.#editor = new ScheduleEditor({
-      render: () => this.#schedule(),
+      render: () => this.#frames.request(),
       change: (settings) => this.#hooks.change?.(settings),
       say: (message) => this.#say(message)
     })
@@ -67,7 +73,7 @@ export class CurveView {
   set locked(locked) {
     if (locked === this.#editor.locked) return
     this.#editor.locked = locked
-    this.#schedule()
+    this.#frames.request()
   }
 
   setSteps(count) {
@@ -102,7 +108,7 @@ export class CurveView {
     on(this.canvas, 'contextmenu dblclick', swallow)
     on(this.keys, 'beforeinput', (e) => e.preventDefault())
     on(this.keys, 'keydown', (e) => this.#onKey(e))
-    on(this.keys, 'focus blur', () => this.#schedule())
+    on(this.keys, 'focus blur', () => this.#frames.request())
     on(this.stage, 'wheel', (e) => this.#hooks.passWheel?.(e), { passive: false })
     on(this.steps, 'input', () => {
       this.#editor.setSteps(Number(this.steps.value))
@@ -111,35 +117,25 @@ export class CurveView {
     on(this.steps, 'blur', () => this.setSteps(this.#editor.steps))
     on(this.steps, 'keydown', (e) => isTab(e) && tabAround(this.element, e))
     on(this.steps, 'pointerdown mousedown keydown', (e) => e.stopPropagation()) // not the node's
-    const observer = new ResizeObserver(() => this.refresh())
-    observer.observe(this.stage)
-    this.#abort.signal.addEventListener('abort', () => observer.disconnect())
-    this.refresh()
+    this.#frames.start()
   }
 
   detach() {
     this.#abort?.abort()
     this.#abort = null
     this.#claims.end()
-    cancelAnimationFrame(this.#frame)
-    this.#frame = 0
+    this.#frames.stop()
   }
 
   /** Measure and paint again; call it when the graph's zoom may have changed. */
   refresh() {
-    const { clientWidth: width, clientHeight: height } = this.stage
-    const { stage } = this.#editor
-    if (width !== stage.width || height !== stage.height) this.#editor.setStage(width, height)
-    else if (backingSize(this.canvas)[0] !== this.canvas.width) this.#schedule()
+    this.#frames.measure()
   }
 
   #onPointer(event) {
-    const { left, top, width, height } = this.canvas.getBoundingClientRect()
-    const { stage } = this.#editor
     const plain = {
       id: event.pointerId,
-      x: width ? ((event.clientX - left) / width) * stage.width : 0,
-      y: height ? ((event.clientY - top) / height) * stage.height : 0,
+      ...toStage(event.clientX, event.clientY, this.canvas.getBoundingClientRect(), this.#editor.stage),
       button: event.button,
       type: event.pointerType
     }
@@ -172,15 +168,7 @@ export class CurveView {
   #say(message) {
     this.#message = message
     this.live.textContent = message
-    this.#schedule()
-  }
-
-  #schedule() {
-    if (!this.#abort || this.#frame) return
-    this.#frame = requestAnimationFrame(() => {
-      this.#frame = 0
-      this.#paint()
-    })
+    this.#frames.request()
   }
 
   #paint() {
