@@ -4,16 +4,18 @@
 import { api } from '../../scripts/api.js'
 import { app } from '../../scripts/app.js'
 import { foldAdvanced } from './common/advanced_inputs.js'
+import { RUN_ENDED } from './common/comfyui.js'
 import { useLanguage } from './common/translate.js'
 import { bindPicker, growPicker } from './picker/binding.js'
 import { forgetRunPictures } from './picker/linked_pictures.js'
 import { bindCurve } from './schedule/binding.js'
-import { RUN_ENDED, loadersOf, refresh } from './subjects/file_list.js'
+import { loadersOf, refresh } from './subjects/file_list.js'
 
 app.registerExtension({
   name: 'P3S.Widgets',
   async init() {
     api.addEventListener('graphCleared', forgetRunPictures)
+    // A training or Save P3S Subject may have written a file; a training that is cancelled does as well.
     for (const ended of RUN_ENDED) {
       api.addEventListener(ended, () => refresh(loadersOf(app.rootGraph ?? app.graph), api))
     }

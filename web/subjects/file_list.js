@@ -4,8 +4,6 @@ import { nodesOf } from '../common/graph.js'
 
 const NODE = 'P3S_LoadSubject'
 const WIDGET = 'subject_file'
-// After which a training or Save P3S Subject may have written a file; one that is cancelled does as well.
-export const RUN_ENDED = ['execution_success', 'execution_error', 'execution_interrupted']
 
 /** All Load P3S Subject nodes of a graph, in its subgraphs too. */
 export const loadersOf = (graph) => [...nodesOf(graph)].filter((node) => node.comfyClass === NODE)
