@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import * as curves from '../../web/schedule/curve.js'
 import { ScheduleEditor } from '../../web/schedule/editor.js'
-import { place, plotBox, valuesAt } from '../../web/schedule/plot.js'
+import { fromStage, plotBox, toStage } from '../../web/schedule/plot_scale.js'
 import { seeded } from './random.mjs'
 
 const DEFAULTS = { kind: 'paper', alpha: 0.5, beta: 0.2, k: 2, value: 1, keyframes: '0:0.7, 0.5:1, 1:1.2' }
@@ -17,7 +17,7 @@ function makeEditor(settings = {}) {
   })
   editor.setStage(STAGE.width, STAGE.height)
   editor.settings = { ...DEFAULTS, ...settings }
-  const at = (percent, weight, more) => ({ id: 1, button: 0, type: 'mouse', ...place(percent, weight, editor.box), ...more })
+  const at = (percent, weight, more) => ({ id: 1, button: 0, type: 'mouse', ...toStage(percent, weight, editor.box), ...more })
   const drag = (from, to, more) => {
     const end = at(...to) // the scale at the start
     editor.down(at(...from, more))
@@ -228,7 +228,7 @@ test('places and values are each other\'s way back, and the scale holds the curv
     const lines = box.top / box.spacing
     assert.ok(Math.abs(lines - Math.round(lines)) < 1e-9 && lines <= 11, `${lines} lines`)
     const [percent, weight] = [random.next(), random.between(0, box.top)]
-    const back = valuesAt(place(percent, weight, box), box)
+    const back = fromStage(toStage(percent, weight, box), box)
     assert.ok(Math.abs(back.percent - percent) < 1e-9 && Math.abs(back.weight - weight) < 1e-9)
   }
 })

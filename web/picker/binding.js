@@ -5,10 +5,10 @@ import { executionId } from '../common/graph.js'
 import { addViewWidget, bindView, graphHooks } from '../common/node_binding.js'
 import { t } from '../common/translate.js'
 import { shapeChanged } from './geometry.js'
-import { keepRunPicture, runPicture } from './linked_pictures.js'
+import { rememberLinkedPicture, linkedPicture } from './linked_pictures.js'
 import { findMaskNode, maskSettings } from './mask_node.js'
-import { looksOther } from './perceptual_hash.js'
-import { findPicture, pictureRoute, runFile } from './find_picture.js'
+import { looksDifferent } from './perceptual_hash.js'
+import { findPicture, pictureRoute, outputPicture } from './find_picture.js'
 import { askMasks, fetchPicture } from './server.js'
 import { PickerView } from './view.js'
 
@@ -18,7 +18,7 @@ const UPLOAD = 'upload' // the host's button, which opens the file chooser
 const POINTS_OUTPUT = 'points'
 const UI_KEY = 'p3s_image' // what the node sends after a run with a linked picture
 const SIZE_KEY = 'p3s_size' // the size of the picture that the points were last placed on
-const SKETCH_KEY = 'p3s_sketch' // and what it looks like, see image.js
+const HASH_KEY = 'p3s_sketch' // and its perceptual hash
 const MIN_SIZE = [400, 520] // wide enough for one row of buttons
 
 const TEXTS = {
@@ -61,7 +61,7 @@ export function bindPicker(node, inputName, { app, api }) {
     asOneStep(app, () => {
       if (view.picture) {
         node.properties[SIZE_KEY] = [view.picture.width, view.picture.height]
-        node.properties[SKETCH_KEY] = view.sketch
+        node.properties[HASH_KEY] = view.pictureHash
       }
       // What a run has shown may be newer than what the graph's undo has left here; saved with this change, not alone,
       // because a change of its own would end the graph's redo.
@@ -76,8 +76,8 @@ export function bindPicker(node, inputName, { app, api }) {
   async function update() {
     const found = findPicture(node, IMAGE_INPUT, LINK_INPUT, rootGraph())
     const linked = found.kind === 'linked'
-    executed = linked ? (runPicture(node, LINK_INPUT, app) ?? node.properties[UI_KEY] ?? null) : null
-    const picture = found.picture ?? (executed && runFile(executed))
+    executed = linked ? (linkedPicture(node, LINK_INPUT, app) ?? node.properties[UI_KEY] ?? null) : null
+    const picture = found.picture ?? (executed && outputPicture(executed))
     const masks = maskNode()
     view.setMaskSource(picture ? { picture, settings: maskSettings(masks, rootGraph()) } : null, masks !== null)
     const now = JSON.stringify([found.kind, picture])
@@ -110,14 +110,14 @@ export function bindPicker(node, inputName, { app, api }) {
   /** Points that were placed on another picture may be wrong on this one. */
   function warn() {
     const [width, height] = node.properties[SIZE_KEY] ?? []
-    const sketch = node.properties[SKETCH_KEY]
+    const hash = node.properties[HASH_KEY]
     const now = view.picture
     if (!now || !view.pointCount) return view.warn('')
     if (width && shapeChanged({ width, height }, now)) {
       const sizes = { before: `${width} × ${height}`, now: `${now.width} × ${now.height}` }
       return view.warn(t('The shape of the picture changed from {before} to {now}: check the points.', sizes))
     }
-    view.warn(sketch && looksOther(sketch, view.sketch) ? t('The points were set on another picture: check them.') : '')
+    view.warn(hash && looksDifferent(hash, view.pictureHash) ? t('The points were set on another picture: check them.') : '')
   }
 
   async function runMasks() {
@@ -146,7 +146,7 @@ export function bindPicker(node, inputName, { app, api }) {
       // The file's name is made from its content, so this changes the workflow only if the picture did.
       if (file && findPicture(node, IMAGE_INPUT, LINK_INPUT, rootGraph()).kind === 'linked') {
         node.properties[UI_KEY] = file
-        keepRunPicture(node, LINK_INPUT, app, file)
+        rememberLinkedPicture(node, LINK_INPUT, app, file)
       }
       if (!view.picture) shown = null // the run may have written a file again that was gone
     }

@@ -14,7 +14,7 @@ const help = () =>
   ].join(' ')
 
 /** {root, bar, buttons: {name: button}, stage, canvas, keys, note, hint, warning, left, right, live} */
-export function buildParts() {
+export function buildElements() {
   const root = document.createElement('div')
   root.className = 'p3s-picker'
   root.title = '' // else the input's tooltip would pop up over the picture

@@ -24,7 +24,7 @@ export class MaskOverlay {
     if (editor.overlay === 'none' || !masks) return
     if (masks !== this.#masks) {
       this.#masks = masks
-      this.#drawings = prepare(masks)
+      this.#drawings = toDrawings(masks)
     }
     const key = [masks, editor.overlay, rect.x, rect.y, rect.width, rect.height]
     this.#layer.draw(context, pixelRatio, key, (layer) => this.#paint(layer, editor, rect, pixelRatio))
@@ -58,7 +58,7 @@ export class MaskOverlay {
 }
 
 /** Masks as shapes in 0..1 of the picture, the similarity as one pixel a patch. */
-function prepare(masks) {
+function toDrawings(masks) {
   const shape = (runs) => {
     const path = new Path2D()
     trace(path, contours(decodeRunLengths(runs, masks.size), masks.size), masks.size)

@@ -3,7 +3,7 @@
 import { History } from '../common/history.js'
 import { t } from '../common/translate.js'
 import * as curves from './curve.js'
-import * as plots from './plot.js'
+import * as scale from './plot_scale.js'
 
 const RADIUS = { mouse: 10, pen: 12, touch: 22 } // stage pixels in which a press takes a handle
 const STEP = { percent: 0.01, weight: 0.01 } // of an arrow key; ten times as much with Shift
@@ -84,7 +84,7 @@ export class ScheduleEditor {
 
   get box() {
     // While a handle is dragged the scale stands still, else the handle would run away from the pointer.
-    return this.#drag?.box ?? plots.plotBox(this.stage, Math.max(0, ...this.line.map(({ weight }) => weight)))
+    return this.#drag?.box ?? scale.plotBox(this.stage, Math.max(0, ...this.line.map(({ weight }) => weight)))
   }
 
   setStage(width, height) {
@@ -113,7 +113,7 @@ export class ScheduleEditor {
 
   down(event) {
     if (this.#drag || !this.settings) return
-    const index = plots.hit(this.handles, event, this.box, RADIUS[event.type] ?? RADIUS.mouse)
+    const index = scale.hit(this.handles, event, this.box, RADIUS[event.type] ?? RADIUS.mouse)
     if (event.button === 2) {
       this.select(index)
       if (index >= 0) this.removeSelected()
@@ -123,7 +123,7 @@ export class ScheduleEditor {
     if (index >= 0) {
       this.select(index)
       this.#drag = { id: event.id, index, from: this.settings, box }
-    } else this.#addAt(plots.valuesAt(event, box), { id: event.id, box })
+    } else this.#addAt(scale.fromStage(event, box), { id: event.id, box })
   }
 
   #addAt({ percent, weight }, drag) {
@@ -140,7 +140,7 @@ export class ScheduleEditor {
     if (!this.#drag) return this.#hover(event)
     if (this.#drag.id !== event.id) return
     const { index, from, box } = this.#drag
-    const { percent, weight } = plots.valuesAt(event, box)
+    const { percent, weight } = scale.fromStage(event, box)
     this.#setDraft(curves.moveHandle(from, index, percent, Math.min(weight, box.top)))
   }
 
@@ -169,7 +169,7 @@ export class ScheduleEditor {
   }
 
   #hover(event) {
-    const { percent } = plots.valuesAt(event, this.box)
+    const { percent } = scale.fromStage(event, this.box)
     const away = this.stepPoints.map((point) => Math.abs(point.percent - percent))
     const step = percent >= -0.02 && percent <= 1.02 ? away.indexOf(Math.min(...away)) : -1
     if (step === this.hoverStep) return

@@ -1,14 +1,14 @@
 // The curve's DOM: the stage and a line with the number of steps. It knows nothing of ComfyUI; listeners live from
 // attach() to detach().
 
-import { WindowClaims } from '../common/event_capture.js'
+import { EventCapture } from '../common/event_capture.js'
 import { add, addKeys, listener, swallow } from '../common/dom.js'
 import { FrameLoop } from '../common/frame_loop.js'
 import { stageContext, toStage } from '../common/stage.js'
 import { isTab, tabAround } from '../common/tab_focus.js'
 import { t } from '../common/translate.js'
 import { MAX_STEPS } from './curve.js'
-import { draw } from './draw_plot.js'
+import { drawPlot } from './draw_plot.js'
 import { describe, ScheduleEditor } from './editor.js'
 import { CSS } from './style.js'
 
@@ -23,7 +23,7 @@ const help = () =>
 export class CurveView {
   #hooks
   #editor
-  #claims
+  #capture
   #abort = null
   #frames
   #message = ''
@@ -46,10 +46,10 @@ export class CurveView {
     this.status = add(row, 'span', 'p3s-curve-status')
     this.live = add(this.element, 'div', 'p3s-unseen')
     this.live.setAttribute('aria-live', 'polite')
-    this.#claims = new WindowClaims(this.canvas, {})
+    this.#capture = new EventCapture(this.canvas, {})
     this.#frames = new FrameLoop(this.stage, this.canvas, {
       resize: (width, height) => this.#editor.setStage(width, height),
-      draw: () => this.#paint()
+      draw: () => this.#draw()
     })
     this.#editor = new ScheduleEditor({
       render: () => this.#frames.request(),
@@ -98,9 +98,9 @@ export class CurveView {
     this.#abort = new AbortController()
     const on = listener(this.#abort.signal)
     on(this.canvas, 'pointerdown pointermove pointerup pointercancel lostpointercapture', (e) => this.#onPointer(e))
-    on(this.canvas, 'pointerenter', () => this.#claims.watch())
+    on(this.canvas, 'pointerenter', () => this.#capture.start())
     on(this.canvas, 'pointerleave', (e) => {
-      this.#claims.leave(e)
+      this.#capture.leave(e)
       this.#editor.leave()
     })
     on(this.element, 'pointerdown', (e) => this.#onPress(e), { capture: true })
@@ -123,11 +123,11 @@ export class CurveView {
   detach() {
     this.#abort?.abort()
     this.#abort = null
-    this.#claims.end()
+    this.#capture.stop()
     this.#frames.stop()
   }
 
-  /** Measure and paint again; call it when the graph's zoom may have changed. */
+  /** Call it when the graph's zoom may have changed. */
   refresh() {
     this.#frames.measure()
   }
@@ -171,11 +171,11 @@ export class CurveView {
     this.#frames.request()
   }
 
-  #paint() {
+  #draw() {
     const editor = this.#editor
     if (!editor.settings) return
     const context = stageContext(this.canvas, editor.stage)
-    if (context) draw(context, editor)
+    if (context) drawPlot(context, editor)
     this.hint.textContent = editor.problem
     this.status.textContent = this.#statusText()
   }
