@@ -152,7 +152,7 @@ test('a keyframe moves between its neighbours; a click adds one, right-click and
   key('Delete')
   key('Delete')
   assert.equal(curves.parseKeyframes(editor.settings.keyframes).length, 1)
-  assert.equal(log.said.at(-1), 'The last keyframe cannot be removed.')
+  assert.equal(log.said.at(-1), 'The only keyframe cannot be removed.')
 })
 
 test('a cancelled drag changes nothing, also one that had added a keyframe', () => {
@@ -208,12 +208,12 @@ test('settings from outside start the history anew, the own ones do not', () => 
 })
 
 test('what cannot be shown is said', () => {
-  assert.match(makeEditor({ kind: curves.FROM_A_RUN }).editor.problem, /set by another node and is known only when the workflow runs/)
-  assert.match(makeEditor({ kind: 'later' }).editor.problem, /knows no curve of the kind "later"/)
+  assert.match(makeEditor({ kind: curves.FROM_A_RUN }).editor.problem, /Another node sets this curve/)
+  assert.match(makeEditor({ kind: 'later' }).editor.problem, /has no curve of kind "later"/)
   assert.match(makeEditor({ kind: 'learned' }).editor.problem, /was learned with the subject and is stored in its file/)
   assert.match(makeEditor({ kind: 'keyframes', keyframes: '0:1, half:2' }).editor.problem, /Keyframe 2: "half:2"/)
   const { editor, at, log } = makeEditor({ kind: 'keyframes', keyframes: '' })
-  assert.match(editor.problem, /click in the graph/)
+  assert.match(editor.problem, /click in the plot/)
   editor.down(at(0.5, 0.5))
   editor.up(at(0.5, 0.5))
   assert.equal(log.changes[0].keyframes, '0.5:0.5')

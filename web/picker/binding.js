@@ -25,7 +25,7 @@ const TEXTS = {
   none: () => t('Choose, drop or paste a picture.'),
   loading: () => t('Loading the picture…'),
   linked: () => t('The linked picture appears here after a run.'),
-  failed: () => t('The picture cannot be loaded. Is the file still there?')
+  failed: () => t('The picture cannot be loaded. Does the file still exist?')
 }
 
 export function bindPicker(node, inputName, { app, api }) {
@@ -103,8 +103,8 @@ export function bindPicker(node, inputName, { app, api }) {
 
   function noticeOf({ transparent }) {
     if (executed?.batch > 1) return t('First of {count} pictures.', { count: executed.batch })
-    if (executed) return t('Picture of the last run.')
-    return transparent ? t('Transparent parts are white.') : ''
+    if (executed) return t('Picture from the last run.')
+    return transparent ? t('Transparent areas are shown as white.') : ''
   }
 
   /** Points that were placed on another picture may be wrong on this one. */
@@ -117,7 +117,7 @@ export function bindPicker(node, inputName, { app, api }) {
       const sizes = { before: `${width} × ${height}`, now: `${now.width} × ${now.height}` }
       return view.warn(t('The shape of the picture changed from {before} to {now}: check the points.', sizes))
     }
-    view.warn(hash && looksDifferent(hash, view.pictureHash) ? t('The points were set on another picture: check them.') : '')
+    view.warn(hash && looksDifferent(hash, view.pictureHash) ? t('The points were placed on a different picture: check them.') : '')
   }
 
   async function runMasks() {

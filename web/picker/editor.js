@@ -323,8 +323,8 @@ export class Editor {
     const values = { count: points.MAX_POINTS }
     this.#say(
       sign === 'positive'
-        ? t('There are {count} positive points already; remove one first.', values)
-        : t('There are {count} negative points already; remove one first.', values)
+        ? t('There are already {count} positive points; remove one first.', values)
+        : t('There are already {count} negative points; remove one first.', values)
     )
     return true
   }

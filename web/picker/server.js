@@ -28,5 +28,5 @@ export async function askMasks(api, request) {
 
 async function reason(response) {
   const { error } = await response.json().catch(() => ({}))
-  return error ?? t('the server answered {status}.', { status: response.status })
+  return error ?? t('the server answered with status {status}.', { status: response.status })
 }

@@ -194,7 +194,7 @@ export class ScheduleEditor {
   removeSelected() {
     this.cancel()
     if (this.settings?.kind !== 'keyframes' || this.selection < 0) return
-    if (this.handles.length === 1) return this.#listener.say(t('The last keyframe cannot be removed.'))
+    if (this.handles.length === 1) return this.#listener.say(t('The only keyframe cannot be removed.'))
     const next = curves.removeKeyframe(this.settings, this.selection)
     this.selection = Math.min(this.selection, this.handles.length - 2)
     this.#commit(next)

@@ -14,10 +14,10 @@ import { CSS } from './style.js'
 
 const help = () =>
   [
-    t('The weight of the subject from noise on the left to image on the right.'),
-    t('Tab selects a handle, arrow keys move it, with Shift ten times as far.'),
-    t('With keyframes, Enter adds one and Delete removes the selected one. Control Z undoes.'),
-    t('Escape deselects; pressed again it leaves the editor.')
+    t('The weight of the subject during denoising, from noise on the left to the image on the right.'),
+    t('Tab selects a handle; the arrow keys move it, ten times as far with Shift.'),
+    t('If the curve has keyframes, Enter adds one and Delete removes the selected one. Control Z undoes.'),
+    t('Escape deselects; pressed again, it leaves the editor.')
   ].join(' ')
 
 export class CurveView {
@@ -89,8 +89,8 @@ export class CurveView {
     const count = timesteps === null ? editor.steps : timesteps.length || ''
     if (document.activeElement !== this.steps) this.steps.value = String(count)
     this.steps.title = timesteps
-      ? t('The steps of the linked sigmas, as of the last run')
-      : t('How many sampler steps to mark, evenly spaced')
+      ? t('The steps of the linked sigmas, from the last run')
+      : t('How many evenly spaced sampler steps to mark')
   }
 
   attach() {
