@@ -1,5 +1,5 @@
 // The pack's only entry into ComfyUI's frontend: the editor of the Point Picker, the curve of the Weight Schedule, the
-// files of Load P3S Subject, and which inputs are in sight.
+// files of Load P3S Subject, and the advanced inputs.
 
 import { api } from '../../scripts/api.js'
 import { app } from '../../scripts/app.js'

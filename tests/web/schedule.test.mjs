@@ -193,7 +193,7 @@ test('keys alone are enough, and undo goes back step by step', () => {
   assert.equal(key('Tab'), false, 'past the last handle')
 })
 
-test('settings from outside start the history anew, the own ones do not', () => {
+test('settings from outside reset the history, own changes do not', () => {
   const { editor, key } = makeEditor({ kind: 'keyframes' })
   key('Tab')
   key('ArrowUp')

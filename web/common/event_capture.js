@@ -39,7 +39,7 @@ export class EventCapture {
     if (event.button === 1 || event.buttons & 4) this.#handlers.pointer?.(event)
   }
 
-  /** All of a touch or nothing, else the graph miscounts fingers. It comes as pointer events too. */
+  /** All of a touch or nothing, or the graph miscounts fingers. It comes as pointer events too. */
   #onTouch(event) {
     event.stopPropagation()
     if (event.touches.length === 0) this.stop()

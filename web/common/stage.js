@@ -1,7 +1,7 @@
 // The drawing area of an editor, "stage": an element with a canvas in it, measured in CSS pixels however the graph is
 // zoomed.
 
-/** A screen position to stage pixels, right under any CSS transform of the stage's ancestors. */
+/** A screen position in stage pixels, correct under any CSS transform of the stage's ancestors. */
 export function toStage(clientX, clientY, rect, stage) {
   return {
     x: rect.width ? ((clientX - rect.left) / rect.width) * stage.width : 0,
@@ -9,16 +9,16 @@ export function toStage(clientX, clientY, rect, stage) {
   }
 }
 
-const MAX_BACKING = 4096 // pixels of a canvas's store, however far the graph is zoomed in
+const MAX_BACKING = 4096 // pixels a side of a canvas's backing store, however far the graph is zoomed in
 
-/** The size [width, height] that a canvas's store needs to be as sharp as the screen, whatever scales the canvas. */
+/** The size [width, height] of the backing store that makes a canvas as sharp as the screen, whatever scales it. */
 export function backingSize(canvas) {
   const { width, height } = canvas.getBoundingClientRect()
   const scale = Math.min(window.devicePixelRatio || 1, MAX_BACKING / Math.max(width, height, 1))
   return [Math.round(width * scale), Math.round(height * scale)]
 }
 
-/** Give the canvas a store of that size; returns its context, which measures in the stage's CSS pixels, or null. */
+/** Give the canvas a backing store of that size. Returns its context, in the stage's CSS pixels; null without a size. */
 export function stageContext(canvas, stage) {
   const [width, height] = backingSize(canvas)
   if (!width || !height || !stage.width || !stage.height) return null

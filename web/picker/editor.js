@@ -1,5 +1,5 @@
-// The editor without its looks: points, selection, view, history, commands and keys. No DOM in here: keys come by their
-// names, pointers through Gestures, and the outside is told through `listener`.
+// The editor's state: points, selection, view, history, commands and keys. No DOM in here: keys come by their names,
+// pointers through Gestures, and changes are reported to `listener`.
 
 import { History } from '../common/history.js'
 import { t } from '../common/translate.js'

@@ -1,4 +1,4 @@
-// What stands around the picture: the buttons' states, the hint, the warning and the line of status.
+// What surrounds the picture: the buttons' states, the hint, the warning and the status line.
 
 import { t } from '../common/translate.js'
 import * as geometry from './geometry.js'
@@ -19,7 +19,7 @@ export function showBar({ buttons }, editor) {
 }
 
 /**
- * state: {hasPicture, emptyText, warning, message, maskClient, maskNode}; `emptyText` stands where there is no picture,
+ * state: {hasPicture, emptyText, warning, message, maskClient, maskNode}; `emptyText` is shown where there is no picture,
  * `maskNode` is {isWired, isRunning}, of the RNGR Mask that reads the points.
  */
 export function showTexts(elements, editor, { hasPicture, emptyText, warning, message, maskClient, maskNode }) {

@@ -1,5 +1,5 @@
-// The widget: shows a picture, its points, masks and texts as the Editor has them. PickerInput takes what the user does.
-// It knows nothing of ComfyUI; it works from attach() to detach().
+// The widget: shows a picture, points, masks and texts as the Editor has them; PickerInput takes what the user does. It
+// knows nothing of ComfyUI, and works from attach() to detach().
 
 import { CachedLayer } from '../common/cached_layer.js'
 import { FrameLoop } from '../common/frame_loop.js'
@@ -101,7 +101,7 @@ export class PickerView {
 
   /**
    * Show the picture at a URL. `size` is its true size if the file is a reduced preview. Resolves to whether it loaded.
-   * While it loads, and if it fails, `emptyText` stands in the empty stage.
+   * While it loads, and if it fails, `emptyText` is shown on the empty stage.
    */
   async showPicture(url, { size = null, emptyText = '', notice = '' } = {}) {
     const load = ++this.#loads
@@ -166,7 +166,7 @@ export class PickerView {
     if (text === this.#announced) return
     this.#announced = text
     this.#say(text)
-    if (!client.masks) this.#message = '' // it stands in the picture
+    if (!client.masks) this.#message = '' // it is shown in the picture
   }
 
   // --- drawing -----------------------------------------------------------------------------------------------------
@@ -199,7 +199,7 @@ export class PickerView {
     this.#input.showCursor()
   }
 
-  /** In the line of status, and to screen readers. */
+  /** In the status line, and to screen readers. */
   #say(message) {
     this.#message = message
     this.#elements.live.textContent = message

@@ -1,4 +1,4 @@
-// The curve's editor without its looks: settings, selection, drag, history and keys. No DOM in here.
+// The state of the curve's editor: settings, selection, drag, history and keys. No DOM in here.
 
 import { History } from '../common/history.js'
 import { t } from '../common/translate.js'
@@ -83,7 +83,7 @@ export class ScheduleEditor {
   }
 
   get box() {
-    // While a handle is dragged the scale stands still, else the handle would run away from the pointer.
+    // While a handle is dragged the scale is fixed, or the handle would run away from the pointer.
     return this.#drag?.box ?? scale.plotBox(this.stage, Math.max(0, ...this.line.map(({ weight }) => weight)))
   }
 

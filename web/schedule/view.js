@@ -1,8 +1,8 @@
-// The curve's DOM: the stage and a line with the number of steps. It knows nothing of ComfyUI; listeners live from
-// attach() to detach().
+// The curve's widget: the stage and a line with the number of steps. It knows nothing of ComfyUI, and works from attach()
+// to detach().
 
-import { EventCapture } from '../common/event_capture.js'
 import { add, addKeys, listener, swallow } from '../common/dom.js'
+import { EventCapture } from '../common/event_capture.js'
 import { FrameLoop } from '../common/frame_loop.js'
 import { stageContext, toStage } from '../common/stage.js'
 import { isTab, tabAround } from '../common/tab_focus.js'

@@ -1,4 +1,4 @@
-// The files that Load P3S Subject offers: those of now, not those of when the page was opened. No DOM in here.
+// The files that Load P3S Subject offers: those that exist now, not those of when the page was opened. No DOM in here.
 
 import { nodesOf } from '../common/graph.js'
 
