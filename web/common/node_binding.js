@@ -26,8 +26,8 @@ export function addViewWidget(node, name, type, view, options) {
 }
 
 /**
- * Start the view when the node is added to a graph, stop it when it is removed. In between, update() reads what the view
- * shows from the graph: regularly, after a workflow was loaded, and after a run. Optional: added(), removed(), and
+ * Start the view when the node is added to a graph, stop it when it is removed. In between, update() reads what the
+ * view shows from the graph: regularly, after a workflow was loaded, and after a run. Optional: added(), removed(), and
  * executed(output) with what the node sent after a run.
  */
 export function bindView(node, view, app, { update, added, removed, executed }) {

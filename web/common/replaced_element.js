@@ -1,6 +1,6 @@
 // Nodes 2.0 puts a widget's element into the page when it makes the place for it, and not again. When the graph's own
-// undo replaces a node by a new one, the place stays, and in it the element of the removed node. That element is ours: it
-// is marked as removed, and the element of the new node replaces it.
+// undo replaces a node by a new one, the place stays, and in it the element of the removed node. That element is ours:
+// it is marked as removed, and the element of the new node replaces it.
 
 const idOf = (node) => `${node.comfyClass} ${node.id}`
 

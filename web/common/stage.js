@@ -18,7 +18,7 @@ export function backingSize(canvas) {
   return [Math.round(width * scale), Math.round(height * scale)]
 }
 
-/** Give the canvas a backing store of that size. Returns its context, in the stage's CSS pixels; null without a size. */
+/** Give the canvas a backing store of that size. Returns its context in the stage's CSS pixels; null without a size. */
 export function stageContext(canvas, stage) {
   const [width, height] = backingSize(canvas)
   if (!width || !height || !stage.width || !stage.height) return null

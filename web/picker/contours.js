@@ -1,6 +1,6 @@
 // Masks as shapes: decodes the server's run lengths and traces the outlines of the regions. No DOM in here.
 
-/** The lengths of alternating runs of 0 and 1, as p3s/reference/mask_preview.py encodes a mask, to one byte per pixel. */
+/** Lengths of alternating runs of 0 and 1, as p3s/reference/mask_preview.py encodes a mask, to one byte per pixel. */
 export function decodeRunLengths(runs, [width, height]) {
   const pixels = new Uint8Array(width * height)
   let at = 0

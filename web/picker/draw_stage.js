@@ -1,7 +1,7 @@
 // Draws the stage: an ordered list of layers, each a function of the canvas context and one scene.
 // scene: {editor, image, rect, pixelRatio, pictureLayer, patchCount, overlay(context, scene)}; `pictureLayer` is a
-// CachedLayer, `patchCount` how many of CLIP's patches lie side by side. All measures are stage pixels. To show more, add
-// a layer.
+// CachedLayer, `patchCount` how many of CLIP's patches lie side by side. All measures are stage pixels. To show more,
+// add a layer.
 
 import * as geometry from './geometry.js'
 

@@ -1,5 +1,5 @@
-// What the user does in the widget: passes the DOM's events to the Editor, and to the graph through hooks, from attach()
-// to detach().
+// What the user does in the widget: passes the DOM's events to the Editor, and to the graph through hooks, from
+// attach() to detach().
 
 import { listener, swallow } from '../common/dom.js'
 import { EventCapture } from '../common/event_capture.js'

@@ -19,8 +19,8 @@ export function showBar({ buttons }, editor) {
 }
 
 /**
- * state: {hasPicture, emptyText, warning, message, maskClient, maskNode}; `emptyText` is shown where there is no picture,
- * `maskNode` is {isWired, isRunning}, of the RNGR Mask that reads the points.
+ * state: {hasPicture, emptyText, warning, message, maskClient, maskNode}; `emptyText` is shown where there is no
+ * picture, `maskNode` is {isWired, isRunning}, of the RNGR Mask that reads the points.
  */
 export function showTexts(elements, editor, { hasPicture, emptyText, warning, message, maskClient, maskNode }) {
   const write = (element, text) => {

@@ -1,5 +1,5 @@
-// The curve's widget: the stage and a line with the number of steps. It knows nothing of ComfyUI, and works from attach()
-// to detach().
+// The curve's widget: the stage and a line with the number of steps. It knows nothing of ComfyUI, and works from
+// attach() to detach().
 
 import { add, addKeys, listener, swallow } from '../common/dom.js'
 import { EventCapture } from '../common/event_capture.js'
