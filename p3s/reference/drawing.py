@@ -15,7 +15,7 @@ SUBJECT = (40, 130, 255)  # blue and orange stay apart for colour-blind eyes; ha
 REMOVED = (255, 120, 0)
 WHITE = (255, 255, 255)
 TINT = 0.35
-#: Evenly spaced colours of matplotlib's viridis, as in web/picker/masks.js.
+#: Evenly spaced colours of matplotlib's viridis, as in web/picker/colormap.js.
 VIRIDIS = (
     (68, 1, 84),
     (72, 40, 120),

@@ -3,7 +3,7 @@
 // A timestep t runs from 999 (noise) to 0 (image), a percent from 0 to 1. Settings are the node's:
 // {kind, alpha, beta, k, value, keyframes}, the last as text.
 
-import { t as inWords } from '../common/texts.js'
+import { t as inWords } from '../common/translate.js'
 
 const T = 1000
 const LAST_TIMESTEP = 999
@@ -33,16 +33,16 @@ const CURVES = {
 /** The weight as a function of the timestep. Throws an Error for the user where there is no curve to show. */
 export function makeCurve(settings) {
   const { kind } = settings
-  if (kind === FROM_A_RUN) throw new Error(inWords('This curve is set by another node and is known only when the workflow runs.'))
+  if (kind === FROM_A_RUN) throw new Error(inWords('Another node sets this curve; it is known only once the workflow runs.'))
   if (kind === 'learned') throw new Error(inWords('This curve was learned with the subject and is stored in its file.'))
   const make = Object.hasOwn(CURVES, kind) && CURVES[kind]
-  if (!make) throw new Error(inWords('This version of the pack knows no curve of the kind "{kind}".', { kind }))
+  if (!make) throw new Error(inWords('This version of the pack has no curve of kind "{kind}".', { kind }))
   const curve = make(settings)
   return (t) => Math.max(0, curve(clamp(t, 0, T)))
 }
 
 function keyframeCurve(pairs) {
-  if (!pairs.length) throw new Error(inWords('No keyframes: click in the graph to add one.'))
+  if (!pairs.length) throw new Error(inWords('No keyframes: click in the plot to add one.'))
   return (t) => {
     const percent = percentOf(t)
     const next = pairs.findIndex(([at]) => percent <= at)
@@ -81,7 +81,7 @@ function parseList(text) {
   try {
     value = JSON.parse(text)
   } catch {
-    throw new Error(inWords('The keyframes cannot be read as JSON.'))
+    throw new Error(inWords('The keyframes are not valid JSON.'))
   }
   value.forEach((pair, i) => {
     const values = { number: i + 1 }

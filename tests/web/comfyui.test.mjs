@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { hideOutputImages } from '../../web/common/host.js'
+import { hideOutputImages } from '../../web/common/comfyui.js'
 
 test('the canvas sees no picture of the node, and what another extension draws is still drawn', () => {
   const drawn = []

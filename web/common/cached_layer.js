@@ -1,4 +1,4 @@
-// A drawing that is kept as pixels, so that frames in which it is the same only copy it.
+// A drawing that is kept as pixels: frames in which it is unchanged only copy it.
 
 export class CachedLayer {
   #canvas = document.createElement('canvas')

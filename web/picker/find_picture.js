@@ -8,7 +8,7 @@ import { BYPASSED, findLink, findSubgraphNode, isSubgraphInput, MAX_STEPS, MUTED
 const FOLDER = / \[(input|output|temp)\]$/
 
 /** 'folder/name.png [output]', as core writes picked files, with a bracket in any case; null for no file. */
-export function annotated(text) {
+export function annotatedPath(text) {
   if (typeof text !== 'string') return null
   const path = text.replace(FOLDER, '').replaceAll('\\', '/')
   if (!path || path.endsWith('/')) return null
@@ -16,8 +16,8 @@ export function annotated(text) {
 }
 
 /** The picture that a run has shown for a linked input: {filename, subfolder, type}, as nodes report files. */
-export function runFile({ filename, subfolder = '', type = 'temp' }) {
-  return pickerFile(`${subfolder ? `${subfolder}/` : ''}${filename} [${type}]`)
+export function outputPicture({ filename, subfolder = '', type = 'temp' }) {
+  return filePicture(`${subfolder ? `${subfolder}/` : ''}${filename} [${type}]`)
 }
 
 /** The route that shows a picture, and the key that changes whenever another one is meant. */
@@ -31,20 +31,20 @@ export const pictureRoute = (picture) => `/p3s/picture?${new URLSearchParams(pic
 export function findPicture(node, fileName, linkName, rootGraph) {
   const slot = node.inputs?.findIndex((input) => input.name === linkName) ?? -1
   if (slot >= 0 && node.inputs[slot].link != null) {
-    const picture = upstream(node, slot, rootGraph, MAX_STEPS)
+    const picture = pictureOfInput(node, slot, rootGraph, MAX_STEPS)
     return picture ? { kind: 'known', picture } : { kind: 'linked' }
   }
-  const picture = pickerFile(widgetValue(node, fileName, rootGraph))
+  const picture = filePicture(widgetValue(node, fileName, rootGraph))
   return picture ? { kind: 'known', picture } : { kind: 'none' }
 }
 
-function pickerFile(text) {
-  const image = annotated(text)
+function filePicture(text) {
+  const image = annotatedPath(text)
   return image && { node: 'P3S_PointPicker', image }
 }
 
 /** The picture that a link carries unchanged from its source, through reroutes, bypassed nodes and subgraphs. */
-function upstream(node, slot, rootGraph, steps) {
+function pictureOfInput(node, slot, rootGraph, steps) {
   return followLink(node.graph, node.inputs?.[slot]?.link, rootGraph, steps)
 }
 
@@ -53,18 +53,18 @@ function followLink(graph, id, rootGraph, steps) {
   if (!link) return null
   if (isSubgraphInput(link.origin_id)) {
     const outer = findSubgraphNode(rootGraph, graph, steps)
-    return outer ? upstream(outer, link.origin_slot, rootGraph, steps - 1) : null
+    return outer ? pictureOfInput(outer, link.origin_slot, rootGraph, steps - 1) : null
   }
   const origin = graph.getNodeById(link.origin_id)
-  return origin ? pictureOf(origin, link.origin_slot, rootGraph, steps - 1) : null
+  return origin ? pictureOfOutput(origin, link.origin_slot, rootGraph, steps - 1) : null
 }
 
-function pictureOf(node, slot, rootGraph, steps) {
+function pictureOfOutput(node, slot, rootGraph, steps) {
   if (node.mode === MUTED) return null
   if (node.mode === BYPASSED) {
     const type = node.outputs?.[slot]?.type
     const through = node.inputs?.findIndex((input) => input.type === type && input.link != null) ?? -1
-    return through < 0 ? null : upstream(node, through, rootGraph, steps)
+    return through < 0 ? null : pictureOfInput(node, through, rootGraph, steps)
   }
   if (node.subgraph) {
     const links = node.subgraph.outputs?.[slot]?.linkIds
@@ -75,24 +75,24 @@ function pictureOf(node, slot, rootGraph, steps) {
     const meant = node.getInputLink?.(slot)
     return followLink(node.graph, meant?.id ?? node.inputs?.[0]?.link, rootGraph, steps)
   }
-  if (node.comfyClass === 'P3S_ToyWorld') return toyPhoto(node, slot, rootGraph, steps)
-  return slot === 0 ? loadedFile(node, rootGraph, steps) : null
+  if (node.comfyClass === 'P3S_ToyWorld') return toyWorldPicture(node, slot, rootGraph, steps)
+  return slot === 0 ? loadedPicture(node, rootGraph, steps) : null
 }
 
-function toyPhoto(node, slot, rootGraph, steps) {
+function toyWorldPicture(node, slot, rootGraph, steps) {
   const [animal, scene] = ['animal', 'scene'].map((name) => widgetValue(node, name, rootGraph, steps))
   const known = node.outputs?.[slot]?.type === 'IMAGE' && animal !== undefined && scene !== undefined
   return known ? { node: 'P3S_ToyWorld', animal, scene } : null
 }
 
 /** The file behind the first output of a node that loads a picture (Load Image and its like, another picker). */
-function loadedFile(node, rootGraph, steps) {
+function loadedPicture(node, rootGraph, steps) {
   const isPicker = node.comfyClass === 'P3S_PointPicker'
   const linked = node.inputs?.findIndex((input) => input.name === 'linked_image') ?? -1
-  if (isPicker && linked >= 0 && node.inputs[linked].link != null) return upstream(node, linked, rootGraph, steps)
+  if (isPicker && linked >= 0 && node.inputs[linked].link != null) return pictureOfInput(node, linked, rootGraph, steps)
   const inputs = { ...node.constructor?.nodeData?.input?.required }
   const uploads = Object.keys(inputs).filter((name) => inputs[name]?.[1]?.image_upload && name !== 'upload')
   if (!uploads.length || node.outputs?.[0]?.type !== 'IMAGE') return null
-  const image = annotated(widgetValue(node, uploads[0], rootGraph, steps))
+  const image = annotatedPath(widgetValue(node, uploads[0], rootGraph, steps))
   return image && { node: isPicker ? 'P3S_PointPicker' : 'LoadImage', image }
 }

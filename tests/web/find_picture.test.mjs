@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { annotated, findPicture, pictureRoute, runFile } from '../../web/picker/sources.js'
+import { annotatedPath, findPicture, pictureRoute, outputPicture } from '../../web/picker/find_picture.js'
 
 /** A graph like litegraph's: nodes by id, links [id, from, slot, to, slot]. */
 function graph(nodes, links) {
@@ -39,12 +39,12 @@ const own = (image) => ({ node: 'P3S_PointPicker', image: `${image} [input]` })
 const loaded = (image) => ({ node: 'LoadImage', image: `${image} [input]` })
 
 test('names of files, as core writes them', () => {
-  assert.equal(annotated('a.png'), 'a.png [input]')
-  assert.equal(annotated('x/y/a b.png [output]'), 'x/y/a b.png [output]')
-  assert.equal(annotated('clipspace\\m.png [input]'), 'clipspace/m.png [input]')
-  assert.equal(annotated('odd [name].png'), 'odd [name].png [input]')
-  for (const nothing of ['', null, undefined, 3, 'folder/', 'folder/ [temp]']) assert.equal(annotated(nothing), null)
-  assert.deepEqual(runFile({ filename: 'p3s_1.jpg', subfolder: '', type: 'temp' }), {
+  assert.equal(annotatedPath('a.png'), 'a.png [input]')
+  assert.equal(annotatedPath('x/y/a b.png [output]'), 'x/y/a b.png [output]')
+  assert.equal(annotatedPath('clipspace\\m.png [input]'), 'clipspace/m.png [input]')
+  assert.equal(annotatedPath('odd [name].png'), 'odd [name].png [input]')
+  for (const nothing of ['', null, undefined, 3, 'folder/', 'folder/ [temp]']) assert.equal(annotatedPath(nothing), null)
+  assert.deepEqual(outputPicture({ filename: 'p3s_1.jpg', subfolder: '', type: 'temp' }), {
     node: 'P3S_PointPicker', image: 'p3s_1.jpg [temp]'
   })
 })

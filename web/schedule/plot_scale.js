@@ -16,11 +16,13 @@ export function plotBox(stage, highest) {
   }
 }
 
-export function place(percent, weight, box) {
+/** The stage position of a point of the curve. */
+export function toStage(percent, weight, box) {
   return { x: box.x + percent * box.width, y: box.y + (1 - weight / box.top) * box.height }
 }
 
-export function valuesAt({ x, y }, box) {
+/** {percent, weight} at a stage position. */
+export function fromStage({ x, y }, box) {
   return { percent: (x - box.x) / box.width, weight: (1 - (y - box.y) / box.height) * box.top }
 }
 
@@ -29,7 +31,7 @@ export function hit(points, at, box, radius) {
   let best = -1
   let bestDistance = radius
   points.forEach((point, index) => {
-    const { x, y } = place(point.percent, point.weight, box)
+    const { x, y } = toStage(point.percent, point.weight, box)
     const distance = Math.hypot(x - at.x, y - at.y)
     if (distance <= bestDistance) {
       bestDistance = distance

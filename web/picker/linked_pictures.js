@@ -1,12 +1,12 @@
-// The pictures that runs have shown in linked pickers, for as long as the page lives. The graph's own undo takes a
+// The pictures that came to linked pickers in runs, for as long as the page lives. The graph's own undo takes a
 // node's properties back to what they were before the run, but the run has been. No DOM in here.
 
 import { findLink } from '../common/graph.js'
 
 const pictures = new Map()
 
-/** Where a picture belongs: to a node and what its input is wired to, in one of the open workflows. */
-function placeOf(node, inputName, app) {
+/** What a picture belongs to: a node and what its input is wired to, in one of the open workflows. */
+function keyOf(node, inputName, app) {
   const input = node.inputs?.find((input) => input.name === inputName)
   const link = node.graph && input?.link != null ? findLink(node.graph, input.link) : null
   if (!link) return null
@@ -14,19 +14,19 @@ function placeOf(node, inputName, app) {
   return JSON.stringify([workflow, node.graph.id, node.id, link.origin_id, link.origin_slot].map(String))
 }
 
-/** Keep the file that a run has shown for a linked input. */
-export function keepRunPicture(node, inputName, app, file) {
-  const place = placeOf(node, inputName, app)
-  if (place) pictures.set(place, file)
+/** Remember the file that a run gave for a linked input. */
+export function rememberLinkedPicture(node, inputName, app, file) {
+  const key = keyOf(node, inputName, app)
+  if (key) pictures.set(key, file)
 }
 
-/** The file that the last run has shown for this node and link, or undefined. */
-export function runPicture(node, inputName, app) {
-  return pictures.get(placeOf(node, inputName, app))
+/** The file that the last run gave for this node and link, or undefined. */
+export function linkedPicture(node, inputName, app) {
+  return pictures.get(keyOf(node, inputName, app))
 }
 
 /** The graph was cleared, and its ids may come again. The pictures of other tabs go too; those fall back to what is saved
  * with them. */
-export function forgetRunPictures() {
+export function forgetLinkedPictures() {
   pictures.clear()
 }

@@ -1,20 +1,20 @@
 // Builds the widget's elements. No events, no state.
 
 import { add, addKeys } from '../common/dom.js'
-import { t } from '../common/texts.js'
-import { COLOURS } from './draw.js'
+import { t } from '../common/translate.js'
+import { COLOURS } from './draw_stage.js'
 import { CSS, ICONS } from './style.js'
 
 const help = () =>
   [
-    t('Click the picture to place a point. Tab selects a point, arrow keys move it by one pixel, with Shift by ten.'),
-    t('Enter places a point in the middle, X gives a point the other sign, Delete removes it.'),
-    t('M shows what is selected, G shows the patch grid, F fits the picture, Control Z undoes.'),
-    t('Escape deselects; pressed again it leaves the editor.')
+    t('Click the picture to place a point. Tab selects a point; the arrow keys move it by one pixel, or by ten with Shift.'),
+    t('Enter places a point in the middle of the view. X changes the sign of the selected point, Delete removes it.'),
+    t('M shows the masks or the similarity, G shows the patch grid, F fits the picture to the view, Control Z undoes.'),
+    t('Escape deselects; pressed again, it leaves the editor.')
   ].join(' ')
 
 /** {root, bar, buttons: {name: button}, stage, canvas, keys, note, hint, warning, left, right, live} */
-export function buildParts() {
+export function buildElements() {
   const root = document.createElement('div')
   root.className = 'p3s-picker'
   root.title = '' // else the input's tooltip would pop up over the picture
@@ -68,17 +68,17 @@ function buildButtons(bar) {
     buttons[name] = element
   }
   const signs = group('p3s-signs')
-  button(signs, 'positive', t('Click marks the subject (+)'), t('Keep'))
-  const leaveOut = t('Click marks what to leave out (−). Right-click places the opposite sign')
+  button(signs, 'positive', t('Clicks mark the subject (+)'), t('Keep'))
+  const leaveOut = t('Clicks mark what to leave out (−). A right-click places a point of the opposite sign')
   button(signs, 'negative', leaveOut, t('Leave out'))
   const edit = group()
   button(edit, 'undo', t('Undo (Ctrl+Z)'))
   button(edit, 'redo', t('Redo (Ctrl+Shift+Z)'))
   button(edit, 'remove', t('Remove the selected point (Delete)'))
   const look = group()
-  button(look, 'masks', t('Show what is selected: masks, similarity, nothing (M)'))
+  button(look, 'masks', t('Show what the points select: masks, similarity, nothing (M)'))
   button(look, 'grid', t('Show the patches that CLIP sees (G)'))
-  button(look, 'fit', t('Fit the picture (F, double-click)'))
+  button(look, 'fit', t('Fit the picture to the view (F or double-click)'))
   const clear = group()
   button(clear, 'clearPositive', t('Remove all + points'))
   button(clear, 'clearNegative', t('Remove all − points'))

@@ -1,10 +1,10 @@
-// What stands around the picture: the buttons' states, the hint, the warning and the line of status.
+// What surrounds the picture: the buttons' states, the hint, the warning and the status line.
 
-import { t } from '../common/texts.js'
+import { t } from '../common/translate.js'
 import * as geometry from './geometry.js'
 import { count, get } from './points.js'
 
-export function paintBar({ buttons }, editor) {
+export function showBar({ buttons }, editor) {
   const press = (name, on) => buttons[name].setAttribute('aria-pressed', String(on))
   press('positive', editor.sign === 'positive')
   press('negative', editor.sign === 'negative')
@@ -19,28 +19,28 @@ export function paintBar({ buttons }, editor) {
 }
 
 /**
- * state: {hasPicture, emptyText, warning, message, query, masks}; `emptyText` stands where there is no picture, `masks`
- * is {isWired, isRunning}, of the RNGR Mask that reads the points.
+ * state: {hasPicture, emptyText, warning, message, maskClient, maskNode}; `emptyText` is shown where there is no
+ * picture, `maskNode` is {isWired, isRunning}, of the RNGR Mask that reads the points.
  */
-export function paintTexts(parts, editor, { hasPicture, emptyText, warning, message, query, masks }) {
-  const write = (part, text) => {
-    if (part.textContent !== text) part.textContent = text
+export function showTexts(elements, editor, { hasPicture, emptyText, warning, message, maskClient, maskNode }) {
+  const write = (element, text) => {
+    if (element.textContent !== text) element.textContent = text
   }
-  const hint = hasPicture ? pictureHint(editor, query, masks) : emptyText
-  write(parts.hint, hint)
-  parts.note.classList.toggle('p3s-alone', !hasPicture)
-  const { run } = parts.buttons
-  run.hidden = !(hint && hasPicture && query.isUnread && masks.isWired && !masks.isRunning)
+  const hint = hasPicture ? pictureHint(editor, maskClient, maskNode) : emptyText
+  write(elements.hint, hint)
+  elements.note.classList.toggle('p3s-alone', !hasPicture)
+  const { run } = elements.buttons
+  run.hidden = !(hint && hasPicture && maskClient.isUnread && maskNode.isWired && !maskNode.isRunning)
   write(run, run.hidden ? '' : t('Run RNGR Mask'))
-  write(parts.warning, editor.problem ? `${editor.problem} ${t('Click to start over.')}` : warning)
+  write(elements.warning, editor.problem ? `${editor.problem} ${t('Click to start over.')}` : warning)
 
   const { picture } = editor
   const at = editor.hover ?? editor.selection
   const point = get(editor.points, at)
   const counts = `+ ${editor.points.positive.length}   − ${editor.points.negative.length}`
-  write(parts.left, point && picture ? describePoint(point, at, picture) : message || counts)
+  write(elements.left, point && picture ? describePoint(point, at, picture) : message || counts)
   const zoom = editor.isZoomed ? `${Math.round(editor.view.zoom * 100)} % · ` : ''
-  write(parts.right, picture ? `${zoom}${picture.width} × ${picture.height}` : '')
+  write(elements.right, picture ? `${zoom}${picture.width} × ${picture.height}` : '')
 }
 
 /** One sentence on the masks, for the status and for screen readers. */
@@ -54,10 +54,10 @@ export function describeMasks({ masks, message, isUnread }, { isWired, isRunning
   return t('Subject: {subject} of the picture. Removed: {removed}.', shares)
 }
 
-function pictureHint(editor, query, masks) {
+function pictureHint(editor, maskClient, maskNode) {
   if (count(editor.points) || editor.gestures.isBusy) {
     if (editor.overlay === 'none') return ''
-    return query.masks ? query.message : describeMasks(query, masks)
+    return maskClient.masks ? maskClient.message : describeMasks(maskClient, maskNode)
   }
   return t('Click the subject. Right-click what to leave out.')
 }

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { loadersOf, offer, refresh } from '../../web/subjects/files.js'
+import { loadNodesOf, offerFiles, refreshFiles } from '../../web/subjects/file_list.js'
 
 function loader(value, values = []) {
   const told = []
@@ -13,7 +13,7 @@ const server = (files, ok = true) => ({ fetchApi: async () => ({ ok, json: async
 test('a node offers the files that there are and keeps its own', () => {
   for (const files of [['cat', 'dog'], ['dog'], ['cat', 'owl'], []]) {
     const node = loader('dog', ['dog'])
-    offer(node, files)
+    offerFiles(node, files)
     assert.deepEqual(node.widget.options.values, files)
     assert.equal(node.widget.value, 'dog')
     assert.deepEqual(node.told, [])
@@ -23,7 +23,7 @@ test('a node offers the files that there are and keeps its own', () => {
 test('a node whose file is missing takes the only one there is', () => {
   for (const value of ['gone', '', undefined]) {
     const node = loader(value)
-    offer(node, ['dog'])
+    offerFiles(node, ['dog'])
     assert.equal(node.widget.value, 'dog')
     assert.deepEqual(node.told, ['dog'])
   }
@@ -32,17 +32,17 @@ test('a node whose file is missing takes the only one there is', () => {
 test('loaders are found in subgraphs, too', () => {
   const [outer, inner] = [loader('a'), loader('b')]
   const graph = { nodes: [outer, { comfyClass: 'x', subgraph: { nodes: [{ comfyClass: 'y' }, inner] } }] }
-  assert.deepEqual(loadersOf(graph), [outer, inner])
-  assert.deepEqual(loadersOf({ _nodes: [inner] }), [inner])
-  assert.deepEqual(loadersOf(undefined), [])
+  assert.deepEqual(loadNodesOf(graph), [outer, inner])
+  assert.deepEqual(loadNodesOf({ _nodes: [inner] }), [inner])
+  assert.deepEqual(loadNodesOf(undefined), [])
 })
 
 test('nothing is asked without a loader, and nothing changed without an answer', async () => {
-  await refresh([], { fetchApi: () => assert.fail() })
+  await refreshFiles([], { fetchApi: () => assert.fail() })
   const node = loader('gone', ['gone'])
-  await refresh([node], server(['dog'], false))
-  await refresh([node], { fetchApi: () => Promise.reject(new Error('offline')) })
+  await refreshFiles([node], server(['dog'], false))
+  await refreshFiles([node], { fetchApi: () => Promise.reject(new Error('offline')) })
   assert.deepEqual([node.widget.value, node.widget.options.values], ['gone', ['gone']])
-  await refresh([node], server(['dog']))
+  await refreshFiles([node], server(['dog']))
   assert.deepEqual([node.widget.value, node.widget.options.values], ['dog', ['dog']])
 })

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { executionId } from '../../web/common/graph.js'
-import { findMaskNode, maskSettings } from '../../web/picker/settings.js'
+import { findMaskNode, maskSettings } from '../../web/picker/mask_node.js'
 
 /** A graph of nodes {id, ...} and links [id, from, slot, to, slot]. */
 function makeGraph(nodes, links) {

@@ -1,17 +1,15 @@
-// The files that Load P3S Subject offers: those of now, not those of when the page was opened. No DOM in here.
+// The files that Load P3S Subject offers: those that exist now, not those of when the page was opened. No DOM in here.
 
 import { nodesOf } from '../common/graph.js'
 
 const NODE = 'P3S_LoadSubject'
 const WIDGET = 'subject_file'
-// After which a training or Save P3S Subject may have written a file; one that is cancelled does as well.
-export const RUN_ENDED = ['execution_success', 'execution_error', 'execution_interrupted']
 
 /** All Load P3S Subject nodes of a graph, in its subgraphs too. */
-export const loadersOf = (graph) => [...nodesOf(graph)].filter((node) => node.comfyClass === NODE)
+export const loadNodesOf = (graph) => [...nodesOf(graph)].filter((node) => node.comfyClass === NODE)
 
 /** Offer the files that there are. A node whose file is not among them takes the only one, if there is just one. */
-export function offer(node, files) {
+export function offerFiles(node, files) {
   const widget = node.widgets?.find((widget) => widget.name === WIDGET)
   if (!widget?.options) return
   widget.options.values = files
@@ -23,10 +21,10 @@ export function offer(node, files) {
 }
 
 /** Ask the server for the files, and offer them in these nodes. */
-export async function refresh(nodes, api) {
+export async function refreshFiles(nodes, api) {
   if (!nodes.length) return
   const answer = await api.fetchApi('/models/p3s').catch(() => null)
   if (!answer?.ok) return
   const files = await answer.json()
-  for (const node of nodes) offer(node, files)
+  for (const node of nodes) offerFiles(node, files)
 }

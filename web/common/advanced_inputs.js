@@ -1,9 +1,9 @@
-// Advanced inputs on the canvas are out of sight until a button on the node shows them, as in Nodes 2.0. The schema says
+// On the canvas, advanced inputs are hidden until a button on the node shows them, as in Nodes 2.0. The schema says
 // which inputs are advanced. Whether they are shown is the node's own showAdvanced: workflows keep it, and the button of
 // Nodes 2.0 sets it too. Order, values and slots stay as they are.
 
-import { asOneStep, chain } from './host.js'
-import { t } from './texts.js'
+import { asOneStep, chain } from './comfyui.js'
+import { t } from './translate.js'
 
 const BUTTON = 'show_advanced'
 const ALWAYS_SHOWN = 'Comfy.Node.AlwaysShowAdvancedWidgets' // a setting of newer frontends
@@ -28,7 +28,7 @@ export function foldAdvanced(node, app) {
   for (const widget of advanced) hideWhile(widget, () => !node.showAdvanced && !isLinked(widget) && !areAlwaysShown())
 
   function toggle() {
-    button.clicked = false // else it looks pressed until the canvas is drawn once more
+    button.clicked = false // otherwise it looks pressed until the canvas is drawn again
     asOneStep(app, () => show(!node.showAdvanced))
   }
   const button = node.addWidget('button', BUTTON, null, toggle, { serialize: false, canvasOnly: true })
@@ -41,7 +41,7 @@ export function foldAdvanced(node, app) {
   hideWhile(button, () => Boolean(globalThis.LiteGraph?.vueNodesMode) || areAlwaysShown())
 
   node.setSize([node.size[0], height()])
-  // In workflows of before this was so, the nodes are as high as all their inputs, without the button.
+  // In workflows saved before there was a button, nodes are as high as all their inputs without it.
   chain(node, 'onConfigure', (saved) => {
     if (saved.showAdvanced != null || globalThis.LiteGraph?.vueNodesMode) return
     node.showAdvanced = true

@@ -1,8 +1,9 @@
 // Draws what the points select over the picture. Colour, pattern and outline each tell the two regions apart.
 
-import { CachedLayer } from '../common/layer.js'
+import { CachedLayer } from '../common/cached_layer.js'
+import { heatColours } from './colormap.js'
+import { contours, decodeRunLengths, trace } from './contours.js'
 import * as geometry from './geometry.js'
-import { contours, fromRuns, heatColours, trace } from './masks.js'
 
 // As in p3s/reference/drawing.py: blue and orange stay apart for colour-blind eyes.
 const REGIONS = {
@@ -12,18 +13,18 @@ const REGIONS = {
 const TINT = 0.35
 const TILE = 10 // stage pixels
 
-/** A layer of draw.js. It keeps its work, and does it again only when masks, mode or view change. */
+/** A layer of draw_stage.js. It keeps its work, and does it again only when masks, mode or view change. */
 export class MaskOverlay {
   #layer = new CachedLayer()
   #masks = null // what the drawings below were made of
   #drawings = null
 
-  /** masks: of a MaskQuery, or null. */
+  /** masks: of a MaskClient, or null. */
   draw(context, { editor, rect, pixelRatio }, masks) {
     if (editor.overlay === 'none' || !masks) return
     if (masks !== this.#masks) {
       this.#masks = masks
-      this.#drawings = prepare(masks)
+      this.#drawings = toDrawings(masks)
     }
     const key = [masks, editor.overlay, rect.x, rect.y, rect.width, rect.height]
     this.#layer.draw(context, pixelRatio, key, (layer) => this.#paint(layer, editor, rect, pixelRatio))
@@ -57,10 +58,10 @@ export class MaskOverlay {
 }
 
 /** Masks as shapes in 0..1 of the picture, the similarity as one pixel a patch. */
-function prepare(masks) {
+function toDrawings(masks) {
   const shape = (runs) => {
     const path = new Path2D()
-    trace(path, contours(fromRuns(runs, masks.size), masks.size), masks.size)
+    trace(path, contours(decodeRunLengths(runs, masks.size), masks.size), masks.size)
     return path
   }
   return {

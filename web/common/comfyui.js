@@ -1,5 +1,8 @@
 // What the widgets ask of ComfyUI's frontend. Nothing of it is replaced: a node's own callbacks are chained.
 
+/** The events of ComfyUI's api that end a run. */
+export const RUN_ENDED = ['execution_success', 'execution_error', 'execution_interrupted']
+
 /** Call `after` when ComfyUI calls node[name]; whatever was there still runs first. */
 export function chain(node, name, after) {
   const before = node[name]

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { readdirSync, readFileSync } from 'node:fs'
 import { test } from 'node:test'
-import { t, useLanguage } from '../../web/common/texts.js'
+import { t, useLanguage } from '../../web/common/translate.js'
 
 const REPO = new URL('../../', import.meta.url)
 
@@ -15,7 +15,7 @@ function sources(folder) {
 function collected() {
   const texts = new Set()
   const unread = []
-  for (const file of sources('web/').filter((name) => !name.endsWith('common/texts.js'))) {
+  for (const file of sources('web/').filter((name) => !name.endsWith('common/translate.js'))) {
     const code = readFileSync(new URL(file, REPO), 'utf-8')
     for (const [call, literal] of code.matchAll(/\b(?:t|inWords)\(('(?:[^'\\]|\\.)*')?/g)) {
       if (!literal) unread.push(`${file}: ${call}`)

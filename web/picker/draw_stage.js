@@ -1,6 +1,7 @@
-// Paints the stage: an ordered list of layers, each a function of the canvas context and one scene.
-// scene: {editor, image, rect, pixelRatio, kept, patches, overlay(context, scene)}; `kept` is a CachedLayer for the
-// picture, `patches` how many of CLIP's lie side by side. All measures are stage pixels. To show more, add a layer.
+// Draws the stage: an ordered list of layers, each a function of the canvas context and one scene.
+// scene: {editor, image, rect, pixelRatio, pictureLayer, patchCount, overlay(context, scene)}; `pictureLayer` is a
+// CachedLayer, `patchCount` how many of CLIP's patches lie side by side. All measures are stage pixels. To show more,
+// add a layer.
 
 import * as geometry from './geometry.js'
 
@@ -8,22 +9,22 @@ export const COLOURS = { positive: '#35d07f', negative: '#ff6b6b' }
 const POINT = 9 // half the size of a mark
 const LOUPE = { radius: 46, gap: 16, zoom: 4 }
 
-export const LAYERS = [drawPicture, drawOverlay, drawGrid, drawPoints, drawLoupe]
+const LAYERS = [drawPicture, drawOverlay, drawGrid, drawPoints, drawLoupe]
 
-export function draw(context, scene, layers = LAYERS) {
+export function drawStage(context, scene) {
   const { width, height } = scene.editor.stage
   context.clearRect(0, 0, width, height)
   if (!scene.image) return
-  for (const layer of layers) {
+  for (const layer of LAYERS) {
     context.save()
     layer(context, scene)
     context.restore()
   }
 }
 
-function drawPicture(context, { image, rect, pixelRatio, editor, kept }) {
+function drawPicture(context, { image, rect, pixelRatio, editor, pictureLayer }) {
   const key = [image, rect.x, rect.y, rect.width, rect.height]
-  kept.draw(context, pixelRatio, key, (layer) => paintPicture(layer, image, rect, pixelRatio, editor.stage))
+  pictureLayer.draw(context, pixelRatio, key, (layer) => paintPicture(layer, image, rect, pixelRatio, editor.stage))
 }
 
 function paintPicture(context, image, rect, pixelRatio, stage) {
@@ -53,9 +54,9 @@ function drawOverlay(context, scene) {
   scene.overlay(context, scene)
 }
 
-function drawGrid(context, { editor, rect, patches }) {
+function drawGrid(context, { editor, rect, patchCount }) {
   if (!editor.grid) return
-  const lines = geometry.patchLines(editor.picture, patches)
+  const lines = geometry.patchLines(editor.picture, patchCount)
   context.beginPath()
   for (const x of lines.x) {
     context.moveTo(rect.x + x * rect.width, rect.y)
@@ -77,7 +78,7 @@ function drawGrid(context, { editor, rect, patches }) {
   context.clip()
   for (const sign of ['positive', 'negative']) {
     for (const point of editor.points[sign]) {
-      drawPatch(context, geometry.patchRect(point, editor.picture, patches), sign, rect)
+      drawPatch(context, geometry.patchRect(point, editor.picture, patchCount), sign, rect)
     }
   }
 }
