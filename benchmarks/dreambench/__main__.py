@@ -19,7 +19,7 @@ from pathlib import Path
 from p3s.commands.generate import add_schedule, chosen_schedule
 from p3s.commands.options import add_settings, chosen
 from p3s.commands.train import COPY_HELP, TRAIN_HELP
-from p3s.commands.worlds import add_computing, check_folder, open_stable_diffusion
+from p3s.commands.models import add_computing, check_folder, open_stable_diffusion
 from p3s.errors import P3SError
 from p3s.network.copy_settings import CopySettings
 from p3s.training.settings import TrainSettings

@@ -16,7 +16,7 @@ from ..sampling.settings import default_schedule
 from ..subject.file import load_subject
 from ..toyworld import world as toy
 from .options import add_settings, chosen
-from .worlds import add_world, check_prompts, open_world
+from .models import add_world, check_prompts, open_world
 
 SCHEDULE_HELP = {
     "kind": "how strongly the subject acts over the course of denoising; a subject trained with a learned weight uses "

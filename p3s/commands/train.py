@@ -29,7 +29,7 @@ from ..training.progress import progress_bar
 from ..training.settings import TrainSettings
 from ..training.step import StepReport
 from .options import NamesPhoto, Photo, add_mask_settings, add_points, add_settings, chosen
-from .worlds import TOY, add_world, check_prompts, fit_photo, open_world
+from .models import TOY, add_world, check_prompts, fit_photo, open_world
 
 TRAIN_HELP = {
     "epochs": "passes over the photos, when --steps is 0",
