@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 from dataclasses import fields, replace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -229,6 +230,17 @@ def test_options_become_settings() -> None:
     schedule = Schedule("keyframes", keyframes=((0.0, 0.25), (1.0, 0.5)), end=0.75)
     assert generate_command.chosen_schedule(given, CopySettings()) == schedule
     assert chosen(given, CopySettings(lam=0.3)) == CopySettings(lam=0.3, kind="lora", rank=3)
+
+
+@pytest.mark.parametrize("command", ["train", "generate"])
+def test_the_older_name_of_model_means_the_same(command: str) -> None:
+    parser = argparse.ArgumentParser()
+    import_module(f"p3s.commands.{command}").add_options(parser)
+    needed = ["--image", "dog.png", "--prompt", TEXT] if command == "train" else ["a.safetensors", "--prompt", TEXT]
+    old, new = (parser.parse_args([*needed, name, "sd15.safetensors"]) for name in ("--world", "--model"))
+    assert vars(old).keys() == vars(new).keys()
+    assert old.model == new.model == "sd15.safetensors"
+    assert parser.parse_args(needed).model == "toy"
 
 
 def test_points_belong_to_the_photo_before_them() -> None:

@@ -15,8 +15,8 @@ from ..sampling.schedule import KINDS, Schedule, parse_keyframes
 from ..sampling.settings import default_schedule
 from ..subject.file import load_subject
 from ..toyworld import world as toy
+from .models import add_models, check_prompts, open_models
 from .options import add_settings, chosen
-from .models import add_world, check_prompts, open_world
 
 SCHEDULE_HELP = {
     "kind": "how strongly the subject acts over the course of denoising; a subject trained with a learned weight uses "
@@ -38,7 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", action="append", required=True, metavar="TEXT", help="may be repeated")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="N", help="default: 0")
     parser.add_argument("--out", type=Path, default=Path("generated"), metavar="FOLDER", help="default: %(default)s")
-    add_world(parser, precision=True)
+    add_models(parser, precision=True)
     sampling = parser.add_argument_group("sampling")
     for name, kind, text, default, of_toy in (
         ("steps", int, "steps of DDIM", STEPS, toy.STEPS),
@@ -70,13 +70,13 @@ def chosen_schedule(options: argparse.Namespace, settings: CopySettings) -> Sche
 def run(options: argparse.Namespace) -> None:
     subject = load_subject(options.subject)
     schedule = chosen_schedule(options, CopySettings.from_dict(subject.info.copy_settings))
-    world = open_world(options)
-    check_prompts(world, options.prompt)
-    applied, warnings = apply_subject(world, subject, options.reference_index)
+    models = open_models(options)
+    check_prompts(models, options.prompt)
+    applied, warnings = apply_subject(models, subject, options.reference_index)
     for warning in warnings:
         print(f"warning: {warning}")
     sampling = {name: vars(options)[name] for name in ("steps", "guidance") if name in options}
     for prompt in options.prompt:
         for seed in options.seeds:
-            (picture,) = world.sample(prompt, [seed], applied.copy, applied.condition, schedule, **sampling)
+            (picture,) = models.sample(prompt, [seed], applied.copy, applied.condition, schedule, **sampling)
             print(f"wrote {write_new_png(picture, options.out, f'{prompt[:80]} {seed}')}")

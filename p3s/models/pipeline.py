@@ -29,7 +29,7 @@ from ..training.loss_map import FILED, loss_map
 from ..training.settings import TrainSettings
 
 
-class World(Protocol):
+class ModelBundle(Protocol):
     """Frozen models that belong together: ``p3s.toyworld.world.ToyWorld`` or :class:`StableDiffusion`.
 
     Pictures are [H, W, 3] (or batches of them), values 0..1. The U-Net may be on any device; tensors that the methods
@@ -73,7 +73,7 @@ class World(Protocol):
 
 
 def train_subject(
-    world: World,
+    models: ModelBundle,
     references: Sequence[Reference],
     prompt: str,
     train_settings: TrainSettings,
@@ -89,14 +89,14 @@ def train_subject(
     """
     if not references:
         raise TrainingError("no reference to train on: give at least one photo")
-    text, empty = world.encode_text(prompt), world.encode_text("")
-    groups = [examples_of(r, text, world.encode_latent, train_settings) for r in references]
+    text, empty = models.encode_text(prompt), models.encode_text("")
+    groups = [examples_of(r, text, models.encode_latent, train_settings) for r in references]
     examples = [example for group in groups for example in group]
-    base = fingerprint(world.unet.state_dict())
+    base = fingerprint(models.unet.state_dict())
     hashes = tuple(r.image_hash for r in references)
-    inputs = TrainingInputs(base, hashes, examples, empty, world.noise, copy_settings, train_settings)
+    inputs = TrainingInputs(base, hashes, examples, empty, models.noise, copy_settings, train_settings)
     info = SubjectInfo(
-        family=world.unet.config.family,
+        family=models.unet.config.family,
         base_fingerprint=base,
         copy_settings=copy_settings.to_dict(),
         train_settings=asdict(train_settings),
@@ -107,19 +107,19 @@ def train_subject(
         identifier=identifier,
         prompt=prompt,
         licence=licence,
-        prediction=world.noise.prediction,
+        prediction=models.noise.prediction,
         training_key=inputs.key(),
         sketches=inputs.sketches(),
     )
     check_info(info)
     copy = SubjectCopy.from_base(
-        world.unet.state_dict(),
+        models.unet.state_dict(),
         copy_settings,
         examples[0].tokens.shape[-1],
         train_settings.zero_init,
         train_settings.seed,
-    ).to(_device(world))
-    result = train(world.unet, copy, examples, empty, world.noise, train_settings, callback)
+    ).to(_device(models))
+    result = train(models.unet, copy, examples, empty, models.noise, train_settings, callback)
     info = replace(
         info, steps=len(result.reports), completed=result.completed, loss_map=loss_map(result.reports, FILED)
     )
@@ -142,22 +142,22 @@ def subject_of(copy: SubjectCopy, examples: Sequence[Example], info: SubjectInfo
     return Subject({key: stored(weight) for key, weight in copy.state_dict().items()}, references, info)
 
 
-def apply_subject(world: World, subject: Subject, reference: int = 0) -> tuple[AppliedSubject, tuple[str, ...]]:
-    """A subject on the device of ``world``'s U-Net, for ``World.sample``, and warnings for the user. ``reference``:
-    which photo is the condition, from 0.
+def apply_subject(models: ModelBundle, subject: Subject, reference: int = 0) -> tuple[AppliedSubject, tuple[str, ...]]:
+    """A subject on the device of the U-Net, for ``ModelBundle.sample``, and warnings for the user. ``reference``: which
+    photo is the condition, from 0.
 
     Raises FamilyError or SubjectFileError when subject and model do not fit, P3SError for a reference that it lacks.
     """
-    config, shown = world.unet.config, reference_of(subject, reference)
-    warnings = check_family(subject, config.family, fingerprint(world.unet.state_dict()))
+    config, shown = models.unet.config, reference_of(subject, reference)
+    warnings = check_family(subject, config.family, fingerprint(models.unet.state_dict()))
     settings = CopySettings.from_dict(subject.info.copy_settings)
     copy = SubjectCopy(config, settings, shown.tokens.shape[1], device="meta")
     check_weights(subject, {key: weight.shape for key, weight in copy.state_dict().items()})
     copy.load_state_dict({key: weight.float() for key, weight in subject.weights.items()}, assign=True)
-    copy.to(_device(world)).requires_grad_(False).train(False)
-    latent, tokens = (t[None].float().to(_device(world)) for t in (shown.latent, shown.tokens))
+    copy.to(_device(models)).requires_grad_(False).train(False)
+    latent, tokens = (t[None].float().to(_device(models)) for t in (shown.latent, shown.tokens))
     return AppliedSubject(copy, copy.condition(latent, tokens)), warnings
 
 
-def _device(world: World) -> torch.device:
-    return next(world.unet.parameters()).device
+def _device(models: ModelBundle) -> torch.device:
+    return next(models.unet.parameters()).device
