@@ -24,7 +24,6 @@ from p3s.models.stable_diffusion import StableDiffusion, load_stable_diffusion
 from p3s.network.copy_settings import CopySettings
 from p3s.pictures import write_png
 from p3s.reference.points import PointSet
-from p3s.sampling.schedule import Schedule
 from p3s.subject.file import load_subject
 from p3s.training.settings import TrainSettings
 
@@ -242,7 +241,7 @@ def test_train_and_generate_from_files(files: dict[str, Path], tmp_path: Path, m
     assert usual.shape == (SIDE, SIDE, 3)
     assert np.abs(usual - plain).max() > 2 and np.abs(usual - half).max() > 0
     world = load_stable_diffusion(files["sd"], resolution=SIDE)
-    picture = world.sample("a sks dog in the snow", [0], weight=Schedule("fixed", value=0.0), steps=2)[0]
+    picture = world.sample("a sks dog in the snow", [0], steps=2)[0]
     assert np.abs(plain - picture.numpy() * 255).max() <= 1
 
 
@@ -267,7 +266,7 @@ def test_on_a_gpu_it_is_as_on_the_cpu(files: dict[str, Path]) -> None:
         reference = sd.reference(stripes(), PointSet(((0.1, 0.5),), ((0.9, 0.5),)))
         subject, result = train_subject(sd, [reference], "a dog", TrainSettings(steps=2), CopySettings())
         applied, _ = apply_subject(sd, subject)
-        return [r.loss for r in result.reports], sd.sample("a dog", [1], applied.copy, applied.condition, steps=2)
+        return [r.loss for r in result.reports], sd.sample("a dog", [1], [applied], steps=2)
 
     losses, picture = chain(torch.device("cpu"))
     with PretendGPU():

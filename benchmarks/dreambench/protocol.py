@@ -31,6 +31,7 @@ from p3s.pictures import read_picture, write_png
 from p3s.reference.framing import Frame
 from p3s.reference.points import PointSet
 from p3s.reference.rngr import Reference, image_hash
+from p3s.sampling.application import Application
 from p3s.sampling.ddim import GUIDANCE, STEPS
 from p3s.sampling.schedule import Schedule
 from p3s.subject.base_fingerprint import fingerprint
@@ -184,13 +185,11 @@ class Run:
             missing = [image for image in range(protocol.images) if (number, image) not in found]
             if not missing:
                 continue
-            applied = applied or apply_subject(self.models, subject)[0]
+            applied = applied or apply_subject(self.models, subject, application=Application(protocol.weight))[0]
             made = self.models.sample(
                 case.prompt(number, protocol.identifier),
                 [protocol.train.seed + SEEDS_A_PROMPT * number + image for image in missing],
-                applied.copy,
-                applied.condition,
-                protocol.weight,
+                [applied],
                 protocol.sample_steps,
                 protocol.guidance,
             )

@@ -15,6 +15,7 @@ from ..network.copy_settings import CopySettings
 from ..pictures import write_png
 from ..reference.drawing import heat_map, overlay
 from ..reference.rngr import Reference
+from ..sampling.application import Application
 from ..sampling.schedule import Schedule
 from ..subject.file import Subject, load_subject, save_subject
 from ..toyworld.scenes import IDENTIFIER, prompt, scene
@@ -24,7 +25,7 @@ from ..training.progress import progress_bar
 from ..training.settings import TrainSettings
 from .sheet import Panel, Row, draw_sheet, loss_curve
 
-#: What is generated for every prompt; weight 0 must give the plain model's picture.
+#: What is generated for every prompt (None: without the subject); weight 0 must give the plain model's picture.
 WEIGHTS: Mapping[str, Schedule | None] = {
     "plain model": None,
     "weight 0": Schedule("fixed", value=0.0),
@@ -112,10 +113,11 @@ def run_demo(
 def generate_row(models: ModelBundle, subject: Subject, text: str, seed: int, steps: int) -> dict[str, Tensor]:
     """One picture [H, W, 3] for each of ``WEIGHTS``, all from the same noise."""
     applied, _ = apply_subject(models, subject)
-    return {
-        name: models.sample(text, [seed], None if weight is None else applied.copy, applied.condition, weight, steps)[0]
-        for name, weight in WEIGHTS.items()
-    }
+    pictures = {}
+    for name, weight in WEIGHTS.items():
+        subjects = [] if weight is None else [replace(applied, application=Application(weight))]
+        (pictures[name],) = models.sample(text, [seed], subjects, steps)
+    return pictures
 
 
 def reference_row(photo: Tensor, reference: Reference, result: TrainResult) -> Row:
