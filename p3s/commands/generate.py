@@ -103,23 +103,15 @@ def chosen_schedule(options: argparse.Namespace, settings: CopySettings) -> Sche
 
 def run(options: argparse.Namespace) -> None:
     subjects = [load_subject(path) for path in options.subject]
-    chosen = {name: _one_each(name, getattr(options, name), len(subjects)) for name in PER_SUBJECT}
-    masks = [None if path is None else _mask(path) for path in chosen["mask"]]
-    schedules = [chosen_schedule(options, CopySettings.from_dict(s.info.copy_settings)) for s in subjects]
+    given = {name: _one_each(name, getattr(options, name), len(subjects)) for name in PER_SUBJECT}
+    given["mask"] = [None if path is None else _mask(path) for path in given["mask"]]
     models = open_models(options)
     check_prompts(models, options.prompt)
     applied = []
-    for i, subject in enumerate(subjects):
-        how = application(
-            models.unet.config,
-            schedules[i],
-            chosen["strength"][i],
-            options.mode,
-            options.branches,
-            masks[i],
-            chosen["layer_strengths"][i],
-        )
-        each, warnings = apply_subject(models, subject, chosen["reference_index"][i], how)
+    for subject, strength, mask, layers, index in zip(subjects, *given.values(), strict=True):
+        schedule = chosen_schedule(options, CopySettings.from_dict(subject.info.copy_settings))
+        how = application(models.unet.config, schedule, strength, options.mode, options.branches, mask, layers)
+        each, warnings = apply_subject(models, subject, index, how)
         applied.append(each)
         for warning in warnings:
             print(f"warning: {warning}")
