@@ -23,12 +23,13 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from comfyui_p3s.nodes.host import attention, patch, weights
-from comfyui_p3s.nodes.host.sampling import Application, Applied, Run
+from comfyui_p3s.nodes.host.sampling import Applied, Run
 from comfyui_p3s.p3s.network.copy_settings import CopySettings
 from comfyui_p3s.p3s.network.injection import EffectMask
 from comfyui_p3s.p3s.network.subject_copy import SubjectCopy
 from comfyui_p3s.p3s.network.unet import UNet
 from comfyui_p3s.p3s.network.unet_config import UNetConfig
+from comfyui_p3s.p3s.sampling.application import Application
 from comfyui_p3s.p3s.sampling.schedule import Schedule
 from comfyui_p3s.p3s.sampling.settings import EXACT, FAST, SamplingSettings
 from comfyui_p3s.p3s.subject.file import SubjectReference
@@ -163,7 +164,7 @@ class Shapes:
             copy = SubjectCopy(self.config, CopySettings(kind=use.kind), 1024, comfy.ops.manual_cast)
             copy.borrow(self.model.model.diffusion_model)
             reference = SubjectReference(torch.zeros(4, self.side, self.side), torch.zeros(257, 1024))
-        return Applied(copy.requires_grad_(False), reference, application)
+        return Applied(copy.requires_grad_(False), reference, application, application.schedule)
 
     def work(self, name: str) -> float:
         """TFLOP of a step with guidance, averaged over a run if features are used again or it ends early."""

@@ -27,11 +27,12 @@ from p3s.errors import MaskError, PointError
 from p3s.network.copy_start import start_copy
 from p3s.network.subject_copy import SubjectCopy
 from p3s.reference.rngr import Reference
+from p3s.sampling.application import Application, AppliedSubject
 from p3s.sampling.schedule import Schedule
-from p3s.sampling.settings import schedule_for
 from p3s.toyworld.scenes import BACKGROUNDS, IDENTIFIER, Scene, prompt, scene
 from p3s.toyworld.world import WEIGHTS, ToyWorld, click, load_world, picture_of
 from p3s.training.examples import Example, examples_of
+from p3s.training.key import TrainingInputs
 from p3s.training.loop import train
 from p3s.training.settings import TrainSettings
 from p3s.training.step import draw, losses
@@ -131,8 +132,8 @@ def run_one(
     if key not in trained:
         trained[key] = train_one(world, method, number, budget, s, reference)
     used, sampling, figures = trained[key]
-    if "copy" in sampling:
-        sampling = sampling | {"weight": schedule_for(sampling["copy"], method.weight)}
+    if "subjects" in sampling:
+        sampling = {"subjects": [replace(s, application=Application(method.weight)) for s in sampling["subjects"]]}
     looks = s.subjects[wanted].look, s.subjects[1 - wanted].look
     truth = portraits(s, wanted)
     scores, shown = [], [picture_of(s), reference.image]
@@ -166,13 +167,14 @@ def train_one(world: ToyWorld, method: Method, number: int, budget: Budget, s: S
     repeated, started = batch_of(examples, budget.batch), time.time()
     used, sampling = world, {}
     if method.kind == "p3s":
-        copy = copy_of(world, method, settings)
-        result = train(world.unet, copy, repeated, world.encode_text(""), world.noise, settings)
+        copy, empty = copy_of(world, method, settings), world.encode_text("")
+        inputs = TrainingInputs("", ("",), repeated, empty, world.noise, method.copy, settings)
+        result = train(world.unet, copy, inputs)
         tail = result.reports[-50:]
         figures["loss"] = sum(r.denoising for r in tail) / len(tail)
         figures["consistency"] = [sum(r.consistency for r in part) / len(part) for part in (result.reports[:50], tail)]
         condition = copy.condition(examples[0].latent[None], reference.tokens[None])
-        sampling = {"copy": copy, "condition": condition}
+        sampling = {"subjects": [AppliedSubject(copy, condition)]}
     else:
         used = replace(world, unet=tune(world, method.kind, repeated, settings))
     return used, sampling, figures | {"train_seconds": round(time.time() - started, 1)}

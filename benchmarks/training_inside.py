@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from attention_flops import counter
 from comfyui_p3s.nodes.host import weights
 from comfyui_p3s.p3s.network.copy_settings import CopySettings
-from comfyui_p3s.p3s.network.copy_start import start_copy
 from comfyui_p3s.p3s.network.unet import UNet
+from comfyui_p3s.p3s.training.driver import new_copy
 from comfyui_p3s.p3s.training.examples import Example
+from comfyui_p3s.p3s.training.key import TrainingInputs
 from comfyui_p3s.p3s.training.loop import train
 from comfyui_p3s.p3s.training.settings import TrainSettings
 
@@ -59,10 +60,11 @@ class Clock:
 def p3s(kind: str, model: Any, latent: torch.Tensor, prompt: torch.Tensor, steps: int, checkpointing: bool) -> None:
     state = weights.base_weights(model)
     base = UNet.from_state_dict(state)
-    copy = start_copy(state, CopySettings(kind=kind, rank=RANK), 1024)
     shown = Example(latent[0], torch.randn(257, 1024), prompt[0])
     settings = TrainSettings(steps=steps, checkpointing=checkpointing)
-    result = train(base, copy, [shown], prompt[0], weights.noise_schedule(model), settings)
+    copy_settings, noise = CopySettings(kind=kind, rank=RANK), weights.noise_schedule(model)
+    inputs = TrainingInputs("", ("",), [shown], prompt[0], noise, copy_settings, settings)
+    result = train(base, new_copy(state, inputs), inputs)
     assert result.completed, result.error
 
 

@@ -28,15 +28,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.training_work import TEXT, TOKEN_DIM, TOKENS, Step
-from p3s.models.pipeline import subject_of
 from p3s.network.copy_settings import CopySettings
-from p3s.network.copy_start import start_copy
 from p3s.network.unet import UNet
 from p3s.network.unet_config import UNetConfig
 from p3s.sampling.diffusion import NoiseSchedule
 from p3s.subject.file import save_subject
 from p3s.subject.info import SubjectInfo
+from p3s.training.driver import new_copy, subject_of
 from p3s.training.examples import Example
+from p3s.training.key import TrainingInputs
 from p3s.training.loop import train
 from p3s.training.memory_estimate import estimate_memory
 from p3s.training.precision import DTYPES
@@ -105,13 +105,14 @@ def held(what: str) -> int:
 def p3s(config: UNetConfig, examples: list[Example], settings: TrainSettings, kind: str, clock: Clock) -> int:
     """Train; the bytes of the subject's file."""
     base = network(config, DTYPES[settings.precision])
-    copy = start_copy(base.state_dict(), CopySettings(kind=kind), TOKEN_DIM)
-    text = torch.zeros(TEXT, config.context_dim)
+    text, noise = torch.zeros(TEXT, config.context_dim), NoiseSchedule.stable_diffusion()
+    inputs = TrainingInputs("", ("",) * 2, examples, text, noise, CopySettings(kind=kind), settings)
+    copy = new_copy(base.state_dict(), inputs)
 
     def told(report: Any) -> None:
         clock.start() if report.step == 1 else clock.stop()
 
-    result = train(base, copy, examples, text, NoiseSchedule.stable_diffusion(), settings, told)
+    result = train(base, copy, inputs, told)
     if not result.completed:
         raise SystemExit(f"the training did not reach its end: {result.error}")
     info = SubjectInfo("", "", copy.settings.to_dict(), {}, ("",) * 2, ("",) * 2, 2, True, "", "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from typing import Any
 
 from comfy_api.latest import io
@@ -12,20 +11,19 @@ from torch import Tensor
 from ..p3s.errors import P3SError
 from ..p3s.network.copy_settings import CopySettings
 from ..p3s.network.injection import EffectMask
-from ..p3s.sampling.layer_strengths import layer_strengths as layer_factors
+from ..p3s.sampling.application import application
 from ..p3s.sampling.layer_strengths import parse_layer_strengths
 from ..p3s.sampling.schedule import Schedule as WeightCurve
-from ..p3s.sampling.settings import MODES, default_schedule
+from ..p3s.sampling.settings import MODES, SamplingSettings, default_schedule
 from ..p3s.subject.file import Subject as TrainedSubject
 from .host.patch import apply_subject
-from .host.sampling import Application
 from .host.weights import unet_config
 from .types import Schedule, Subject, build
 from .values import checked
 
 log = logging.getLogger("p3s")
 
-GUIDANCE = ("both", "conditional")
+GUIDANCE = SamplingSettings.CHOICES["halves"]
 
 
 class Apply(io.ComfyNode):
@@ -156,10 +154,8 @@ class Apply(io.ComfyNode):
             )
         curve = schedule or default_schedule(CopySettings.from_dict(subject.info.copy_settings))
         curve = curve.within(start_percent, end_percent)
-        settings = MODES[mode] if guidance == "both" else replace(MODES[mode], halves="conditional")
-        layers = layer_factors(parse_layer_strengths(layer_strengths), unet_config(model))
-        application = Application(curve, strength, settings, effect_mask(mask), layers)
-        patched, warnings = apply_subject(model, subject, reference_index, application)
+        how = application(unet_config(model), curve, strength, mode, guidance, effect_mask(mask), layer_strengths)
+        patched, warnings = apply_subject(model, subject, reference_index, how)
         for warning in warnings:
             log.warning("Apply P3S: %s", warning)
         return io.NodeOutput(patched)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from small import TOKEN_DIM, random_examples, random_unet
+from small import TOKEN_DIM, random_examples, random_unet, train
 
 from p3s import arithmetic
 from p3s.arithmetic import SMALL, deterministic, few_threads
@@ -12,7 +12,7 @@ from p3s.network.copy_settings import CopySettings
 from p3s.network.copy_start import start_copy
 from p3s.network.unet_config import UNetConfig
 from p3s.sampling.diffusion import NoiseSchedule
-from p3s.training.loop import gradients_are_finite, train
+from p3s.training.loop import gradients_are_finite
 from p3s.training.settings import TrainSettings
 
 NOISE = NoiseSchedule.stable_diffusion()

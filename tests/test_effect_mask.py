@@ -1,5 +1,7 @@
 """Effect masks and several subjects in the core's injection."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from small import SMALL, random_copy, random_unet
@@ -8,10 +10,11 @@ from p3s.errors import MaskError
 from p3s.network.injection import EffectMask, Features, Injection, InjectionHooks, mask_bias, pool_tokens
 from p3s.network.unet import Attention
 from p3s.network.unet_config import Layer
-from p3s.sampling.ddim import generate_subjects
+from p3s.sampling.application import Application, AppliedSubject
+from p3s.sampling.ddim import generate
 from p3s.sampling.diffusion import NoiseSchedule
 from p3s.sampling.schedule import Schedule
-from p3s.sampling.settings import AppliedSubject, SamplingSettings
+from p3s.sampling.settings import SamplingSettings
 
 LAYER, GRID = Layer("input", 1), (4, 4)
 
@@ -152,13 +155,13 @@ class World:
         self.texts = draw(7, SMALL.context_dim), draw(7, SMALL.context_dim)
 
     def subject(self, number=0, **changes):
-        return AppliedSubject(self.copies[number], self.condition, Schedule("fixed"), **changes)
+        return AppliedSubject(self.copies[number], self.condition, Application(Schedule("fixed"), **changes))
 
     def image(self, *subjects, **settings):
         noise = NoiseSchedule.stable_diffusion()
-        *_, x0 = generate_subjects(
-            self.base, *self.texts, noise, self.latents, subjects, 3, 5.0, SamplingSettings(**settings)
-        )
+        how = SamplingSettings(**settings)
+        subjects = [replace(s, application=replace(s.application, settings=how)) for s in subjects]
+        *_, x0 = generate(self.base, *self.texts, noise, self.latents, subjects, 3, 5.0)
         return x0
 
 

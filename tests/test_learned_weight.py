@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small import SMALL, TOKEN_DIM, random_copy, random_examples, random_unet
+from small import SMALL, TOKEN_DIM, random_copy, random_examples, random_unet, train
 from subjects import make_subject, same
 
 from p3s.errors import P3SError
@@ -13,13 +13,13 @@ from p3s.network.copy_settings import CopySettings
 from p3s.network.copy_start import start_copy
 from p3s.network.learned_weight import LearnedWeight
 from p3s.network.subject_copy import SubjectCopy
+from p3s.sampling.application import Application, AppliedSubject
 from p3s.sampling.ddim import generate
 from p3s.sampling.diffusion import NoiseSchedule
 from p3s.sampling.plot import plot_schedule
 from p3s.sampling.schedule import Schedule
 from p3s.sampling.settings import schedule_for
 from p3s.subject.file import load_subject, save_subject
-from p3s.training.loop import train
 from p3s.training.settings import TrainSettings
 from p3s.training.step import draw, losses
 
@@ -95,8 +95,8 @@ def test_sampling_uses_the_curve_that_training_used(base):
 
     def picture(weight):
         latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(1))
-        condition = torch.zeros(1, 4, 16, 16)
-        *_, x0 = generate(base, EMPTY, EMPTY, NOISE, latents, copy, condition, weight, steps=2)
+        subject = AppliedSubject(copy, torch.zeros(1, 4, 16, 16), Application(weight))
+        *_, x0 = generate(base, EMPTY, EMPTY, NOISE, latents, [subject], steps=2)
         return x0
 
     assert torch.equal(picture(None), picture(schedule))

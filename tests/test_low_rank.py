@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small import SMALL, TOKEN_DIM, random_copy, random_examples, random_unet
+from small import SMALL, TOKEN_DIM, random_copy, random_examples, random_unet, train
 from subjects import make_subject, same
 from torch import nn
 
@@ -16,10 +16,10 @@ from p3s.network.copy_start import start_copy
 from p3s.network.low_rank import Borrowed, LowRankLayer
 from p3s.network.subject_copy import SubjectCopy
 from p3s.network.unet_config import UNetConfig
+from p3s.sampling.application import AppliedSubject
 from p3s.sampling.ddim import generate
 from p3s.sampling.diffusion import NoiseSchedule
 from p3s.subject.file import check_weights, load_subject, save_subject
-from p3s.training.loop import train
 from p3s.training.settings import TrainSettings
 from p3s.training.step import draw, losses
 
@@ -118,7 +118,7 @@ def test_sampling_is_that_of_the_merged_copy(base):
     lora, (x, _, context, condition) = trained(base), inputs(batch=1)
 
     def picture(copy):
-        *_, x0 = generate(base, context[0], EMPTY, NOISE, x, copy, condition, steps=2)
+        *_, x0 = generate(base, context[0], EMPTY, NOISE, x, [AppliedSubject(copy, condition)], steps=2)
         return x0
 
     torch.testing.assert_close(picture(lora), picture(merged(lora, base)), rtol=1e-3, atol=1e-3)
@@ -148,7 +148,7 @@ def test_the_base_weights_are_shared_in_training_and_in_sampling(base):
     train(base, copy, random_examples(), EMPTY, NOISE, TrainSettings(steps=1))
     check(copy)
     x, _, context, condition = inputs(batch=1)
-    list(generate(base, context[0], EMPTY, NOISE, x, copy, condition, steps=1))
+    list(generate(base, context[0], EMPTY, NOISE, x, [AppliedSubject(copy, condition)], steps=1))
     check(copy)
     whole = sum(p.numel() for p in SubjectCopy(SMALL, CopySettings(), TOKEN_DIM).unet.parameters())
     assert sum(p.numel() for p in copy.unet.parameters()) < whole / 4

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small import TOKEN_DIM, random_examples, random_unet
+from small import TOKEN_DIM, random_examples, random_unet, train
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from p3s.errors import TrainingError
@@ -14,7 +14,6 @@ from p3s.network.copy_start import start_copy
 from p3s.network.subject_copy import SubjectCopy
 from p3s.network.unet_config import UNetConfig
 from p3s.sampling.diffusion import NoiseSchedule
-from p3s.training.loop import train
 from p3s.training.memory import check_memory
 from p3s.training.memory_estimate import MemoryEstimate, estimate_memory
 from p3s.training.precision import DTYPES

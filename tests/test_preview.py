@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small import SMALL, random_copy, random_examples, random_unet
+from small import SMALL, random_copy, random_examples, random_unet, train
 
 from p3s.network.copy_settings import CopySettings
 from p3s.network.copy_start import start_copy
 from p3s.network.subject_copy import SubjectCopy
 from p3s.sampling.diffusion import NoiseSchedule
-from p3s.training.loop import train
 from p3s.training.preview import STEPS, preview, preview_size
 from p3s.training.settings import TrainSettings
 from p3s.training.step import StepReport

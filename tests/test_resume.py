@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small import TOKEN_DIM, random_examples, random_unet
+from small import TOKEN_DIM, random_examples, random_unet, train
 
 from p3s.errors import TrainingError
 from p3s.network.copy_settings import CopySettings
@@ -13,7 +13,6 @@ from p3s.network.copy_start import start_copy
 from p3s.network.unet_config import UNetConfig
 from p3s.sampling.diffusion import NoiseSchedule
 from p3s.training import loop as training
-from p3s.training.loop import train
 from p3s.training.settings import TrainSettings
 from p3s.training.state import Checkpoints, Divergence
 from p3s.training.state_file import load_head, load_state

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import SMALL, TOKEN_DIM, random_copy, random_examples, random_unet
+from small import SMALL, TOKEN_DIM, random_copy, random_examples, random_unet, train
 
 from p3s.errors import TrainingError
 from p3s.network.copy_settings import CopySettings
@@ -18,7 +18,6 @@ from p3s.network.unet import AttentionHooks
 from p3s.network.unet_config import Layer, UNetConfig
 from p3s.sampling.diffusion import NoiseSchedule
 from p3s.training.examples import training_size
-from p3s.training.loop import train
 from p3s.training.settings import TrainSettings
 from p3s.training.step import draw, losses
 

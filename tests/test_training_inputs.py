@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small import SMALL, TOKEN_DIM, random_examples, random_unet
+from small import SMALL, TOKEN_DIM, random_examples, random_unet, train
 
 from p3s.errors import FamilyError, TrainingError
 from p3s.network.copy_settings import CopySettings
@@ -14,7 +14,6 @@ from p3s.network.copy_start import start_copy
 from p3s.network.unet_config import UNetConfig
 from p3s.sampling.diffusion import NoiseSchedule
 from p3s.training.examples import training_size
-from p3s.training.loop import train
 from p3s.training.settings import TrainSettings
 from p3s.training.step import check_base, check_examples
 

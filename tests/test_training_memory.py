@@ -6,7 +6,7 @@ import weakref
 
 import pytest
 import torch
-from small import SMALL, TOKEN_DIM, random_examples, random_unet
+from small import SMALL, TOKEN_DIM, random_examples, random_unet, train
 
 from p3s.errors import TrainingError
 from p3s.network.copy_settings import CopySettings
@@ -15,7 +15,7 @@ from p3s.network.unet import ResBlock, SpatialTransformer
 from p3s.network.unet_config import UNetConfig
 from p3s.sampling.diffusion import NoiseSchedule
 from p3s.training import step
-from p3s.training.loop import make_optimizer, train
+from p3s.training.loop import make_optimizer
 from p3s.training.memory import explained, is_out_of_memory, ways_to_save
 from p3s.training.precision import DTYPES
 from p3s.training.settings import TrainSettings

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import TOKEN_DIM, random_examples, random_unet
+from small import TOKEN_DIM, random_examples, random_unet, train
 from subjects import rewrite
 
 from p3s.errors import DamagedStateError, SubjectFileError, TrainingError
@@ -20,7 +20,6 @@ from p3s.network.unet import UNet
 from p3s.network.unet_config import UNetConfig
 from p3s.sampling.diffusion import NoiseSchedule
 from p3s.training.examples import Example
-from p3s.training.loop import train
 from p3s.training.settings import TrainSettings
 from p3s.training.state import Checkpoints, Divergence, StateHead
 from p3s.training.state_file import NOTE_SIZE, load_head, load_state, mark_diverged, save_state

@@ -5,14 +5,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small import SMALL, TOKEN_DIM, random_copy, random_examples, random_unet
+from small import SMALL, TOKEN_DIM, random_copy, random_examples, random_unet, train
 
 from p3s.network.copy_settings import CopySettings
 from p3s.network.copy_start import start_copy
 from p3s.network.unet import Attention
 from p3s.network.unet_config import Layer
 from p3s.sampling.diffusion import NoiseSchedule
-from p3s.training.loop import train
 from p3s.training.settings import TrainSettings
 from p3s.training.step import compared_layers, draw, epoch, losses
 

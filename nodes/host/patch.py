@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import comfy.ops
@@ -23,11 +22,12 @@ from ...p3s.errors import P3SError
 from ...p3s.network.copy_settings import CopySettings
 from ...p3s.network.subject_copy import SubjectCopy
 from ...p3s.network.unet_config import UNetConfig
+from ...p3s.sampling.application import Application
 from ...p3s.sampling.settings import feature_values, schedule_for
 from ...p3s.subject.file import Subject, check_family, check_weights, reference_of
 from .attention import alone_before_attention, with_patches
 from .halves import Conditionings, by_halves
-from .sampling import Application, Applied, Run
+from .sampling import Applied, Run
 from .weights import base_fingerprint, channels_read, ejected, unet_config
 
 KEY = "p3s"  # under which the host keeps what is ours
@@ -57,12 +57,11 @@ def apply_subject(
     warnings = check_family(subject, config.family, base_fingerprint(model))
     shown = reference_of(subject, reference)
     patched = model.clone()
-    if application.strength == 0 or (application.mask is not None and application.mask.nowhere):
+    if application.off:
         return patched, warnings
     patcher = patcher_of_copy(model, config, subject)
     copy = patcher.model
-    application = replace(application, schedule=schedule_for(copy, application.schedule))
-    applied = Applied(copy, shown, application)
+    applied = Applied(copy, shown, application, schedule_for(copy, application.schedule))
     subjects = (*(model.get_attachment(KEY) or ()), applied)
     patched.set_attachments(KEY, subjects)
 

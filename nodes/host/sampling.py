@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -13,33 +13,22 @@ from torch import Tensor
 from ...p3s.errors import P3SError
 from ...p3s.network.injection import EffectMask, Features, Injection
 from ...p3s.network.subject_copy import SubjectCopy
-from ...p3s.network.unet_config import Layer
+from ...p3s.sampling.application import Application
 from ...p3s.sampling.schedule import Schedule
-from ...p3s.sampling.settings import EXACT, FeatureCache, SamplingSettings, always_on, early_end, injection
+from ...p3s.sampling.settings import FeatureCache, always_on, early_end, injection
 from ...p3s.subject.file import SubjectReference
 from .attention import MaskedAttention
 from .halves import Conditionings, chunks_of, conditional_chunks, conditional_rows, is_prompt, prompts_of
 
 
 @dataclass(frozen=True, eq=False)
-class Application:
-    """How a subject is applied: when, how strongly, where (None: everywhere), at which layers, and what is skipped for
-    speed."""
-
-    schedule: Schedule
-    strength: float = 1.0
-    settings: SamplingSettings = EXACT
-    mask: EffectMask | None = None
-    layers: Mapping[Layer, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, eq=False)
 class Applied:
-    """A subject on a MODEL."""
+    """A subject on a MODEL, and the ``schedule`` of its application with the curve that it learned filled in."""
 
     copy: SubjectCopy
     reference: SubjectReference
     application: Application
+    schedule: Schedule
 
 
 class Run:
@@ -56,7 +45,7 @@ class Run:
         self.latents = latents
         self._know(conds or {})
         self.masked_attention = MaskedAttention()
-        self._schedules = [early_end(s.application.schedule, s.application.settings) for s in subjects]
+        self._schedules = [early_end(s.schedule, s.application.settings) for s in subjects]
         self._always_on = [always_on(schedule) for schedule in self._schedules]
         self._caches = [FeatureCache(s.application.settings.reuse) for s in subjects]
         self._conditions: dict[Hashable, Tensor] = {}

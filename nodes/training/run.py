@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ...p3s.errors import DamagedStateError, TrainingError
-from ...p3s.models.pipeline import subject_of
-from ...p3s.network.copy_start import start_copy
 from ...p3s.network.unet import UNet
 from ...p3s.network.unet_config import UNetConfig
 from ...p3s.subject.file import Subject
+from ...p3s.subject.info import SubjectInfo
+from ...p3s.training.driver import new_copy, subject_of, with_result
+from ...p3s.training.key import TrainingInputs
 from ...p3s.training.loop import TrainResult, train
-from ...p3s.training.loss_map import FILED, loss_map
 from ...p3s.training.memory import check_memory, explained
 from ...p3s.training.memory_estimate import estimate_memory
 from ...p3s.training.precision import DTYPES
@@ -29,7 +29,6 @@ from ..host import memory
 from ..host.preview import picture
 from ..host.progress import Progress, check_cancelled, tell
 from ..host.weights import base_weights, unet_config
-from .task import Task
 
 log = logging.getLogger("p3s")
 
@@ -89,8 +88,17 @@ class Outcome:
             raise TrainingError(f"{self.result.error} ({told})") from self.result.error
 
 
-def run(node: Any, model: Any, task: Task, preview_every: int, checkpoints: Checkpoints, resume: bool) -> Outcome:
-    """Train, outside the host's inference mode, with all of the host's models out of the way.
+def run(
+    node: Any,
+    model: Any,
+    inputs: TrainingInputs,
+    info: SubjectInfo,
+    preview_every: int,
+    checkpoints: Checkpoints,
+    resume: bool,
+) -> Outcome:
+    """Train, outside the host's inference mode, with all of the host's models out of the way. ``info``: as it is before
+    the training.
 
     With ``resume`` the training continues from the state in ``checkpoints``, if there is one that can be read.
     """
@@ -98,16 +106,24 @@ def run(node: Any, model: Any, task: Task, preview_every: int, checkpoints: Chec
     memory.unload_models()  # in the host's own mode, because it may write to weights that were made in it
     with torch.inference_mode(False):
         try:
-            return _run(node, model, task, preview_every, checkpoints, resume)
+            return _run(node, model, inputs, info, preview_every, checkpoints, resume)
         finally:
             memory.give_back()
 
 
-def _run(node: Any, model: Any, task: Task, preview_every: int, checkpoints: Checkpoints, resume: bool) -> Outcome:
-    of, settings, first = task.inputs, task.inputs.settings, task.inputs.examples[0]
+def _run(
+    node: Any,
+    model: Any,
+    inputs: TrainingInputs,
+    info: SubjectInfo,
+    preview_every: int,
+    checkpoints: Checkpoints,
+    resume: bool,
+) -> Outcome:
+    settings, first = inputs.settings, inputs.examples[0]
     device = memory.device()
     state, notes = _state(checkpoints.path) if resume else (None, ())
-    scarce = _scarce(unet_config(model), task)
+    scarce = _scarce(unet_config(model), inputs)
     if scarce is not None:
         log.warning("Train P3S: %s", scarce)
         notes = (*notes, scarce)
@@ -115,47 +131,32 @@ def _run(node: Any, model: Any, task: Task, preview_every: int, checkpoints: Che
     tell(node, f"Copying the model's weights{warning}")
     weights = base_weights(model)
     memory.reset_peak()
-    with explained("moving the networks to the device", of.copy_settings, settings):
-        copy = start_copy(weights, of.copy_settings, first.tokens.shape[-1], settings.zero_init, settings.seed).to(
-            device
-        )
+    with explained("moving the networks to the device", inputs.copy_settings, settings):
+        copy = new_copy(weights, inputs).to(device)
         base = UNet.from_state_dict(weights, dtype=DTYPES[settings.precision])
         del weights
         base.to(device)
 
     def look() -> Any:
-        latent = preview(base, copy, first, of.empty_prompt, of.noise, settings.precision, check_cancelled)
+        latent = preview(base, copy, first, inputs.empty_prompt, inputs.noise, settings.precision, check_cancelled)
         return picture(model, latent)
 
-    tell(node, f"Step {len(state.reports) + 1 if state else 1} of {total_steps(of.examples, settings)}{warning}")
+    tell(node, f"Step {len(state.reports) + 1 if state else 1} of {total_steps(inputs.examples, settings)}{warning}")
     with Progress(node, look, preview_every) as progress:
-        result = train(
-            base, copy, of.examples, of.empty_prompt, of.noise, settings, progress.update, checkpoints, state
-        )
-    trained = task.info.train_settings
-    if result.changes:
-        trained = trained | {"changes": [list(change) for change in result.changes]}
-    info = replace(
-        task.info,
-        train_settings=trained,
-        steps=len(result.reports),
-        completed=result.completed,
-        loss_map=loss_map(result.reports, FILED),
-    )
-    subject = subject_of(copy, task.references, info)
+        result = train(base, copy, inputs, progress.update, checkpoints, state)
+    subject = subject_of(copy, inputs.examples, with_result(info, result))
     resumed = len(state.reports) if state is not None else 0
     return Outcome(subject, result, resumed, (*notes, *result.warnings), progress.cancelled)
 
 
-def _scarce(config: UNetConfig, task: Task) -> str | None:
+def _scarce(config: UNetConfig, inputs: TrainingInputs) -> str | None:
     """A warning for the user if memory is tight for a training. Raises TrainingError where there is far too little."""
-    of = task.inputs
     try:
-        estimate = estimate_memory(config, of.examples, of.copy_settings, of.settings)
+        estimate = estimate_memory(config, inputs.examples, inputs.copy_settings, inputs.settings)
     except Exception:  # it needs parts of torch that change, and an estimate must not stop a training
         log.warning("Train P3S: the memory that this training needs could not be estimated", exc_info=True)
         return None
-    return check_memory(estimate, *memory.room(), of.copy_settings, of.settings)
+    return check_memory(estimate, *memory.room(), inputs.copy_settings, inputs.settings)
 
 
 def _state(path: Path) -> tuple[TrainState | None, tuple[str, ...]]:

@@ -22,7 +22,7 @@ from ..values import checked
 from . import filing
 from . import inputs as train_inputs
 from . import run as train_run
-from .task import make_task
+from .prepare import prepared
 
 log = logging.getLogger("p3s")
 
@@ -73,7 +73,7 @@ class Train(io.ComfyNode):
         resume: bool = True,
         **values: Any,
     ) -> io.NodeOutput:
-        task = make_task(
+        inputs, info = prepared(
             model,
             vae,
             reference,
@@ -85,15 +85,15 @@ class Train(io.ComfyNode):
             identifier=identifier,
             licence=licence,
         )
-        filed = None if retrain else filing.trained_before(task.info, name)
+        filed = None if retrain else filing.trained_before(info, name)
         if filed is not None:
             filed = filed.and_told(*folders.renamed(name))
             return _output(cls, filed, filed.subject.info.loss_map)
 
         resumes = resume and not retrain
-        state, notes = filing.state_file(task.inputs, name, resumes)
+        state, notes = filing.state_file(inputs, name, resumes)
         checkpoints = Checkpoints(state, checkpoint_every)
-        outcome = train_run.run(cls, model, task, preview_every, checkpoints, resumes)
+        outcome = train_run.run(cls, model, inputs, info, preview_every, checkpoints, resumes)
         filed = filing.save(outcome.subject, safe_name(name) + outcome.ending)
         if outcome.result.completed and filed.path:
             checkpoints.discard()

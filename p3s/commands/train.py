@@ -18,7 +18,7 @@ from torch import Tensor
 from ..demo.chain import TRAINING
 from ..errors import P3SError, SubjectFileError, TrainingError
 from ..files import SUFFIX
-from ..models.pipeline import World, train_subject
+from ..models.pipeline import ModelBundle, train_subject
 from ..network.copy_settings import CopySettings
 from ..reference.masks import MaskSettings
 from ..reference.points import PointSet
@@ -28,8 +28,8 @@ from ..toyworld.world import MASKS
 from ..training.progress import progress_bar
 from ..training.settings import TrainSettings
 from ..training.step import StepReport
+from .models import TOY, add_models, check_prompts, fit_photo, open_models
 from .options import NamesPhoto, Photo, add_mask_settings, add_points, add_settings, chosen
-from .worlds import TOY, add_world, check_prompts, fit_photo, open_world
 
 TRAIN_HELP = {
     "epochs": "passes over the photos, when --steps is 0",
@@ -79,7 +79,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--identifier", default="", metavar="WORD", help="stored in the file: the rare word, such as sks"
     )
     parser.add_argument("--licence", default="", metavar="TEXT", help="stored in the file: what others may do with it")
-    add_world(parser)
+    add_models(parser)
     add_points(parser)
     add_settings(parser, "training", TrainSettings(), TRAIN_HELP, TrainSettings.CHOICES, toy=TRAINING)
     add_settings(parser, "the copy, stored in the subject", CopySettings(), COPY_HELP, CopySettings.CHOICES)
@@ -87,13 +87,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    toy = options.world == TOY
+    toy = options.model == TOY
     settings = chosen(options, TRAINING if toy else TrainSettings())
     copy_settings, masks = chosen(options, CopySettings()), chosen(options, MASKS if toy else MaskSettings())
     photos = [photo.read(options.pixels) for photo in options.photos]
-    world = open_world(options)
-    check_prompts(world, [options.prompt])
-    references = [_reference(world, *given, masks) for given in zip(options.photos, photos, strict=True)]
+    models = open_models(options)
+    check_prompts(models, [options.prompt])
+    references = [_reference(models, *given, masks) for given in zip(options.photos, photos, strict=True)]
 
     with progress_bar() as show, _interruptible() as interrupted:
 
@@ -102,7 +102,7 @@ def run(options: argparse.Namespace) -> None:
             return not interrupted()
 
         subject, result = train_subject(
-            world, references, options.prompt, settings, copy_settings, options.identifier, options.licence, callback
+            models, references, options.prompt, settings, copy_settings, options.identifier, options.licence, callback
         )
     ending = "" if result.completed else "_stopped" if result.error else "_cancelled"
     last = result.reports[-1]
@@ -114,10 +114,10 @@ def run(options: argparse.Namespace) -> None:
     print(told)
 
 
-def _reference(world: World, photo: Photo, read: tuple[Tensor, PointSet], masks: MaskSettings) -> Reference:
+def _reference(models: ModelBundle, photo: Photo, read: tuple[Tensor, PointSet], masks: MaskSettings) -> Reference:
     picture, points = read
     try:
-        reference = world.reference(fit_photo(world, picture), points, masks)
+        reference = models.reference(fit_photo(models, picture), points, masks)
     except P3SError as error:
         raise type(error)(f"{photo.path}: {error}") from None
     for warning in reference.warnings:

@@ -14,16 +14,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import FamilyError, MaskError, P3SError
-from ..network.subject_copy import SubjectCopy
 from ..network.unet import UNet
 from ..network.unet_config import UNetConfig
 from ..reference.clip import clip_encoder, load_clip_vision, quiet
 from ..reference.masks import MaskSettings
 from ..reference.points import PointSet
 from ..reference.rngr import Reference, make_reference
+from ..sampling.application import AppliedSubject
 from ..sampling.ddim import GUIDANCE, STEPS, generate
 from ..sampling.diffusion import NoiseSchedule
-from ..sampling.schedule import Schedule
 from ..training.examples import training_size
 from ..training.precision import autocast
 from ..training.settings import TrainSettings
@@ -87,9 +86,7 @@ class StableDiffusion:
         self,
         prompt: str,
         seeds: Sequence[int],
-        copy: SubjectCopy | None = None,
-        condition: Tensor | None = None,
-        weight: Schedule | None = None,
+        subjects: Sequence[AppliedSubject] = (),
         steps: int = STEPS,
         guidance: float = GUIDANCE,
     ) -> Tensor:
@@ -100,10 +97,7 @@ class StableDiffusion:
         context, empty = (self.encode_text(text).to(self.device) for text in (prompt, ""))
         start = start.to(self.device)
         with autocast(self.precision, self.device):
-            run = generate(
-                self.unet, context, empty, self.noise, start, copy, condition, weight, steps=steps, guidance=guidance
-            )
-            *_, latents = run
+            *_, latents = generate(self.unet, context, empty, self.noise, start, subjects, steps, guidance)
         pictures = self.vae.decode(latents.float() / self.vae.config.scaling_factor).sample
         return (pictures.movedim(1, -1) / 2 + 0.5).clamp(0, 1).cpu()
 

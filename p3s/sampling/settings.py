@@ -1,4 +1,4 @@
-"""What is computed when in a sampling run: the settings, the subjects, and the reuse of features over steps.
+"""What is computed when in a sampling run: the settings, and the reuse of features over steps.
 
 Shared by the sampler in ``ddim`` and by hosts.
 """
@@ -6,7 +6,7 @@ Shared by the sampler in ``ddim`` and by hosts.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -64,23 +64,6 @@ EXACT = SamplingSettings()
 #: benchmarks/README.md, "What a faster step costs".
 FAST = SamplingSettings(halves="conditional", reuse=3, end=0.8)
 MODES = {"exact": EXACT, "fast": FAST}
-
-
-@dataclass(frozen=True, eq=False)
-class AppliedSubject:
-    """A subject in a sampling run: when, how strongly and where it acts.
-
-    ``condition`` is I'' [1, channels, h, w] (:meth:`SubjectCopy.condition`). ``weight`` gives eps_t; None is the one
-    learned with the copy, or Eq. 10. Without a ``mask`` the subject acts
-    everywhere. ``layers`` multiplies the features of single base layers, 0 or more; 0 leaves a layer alone.
-    """
-
-    copy: SubjectCopy
-    condition: Tensor
-    weight: Schedule | None = None
-    strength: float = 1.0
-    mask: EffectMask | None = None
-    layers: Mapping[Layer, float] = field(default_factory=dict)
 
 
 def default_schedule(settings: CopySettings) -> Schedule:

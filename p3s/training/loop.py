@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -19,13 +18,13 @@ from ..arithmetic import deterministic, few_threads
 from ..errors import TrainingError
 from ..network.subject_copy import SubjectCopy
 from ..network.unet import UNet
-from ..sampling.diffusion import NoiseSchedule
-from .examples import Example
+from ..subject.base_fingerprint import fingerprint
+from .key import BASE, TrainingInputs
 from .losses import total_loss
 from .memory import free_cached_memory, is_out_of_memory, ways_to_save
 from .precision import autocast
 from .settings import TrainSettings
-from .state import Change, Checkpoints, Divergence, TrainState, inputs_of, remedies
+from .state import Change, Checkpoints, Divergence, TrainState, remedies
 from .state_file import mark_diverged, save_state
 from .step import Batch, StepReport, check_examples, draw, epoch, losses, total_steps
 
@@ -56,22 +55,19 @@ Callback = Callable[[StepReport], bool | None]
 def train(
     base: UNet,
     copy: SubjectCopy,
-    examples: Sequence[Example],
-    empty_prompt: Tensor,
-    noise: NoiseSchedule,
-    settings: TrainSettings,
+    inputs: TrainingInputs,
     callback: Callback | None = None,
     checkpoints: Checkpoints | None = None,
     resume: TrainState | None = None,
 ) -> TrainResult:
-    """Train ``copy`` in place on ``examples``; ``base`` is frozen and only read.
+    """Train ``copy`` (:func:`p3s.training.driver.new_copy`) in place on the examples of ``inputs``; ``base`` is frozen
+    and only read.
 
-    ``empty_prompt`` [text tokens, context_dim] replaces a dropped prompt. Both networks must be on one device, the
-    copy in float32, the base in float32 or in the type of ``settings.precision``. All random choices come from
-    ``settings.seed`` through a CPU generator, so that they do not depend on the device. Equal seeds give equal weights,
-    bit for bit, on one CPU; on a GPU where the environment variable CUBLAS_WORKSPACE_CONFIG allows it (see
-    :func:`p3s.arithmetic.deterministic`). The weight of the condition is 1 in training, or the one that is learned: the
-    schedule of Eq. 10 belongs to sampling.
+    Both networks must be on one device, the copy in float32, the base in float32 or in the type of the ``precision``
+    that is set. All random choices come from the ``seed`` through a CPU generator, so that they do not depend on the
+    device. Equal seeds give equal weights, bit for bit, on one CPU; on a GPU where the environment variable
+    CUBLAS_WORKSPACE_CONFIG allows it (see :func:`p3s.arithmetic.deterministic`). The weight of the
+    condition is 1 in training, or the one that is learned: the schedule of Eq. 10 belongs to sampling.
 
     Nothing trained is lost: if a loss or gradient is no longer finite, a later step raises, or the callback asks to
     stop, the training ends with the weights of the last good step; the result says why. (An exception in the
@@ -85,8 +81,8 @@ def train(
     precision. Raises :class:`TrainingError` for inputs that do not fit
     together or are not those of ``resume``, before the first step.
     """
-    check_examples(base.config, examples, empty_prompt)
-    run = _Run(base, copy, examples, empty_prompt, noise, settings, checkpoints)
+    check_examples(base.config, inputs.examples, inputs.empty_prompt)
+    run = _Run(base, copy, inputs, checkpoints)
     if resume is not None:
         run.restore(resume)
     error: Exception | None = None
@@ -115,23 +111,16 @@ def train(
 class _Run:
     """A training in progress."""
 
-    def __init__(
-        self,
-        base: UNet,
-        copy: SubjectCopy,
-        examples: Sequence[Example],
-        empty_prompt: Tensor,
-        noise: NoiseSchedule,
-        settings: TrainSettings,
-        checkpoints: Checkpoints | None,
-    ) -> None:
-        self.base, self.copy, self.examples, self.empty_prompt = base, copy, examples, empty_prompt
-        self.noise, self.settings, self.checkpoints = noise, settings, checkpoints
+    def __init__(self, base: UNet, copy: SubjectCopy, inputs: TrainingInputs, checkpoints: Checkpoints | None) -> None:
+        self.base, self.copy, self.checkpoints = base, copy, checkpoints
+        self._facts = inputs.facts()
+        self.examples, self.empty_prompt = inputs.examples, inputs.empty_prompt
+        self.noise, self.settings = inputs.noise, inputs.settings
         self.device = next(copy.parameters()).device
-        self.optimizer = make_optimizer(copy, settings)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
-        self.generator = torch.Generator().manual_seed(settings.seed)
-        self.total = total_steps(examples, settings)
+        self.optimizer = make_optimizer(copy, self.settings)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.settings.precision == "fp16")
+        self.generator = torch.Generator().manual_seed(self.settings.seed)
+        self.total = total_steps(self.examples, self.settings)
         self.queue: list[list[int]] = []  # the batches that are left of the epoch
         self.reports: list[StepReport] = []
         self.warnings: list[str] = []
@@ -235,16 +224,16 @@ class _Run:
         finite = bool(torch.isfinite(loss)) if scaled else gradients_are_finite(loss, self.copy.parameters())
         if not finite:
             self.diverged = True
-            advice = remedies(self._inputs)
+            advice = remedies(self._facts)
             raise TrainingError(f"the loss is no longer finite at step {number} of {self.total}: {advice}")
-
-    @cached_property
-    def _inputs(self) -> dict[str, str]:
-        return inputs_of(self.base, self.copy.settings, self.noise, self.settings)
 
     def restore(self, state: TrainState) -> None:
         """Resume from ``state``. Raises TrainingError when it belongs to another training."""
-        state.check(self._inputs, self.examples, self.empty_prompt)
+        # Earlier versions kept the fingerprint of the base as it was trained on, which bf16 has rounded.
+        was = state.inputs.get(BASE)
+        if was != self._facts[BASE] and was == fingerprint(self.base.state_dict(), torch.bfloat16):
+            state = replace(state, inputs={**state.inputs, BASE: self._facts[BASE]})
+        state.check(self._facts, self.examples, self.empty_prompt)
         done = len(state.reports)
         if not done:
             return
@@ -253,8 +242,8 @@ class _Run:
                 f"the interrupted training already has {done} steps, and {self.total} are asked for: ask for at "
                 f"least {done}, or turn resume off to start over"
             )
-        changed = [n for n in self.settings.REMEDIES if state.inputs[n] != self._inputs[n]]
-        texts = ((n, state.inputs[n].strip("'"), self._inputs[n].strip("'")) for n in changed)
+        changed = [n for n in self.settings.REMEDIES if state.inputs[n] != self._facts[n]]
+        texts = ((n, state.inputs[n].strip("'"), self._facts[n].strip("'")) for n in changed)
         self.changes = (*state.changes, *((done, *text) for text in texts))
         self.examples, self.empty_prompt = state.examples, state.empty_prompt  # exactly those of before
         self.copy.load_state_dict(state.weights)
@@ -274,7 +263,7 @@ class _Run:
         if self.checkpoints is None or self._good is None or self.saved == len(self.reports):
             return
         state = TrainState(
-            self._inputs,
+            self._facts,
             tuple(self.examples),
             self.empty_prompt,
             tuple(self.reports),
@@ -295,13 +284,13 @@ class _Run:
         """Keep the last state, and record in it that the loss was no longer finite after it."""
         if self.checkpoints is None:
             return
-        tried = {name: self._inputs[name] for name in self.settings.REMEDIES}
+        tried = {name: self._facts[name] for name in self.settings.REMEDIES}
         diverged = Divergence(len(self.reports) + 1, tried)
         try:
             if self.saved:
                 mark_diverged(self.checkpoints.path, diverged)
             else:
-                untrained = TrainState.untrained(self._inputs, self.examples, self.empty_prompt, diverged)
+                untrained = TrainState.untrained(self._facts, self.examples, self.empty_prompt, diverged)
                 save_state(untrained, self.checkpoints.path)
         except Exception as error:
             self._warn(f"that the loss was no longer finite could not be recorded in {self.checkpoints.path}: {error}")

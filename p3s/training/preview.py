@@ -9,8 +9,10 @@ from torch import Tensor
 
 from ..network.subject_copy import SubjectCopy
 from ..network.unet import UNet
+from ..sampling.application import Application, AppliedSubject
 from ..sampling.ddim import generate
 from ..sampling.diffusion import NoiseSchedule
+from ..sampling.settings import SamplingSettings
 from .examples import Example
 from .precision import autocast
 
@@ -46,16 +48,16 @@ def preview(
     start = torch.randn(1, len(example.latent), *size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad(), autocast(precision, device):
         latent, tokens = (part[None].to(device, torch.float32) for part in (example.latent, example.tokens))
+        faster = Application(settings=SamplingSettings(halves="conditional"))
+        subject = AppliedSubject(copy, copy.condition(latent, tokens), faster)
         estimates = generate(
             base,
             example.prompt.to(device),
             empty_prompt.to(device),
             noise,
             start.to(device),
-            copy,
-            copy.condition(latent, tokens),
-            steps=STEPS,
-            halves="conditional",
+            [subject],
+            STEPS,
         )
         for estimate in estimates:
             result = estimate

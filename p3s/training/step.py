@@ -193,7 +193,7 @@ def check_examples(config: UNetConfig, examples: Sequence[Example], empty_prompt
     """Raise :class:`TrainingError`, naming the reference, for examples that do not fit the base or each other."""
     check_base(config)
     if not examples:
-        raise TrainingError("no reference to train on: connect at least one")
+        raise TrainingError("no reference to train on: give at least one photo")
     prompt = tuple(empty_prompt.shape)
     for number, example in zip(reference_numbers(examples), examples, strict=True):
         name = f"reference {number}"

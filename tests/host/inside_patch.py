@@ -14,9 +14,9 @@ import comfy_extras.nodes_custom_sampler as custom
 import torch
 from comfy.patcher_extension import WrappersMP
 from comfyui_p3s.nodes.host import attention, halves, patch, weights
-from comfyui_p3s.nodes.host.sampling import Application
 from comfyui_p3s.p3s.network.injection import Injection, InjectionHooks
 from comfyui_p3s.p3s.network.unet import UNet
+from comfyui_p3s.p3s.sampling.application import Application
 from comfyui_p3s.p3s.sampling.schedule import Schedule
 from comfyui_p3s.p3s.sampling.settings import SamplingSettings
 from inside_literal import literal

@@ -9,10 +9,10 @@ import comfy.sample
 import comfy.sd
 import torch
 from comfyui_p3s.nodes.host import patch, weights
-from comfyui_p3s.nodes.host.sampling import Application
 from comfyui_p3s.p3s.errors import P3SError
 from comfyui_p3s.p3s.network.copy_settings import CopySettings
 from comfyui_p3s.p3s.network.copy_start import start_copy
+from comfyui_p3s.p3s.sampling.application import Application
 from comfyui_p3s.p3s.sampling.schedule import Schedule
 from comfyui_p3s.p3s.subject.file import Subject, SubjectReference
 from comfyui_p3s.p3s.subject.info import SubjectInfo

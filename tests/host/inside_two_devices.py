@@ -17,7 +17,6 @@ import torch
 from comfyui_p3s.nodes.host import conditions, patch, progress, weights
 from comfyui_p3s.nodes.host.readings import Readings
 from comfyui_p3s.nodes.training import run as train_run
-from comfyui_p3s.nodes.training import task as train_task
 from comfyui_p3s.p3s.network.copy_settings import CopySettings
 from comfyui_p3s.p3s.network.injection import EffectMask
 from comfyui_p3s.p3s.reference.rngr import clip_tokens
@@ -129,8 +128,8 @@ def trained(model: Any, state: Path, kind: str) -> tuple[Any, list[Any]]:
     copy_settings, settings = CopySettings(kind=kind, rank=4), TrainSettings(steps=1)
     noise, base = weights.noise_schedule(model), weights.base_fingerprint(model, patched=True)
     inputs = TrainingInputs(base, ("",), [example], torch.zeros(77, 768), noise, copy_settings, settings)
-    task = train_task.Task(inputs, [example], subject_for(model, 1, kind=kind, rank=4).info)
-    outcome = train_run.run(SimpleNamespace(), model, task, 1, Checkpoints(state, 1), False)
+    info = subject_for(model, 1, kind=kind, rank=4).info
+    outcome = train_run.run(SimpleNamespace(), model, inputs, info, 1, Checkpoints(state, 1), False)
     assert outcome.result.completed, outcome
     return outcome, shown
 

@@ -12,7 +12,7 @@ import comfy.utils
 import torch
 from comfy.patcher_extension import PatcherInjection
 from comfyui_p3s.nodes.host import patch, weights
-from comfyui_p3s.nodes.training.task import make_task
+from comfyui_p3s.nodes.training.prepare import prepared
 from comfyui_p3s.p3s.network.copy_settings import CopySettings
 from comfyui_p3s.p3s.network.injection import Injection, InjectionHooks
 from comfyui_p3s.p3s.network.unet import UNet
@@ -26,7 +26,7 @@ LAYER = "input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight"
 
 
 def task(model: Any) -> Any:
-    return make_task(model, None, (), [], [], 128, CopySettings(), TrainSettings())
+    return prepared(model, None, (), [], [], 128, CopySettings(), TrainSettings())
 
 
 def against_the_core(model: Any, subject: Subject, channels: int = 4, load: Callable[[Any], Any] | None = None) -> Any:
@@ -165,9 +165,7 @@ def hooked(path: str, lora: Any) -> list[str]:
         hooks = comfy.hooks.create_hook_lora(lora, strength, 1.0)
         positive = comfy.hooks.set_hooks_for_conditioning([[text, {}]], hooks)
         said.append(
-            message(
-                lambda p=positive: make_task(model, None, (), p, [[text, {}]], 128, CopySettings(), TrainSettings())
-            )
+            message(lambda p=positive: prepared(model, None, (), p, [[text, {}]], 128, CopySettings(), TrainSettings()))
         )
     return said
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import P3SError
-from ..models.pipeline import World
+from ..models.pipeline import ModelBundle
 from ..models.stable_diffusion import StableDiffusion, load_stable_diffusion
 from ..toyworld.scenes import SIDE
 from ..toyworld.world import ToyWorld, load_world
@@ -20,16 +20,17 @@ from ..training.settings import TrainSettings
 TOY = "toy"
 
 
-def add_world(parser: argparse.ArgumentParser, precision: bool = False) -> None:
-    """--world and what belongs to it. ``precision``: as an option of its own, where training has none."""
+def add_models(parser: argparse.ArgumentParser, precision: bool = False) -> None:
+    """--model and what belongs to it. ``precision``: as an option of its own, where training has none."""
     group = parser.add_argument_group("models")
     group.add_argument(
+        "--model",
         "--world",
         default=TOY,
         metavar="MODELS",
         help=f"toy (default): small models of drawn animals, which need no download; photos are squeezed to {SIDE} x "
         f"{SIDE} pixels, prompts use its few words. Or Stable Diffusion 1.5: a .safetensors checkpoint, or a folder as "
-        "diffusers writes it (needs: pip install diffusers transformers)",
+        "diffusers writes it (needs: pip install diffusers transformers). --world is an older name of this option",
     )
     group.add_argument(
         "--clip",
@@ -60,9 +61,9 @@ def add_computing(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def open_world(options: argparse.Namespace) -> World:
+def open_models(options: argparse.Namespace) -> ModelBundle:
     """The models that the user asked for."""
-    return load_world() if options.world == TOY else open_stable_diffusion(options)
+    return load_world() if options.model == TOY else open_stable_diffusion(options)
 
 
 def open_stable_diffusion(options: argparse.Namespace) -> StableDiffusion:
@@ -75,7 +76,7 @@ def open_stable_diffusion(options: argparse.Namespace) -> StableDiffusion:
     except (RuntimeError, AssertionError) as error:
         raise P3SError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from None
     precision = getattr(options, "precision", StableDiffusion.precision)
-    return load_stable_diffusion(options.world, options.clip, device, options.resolution, precision)
+    return load_stable_diffusion(options.model, options.clip, device, options.resolution, precision)
 
 
 def check_folder(option: str, folder: str, of: str) -> None:
@@ -84,18 +85,18 @@ def check_folder(option: str, folder: str, of: str) -> None:
         raise P3SError(f"{option} {folder}: there is no such folder; expected one with the files of {of}")
 
 
-def fit_photo(world: World, photo: Tensor) -> Tensor:
-    """A photo [H, W, 3] of the size that ``world`` takes: squeezed for the toy world, whose pictures have one size."""
-    if not isinstance(world, ToyWorld):
+def fit_photo(models: ModelBundle, photo: Tensor) -> Tensor:
+    """A photo [H, W, 3] of the size that ``models`` takes: squeezed for the toy world, whose pictures have one size."""
+    if not isinstance(models, ToyWorld):
         return photo
     small = functional.interpolate(photo.movedim(-1, 0)[None], (SIDE, SIDE), mode="bicubic", antialias=True)
     return small[0].movedim(0, -1).clamp(0, 1)
 
 
-def check_prompts(world: World, prompts: Iterable[str]) -> None:
-    """Raise P3SError, before anything takes time, for a prompt that ``world`` cannot read."""
+def check_prompts(models: ModelBundle, prompts: Iterable[str]) -> None:
+    """Raise P3SError, before anything takes time, for a prompt that ``models`` cannot read."""
     for prompt in prompts:
         try:
-            world.encode_text(prompt)
+            models.encode_text(prompt)
         except ValueError as error:
             raise P3SError(f"prompt {prompt!r}: {error}") from None
