@@ -11,24 +11,13 @@ from ..models.pipeline import apply_subject
 from ..network.copy_settings import CopySettings
 from ..pictures import write_new_png
 from ..sampling.ddim import GUIDANCE, STEPS
-from ..sampling.schedule import KINDS, Schedule, parse_keyframes
+from ..sampling.schedule import Schedule, parse_keyframes
 from ..sampling.settings import default_schedule
-from ..subject.file import load_subject
+from ..subject.file import REFERENCE_INDEX, load_subject
 from ..toyworld import world as toy
 from .options import add_settings, chosen
 from .worlds import add_world, check_prompts, open_world
 
-SCHEDULE_HELP = {
-    "kind": "how strongly the subject acts over the course of denoising; a subject trained with a learned weight uses "
-    "that by default",
-    "alpha": "of paper: 1 - alpha u^k + beta, where u falls from 1 (noise) to 0; ease has 3 u^2 - 2 u^3 for u^k",
-    "beta": "of paper and ease",
-    "k": "exponent of paper, increasing and decreasing",
-    "value": "weight of fixed, highest weight of increasing and decreasing",
-    "keyframes": 'of keyframes: percent:weight pairs, as in "0:0.7, 1:1.2"',
-    "start": "fraction of denoising before which the subject is off; a later start leaves the layout to the prompt",
-    "end": "fraction of denoising after which the subject is off",
-}
 #: Fields whose options have other names: a copy has a kind, too.
 SCHEDULE_NAMES = {"kind": "schedule"}
 
@@ -49,17 +38,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     sampling.add_argument(
         "--reference-index",
         type=int,
-        default=0,
+        default=REFERENCE_INDEX.default,
         metavar="N",
-        help="for a subject trained on several photos: which one to use as the reference, counting from 0",
+        help=REFERENCE_INDEX.help,
     )
     add_schedule(parser)
 
 
 def add_schedule(parser: argparse.ArgumentParser) -> None:
     """Schedule as options."""
-    kinds, read = {"kind": KINDS}, {"keyframes": parse_keyframes}
-    add_settings(parser, "weight of the subject", Schedule(), SCHEDULE_HELP, kinds, SCHEDULE_NAMES, read)
+    usual = "Without --schedule: the curve learned with the subject if there is one, else paper."
+    read = {"keyframes": parse_keyframes}
+    add_settings(parser, "weight of the subject", Schedule(), SCHEDULE_NAMES, read, description=usual)
 
 
 def chosen_schedule(options: argparse.Namespace, settings: CopySettings) -> Schedule:

@@ -63,13 +63,10 @@ def generate_subjects(
     ``latents`` is the starting noise, ``prompt`` and ``empty_prompt`` are [text tokens, context_dim]. Where a subject's
     weight is 0 its copy is not run at all; where that holds for all of them the step is the plain model's. Raises
     MaskError for an effect mask with another number of images than ``latents``, and P3SError for a ``guidance`` that is
-    not finite and a strength that is not or is negative.
+    not finite.
     """
     if not math.isfinite(guidance):
         raise P3SError(f"guidance must be a finite number; got {guidance!r}")
-    for subject in subjects:
-        if not 0 <= subject.strength < math.inf:
-            raise P3SError(f"strength must be a finite number, 0 or more; got {subject.strength!r}")
     schedules = [early_end(schedule_for(s.copy, s.weight), settings) for s in subjects]
     for subject in subjects:
         if subject.mask is not None:

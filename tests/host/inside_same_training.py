@@ -48,7 +48,7 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
         node = by_the_node(references[:count], copy, settings)
         with torch.inference_mode(False):
             library, _ = train_subject(world, references[:count], PROMPT, settings, copy, "sks")
-            untrained = replace(settings, steps=1, learning_rate=1e-12)
+            untrained = replace(settings, steps=1, learning_rate=1e-8)
             start, _ = train_subject(world, references[:count], PROMPT, untrained, copy)
         facts[name] = {
             "weights": node.weights.keys() == library.weights.keys()
