@@ -1,4 +1,5 @@
-"""The pack's own wire and widget types, and one helper for schemas that must load on older and newer hosts."""
+"""The pack's own wire and widget types, inputs made from settings, and one helper for schemas that must load on older
+and newer hosts."""
 
 from __future__ import annotations
 
@@ -7,6 +8,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from comfy_api.latest import io
+
+from ..p3s.settings import Setting
 
 T = TypeVar("T")
 
@@ -44,3 +47,20 @@ def build(constructor: Callable[..., T], *args: Any, **keywords: Any) -> T:
     if "advanced" in keywords and "advanced" not in parameters:
         cast(io.WidgetInput, made).extra_dict["advanced"] = keywords["advanced"]
     return made
+
+
+def input_of(name: str, setting: Setting, **keywords: Any) -> Any:
+    """The input of a node that holds a setting, with its default, range or choices, and help. ``keywords`` are further
+    ones of the input, or other values for these."""
+    given: dict[str, Any] = {"default": setting.default, "tooltip": setting.help}
+    kind: Callable[..., Any] = io.String.Input
+    if setting.choices:
+        kind, given["options"] = io.Combo.Input, list(setting.choices)
+    elif isinstance(setting.default, bool):
+        kind = io.Boolean.Input
+    elif isinstance(setting.default, (int, float)):
+        kind = io.Int.Input if isinstance(setting.default, int) else io.Float.Input
+        given |= {"min": setting.low, "max": setting.high}
+        if setting.step is not None:
+            given["step"] = setting.step
+    return build(kind, name, **given | keywords)

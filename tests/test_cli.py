@@ -17,13 +17,12 @@ from p3s import files
 from p3s.__main__ import COMMANDS, main
 from p3s.commands import generate as generate_command
 from p3s.commands import train as train_command
-from p3s.commands.options import MASK_HELP, NamesPhoto, add_points, add_settings, chosen
+from p3s.commands.options import NamesPhoto, add_points, add_settings, chosen
 from p3s.demo.chain import TRAINING
 from p3s.models.pipeline import apply_subject
 from p3s.network.copy_settings import CopySettings
 from p3s.network.injection import EffectMask
 from p3s.pictures import write_png
-from p3s.reference.masks import MaskSettings
 from p3s.sampling.application import Application
 from p3s.sampling.schedule import Schedule
 from p3s.sampling.settings import FAST, SamplingSettings
@@ -127,7 +126,7 @@ def test_a_full_disk_does_not_cost_the_training(photos, tmp_path: Path, monkeypa
 
 
 def test_a_loss_that_is_no_longer_finite_keeps_the_last_good_step(photos, tmp_path: Path, capsys) -> None:
-    out = ["--out", str(tmp_path / "dog.safetensors"), "--learning-rate", "1e6", "--steps", "30"]
+    out = ["--out", str(tmp_path / "dog.safetensors"), "--learning-rate", "1", "--steps", "30"]
     assert main(["train", *photos[0], "--prompt", TEXT, *out]) == 1
     said = capsys.readouterr().err
     assert "no longer finite" in said and str(tmp_path / "dog_stopped.safetensors") in said
@@ -260,17 +259,6 @@ def test_several_subjects_in_one_picture(subject: Path, tmp_path: Path) -> None:
 # options
 
 
-def test_every_setting_is_an_option_with_an_explanation() -> None:
-    for settings, texts in (
-        (TrainSettings, train_command.TRAIN_HELP),
-        (CopySettings, train_command.COPY_HELP),
-        (MaskSettings, MASK_HELP),
-        (Schedule, generate_command.SCHEDULE_HELP),
-    ):
-        # A learned curve comes with the subject, not from the command line.
-        assert set(texts) == {f.name for f in fields(settings)} - {"learned"}
-
-
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_reads_well(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
@@ -288,7 +276,7 @@ def test_help_reads_well(command: str, capsys: pytest.CaptureFixture[str]) -> No
 def test_options_become_settings() -> None:
     parser = argparse.ArgumentParser()
     generate_command.add_schedule(parser)
-    add_settings(parser, "t", CopySettings(), train_command.COPY_HELP, CopySettings.CHOICES)
+    add_settings(parser, "t", CopySettings())
     assert generate_command.chosen_schedule(parser.parse_args([]), CopySettings(weight="learned")).kind == "learned"
     line = ["--schedule", "keyframes", "--keyframes", "1:0.5, 0:0.25", "--end", "0.75", "--kind", "lora", "--rank", "3"]
     given = parser.parse_args(line)
@@ -357,13 +345,13 @@ def test_mistakes_are_one_line(arguments, message, tmp_path: Path, monkeypatch, 
     ("options", "message"),
     [
         (["--reference-index", "2"], "reference_index must lie in 0..1: the subject was trained on 2 photos; got 2"),
-        (["--schedule", "steep"], "there is no kind 'steep'"),
+        (["--schedule", "steep"], "kind must be one of paper, fixed"),
         (["--schedule", "learned"], "trained without a learned weight"),
-        (["--start", "2"], "outside 0..1"),
+        (["--start", "2"], "start must be a number in 0..1; got 2.0"),
         (["--prompt", "a horse"], "does not know 'horse'"),
         (["--steps", "0"], "steps must lie in"),
         (["--guidance", "nan"], "guidance must be a finite number; got nan"),
-        (["--strength", "-1"], "strength must be a finite number, 0 or more; got -1.0"),
+        (["--strength", "-1"], "strength must be a number in 0..10; got -1.0"),
         (
             ["--strength", "1", "0.5"],
             "--strength has 2 values for 1 subject(s): give one for all",

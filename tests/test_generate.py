@@ -138,5 +138,5 @@ def test_every_step_is_yielded_and_the_run_repeats(world):
 def test_numbers_that_would_give_no_picture_are_named(world, bad):
     with pytest.raises(P3SError, match="guidance must be a finite number"):
         image(world, guidance=bad)
-    with pytest.raises(P3SError, match="strength must be a finite number, 0 or more"):
+    with pytest.raises(P3SError, match=r"strength must be a number in 0\.\.10"):
         Application(strength=bad)

@@ -60,7 +60,7 @@ def test_sampler_steps_are_marked():
 
 def test_curve_stays_visible_at_zero_and_when_large():
     assert len(curve_columns(plot_schedule(Schedule("fixed", value=0)))) > 400
-    assert len(curve_columns(plot_schedule(Schedule("fixed", value=12345.6)))) > 300
+    assert len(curve_columns(plot_schedule(Schedule("keyframes", keyframes=((0, 12345.6),))))) > 300
 
 
 def test_too_small_is_refused():

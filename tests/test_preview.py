@@ -10,6 +10,7 @@ from p3s.network.copy_settings import CopySettings
 from p3s.network.copy_start import start_copy
 from p3s.network.subject_copy import SubjectCopy
 from p3s.sampling.diffusion import NoiseSchedule
+from p3s.settings import settings_of
 from p3s.training.preview import STEPS, preview, preview_size
 from p3s.training.settings import TrainSettings
 from p3s.training.step import StepReport
@@ -23,7 +24,7 @@ def test_its_size_fits_the_network(size: tuple[int, int], smaller: tuple[int, in
     assert preview_size(*size) == smaller
 
 
-@pytest.mark.parametrize("precision", TrainSettings.CHOICES["precision"])
+@pytest.mark.parametrize("precision", settings_of(TrainSettings)["precision"].choices)
 def test_it_shows_the_subject_and_only_that_changes_it(precision: str) -> None:
     base, (example,) = random_unet(), random_examples(size=24)
     if precision == "bf16":

@@ -263,7 +263,7 @@ def test_references_of_several_sizes_train_together(base):
 
 
 def test_a_loss_that_explodes_keeps_the_last_good_step(base):
-    copy, result = run(base, steps=30, learning_rate=1e5)
+    copy, result = run(base, steps=30, learning_rate=1.0)
     assert isinstance(result.error, TrainingError)
     assert "learning_rate" in str(result.error)
     assert 1 <= len(result.reports) < 30

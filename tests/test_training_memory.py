@@ -344,7 +344,7 @@ def test_fp16_skips_steps_until_its_scale_fits(base, monkeypatch):
 
 
 def test_fp16_stops_when_no_scale_fits(base):
-    result = run(base, fresh(base), precision="fp16", steps=40, learning_rate=1e6)
+    result = run(base, fresh(base), precision="fp16", steps=40, learning_rate=1.0)
     assert isinstance(result.error, TrainingError)
     assert "train in fp32 (now fp16)" in str(result.error)
 

@@ -19,10 +19,7 @@ from pathlib import Path
 from p3s.commands.generate import add_schedule, chosen_schedule
 from p3s.commands.models import add_computing, check_folder, open_stable_diffusion
 from p3s.commands.options import add_settings, chosen
-from p3s.commands.train import COPY_HELP, TRAIN_HELP
 from p3s.errors import P3SError
-from p3s.network.copy_settings import CopySettings
-from p3s.training.settings import TrainSettings
 
 from .data import LIST, read_cases, read_points
 from .metrics import Encoders, Scores
@@ -148,8 +145,8 @@ def _parser() -> argparse.ArgumentParser:
             f"--{name.replace('_', '-')}", type=kind, default=default, metavar="N", help=f"{text} (default: {default})"
         )
     work.add_argument("--score-identifier", action="store_true", help="CLIP-T scores prompts with the identifier")
-    add_settings(parser, "training", standard.train, TRAIN_HELP, TrainSettings.CHOICES)
-    add_settings(parser, "the copy", standard.copy, COPY_HELP, CopySettings.CHOICES)
+    add_settings(parser, "training", standard.train)
+    add_settings(parser, "the copy", standard.copy)
     add_schedule(parser)
     return parser
 

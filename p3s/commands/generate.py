@@ -13,47 +13,29 @@ from ..models.pipeline import apply_subject
 from ..network.copy_settings import CopySettings
 from ..network.injection import EffectMask
 from ..pictures import read_picture, write_new_png
-from ..sampling.application import application
+from ..sampling.application import EFFECT_MASK, MODE, Application, application
 from ..sampling.ddim import GUIDANCE, STEPS
-from ..sampling.schedule import KINDS, Schedule, parse_keyframes
-from ..sampling.settings import MODES, SamplingSettings, default_schedule
-from ..subject.file import load_subject
+from ..sampling.layer_strengths import LAYER_STRENGTHS
+from ..sampling.schedule import Schedule, parse_keyframes
+from ..sampling.settings import SamplingSettings, default_schedule
+from ..settings import Setting, settings_of
+from ..subject.file import REFERENCE_INDEX, load_subject
 from ..toyworld import world as toy
 from .models import add_models, check_prompts, open_models
 from .options import add_settings, chosen
 
-SCHEDULE_HELP = {
-    "kind": "how strongly the subject acts over the course of denoising; a subject trained with a learned weight uses "
-    "that by default",
-    "alpha": "of paper: 1 - alpha u^k + beta, where u falls from 1 (noise) to 0; ease has 3 u^2 - 2 u^3 for u^k",
-    "beta": "of paper and ease",
-    "k": "exponent of paper, increasing and decreasing",
-    "value": "weight of fixed, highest weight of increasing and decreasing",
-    "keyframes": 'of keyframes: percent:weight pairs, as in "0:0.7, 1:1.2"',
-    "start": "fraction of denoising before which the subject is off; a later start leaves the layout to the prompt",
-    "end": "fraction of denoising after which the subject is off",
-}
 #: Fields whose options have other names: a copy has a kind, too.
 SCHEDULE_NAMES = {"kind": "schedule"}
 
-
 #: How subjects are applied, as on the node Apply P3S. Each of PER_SUBJECT may be given once for every subject.
-APPLY_HELP = {
-    "strength": "multiplies the schedule's weight; 0 is the plain model",
-    "mask": "a picture, white where the subject acts, black where not, grey in between; without it everywhere",
-    "layer_strengths": 'per-layer multipliers, e.g. "input: 0.5, output 9: 0"; layers not listed use 1, and 0 leaves a '
-    "layer to the plain model",
-    "reference_index": "for a subject trained on several photos: which one to use as the reference, counting from 0",
-    "mode": "exact: the method of the paper; fast: less work, for the prompt only and until 0.8 of denoising",
-    "branches": "branches of classifier-free guidance that see the subject: both, or only the conditional one (faster)",
+PER_SUBJECT: dict[str, tuple[type, Setting]] = {
+    "strength": (float, settings_of(Application)["strength"]),
+    "mask": (Path, EFFECT_MASK),
+    "layer_strengths": (str, LAYER_STRENGTHS),
+    "reference_index": (int, REFERENCE_INDEX),
 }
-PER_SUBJECT = {
-    "strength": (float, 1.0),
-    "mask": (Path, None),
-    "layer_strengths": (str, ""),
-    "reference_index": (int, 0),
-}
-OF_ALL = {"mode": tuple(MODES), "branches": SamplingSettings.CHOICES["halves"]}
+OF_ALL = {"mode": MODE, "branches": settings_of(SamplingSettings)["halves"]}
+METAVARS = {float: "X", int: "N", Path: "PICTURE", str: "TEXT"}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -80,20 +62,24 @@ def add_application(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "applying the subject", "With several subjects: one value for all of them, or one for each, in their order."
     )
-    for name, (kind, default) in PER_SUBJECT.items():
-        told = APPLY_HELP[name] + (f" (default: {default})" if default not in (None, "") else "")
-        metavar = {float: "X", int: "N", Path: "PICTURE", str: "TEXT"}[kind]
+    for name, (kind, setting) in PER_SUBJECT.items():
+        told = setting.help.replace("%", "%%") + (
+            f" (default: {setting.default})" if setting.default or kind is int else ""
+        )
+        if kind is Path:
+            told += " A picture: white where it acts, black where not."
         option = f"--{name.replace('_', '-')}"
-        group.add_argument(option, type=kind, nargs="+", default=[default], metavar=metavar, help=told)
-    for name, choices in OF_ALL.items():
-        told = f"{APPLY_HELP[name]} (default: %(default)s)"
-        group.add_argument(f"--{name}", choices=choices, default=choices[0], help=told)
+        group.add_argument(option, type=kind, nargs="+", default=[setting.default], metavar=METAVARS[kind], help=told)
+    for name, setting in OF_ALL.items():
+        told = f"{setting.help.replace('%', '%%')} (default: %(default)s)"
+        group.add_argument(f"--{name}", choices=setting.choices, default=setting.default, help=told)
 
 
 def add_schedule(parser: argparse.ArgumentParser) -> None:
     """Schedule as options."""
-    kinds, read = {"kind": KINDS}, {"keyframes": parse_keyframes}
-    add_settings(parser, "weight of the subject", Schedule(), SCHEDULE_HELP, kinds, SCHEDULE_NAMES, read)
+    usual = "Without --schedule: the curve learned with the subject if there is one, else paper."
+    read = {"keyframes": parse_keyframes}
+    add_settings(parser, "weight of the subject", Schedule(), SCHEDULE_NAMES, read, description=usual)
 
 
 def chosen_schedule(options: argparse.Namespace, settings: CopySettings) -> Schedule:

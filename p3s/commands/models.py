@@ -13,9 +13,10 @@ from torch.nn import functional
 from ..errors import P3SError
 from ..models.pipeline import ModelBundle
 from ..models.stable_diffusion import StableDiffusion, load_stable_diffusion
+from ..settings import settings_of
 from ..toyworld.scenes import SIDE
 from ..toyworld.world import ToyWorld, load_world
-from ..training.settings import TrainSettings
+from ..training.settings import RESOLUTION, TrainSettings
 
 TOY = "toy"
 
@@ -42,7 +43,7 @@ def add_models(parser: argparse.ArgumentParser, precision: bool = False) -> None
     if precision:
         group.add_argument(
             "--precision",
-            choices=TrainSettings.CHOICES["precision"],
+            choices=settings_of(TrainSettings)["precision"].choices,
             default=StableDiffusion.precision,
             help="with Stable Diffusion: arithmetic of sampling (default: %(default)s)",
         )
@@ -56,8 +57,7 @@ def add_computing(group: argparse._ArgumentGroup) -> None:
         type=int,
         default=StableDiffusion.resolution,
         metavar="PIXELS",
-        help="side of Stable Diffusion's pictures; photos are scaled to about this many pixels squared, "
-        "uncropped (default: %(default)s)",
+        help=f"with Stable Diffusion: the side of its pictures. {RESOLUTION.help} (default: %(default)s)",
     )
 
 

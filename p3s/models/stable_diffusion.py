@@ -23,9 +23,10 @@ from ..reference.rngr import Reference, make_reference
 from ..sampling.application import AppliedSubject
 from ..sampling.ddim import GUIDANCE, STEPS, generate
 from ..sampling.diffusion import NoiseSchedule
+from ..settings import settings_of
 from ..training.examples import training_size
 from ..training.precision import autocast
-from ..training.settings import TrainSettings
+from ..training.settings import RESOLUTION, TrainSettings
 
 #: Where a checkpoint keeps its text encoder.
 TEXT_PREFIX = "cond_stage_model.transformer.text_model."
@@ -46,7 +47,7 @@ class StableDiffusion:
     tokenizer: Any
     text_encoder: Any
     clip: Any
-    resolution: int = 512
+    resolution: int = RESOLUTION.default
     precision: str = "fp32"
 
     @property
@@ -129,8 +130,8 @@ def load_stable_diffusion(
     """
     if resolution < 64 or resolution % 64:
         raise P3SError(f"resolution must be a multiple of 64 and at least 64; got {resolution}")
-    if precision not in (choices := TrainSettings.CHOICES["precision"]):
-        raise P3SError(f"precision must be one of {', '.join(choices)}; got {precision!r}")
+    if not (known := settings_of(TrainSettings)["precision"]).allows(precision):
+        raise P3SError(f"precision must be {known.expected}; got {precision!r}")
     path = Path(model)
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such file or folder; expected Stable Diffusion 1.5")

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from ..errors import MaskError
 from ..packages import require
+from ..settings import check, setting
 from .framing import Frame
 from .points import Point, PointSet
 
@@ -24,43 +25,48 @@ FLAT = 0.02  # a similarity map with less contrast than this cannot separate any
 ALMOST_ALL = 0.95  # of the photo's area
 BINS = 256  # of the histogram for Otsu's method
 
-FILLS = ("telea", "navier-stokes", "smooth")
-FILL_REGIONS = ("negative", "background")
-VALUE_RANGES = ("clip", "minmax")
-
 Region = tuple[slice, slice]  # rows and columns
 
 
 @dataclass(frozen=True)
 class MaskSettings:
-    """How masks and fill are made (docs/method.md, rows f and g).
+    """How masks and fill are made (docs/method.md, rows f and g). Raises MaskError for a value that is not allowed."""
 
-    Attributes:
-        value_range: how the cosines of Eq. 1 are mapped to 0..1: ``clip`` cuts negatives off, ``minmax`` stretches.
-        blur: standard deviation of Eq. 2's Gaussian, in patches, 0..8; 0 leaves the map as it is.
-        fill_region: what is removed: the ``negative`` mask, or the whole ``background`` (all but the subject).
-        grow: how far the removed region grows, in patches, 0..16; never into the subject.
-        fill: OpenCV's inpainting, ``telea`` or ``navier-stokes``, or ``smooth``, which replaces both where OpenCV
-            is not installed; not used with the user's own inpainted picture.
-
-    Raises:
-        MaskError: a value outside these.
-    """
-
-    value_range: str = "clip"
-    blur: float = 1.0
-    fill_region: str = "negative"
-    grow: float = 0.0
-    fill: str = "telea"
+    #: Of the cosines of Eq. 1.
+    value_range: str = setting(
+        "clip",
+        "How similarities are mapped to 0..1: clip cuts negative ones off, minmax stretches the whole range.",
+        ("clip", "minmax"),
+    )
+    #: Standard deviation of Eq. 2's Gaussian; 0 leaves the map as it is.
+    blur: float = setting(
+        1.0,
+        "Blur of the similarity map, in CLIP patches (a sixteenth of the longer side).",
+        low=0.0,
+        high=8.0,
+        step=0.1,
+    )
+    fill_region: str = setting(
+        "negative",
+        "negative: remove the negative subject. background: remove everything but the subject.",
+        ("negative", "background"),
+    )
+    grow: float = setting(
+        0.0,
+        "Grow the removed region by this many patches; it never enters the subject.",
+        low=0.0,
+        high=16.0,
+        step=0.1,
+    )
+    #: OpenCV's inpainting, or ``smooth``, which replaces both where OpenCV is not installed.
+    fill: str = setting(
+        "telea",
+        "How the removed region is filled when no inpainted photo is given. smooth needs no OpenCV.",
+        ("telea", "navier-stokes", "smooth"),
+    )
 
     def __post_init__(self) -> None:
-        for name, allowed in (("value_range", VALUE_RANGES), ("fill_region", FILL_REGIONS), ("fill", FILLS)):
-            if getattr(self, name) not in allowed:
-                raise MaskError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
-        for name, limit in (("blur", 8), ("grow", 16)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= limit:
-                raise MaskError(f"{name} must be a number of patches in 0..{limit}, got {value!r}.")
+        check(self, MaskError)
 
 
 class Patches:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..errors import P3SError
 from ..network.learned_weight import T
+from ..settings import check, setting
 
 LAST_TIMESTEP = 999.0
 
@@ -33,88 +34,6 @@ def percent_of(t: Tensor) -> Tensor:
 def timestep_of(percent: Number) -> Number:
     """Timestep (0..999) of a denoising percent (0..1)."""
     return (1.0 - percent) * LAST_TIMESTEP
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """The weight of the condition as a pure function of the timestep. Immutable; equal settings are equal schedules.
-
-    kind        | weight at t (noise level u = t / T, T = 1000)
-    ------------|----------------------------------------------------------------------------------------------
-    paper       | 1 - alpha u^k + beta (Eq. 10): 0.70 at the start of denoising, 1.20 at its end by default
-    fixed       | value
-    increasing  | value (1 - u)^k: grows from 0 as the noise falls
-    decreasing  | value u^k: falls to 0 as the noise falls
-    keyframes   | straight lines between (percent, weight) pairs, constant before the first and after the last
-    learned     | the curve in ``learned``, of a subject that was trained with one (an error where there is none)
-    ease        | 1 - alpha (3 u^2 - 2 u^3) + beta: between the same ends as Eq. 10, level at both
-
-    "Increasing" and "decreasing" (Table III; docs/method.md, row p) are named by denoising progress, so Eq. 10 is of
-    the increasing sort. ``fixed`` at 1 is the "fixed weight" row of Table I (row o).
-
-    alpha, beta: any finite number. k: 0 or more. value: 0 or more. keyframes: percents in 0..1, each used once, weights
-    0 or more; kept sorted. learned: the weights at evenly spaced timesteps from 0 to T, straight lines between them;
-    filled in by :func:`schedule_for` (settings.py). start, end: percents in 0..1; where ``start <= percent < end`` does
-    not hold the weight is exactly 0 (an ``end`` of 1 includes the last step). Neighbouring windows therefore share no
-    step, and a window with start = end is empty. Raises P3SError for anything else.
-    """
-
-    kind: str = "paper"
-    alpha: float = 0.5
-    beta: float = 0.2
-    k: float = 2.0
-    value: float = 1.0
-    keyframes: tuple[tuple[float, float], ...] = ()
-    start: float = 0.0
-    end: float = 1.0
-    learned: tuple[float, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.kind, str) or self.kind not in CURVES:
-            raise P3SError(f"Weight schedule: there is no kind {self.kind!r}. Kinds: {', '.join(CURVES)}.")
-        for name in ("alpha", "beta", "k", "value", "start", "end"):
-            object.__setattr__(self, name, _number(getattr(self, name), name))
-        for name in ("k", "value"):
-            if getattr(self, name) < 0:
-                raise P3SError(f"Weight schedule: {name} = {getattr(self, name):g} is negative; use 0 or more.")
-        for name in ("start", "end"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise P3SError(f"Weight schedule: {name} = {getattr(self, name):g} lies outside 0..1.")
-        if self.start > self.end:
-            raise P3SError(f"Weight schedule: start = {self.start:g} lies after end = {self.end:g}; swap them.")
-        object.__setattr__(self, "keyframes", _check_keyframes(self.keyframes))
-        object.__setattr__(self, "learned", tuple(_number(weight, "a learned weight") for weight in self.learned))
-        if self.kind == "keyframes" and not self.keyframes:
-            raise P3SError(
-                'Weight schedule: no keyframes. Write at least one "percent:weight" pair, as in "0:0.7, 1:1.2".'
-            )
-
-    def weight(self, t: Number) -> Number:
-        """Weight at timestep ``t`` (0..1000; outside it is held at the nearer end). Never negative: clamped at 0.
-
-        A float gives a float. A tensor gives a tensor of its shape, device and floating dtype (float32 for integers).
-        """
-        if not isinstance(t, Tensor):
-            return float(self._weight(torch.tensor(float(t), dtype=torch.float64)))
-        # Half precision cannot hold t / T well enough, so the curve is computed in at least float32.
-        exact = t if t.dtype in (torch.float32, torch.float64) else t.float()
-        return self._weight(exact).to(t.dtype if t.is_floating_point() else torch.float32)
-
-    def _weight(self, t: Tensor) -> Tensor:
-        weight = CURVES[self.kind](self, t.clamp(0.0, T)).clamp_min(0.0)
-        percent = percent_of(t)
-        inside = percent >= self.start
-        if self.end < 1.0:
-            inside &= percent < self.end
-        return (
-            torch.where(inside, weight, torch.zeros_like(weight)) if self.start < self.end else torch.zeros_like(weight)
-        )
-
-    def within(self, start: float, end: float) -> Schedule:
-        """The same schedule, restricted further to the window start..end (percents in 0..1)."""
-        window = replace(self, start=start, end=end)
-        begin = max(self.start, window.start)
-        return replace(self, start=begin, end=max(begin, min(self.end, window.end)))
 
 
 def _keyframe_curve(schedule: Schedule, t: Tensor) -> Tensor:
@@ -156,6 +75,115 @@ CURVES: dict[str, Callable[[Schedule, Tensor], Tensor]] = {
     "ease": lambda s, t: 1.0 - s.alpha * (3.0 - 2.0 * t / T) * (t / T) ** 2 + s.beta,
 }
 KINDS = tuple(CURVES)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The weight of the condition as a pure function of the timestep. Immutable; equal settings are equal schedules.
+
+    kind        | weight at t (noise level u = t / T, T = 1000)
+    ------------|----------------------------------------------------------------------------------------------
+    paper       | 1 - alpha u^k + beta (Eq. 10): 0.70 at the start of denoising, 1.20 at its end by default
+    fixed       | value
+    increasing  | value (1 - u)^k: grows from 0 as the noise falls
+    decreasing  | value u^k: falls to 0 as the noise falls
+    keyframes   | straight lines between (percent, weight) pairs, constant before the first and after the last
+    learned     | the curve in ``learned``, of a subject that was trained with one (an error where there is none)
+    ease        | 1 - alpha (3 u^2 - 2 u^3) + beta: between the same ends as Eq. 10, level at both
+
+    "Increasing" and "decreasing" (Table III; docs/method.md, row p) are named by denoising progress, so Eq. 10 is of
+    the increasing sort. ``fixed`` at 1 is the "fixed weight" row of Table I (row o).
+
+    keyframes: percents in 0..1, each used once, weights 0 or more; kept sorted. learned: the weights at evenly spaced
+    timesteps from 0 to T, straight lines between them; filled in by :func:`schedule_for` (settings.py). start, end:
+    where ``start <= percent < end`` does not hold the weight is exactly 0 (an ``end`` of 1 includes the last step).
+    Neighbouring windows therefore share no step, and a window with start = end is empty. Raises P3SError for a value
+    that is not allowed.
+    """
+
+    kind: str = setting(
+        "paper",
+        "paper: 1 - alpha (t/T)^k + beta, with t/T falling from 1 to 0. fixed: value. increasing: value (1 - t/T)^k, "
+        "grows as the image emerges. decreasing: value (t/T)^k. keyframes: your own curve. learned: the curve learned "
+        "with the subject, if there is one. ease: alpha and beta as in paper, but level at both ends.",
+        KINDS,
+    )
+    alpha: float = setting(
+        0.5,
+        "paper, ease: how much weaker the subject is at the first step than at the last.",
+        low=-5.0,
+        high=5.0,
+        step=0.01,
+    )
+    beta: float = setting(0.2, "paper, ease: added at every step.", low=-5.0, high=5.0, step=0.01)
+    k: float = setting(
+        2.0,
+        "paper, increasing, decreasing: the exponent; higher bends the curve more.",
+        low=0.0,
+        high=10.0,
+        step=0.1,
+    )
+    value: float = setting(
+        1.0,
+        "fixed: the weight. increasing, decreasing: the highest weight. At 0 the subject is off.",
+        low=0.0,
+        high=10.0,
+        step=0.01,
+    )
+    keyframes: tuple[tuple[float, float], ...] = setting(
+        (),
+        'keyframes: pairs "percent:weight", joined by straight lines; percent 0 is the first step, 1 the last. A JSON '
+        "list [[0, 0.7], [1, 1.2]] works too.",
+    )
+    start: float = setting(
+        0.0,
+        "The subject is off before this fraction of denoising. A later start leaves the layout to the prompt.",
+        low=0.0,
+        high=1.0,
+        step=0.001,
+    )
+    end: float = setting(1.0, "The subject is off after this fraction of denoising.", low=0.0, high=1.0, step=0.001)
+    learned: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        check(self, prefix="Weight schedule: ")
+        for name in ("alpha", "beta", "k", "value", "start", "end"):
+            object.__setattr__(self, name, float(getattr(self, name)))
+        if self.start > self.end:
+            raise P3SError(f"Weight schedule: start = {self.start:g} lies after end = {self.end:g}; swap them.")
+        object.__setattr__(self, "keyframes", _check_keyframes(self.keyframes))
+        object.__setattr__(self, "learned", tuple(_number(weight, "a learned weight") for weight in self.learned))
+        if self.kind == "keyframes" and not self.keyframes:
+            raise P3SError(
+                'Weight schedule: no keyframes. Write at least one "percent:weight" pair, as in "0:0.7, 1:1.2".'
+            )
+
+    def weight(self, t: Number) -> Number:
+        """Weight at timestep ``t`` (0..1000; outside it is held at the nearer end). Never negative: clamped at 0.
+
+        A float gives a float. A tensor gives a tensor of its shape, device and floating dtype (float32 for integers).
+        """
+        if not isinstance(t, Tensor):
+            return float(self._weight(torch.tensor(float(t), dtype=torch.float64)))
+        # Half precision cannot hold t / T well enough, so the curve is computed in at least float32.
+        exact = t if t.dtype in (torch.float32, torch.float64) else t.float()
+        return self._weight(exact).to(t.dtype if t.is_floating_point() else torch.float32)
+
+    def _weight(self, t: Tensor) -> Tensor:
+        weight = CURVES[self.kind](self, t.clamp(0.0, T)).clamp_min(0.0)
+        percent = percent_of(t)
+        inside = percent >= self.start
+        if self.end < 1.0:
+            inside &= percent < self.end
+        return (
+            torch.where(inside, weight, torch.zeros_like(weight)) if self.start < self.end else torch.zeros_like(weight)
+        )
+
+    def within(self, start: float, end: float) -> Schedule:
+        """The same schedule, restricted further to the window start..end (percents in 0..1)."""
+        window = replace(self, start=start, end=end)
+        begin = max(self.start, window.start)
+        return replace(self, start=begin, end=max(begin, min(self.end, window.end)))
 
 
 def parse_keyframes(text: str) -> tuple[tuple[float, float], ...]:

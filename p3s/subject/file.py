@@ -41,11 +41,15 @@ from ..files import (
 )
 from ..network.unet_config import family_name
 from ..reference.points import PointSet
+from ..settings import Setting
 from .info import SubjectInfo, info_from_json, info_to_json
 
 FORMAT = "p3s-subject"
 FORMAT_VERSION = 2
 V1_COPY_SETTINGS = {"feature", "pairing", "copy_input", "cross_attention", "lam", "image_dim"}
+REFERENCE_INDEX = Setting(
+    0, "For a subject trained on several photos: which one to use as the reference, counting from 0.", low=0, high=1000
+)
 T = TypeVar("T")
 
 

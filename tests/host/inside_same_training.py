@@ -98,7 +98,7 @@ def files(folder: Path) -> dict[str, Any]:
         with torch.inference_mode(False):
             subject, _ = train_subject(world, references[:count], PROMPT, settings, copy, **NOTES)
             library = save_new_subject(subject, folder, f"{name} library")
-            untrained = replace(settings, steps=1, learning_rate=1e-12)
+            untrained = replace(settings, steps=1, learning_rate=1e-8)
             first, _ = train_subject(world, references[:count], PROMPT, untrained, copy)
         weights = load_subject(node.path).weights
         moved = max((weights[k].float() - v.float()).abs().max().item() for k, v in first.weights.items())

@@ -82,7 +82,7 @@ def test_weight_schedule_marks_the_samplers_steps(client: Client) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "wavy"}, "no kind 'wavy'"),
+        ({"kind": "wavy"}, "kind must be one of paper"),
         ({"kind": "keyframes", "keyframes": "0:0.7, half:1"}, "Keyframe 2: 'half:1'"),
         ({"kind": "keyframes", "keyframes": ""}, "no keyframes"),
     ],
