@@ -53,7 +53,7 @@ def prepare(
     examples: list[Example] = []
     for number, (reference, prompt) in enumerate(zip(references, prompts, strict=True), start=1):
         tell(f"Encoding reference {number} of {len(references)}")
-        # A tensor of its own for each reference: sketches are counted by tensors, and are to be the same for all callers.
+        # A tensor of its own for each reference: there is a sketch for each tensor, the same number for all callers.
         examples += examples_of(reference, prompt.clone(), encode, settings)
     check_examples(config, examples, empty_prompt)
     tell("Checking whether this training was already done")
