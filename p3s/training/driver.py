@@ -67,13 +67,15 @@ def info_of(
     family: str,
     base_fingerprint: str | None = None,
     resolution: int | None = None,
-    **notes: str,
+    identifier: str = "",
+    prompt: str = "",
+    licence: str = "",
 ) -> SubjectInfo:
     """What a subject file says of a training that is not done yet; :func:`with_result` adds the rest.
 
     ``base_fingerprint``: of the base without LoRAs, by which a file is matched with models; by default that of
-    ``inputs``. ``resolution``: of the training, in pixels, where it is known. ``notes``: identifier, prompt, licence.
-    Raises SubjectFileError for notes that a file cannot hold.
+    ``inputs``. ``resolution``: of the training, in pixels, where it is known. ``identifier``, ``prompt``,
+    ``licence``: notes for people. Raises SubjectFileError for notes that a file cannot hold.
     """
     trained = asdict(inputs.settings) | ({} if resolution is None else {"resolution": resolution})
     info = SubjectInfo(
@@ -88,7 +90,9 @@ def info_of(
         prediction=inputs.noise.prediction,
         training_key=inputs.key(),
         sketches=inputs.sketches(),
-        **{"identifier": "", "prompt": "", **notes},
+        identifier=identifier,
+        prompt=prompt,
+        licence=licence,
     )
     check_info(info)
     return info
