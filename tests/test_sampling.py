@@ -130,7 +130,7 @@ def test_an_application_that_does_nothing_is_off():
     [
         ({"mode": "slow"}, "mode must be one of exact, fast; got 'slow'"),
         ({"branches": "none"}, "branches must be one of both, conditional; got 'none'"),
-        ({"strength": -1.0}, "strength must be a finite number, 0 or more; got -1.0"),
+        ({"strength": -1.0}, "strength must be a number in 0..10; got -1.0"),
         ({"layer_strengths": "input 0: 1"}, "layer_strengths: input 0 has no self-attention"),
     ],
 )

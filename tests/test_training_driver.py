@@ -87,6 +87,15 @@ def test_every_reference_is_learned_with_its_own_prompt() -> None:
     assert told[:2] == ["Encoding reference 1 of 2", "Encoding reference 2 of 2"]
 
 
+def test_a_prompt_for_all_references_is_sketched_as_one_for_each() -> None:
+    """As Train P3S has always filed it: else a training by the library would not be found again by the node."""
+    prompt = torch.full((3, 8), 0.5)
+    shared = prepared(reference(1), reference(2), prompts=[prompt, prompt])
+    own = prepared(reference(1), reference(2), prompts=[prompt, prompt.clone()])
+    assert shared.sketches() == own.sketches()
+    assert len(shared.sketches()["prompt"]) == 2
+
+
 def test_what_does_not_fit_is_refused_before_the_weights_are_read() -> None:
     read: list[int] = []
     changes = {"base_fingerprint": lambda: read.append(1) or "ab" * 32}

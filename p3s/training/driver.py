@@ -54,7 +54,8 @@ def prepare(
     examples: list[Example] = []
     for number, (reference, prompt) in enumerate(zip(references, prompts, strict=True), start=1):
         tell(f"Encoding reference {number} of {len(references)}")
-        examples += examples_of(reference, prompt, encode, settings)
+        # A tensor of its own for each reference: there is a sketch for each tensor, the same number for all callers.
+        examples += examples_of(reference, prompt.clone(), encode, settings)
     check_examples(config, examples, empty_prompt)
     tell("Checking whether this training was already done")
     hashes = tuple(reference.image_hash for reference in references)
@@ -74,8 +75,8 @@ def info_of(
     """What a subject file says of a training that is not done yet; :func:`with_result` adds the rest.
 
     ``base_fingerprint``: of the base without LoRAs, by which a file is matched with models; by default that of
-    ``inputs``. ``resolution``: of the training, in pixels, where it is known. The rest are notes in the file.
-    Raises SubjectFileError for notes that a file cannot hold.
+    ``inputs``. ``resolution``: of the training, in pixels, where it is known. ``identifier``, ``prompt``,
+    ``licence``: notes for people. Raises SubjectFileError for notes that a file cannot hold.
     """
     trained = asdict(inputs.settings) | ({} if resolution is None else {"resolution": resolution})
     info = SubjectInfo(
