@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -38,6 +39,18 @@ def run(base, copy, stop=None, examples=EXAMPLES, noise=NOISE, empty=EMPTY, chec
     return train(base, copy, examples, empty, noise, settings, callback, checkpoints, resume)
 
 
+@cache
+def _uninterrupted(copy_settings, settings):
+    base = random_unet(TINY)
+    copy = fresh(base, **dict(copy_settings))
+    return copy, run(base, copy, **dict(settings))
+
+
+def uninterrupted(copy_settings=(), **settings):
+    """The copy after a training that nothing interrupts, and what became of it; trained once for all tests."""
+    return _uninterrupted(tuple(dict(copy_settings).items()), tuple(settings.items()))
+
+
 @pytest.fixture
 def kept(tmp_path):
     return Checkpoints(tmp_path / "state.p3s")
@@ -61,8 +74,8 @@ def same(a, b):
 @pytest.mark.parametrize("stop", [1, 5])
 def test_interrupted_and_resumed_is_uninterrupted(base, kept, copy_settings, settings, stop):
     """Five examples in batches of two: the stops lie within an epoch, whose rest must not be drawn anew."""
-    whole, first, second = (fresh(base, **copy_settings) for _ in range(3))
-    expected = run(base, whole, **settings)
+    first, second = (fresh(base, **copy_settings) for _ in range(2))
+    whole, expected = uninterrupted(copy_settings, **settings)
     interrupted = run(base, first, stop, checkpoints=kept, **settings)
     assert not interrupted.completed and len(interrupted.reports) == stop
     resumed = run(base, second, resume=load_state(kept.path), checkpoints=kept, **settings)
@@ -95,8 +108,7 @@ def test_a_state_is_kept_on_the_way(base, tmp_path):
 
 
 def test_after_an_error_it_goes_on_from_the_last_good_step(base, kept, monkeypatch):
-    whole, copy, again = (fresh(base) for _ in range(3))
-    run(base, whole)
+    (whole, _), copy, again = uninterrupted(), fresh(base), fresh(base)
     calls = []
 
     def fail(*arguments):
@@ -163,8 +175,7 @@ def test_another_base_or_copy_is_refused(base, kept):
 
 def test_tensors_that_a_gpu_gave_a_second_time_are_the_same_references(base, kept):
     """Their last bits may differ; those of the interrupted training are used."""
-    whole, copy = fresh(base), fresh(base)
-    run(base, whole)
+    (whole, _), copy = uninterrupted(), fresh(base)
     run(base, fresh(base), 2, checkpoints=kept)
     again = [replace(e, latent=e.latent * 1.0001, prompt=e.prompt * 0.9999) for e in EXAMPLES]
     assert load_head(kept.path).same_references(again, EMPTY * 1.0001)
@@ -175,8 +186,7 @@ def test_tensors_that_a_gpu_gave_a_second_time_are_the_same_references(base, kep
 
 
 def test_more_steps_and_checkpointing_may_be_asked_for(base, kept):
-    whole, copy = fresh(base), fresh(base)
-    run(base, whole)
+    (whole, _), copy = uninterrupted(), fresh(base)
     run(base, fresh(base), checkpoints=kept, stop=4, steps=5)
     resumed = run(base, copy, resume=load_state(kept.path), checkpointing=True)
     assert resumed.completed and all(r.total == 9 for r in resumed.reports)

@@ -225,12 +225,21 @@ def damaged(content, rng):
     return bytes(content)
 
 
+def few_layers(weights, optimizer):
+    """Three of the weights, and their moments: a file that is read and checked alike, in a tenth of the time."""
+    return {
+        "weights": dict(list(weights.items())[:3]),
+        "optimizer": {**optimizer, "state": {number: optimizer["state"][number] for number in range(3)}},
+    }
+
+
 @pytest.mark.parametrize("version", [2, 3, "3, noted"])
 def test_any_damage_is_noticed_or_harmless(base, kept, version):
     """Harmless are dates and padding of the archive that version 2 is, and what happens to be equal."""
-    kept.path.write_bytes(V2.read_bytes())
+    content = torch.load(V2, weights_only=True)
+    torch.save({**content, **few_layers(content["weights"], content["optimizer"])}, kept.path)
     if version != 2:
-        save_state(load_state(V2), kept.path)
+        save_state(load_state(kept.path), kept.path)
     if version == "3, noted":
         mark_diverged(kept.path, DIVERGED)
     whole, content = load_state(kept.path), kept.path.read_bytes()
@@ -253,6 +262,8 @@ def test_any_damage_is_noticed_or_harmless(base, kept, version):
 def test_a_bit_that_flips_in_what_is_read_first_is_noticed(state, kept):
     """Of the head's JSON, of each of its tensors, and of all bytes of the note: the rest, which has a checksum of its
     own, is not read then."""
+    state = replace(state, **few_layers(state.weights, state.optimizer))
+    save_state(state, kept.path)
     mark_diverged(kept.path, DIVERGED)
     whole = kept.path.read_bytes()
     metadata, entries, data_size = read_header(kept.path)
