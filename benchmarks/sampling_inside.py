@@ -22,8 +22,10 @@ import comfy.ops
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
-from comfyui_p3s.nodes.host import attention, patch, weights
-from comfyui_p3s.nodes.host.sampling import Applied, Run
+from comfyui_p3s.nodes.host import apply_subject as patch
+from comfyui_p3s.nodes.host import attention
+from comfyui_p3s.nodes.host import base_model as weights
+from comfyui_p3s.nodes.host.sampling_run import Applied, Run
 from comfyui_p3s.p3s.network.copy_settings import CopySettings
 from comfyui_p3s.p3s.network.injection import EffectMask
 from comfyui_p3s.p3s.network.subject_copy import SubjectCopy

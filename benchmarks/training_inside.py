@@ -15,7 +15,7 @@ import comfy_extras.nodes_train as nodes_train
 import torch
 import torch.nn.functional as F
 from attention_flops import counter
-from comfyui_p3s.nodes.host import weights
+from comfyui_p3s.nodes.host import base_model as weights
 from comfyui_p3s.p3s.network.copy_settings import CopySettings
 from comfyui_p3s.p3s.network.unet import UNet
 from comfyui_p3s.p3s.training.driver import new_copy

@@ -18,10 +18,10 @@ from ..p3s.sampling.settings import SamplingSettings, default_schedule
 from ..p3s.settings import settings_of
 from ..p3s.subject.file import REFERENCE_INDEX
 from ..p3s.subject.file import Subject as TrainedSubject
-from .host.patch import apply_subject
-from .host.weights import unet_config
-from .types import Schedule, Subject, build, input_of
-from .values import checked
+from .host.apply_subject import apply_subject
+from .host.base_model import unet_config
+from .input_checks import checked
+from .wire_types import Schedule, Subject, build, input_of
 
 log = logging.getLogger("p3s")
 

@@ -10,18 +10,18 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..p3s.errors import MaskError, P3SError, PointError
-from ..p3s.pictures import frames
-from ..p3s.reference.drawing import heat_map, overlay, reduced
+from ..p3s.image_files import frames
 from ..p3s.reference.masks import MaskSettings
+from ..p3s.reference.overlay import heat_map, overlay, reduced
 from ..p3s.reference.points import PointSet
 from ..p3s.reference.rngr import Reference as CleanReference
 from ..p3s.reference.rngr import make_reference
 from ..p3s.settings import settings_of
-from .host.conditions import clip_encoder, clip_image_size
-from .host.pictures import PREVIEW_SIDE
-from .host.readings import readings
-from .types import Points, Reference, build, input_of
-from .values import checked, only
+from .host.clip_token_cache import readings
+from .host.encoders import clip_encoder, clip_image_size
+from .host.picture_files import PREVIEW_SIDE
+from .input_checks import checked, only
+from .wire_types import Points, Reference, build, input_of
 
 log = logging.getLogger("p3s")
 
@@ -135,7 +135,7 @@ class RNGRMask(io.ComfyNode):
 
 
 def all_frames(batches: Sequence[Any], name: str) -> list[torch.Tensor]:
-    """The pictures [H, W, 3] of a list of batches. Raises MaskError as :func:`p3s.pictures.frames`."""
+    """The pictures [H, W, 3] of a list of batches. Raises MaskError as :func:`p3s.image_files.frames`."""
     return [frame for batch in batches for frame in frames(batch, name)]
 
 

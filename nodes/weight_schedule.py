@@ -7,12 +7,12 @@ from torch import Tensor
 
 from ..p3s.errors import P3SError, shown
 from ..p3s.sampling.diffusion import NoiseSchedule
-from ..p3s.sampling.plot import plot_schedule
 from ..p3s.sampling.schedule import Schedule as WeightCurve
 from ..p3s.sampling.schedule import parse_keyframes
+from ..p3s.sampling.schedule_plot import plot_schedule
 from ..p3s.settings import settings_of
-from .types import Schedule, build, input_of
-from .values import checked
+from .input_checks import checked
+from .wire_types import Schedule, build, input_of
 
 SETTINGS = settings_of(WeightCurve)
 

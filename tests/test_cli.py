@@ -13,16 +13,16 @@ import pytest
 import torch
 from PIL import Image
 
-from p3s import files
+from p3s import safetensors_format as files
 from p3s.__main__ import COMMANDS, main
 from p3s.commands import generate as generate_command
 from p3s.commands import train as train_command
 from p3s.commands.options import NamesPhoto, add_points, add_settings, chosen
 from p3s.demo.chain import TRAINING
+from p3s.image_files import write_png
 from p3s.models.pipeline import apply_subject
 from p3s.network.copy_settings import CopySettings
 from p3s.network.injection import EffectMask
-from p3s.pictures import write_png
 from p3s.sampling.application import Application
 from p3s.sampling.schedule import Schedule
 from p3s.sampling.settings import FAST, SamplingSettings

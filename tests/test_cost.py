@@ -7,7 +7,7 @@ from benchmarks.flops import TEXT, TOKENS, Models, count
 from p3s.sampling.diffusion import NoiseSchedule
 from p3s.sampling.settings import SamplingSettings
 from p3s.training.examples import Example
-from p3s.training.preview import EVERY, preview
+from p3s.training.sample_preview import EVERY, preview
 
 
 def test_a_sampling_step_costs_no_more_than_the_method_needs():

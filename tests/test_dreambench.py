@@ -23,8 +23,8 @@ from benchmarks.dreambench.data import CENTRE, LIST, Case, read_cases, read_poin
 from benchmarks.dreambench.metrics import Embeddings, Scores, score, summary
 from benchmarks.dreambench.report import PAPER, table
 from p3s.errors import MaskError, P3SError, PointError
+from p3s.image_files import read_picture, write_png
 from p3s.models.stable_diffusion import StableDiffusion, load_stable_diffusion
-from p3s.pictures import read_picture, write_png
 from p3s.reference.points import PointSet
 from p3s.reference.rngr import image_hash
 from p3s.subject.file import load_subject

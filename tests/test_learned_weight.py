@@ -8,16 +8,16 @@ from small import SMALL, TOKEN_DIM, random_copy, random_examples, random_unet, t
 from subjects import make_subject, same
 
 from p3s.errors import P3SError
-from p3s.files import read_header
 from p3s.network.copy_settings import CopySettings
 from p3s.network.copy_start import start_copy
 from p3s.network.learned_weight import LearnedWeight
 from p3s.network.subject_copy import SubjectCopy
+from p3s.safetensors_format import read_header
 from p3s.sampling.application import Application, AppliedSubject
 from p3s.sampling.ddim import generate
 from p3s.sampling.diffusion import NoiseSchedule
-from p3s.sampling.plot import plot_schedule
 from p3s.sampling.schedule import Schedule
+from p3s.sampling.schedule_plot import plot_schedule
 from p3s.sampling.settings import schedule_for
 from p3s.subject.file import load_subject, save_subject
 from p3s.training.settings import TrainSettings

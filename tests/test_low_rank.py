@@ -10,12 +10,12 @@ from subjects import make_subject, same
 from torch import nn
 
 from p3s.errors import P3SError
-from p3s.files import read_header
 from p3s.network.copy_settings import CopySettings
 from p3s.network.copy_start import start_copy
 from p3s.network.low_rank import Borrowed, LowRankLayer
 from p3s.network.subject_copy import SubjectCopy
 from p3s.network.unet_config import UNetConfig
+from p3s.safetensors_format import read_header
 from p3s.sampling.application import AppliedSubject
 from p3s.sampling.ddim import generate
 from p3s.sampling.diffusion import NoiseSchedule

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from p3s.errors import P3SError
-from p3s.sampling.plot import BACKGROUND, CURVE, MARK, plot_schedule
 from p3s.sampling.schedule import Schedule
+from p3s.sampling.schedule_plot import BACKGROUND, CURVE, MARK, plot_schedule
 
 
 def distance(image, colour):

@@ -12,7 +12,7 @@ from p3s.network.subject_copy import SubjectCopy
 from p3s.network.unet_config import UNetConfig
 from p3s.sampling.diffusion import NoiseSchedule
 from p3s.settings import settings_of
-from p3s.training.preview import STEPS, preview, preview_size
+from p3s.training.sample_preview import STEPS, preview, preview_size
 from p3s.training.settings import TrainSettings
 from p3s.training.step import StepReport
 

@@ -19,10 +19,10 @@ from tools.pretend_gpu import GPU, PretendGPU
 
 from p3s.__main__ import main
 from p3s.errors import FamilyError, MaskError, P3SError
+from p3s.image_files import write_png
 from p3s.models.pipeline import apply_subject, train_subject
 from p3s.models.stable_diffusion import StableDiffusion, load_stable_diffusion
 from p3s.network.copy_settings import CopySettings
-from p3s.pictures import write_png
 from p3s.reference.points import PointSet
 from p3s.subject.file import load_subject
 from p3s.training.settings import TrainSettings

@@ -13,11 +13,11 @@ from small import TOKEN_DIM, random_examples, random_unet, train
 from subjects import rewrite
 
 from p3s.errors import DamagedStateError, SubjectFileError, TrainingError
-from p3s.files import read_header
 from p3s.network.copy_settings import CopySettings
 from p3s.network.copy_start import start_copy
 from p3s.network.unet import UNet
 from p3s.network.unet_config import UNetConfig
+from p3s.safetensors_format import read_header
 from p3s.sampling.diffusion import NoiseSchedule
 from p3s.training.examples import Example
 from p3s.training.settings import TrainSettings

@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from p3s.file_writing import write_atomic
 from torch import Tensor
 
 from p3s.errors import MaskError, P3SError, PointError, SubjectFileError
-from p3s.files import write_atomic
+from p3s.image_files import read_picture, write_png
 from p3s.models.pipeline import apply_subject, train_subject
 from p3s.models.stable_diffusion import StableDiffusion
 from p3s.network.copy_settings import CopySettings
-from p3s.pictures import read_picture, write_png
 from p3s.reference.framing import Frame
 from p3s.reference.points import PointSet
 from p3s.reference.rngr import Reference, image_hash

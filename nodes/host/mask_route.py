@@ -28,9 +28,9 @@ from ...p3s.errors import MaskError, P3SError, PointError
 from ...p3s.reference.mask_preview import mask_preview
 from ...p3s.reference.masks import MaskSettings
 from ...p3s.reference.points import PointSet
-from .patches import patches_of
-from .sources import source_of
-from .web import Refused, add_route, unreadable
+from .clip_patches import patches_of
+from .picker_pictures import source_of
+from .routes import Refused, add_route, unreadable
 
 PATH = "/p3s/masks"
 MOST_BYTES = 32 * 1024  # in a request; 128 points need less than 4 KiB

@@ -17,9 +17,9 @@ from typing import Any
 from aiohttp import web
 
 from ...p3s.errors import MaskError
-from .pictures import PREVIEW_SIDE
-from .sources import Source, source_of
-from .web import Refused, add_route, unreadable
+from .picker_pictures import Source, source_of
+from .picture_files import PREVIEW_SIDE
+from .routes import Refused, add_route, unreadable
 
 PATH = "/p3s/picture"
 HEADER = "X-P3S-Picture"

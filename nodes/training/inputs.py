@@ -10,9 +10,9 @@ from comfy_api.latest import io
 from ...p3s.network.copy_settings import CopySettings
 from ...p3s.settings import settings_of
 from ...p3s.subject.info import IDENTIFIER, LICENCE
-from ...p3s.training.preview import EVERY
+from ...p3s.training.sample_preview import EVERY
 from ...p3s.training.settings import RESOLUTION, TrainSettings
-from ..types import Reference, build, input_of
+from ..wire_types import Reference, build, input_of
 
 COPY, TRAIN = settings_of(CopySettings), settings_of(TrainSettings)
 CHECKPOINT_EVERY = 250  # steps; the state of a full copy has 7 GB, which takes a disk some seconds

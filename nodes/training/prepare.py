@@ -15,7 +15,8 @@ from ...p3s.training.driver import info_of, prepare
 from ...p3s.training.key import TrainingInputs
 from ...p3s.training.settings import TrainSettings
 from ...p3s.training.step import check_base
-from ..host import conditions, weights
+from ..host import base_model as weights
+from ..host import encoders as conditions
 
 
 def prepared(

@@ -9,19 +9,19 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ...p3s.files import safe_name
+from ...p3s.file_writing import safe_name
 from ...p3s.reference.rngr import Reference as CleanReference
 from ...p3s.training.loss_map import loss_map
-from ...p3s.training.preview import EVERY
+from ...p3s.training.sample_preview import EVERY
 from ...p3s.training.state import Checkpoints
-from ..host import folders
+from ..host import subject_folders as folders
+from ..host.node_text import LINE_BREAK, show_text
 from ..host.progress import tell
-from ..host.run import LINE_BREAK, show_text
-from ..types import Subject, build
-from ..values import checked
-from . import filing
+from ..input_checks import checked
+from ..wire_types import Subject, build
+from . import execution as train_run
 from . import inputs as train_inputs
-from . import run as train_run
+from . import saved_subjects as filing
 from .prepare import prepared
 
 log = logging.getLogger("p3s")

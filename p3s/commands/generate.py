@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import P3SError
+from ..image_files import read_picture, write_new_png
 from ..models.pipeline import apply_subject
 from ..network.copy_settings import CopySettings
 from ..network.injection import EffectMask
-from ..pictures import read_picture, write_new_png
 from ..sampling.application import EFFECT_MASK, MODE, Application, application
 from ..sampling.ddim import GUIDANCE, STEPS
 from ..sampling.layer_strengths import LAYER_STRENGTHS

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from ..errors import P3SError, PointError
-from ..pictures import read_picture
+from ..image_files import read_picture
 from ..reference.masks import MaskSettings
 from ..reference.points import PointSet
 from ..settings import Setting, settings_of

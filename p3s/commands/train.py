@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..demo.chain import TRAINING
 from ..errors import P3SError, SubjectFileError, TrainingError
-from ..files import SUFFIX
+from ..file_writing import SUFFIX
 from ..models.pipeline import ModelBundle, train_subject
 from ..network.copy_settings import CopySettings
 from ..reference.masks import MaskSettings

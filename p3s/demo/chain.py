@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..image_files import write_png
 from ..models.pipeline import ModelBundle, apply_subject, train_subject
 from ..network.copy_settings import CopySettings
-from ..pictures import write_png
-from ..reference.drawing import heat_map, overlay
+from ..reference.overlay import heat_map, overlay
 from ..reference.rngr import Reference
 from ..sampling.application import Application
 from ..sampling.schedule import Schedule
@@ -23,7 +23,7 @@ from ..toyworld.world import STEPS, click, load_world, picture_of
 from ..training.loop import TrainResult
 from ..training.progress import progress_bar
 from ..training.settings import TrainSettings
-from .sheet import Panel, Row, draw_sheet, loss_curve
+from .contact_sheet import Panel, Row, draw_sheet, loss_curve
 
 #: What is generated for every prompt (None: without the subject); weight 0 must give the plain model's picture.
 WEIGHTS: Mapping[str, Schedule | None] = {

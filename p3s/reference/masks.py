@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import MaskError
-from ..packages import require
+from ..optional_packages import require
 from ..settings import check, setting
 from .framing import Frame
 from .points import Point, PointSet

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import MaskError
-from ..pictures import in_range
+from ..image_files import in_range
 from .fill import fill
 from .framing import Frame
 from .masks import MaskSettings, Patches

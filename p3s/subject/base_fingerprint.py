@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..files import as_bytes
+from ..safetensors_format import as_bytes
 
 FINGERPRINT_VALUES = 256  # of each tensor
 

@@ -29,18 +29,10 @@ from torch import Tensor
 
 from .. import __version__
 from ..errors import FamilyError, P3SError, PointError, SubjectFileError
-from ..files import (
-    DTYPE_NAMES,
-    DTYPES,
-    as_bytes,
-    check_entries,
-    read_header,
-    write_atomic,
-    write_new,
-    write_safetensors,
-)
+from ..file_writing import write_atomic, write_new
 from ..network.unet_config import family_name
 from ..reference.points import PointSet
+from ..safetensors_format import DTYPE_NAMES, DTYPES, as_bytes, check_entries, read_header, write_safetensors
 from ..settings import Setting
 from .info import SubjectInfo, info_from_json, info_to_json
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..packages import require
+from ..optional_packages import require
 
 Colour = tuple[int, ...]
 EDGE = 0.5  # pixels: those that a polygon's edge passes belong to it

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..packages import require
+from ..optional_packages import require
 from . import pen
 
 SIDE = 48  # pixels

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..arithmetic import few_threads
 from ..network.unet import UNet
-from ..packages import require
+from ..optional_packages import require
 from ..reference.masks import MaskSettings
 from ..reference.points import PointSet
 from ..reference.rngr import Reference, make_reference

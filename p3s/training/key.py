@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..files import as_bytes
 from ..network.copy_settings import CopySettings
+from ..safetensors_format import as_bytes
 from ..sampling.diffusion import NoiseSchedule
 from .examples import Example
 from .settings import TrainSettings

@@ -28,7 +28,8 @@ import torch
 from torch import Tensor
 
 from ..errors import DamagedStateError, SubjectFileError, TrainingError
-from ..files import TensorEntry, as_bytes, check_entries, read_header, safetensors_header, write_atomic
+from ..file_writing import write_atomic
+from ..safetensors_format import TensorEntry, as_bytes, check_entries, read_header, safetensors_header
 from .examples import Example
 from .memory import is_out_of_memory
 from .settings import TrainSettings

@@ -8,7 +8,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from comfyui_p3s.nodes.host import weights
+from comfyui_p3s.nodes.host import base_model as weights
 from inside_literal import Literal, literal
 from inside_subjects import apply, difference, sample, subject_for
 from inside_verdicts import CONDITIONAL, EQUAL, REUSED, Chain, same

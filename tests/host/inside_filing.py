@@ -9,8 +9,8 @@ from random import Random
 from typing import Any
 
 import torch
-from comfyui_p3s.nodes.host import folders
-from comfyui_p3s.nodes.training import filing
+from comfyui_p3s.nodes.host import subject_folders as folders
+from comfyui_p3s.nodes.training import saved_subjects as filing
 from comfyui_p3s.p3s.network.copy_settings import CopySettings
 from comfyui_p3s.p3s.sampling.diffusion import NoiseSchedule
 from comfyui_p3s.p3s.subject.file import Subject, SubjectReference

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from comfy.patcher_extension import WrappersMP
-from comfyui_p3s.nodes.host import weights
+from comfyui_p3s.nodes.host import base_model as weights
 from comfyui_p3s.p3s.network.copy_settings import CopySettings
 from comfyui_p3s.p3s.network.injection import Features, fit_tokens
 from comfyui_p3s.p3s.network.subject_copy import SubjectCopy

@@ -9,7 +9,8 @@ import comfy.sample
 import comfy.sd
 import comfy.utils
 import torch
-from comfyui_p3s.nodes.host import patch, weights
+from comfyui_p3s.nodes.host import apply_subject as patch
+from comfyui_p3s.nodes.host import base_model as weights
 from comfyui_p3s.p3s.network.copy_settings import CopySettings
 from comfyui_p3s.p3s.network.copy_start import start_copy
 from comfyui_p3s.p3s.network.injection import Injection, InjectionHooks

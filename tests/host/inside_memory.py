@@ -9,7 +9,7 @@ from typing import Any
 import comfy.ldm.modules.attention
 import comfy.model_management as management
 import torch
-from comfyui_p3s.nodes.host import patch
+from comfyui_p3s.nodes.host import apply_subject as patch
 from comfyui_p3s.p3s.network.injection import EffectMask
 from inside_subjects import apply, difference, load, sample, subject_for
 

@@ -13,7 +13,10 @@ import comfy.utils
 import comfy_extras.nodes_custom_sampler as custom
 import torch
 from comfy.patcher_extension import WrappersMP
-from comfyui_p3s.nodes.host import attention, halves, patch, weights
+from comfyui_p3s.nodes.host import apply_subject as patch
+from comfyui_p3s.nodes.host import attention
+from comfyui_p3s.nodes.host import base_model as weights
+from comfyui_p3s.nodes.host import guidance as halves
 from comfyui_p3s.p3s.network.injection import Injection, InjectionHooks
 from comfyui_p3s.p3s.network.unet import UNet
 from comfyui_p3s.p3s.sampling.application import Application

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from comfy import clip_vision
 from comfyui_p3s.nodes import point_picker
-from comfyui_p3s.nodes.host.conditions import clip_encoder, clip_image_size
-from comfyui_p3s.nodes.host.patches import patches_of
-from comfyui_p3s.nodes.host.pictures import find_picture, load_picture
-from comfyui_p3s.nodes.host.readings import readings
-from comfyui_p3s.nodes.host.sources import PickerFile
+from comfyui_p3s.nodes.host.clip_patches import patches_of
+from comfyui_p3s.nodes.host.clip_token_cache import readings
+from comfyui_p3s.nodes.host.encoders import clip_encoder, clip_image_size
+from comfyui_p3s.nodes.host.picker_pictures import PickerFile
+from comfyui_p3s.nodes.host.picture_files import find_picture, load_picture
 from comfyui_p3s.p3s.reference.masks import Patches
 from comfyui_p3s.p3s.reference.rngr import clip_tokens
 from PIL import Image

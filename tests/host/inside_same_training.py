@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from comfyui_p3s.nodes.apply import Apply
 from comfyui_p3s.nodes.host import toy_world
-from comfyui_p3s.nodes.host.weights import base_weights, noise_schedule
-from comfyui_p3s.nodes.training import filing
-from comfyui_p3s.nodes.training import run as train_run
+from comfyui_p3s.nodes.host.base_model import base_weights, noise_schedule
+from comfyui_p3s.nodes.training import execution as train_run
+from comfyui_p3s.nodes.training import saved_subjects as filing
 from comfyui_p3s.nodes.training.prepare import prepared
 from comfyui_p3s.p3s.models.pipeline import apply_subject, train_subject
 from comfyui_p3s.p3s.models.stable_diffusion import StableDiffusion

@@ -12,7 +12,8 @@ import comfy.model_management
 import comfy.samplers
 import torch
 from comfy.patcher_extension import WrappersMP
-from comfyui_p3s.nodes.host import patch, weights
+from comfyui_p3s.nodes.host import apply_subject as patch
+from comfyui_p3s.nodes.host import base_model as weights
 from comfyui_p3s.p3s.network.injection import EffectMask, Injection, InjectionHooks
 from comfyui_p3s.p3s.network.unet import UNet
 from comfyui_p3s.p3s.sampling.schedule import Schedule

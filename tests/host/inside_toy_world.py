@@ -9,8 +9,9 @@ import comfy.sample
 import comfyui_p3s
 import torch
 from comfy.patcher_extension import WrappersMP
-from comfyui_p3s.nodes.host import conditions, toy_world
-from comfyui_p3s.nodes.host.weights import noise_schedule, unet_config
+from comfyui_p3s.nodes.host import encoders as conditions
+from comfyui_p3s.nodes.host import toy_world
+from comfyui_p3s.nodes.host.base_model import noise_schedule, unet_config
 
 import nodes
 

@@ -14,9 +14,12 @@ import comfy.clip_vision
 import comfy.model_management as management
 import comfy.utils
 import torch
-from comfyui_p3s.nodes.host import conditions, patch, progress, weights
-from comfyui_p3s.nodes.host.readings import Readings
-from comfyui_p3s.nodes.training import run as train_run
+from comfyui_p3s.nodes.host import apply_subject as patch
+from comfyui_p3s.nodes.host import base_model as weights
+from comfyui_p3s.nodes.host import encoders as conditions
+from comfyui_p3s.nodes.host import progress
+from comfyui_p3s.nodes.host.clip_token_cache import Readings
+from comfyui_p3s.nodes.training import execution as train_run
 from comfyui_p3s.p3s.network.copy_settings import CopySettings
 from comfyui_p3s.p3s.network.injection import EffectMask
 from comfyui_p3s.p3s.reference.rngr import clip_tokens

@@ -9,8 +9,8 @@ from typing import Any
 import comfyui_p3s
 import numpy as np
 from comfy_api.latest import io
-from comfyui_p3s.nodes import values
-from comfyui_p3s.nodes.types import PointEditor
+from comfyui_p3s.nodes import input_checks as values
+from comfyui_p3s.nodes.wire_types import PointEditor
 from comfyui_p3s.p3s.errors import P3SError, shown
 
 HALF = "sks \ud83d"  # of a surrogate pair

@@ -11,7 +11,8 @@ import comfy.sd
 import comfy.utils
 import torch
 from comfy.patcher_extension import PatcherInjection
-from comfyui_p3s.nodes.host import patch, weights
+from comfyui_p3s.nodes.host import apply_subject as patch
+from comfyui_p3s.nodes.host import base_model as weights
 from comfyui_p3s.nodes.training.prepare import prepared
 from comfyui_p3s.p3s.network.copy_settings import CopySettings
 from comfyui_p3s.p3s.network.injection import Injection, InjectionHooks

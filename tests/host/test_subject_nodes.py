@@ -14,8 +14,8 @@ from host.hosts import Host
 from host.server import Server
 from subjects import make_subject, same
 
-from p3s.sampling.plot import MARK, plot_schedule
 from p3s.sampling.schedule import Schedule
+from p3s.sampling.schedule_plot import MARK, plot_schedule
 from p3s.subject.file import load_subject, save_subject
 
 SETTINGS = {"kind": "paper", "alpha": 0.5, "beta": 0.2, "k": 2.0, "value": 1.0, "keyframes": "0:0.7, 1:1.2"}

@@ -1,6 +1,6 @@
 // The similarity as colours. No DOM in here.
 
-// Evenly spaced colours of matplotlib's viridis, as in p3s/reference/drawing.py.
+// Evenly spaced colours of matplotlib's viridis, as in p3s/reference/overlay.py.
 const VIRIDIS = [
   [68, 1, 84], [72, 40, 120], [62, 74, 137], [49, 104, 142], [38, 130, 142], [31, 158, 137], [53, 183, 121],
   [110, 206, 88], [181, 222, 43], [253, 231, 37]

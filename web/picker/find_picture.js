@@ -1,6 +1,6 @@
 // Which picture does the node work on? Found by reading the graph; nothing is changed, and no DOM is needed.
 //
-// A picture is named by the node that gives it, and its inputs, as nodes/host/sources.py reads them:
+// A picture is named by the node that gives it, and its inputs, as nodes/host/picker_pictures.py reads them:
 // {node: 'P3S_PointPicker' or 'LoadImage', image: 'folder/name.png [input]'}, {node: 'P3S_ToyWorld', animal, scene}
 
 import { BYPASSED, findLink, findSubgraphNode, isSubgraphInput, MAX_STEPS, MUTED, widgetValue } from '../common/graph.js'

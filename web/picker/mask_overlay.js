@@ -5,7 +5,7 @@ import { heatColours } from './colormap.js'
 import { contours, decodeRunLengths, trace } from './contours.js'
 import * as geometry from './geometry.js'
 
-// As in p3s/reference/drawing.py: blue and orange stay apart for colour-blind eyes.
+// As in p3s/reference/overlay.py: blue and orange stay apart for colour-blind eyes.
 const REGIONS = {
   removed: { colour: '#ff7800', pattern: stripes },
   subject: { colour: '#2882ff', pattern: dots }

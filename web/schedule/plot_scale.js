@@ -1,4 +1,4 @@
-// Where the curve lies on its stage, in CSS pixels; the same scale as p3s/sampling/plot.py. No DOM in here.
+// Where the curve lies on its stage, in CSS pixels; the same scale as p3s/sampling/schedule_plot.py. No DOM in here.
 
 const MARGIN = { left: 30, right: 12, top: 10, bottom: 20 }
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .errors import MaskError
-from .files import write_atomic, write_new
+from .file_writing import write_atomic, write_new
 
 OVERSHOOT = 0.3  # of resampling at hard edges, at most; pictures in -1..1 or 0..255 reach further
 MOST_FLOAT = 2.0  # of a picture of floating point numbers, whose white is 1

@@ -13,13 +13,13 @@ from typing import NamedTuple
 import folder_paths
 
 from ...p3s.errors import SubjectFileError, TrainingError
-from ...p3s.files import SUFFIX, free_path, safe_name
+from ...p3s.file_writing import SUFFIX, free_path, safe_name
 from ...p3s.subject.file import Subject, load_info, load_subject, save_new_subject
 from ...p3s.subject.info import SubjectInfo
 from ...p3s.training.key import TrainingInputs, same
 from ...p3s.training.state import StateHead
 from ...p3s.training.state_file import load_head
-from ..host import folders
+from ..host import subject_folders as folders
 
 STATE = ".training"  # suffix of the state of an unfinished training
 

@@ -26,9 +26,9 @@ from ...p3s.sampling.application import Application
 from ...p3s.sampling.settings import feature_values, schedule_for
 from ...p3s.subject.file import Subject, check_family, check_weights, reference_of
 from .attention import alone_before_attention, with_patches
-from .halves import Conditionings, by_halves
-from .sampling import Applied, Run
-from .weights import base_fingerprint, channels_read, ejected, unet_config
+from .base_model import base_fingerprint, channels_read, ejected, unet_config
+from .guidance import Conditionings, by_halves
+from .sampling_run import Applied, Run
 
 KEY = "p3s"  # under which the host keeps what is ours
 SEVERAL_GPUS = "Apply P3S does not work with several GPUs at once: remove the multi-GPU node"

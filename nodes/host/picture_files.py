@@ -12,7 +12,7 @@ import node_helpers
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ...p3s.pictures import readable, to_tensor
+from ...p3s.image_files import readable, to_tensor
 
 PREVIEW_SIDE = 2048  # pixels of pictures that are only looked at; CLIP's patches are a sixteenth of the longer side
 

@@ -10,10 +10,10 @@ from ..p3s.errors import SubjectFileError
 from ..p3s.subject.describe import describe
 from ..p3s.subject.file import Subject as TrainedSubject
 from ..p3s.subject.file import load_subject, save_new_subject
-from .host import folders
-from .host.run import LINE_BREAK, show_text
-from .types import Subject, build
-from .values import checked
+from .host import subject_folders as folders
+from .host.node_text import LINE_BREAK, show_text
+from .input_checks import checked
+from .wire_types import Subject, build
 
 
 class LoadSubject(io.ComfyNode):

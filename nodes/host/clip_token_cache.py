@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...p3s.reference.framing import Frame
 from ...p3s.reference.rngr import clip_tokens, image_hash
-from .conditions import clip_encoder, clip_image_size
+from .encoders import clip_encoder, clip_image_size
 
 MOST_PICTURES = 16  # a megabyte each with CLIP ViT-L/14
 

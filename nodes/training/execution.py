@@ -21,14 +21,14 @@ from ...p3s.training.loop import TrainResult, train
 from ...p3s.training.memory import check_memory, explained
 from ...p3s.training.memory_estimate import estimate_memory
 from ...p3s.training.precision import DTYPES
-from ...p3s.training.preview import preview
+from ...p3s.training.sample_preview import preview
 from ...p3s.training.state import Checkpoints, TrainState
 from ...p3s.training.state_file import load_state
 from ...p3s.training.step import total_steps
 from ..host import memory
-from ..host.preview import picture
+from ..host.base_model import base_weights, unet_config
+from ..host.preview_image import picture
 from ..host.progress import Progress, check_cancelled, tell
-from ..host.weights import base_weights, unet_config
 
 log = logging.getLogger("p3s")
 

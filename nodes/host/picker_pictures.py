@@ -14,10 +14,10 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ...p3s.errors import MaskError
-from ...p3s.pictures import alpha_of, readable, to_array
+from ...p3s.image_files import alpha_of, readable, to_array
 from ...p3s.toyworld.scenes import CLASSES
-from .pictures import find_picture
-from .web import Refused
+from .picture_files import find_picture
+from .routes import Refused
 
 MOST_PIXELS = 50_000_000  # of a picture that is decoded whole for a request; about ten bytes each while that lasts
 LONGEST_NAME = 1000

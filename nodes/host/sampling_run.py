@@ -18,7 +18,7 @@ from ...p3s.sampling.schedule import Schedule
 from ...p3s.sampling.settings import FeatureCache, always_on, early_end, injection
 from ...p3s.subject.file import SubjectReference
 from .attention import MaskedAttention
-from .halves import Conditionings, chunks_of, conditional_chunks, conditional_rows, is_prompt, prompts_of
+from .guidance import Conditionings, chunks_of, conditional_chunks, conditional_rows, is_prompt, prompts_of
 
 
 @dataclass(frozen=True, eq=False)

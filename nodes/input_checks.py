@@ -16,7 +16,7 @@ from comfy_api.latest import io
 from ..p3s.errors import P3SError, shown
 from ..p3s.sampling.schedule import Schedule as WeightCurve
 from ..p3s.subject.file import Subject as TrainedSubject
-from .types import PointEditor, Reference, Schedule, Subject
+from .wire_types import PointEditor, Reference, Schedule, Subject
 
 #: Why a wire of the host may carry None, and what to do.
 EMPTY = {

@@ -8,7 +8,7 @@ import unicodedata
 
 import folder_paths
 
-from ...p3s.files import SUFFIX, safe_name
+from ...p3s.file_writing import SUFFIX, safe_name
 from .extra_paths import has_default_folder
 
 NAME = "p3s"

@@ -17,9 +17,9 @@ from ...p3s.errors import MaskError
 from ...p3s.reference.framing import Frame
 from ...p3s.reference.masks import Patches
 from ...p3s.reference.rngr import clip_tokens, image_hash
-from .conditions import clip_encoder_in_place, clip_image_size
-from .readings import Reading, readings
-from .sources import Source
+from .clip_token_cache import Reading, readings
+from .encoders import clip_encoder_in_place, clip_image_size
+from .picker_pictures import Source
 
 MOST_SOURCES = 256
 SIDE = 1024  # pixels; CLIP itself looks at 224 or 336
