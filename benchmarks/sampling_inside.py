@@ -22,9 +22,7 @@ import comfy.ops
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
-from comfyui_p3s.nodes.host import apply_subject as patch
-from comfyui_p3s.nodes.host import attention
-from comfyui_p3s.nodes.host import base_model as weights
+from comfyui_p3s.nodes.host import apply_subject, attention, base_model
 from comfyui_p3s.nodes.host.sampling_run import Applied, Run
 from comfyui_p3s.p3s.network.copy_settings import CopySettings
 from comfyui_p3s.p3s.network.injection import EffectMask
@@ -111,7 +109,7 @@ def variant(name: str, model: Any, side: int, subject: Callable[[int, str], Any]
     if name == "reference-only":
         return reference_only(model)
     for use in P3S.get(name, ()):
-        model = patch.apply_subject(model, subject(use.number, use.kind), 0, use.application(side))[0]
+        model = apply_subject.apply_subject(model, subject(use.number, use.kind), 0, use.application(side))[0]
     return model
 
 
@@ -131,7 +129,7 @@ class Shapes:
         with self.mode:
             self.model = ModelPatcher(config.get_model(shapes, prefix, device), device, device)
             self.control = comfy.cldm.cldm.ControlNet(**control | factory, hint_channels=3)
-        self.config = weights.unet_config(self.model)
+        self.config = base_model.unet_config(self.model)
 
     @contextmanager
     def counting(self) -> Iterator[FlopCounterMode]:
@@ -175,8 +173,8 @@ class Shapes:
         options = dict(patched.model_options["transformer_options"])
         options |= {"cond_or_uncond": [1, 0], "uuids": ["a", "b"], "wrappers": patched.wrappers}
         if subjects:
-            wrapper = patch.wrappers(subjects, self.config)[WrappersMP.DIFFUSION_MODEL]
-            options |= {"wrappers": {WrappersMP.DIFFUSION_MODEL: {patch.KEY: [wrapper]}}, patch.KEY: Run(subjects)}
+            wrapper = apply_subject.wrappers(subjects, self.config)[WrappersMP.DIFFUSION_MODEL]
+            options |= {"wrappers": {WrappersMP.DIFFUSION_MODEL: {apply_subject.KEY: [wrapper]}}, apply_subject.KEY: Run(subjects)}
         steps = max([s.application.settings.reuse for s in subjects], default=1)
         with self.counting() as counter:
             x, t, context = torch.zeros(2, 4, self.side, self.side), torch.full((2,), 500.0), torch.zeros(2, 77, 768)

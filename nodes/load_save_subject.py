@@ -10,7 +10,7 @@ from ..p3s.errors import SubjectFileError
 from ..p3s.subject.describe import describe
 from ..p3s.subject.file import Subject as TrainedSubject
 from ..p3s.subject.file import load_subject, save_new_subject
-from .host import subject_folders as folders
+from .host import subject_folders
 from .host.node_text import LINE_BREAK, show_text
 from .input_checks import checked
 from .wire_types import Subject, build
@@ -31,7 +31,7 @@ class LoadSubject(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "subject_file",
-                    options=folders.list_subjects(),
+                    options=subject_folders.list_subjects(),
                     tooltip="A subject file (.safetensors) in models/p3s, where Train P3S saves them.",
                 ),
             ],
@@ -47,13 +47,13 @@ class LoadSubject(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, subject_file=None) -> bool | str:
-        if subject_file is None or folders.find_subject(subject_file):  # None: comes from another node
+        if subject_file is None or subject_folders.find_subject(subject_file):  # None: comes from another node
             return True
         return _not_found(subject_file)
 
     @classmethod
     def fingerprint_inputs(cls, subject_file=None) -> str:
-        path = folders.find_subject(subject_file)
+        path = subject_folders.find_subject(subject_file)
         if path is None:
             return ""
         state = os.stat(path)
@@ -61,7 +61,7 @@ class LoadSubject(io.ComfyNode):
 
     @classmethod
     def execute(cls, subject_file: str) -> io.NodeOutput:
-        path = folders.find_subject(subject_file)
+        path = subject_folders.find_subject(subject_file)
         if path is None:
             raise SubjectFileError(_not_found(subject_file))
         subject = load_subject(path)
@@ -96,8 +96,8 @@ class SaveSubject(io.ComfyNode):
     @classmethod
     @checked
     def execute(cls, subject: TrainedSubject, filename: str) -> io.NodeOutput:
-        path = str(save_new_subject(subject, folders.save_folder(), filename))
-        show_text(cls, folders.short(LINE_BREAK.join([f"Saved {path}", *folders.renamed(filename)])))
+        path = str(save_new_subject(subject, subject_folders.save_folder(), filename))
+        show_text(cls, subject_folders.short(LINE_BREAK.join([f"Saved {path}", *subject_folders.renamed(filename)])))
         return io.NodeOutput(path, ui={"text": [path]})
 
 

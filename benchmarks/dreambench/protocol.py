@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from p3s.file_writing import write_atomic
 from torch import Tensor
 
 from p3s.errors import MaskError, P3SError, PointError, SubjectFileError
+from p3s.file_writing import write_atomic
 from p3s.image_files import read_picture, write_png
 from p3s.models.pipeline import apply_subject, train_subject
 from p3s.models.stable_diffusion import StableDiffusion

@@ -15,8 +15,7 @@ from ...p3s.training.driver import info_of, prepare
 from ...p3s.training.key import TrainingInputs
 from ...p3s.training.settings import TrainSettings
 from ...p3s.training.step import check_base
-from ..host import base_model as weights
-from ..host import encoders as conditions
+from ..host import base_model, encoders
 
 
 def prepared(
@@ -37,17 +36,17 @@ def prepared(
 
     Raises P3SError for inputs that do not fit together.
     """
-    config, noise = weights.unet_config(model), weights.noise_schedule(model)
+    config, noise = base_model.unet_config(model), base_model.noise_schedule(model)
     check_base(config)  # what it says of a MODEL comes before what is wrong with a prompt for it
-    weights.check_trainable(model)
-    prompts = conditions.prompts(positive, len(references), "positive")
-    *texts, no_text = conditions.equally_long([*prompts, *conditions.prompts(empty, 1, "empty")])
+    base_model.check_trainable(model)
+    prompts = encoders.prompts(positive, len(references), "positive")
+    *texts, no_text = encoders.equally_long([*prompts, *encoders.prompts(empty, 1, "empty")])
 
     def encode(picture: Tensor) -> Tensor:
-        return conditions.encode_latent(vae, model, picture, resolution)
+        return encoders.encode_latent(vae, model, picture, resolution)
 
-    patched = partial(weights.base_fingerprint, model, patched=True)
+    patched = partial(base_model.base_fingerprint, model, patched=True)
     inputs = prepare(config, references, texts, no_text, encode, noise, patched, copy_settings, settings, tell)
-    base = weights.base_fingerprint(model)
+    base = base_model.base_fingerprint(model)
     info = info_of(inputs, references, config.family, base, resolution, identifier=identifier, licence=licence)
     return inputs, info

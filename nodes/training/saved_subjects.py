@@ -19,7 +19,7 @@ from ...p3s.subject.info import SubjectInfo
 from ...p3s.training.key import TrainingInputs, same
 from ...p3s.training.state import StateHead
 from ...p3s.training.state_file import load_head
-from ..host import subject_folders as folders
+from ..host import subject_folders
 
 STATE = ".training"  # suffix of the state of an unfinished training
 
@@ -130,12 +130,12 @@ def _states(pattern: str) -> list[Path]:
 
 def _places() -> tuple[str, str]:
     """The folders to write to, in the order in which they are tried."""
-    return folders.save_folder(), folder_paths.get_output_directory()
+    return subject_folders.save_folder(), folder_paths.get_output_directory()
 
 
 def _files_of_training(wanted: SubjectInfo, name: str) -> list[Path]:
     """Files of finished trainings equal to that of ``wanted``: those called ``name`` first, the newest first."""
-    listed = [folders.find_subject(file) for file in folders.list_subjects()]
+    listed = [subject_folders.find_subject(file) for file in subject_folders.list_subjects()]
     spare = Path(_places()[1]).glob(f"*{SUFFIX}")
     found = []
     for path in {*(Path(path) for path in listed if path), *spare}:

@@ -17,7 +17,7 @@ from comfyui_p3s.nodes.apply import Apply
 from comfyui_p3s.nodes.host import toy_world
 from comfyui_p3s.nodes.host.base_model import base_weights, noise_schedule
 from comfyui_p3s.nodes.training import execution as train_run
-from comfyui_p3s.nodes.training import saved_subjects as filing
+from comfyui_p3s.nodes.training import saved_subjects
 from comfyui_p3s.nodes.training.prepare import prepared
 from comfyui_p3s.p3s.models.pipeline import apply_subject, train_subject
 from comfyui_p3s.p3s.models.stable_diffusion import StableDiffusion
@@ -94,7 +94,7 @@ def files(folder: Path) -> dict[str, Any]:
         ("low rank", 1, CopySettings(kind="lora", rank=4), replace(SETTINGS, views="whole")),
     ):
         inputs = toy_world.Vae(), references[:count], *encoded(PROMPT, ""), 48, copy, settings
-        node = filing.save(trained(toy_world.model(), *inputs), name)
+        node = saved_subjects.save(trained(toy_world.model(), *inputs), name)
         with torch.inference_mode(False):
             subject, _ = train_subject(world, references[:count], PROMPT, settings, copy, **NOTES)
             library = save_new_subject(subject, folder, f"{name} library")

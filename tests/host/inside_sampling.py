@@ -12,8 +12,7 @@ import comfy.model_management
 import comfy.samplers
 import torch
 from comfy.patcher_extension import WrappersMP
-from comfyui_p3s.nodes.host import apply_subject as patch
-from comfyui_p3s.nodes.host import base_model as weights
+from comfyui_p3s.nodes.host import apply_subject, base_model
 from comfyui_p3s.p3s.network.injection import EffectMask, Injection, InjectionHooks
 from comfyui_p3s.p3s.network.unet import UNet
 from comfyui_p3s.p3s.sampling.schedule import Schedule
@@ -57,7 +56,7 @@ class Watch:
 
 
 def copies(model: Any) -> list[Any]:
-    return [p.model for p in model.get_additional_models_with_key(patch.KEY)]
+    return [p.model for p in model.get_additional_models_with_key(apply_subject.KEY)]
 
 
 def first_attention(model: Any) -> torch.nn.Module:
@@ -69,8 +68,8 @@ def agreement(model: Any) -> dict[str, float]:
     subjects = [subject_for(model, 1), subject_for(model, 2)]
     x, t, context = inputs(size=8)
     with torch.inference_mode(False):
-        base = UNet.from_state_dict(weights.base_weights(model))
-    made = [patch.build_copy(base.config, s, torch.float32) for s in subjects]
+        base = UNet.from_state_dict(base_model.base_weights(model))
+    made = [apply_subject.build_copy(base.config, s, torch.float32) for s in subjects]
     references = [s.references[0] for s in subjects]
     conditions = [c.condition(r.latent[None], r.tokens[None]) for c, r in zip(made, references, strict=True)]
 
@@ -246,11 +245,11 @@ def memory(model: Any) -> dict[str, Any]:
     stored = {t.data_ptr() for t in subject.weights.values()}
     facts = {
         "asked for": asked,
-        "needed": sum(4 * patch.compute_dtype(model).itemsize * feature_values(c, 16 * 16) for c in copies(one)),
+        "needed": sum(4 * apply_subject.compute_dtype(model).itemsize * feature_values(c, 16 * 16) for c in copies(one)),
         "one copy in two branches": copies(branch) == [copy],
         "one copy in a chain": copies(both) == [copy],
         "two subjects, two copies": len(copies(two)) == 2,
-        "weights are not copied": patch.compute_dtype(model) != torch.float32 or all(p in stored for p in shares),
+        "weights are not copied": apply_subject.compute_dtype(model) != torch.float32 or all(p in stored for p in shares),
     }
     gone = weakref.ref(copy)
     del one, both, two, applied, probe
