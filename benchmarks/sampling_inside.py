@@ -23,7 +23,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from comfyui_p3s.nodes.host import apply_subject, attention, base_model
-from comfyui_p3s.nodes.host.sampling_run import Applied, Run
+from comfyui_p3s.nodes.host.sampling_run import Applied, SamplingRun
 from comfyui_p3s.p3s.network.copy_settings import CopySettings
 from comfyui_p3s.p3s.network.injection import EffectMask
 from comfyui_p3s.p3s.network.subject_copy import SubjectCopy
@@ -133,14 +133,14 @@ class Shapes:
 
     @contextmanager
     def counting(self) -> Iterator[FlopCounterMode]:
-        """What reads a tensor is answered: the halves of the guidance are equal, masks and the weight are real."""
-        real_groups, real_weight = attention.query_groups, Run.weight
+        """What reads a tensor is answered: the branches of the guidance are equal, masks and the weight are real."""
+        real_groups, real_weight = attention.query_groups, SamplingRun.weight
 
         def groups(*args: Any) -> Any:
             with unset_fake_temporarily():
                 return real_groups(*args)
 
-        def weight(run: Run, index: int, timesteps: torch.Tensor) -> Any:
+        def weight(run: SamplingRun, index: int, timesteps: torch.Tensor) -> Any:
             with unset_fake_temporarily():
                 found = real_weight(run, index, torch.full((1,), 500.0))
                 return None if found is None else float(found)
@@ -148,7 +148,7 @@ class Shapes:
         with (
             mock.patch.object(torch, "equal", lambda a, b: True),
             mock.patch.object(attention, "query_groups", groups),
-            mock.patch.object(Run, "weight", weight),
+            mock.patch.object(SamplingRun, "weight", weight),
             torch.no_grad(),
             self.mode,
             FlopCounterMode(display=False) as counter,
@@ -174,7 +174,10 @@ class Shapes:
         options |= {"cond_or_uncond": [1, 0], "uuids": ["a", "b"], "wrappers": patched.wrappers}
         if subjects:
             wrapper = apply_subject.wrappers(subjects, self.config)[WrappersMP.DIFFUSION_MODEL]
-            options |= {"wrappers": {WrappersMP.DIFFUSION_MODEL: {apply_subject.KEY: [wrapper]}}, apply_subject.KEY: Run(subjects)}
+            options |= {
+                "wrappers": {WrappersMP.DIFFUSION_MODEL: {apply_subject.KEY: [wrapper]}},
+                apply_subject.KEY: SamplingRun(subjects),
+            }
         steps = max([s.application.settings.reuse for s in subjects], default=1)
         with self.counting() as counter:
             x, t, context = torch.zeros(2, 4, self.side, self.side), torch.full((2,), 500.0), torch.zeros(2, 77, 768)

@@ -35,7 +35,7 @@ from p3s.training.examples import Example, examples_of
 from p3s.training.key import TrainingInputs
 from p3s.training.loop import train
 from p3s.training.settings import TrainSettings
-from p3s.training.step import draw, losses
+from p3s.training.step import batch_losses, draw_batch
 
 from .toyworld_methods import METHODS, TABLES, Method
 from .toyworld_metrics import clip_scores, interval, portraits, score
@@ -100,7 +100,7 @@ def work(world: ToyWorld, method: Method, budget: Budget, example: Example) -> i
     from torch.utils.flop_counter import FlopCounterMode
 
     settings = settings_of(method, budget, 0)
-    batch = draw(
+    batch = draw_batch(
         [example],
         [0] * budget.batch,
         world.encode_text(""),
@@ -112,7 +112,7 @@ def work(world: ToyWorld, method: Method, budget: Budget, example: Example) -> i
         return rival_work(world, method.kind, batch)
     copy = copy_of(world, method, settings)
     with FlopCounterMode(display=False) as counter:
-        denoising, consistency = losses(world.unet, copy, batch, settings)
+        denoising, consistency = batch_losses(world.unet, copy, batch, settings)
         (denoising + consistency).backward()
     return counter.get_total_flops()
 

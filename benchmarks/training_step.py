@@ -41,7 +41,7 @@ from p3s.training.loop import train
 from p3s.training.memory_estimate import estimate_memory
 from p3s.training.precision import DTYPES
 from p3s.training.settings import TrainSettings
-from p3s.training.step import epoch
+from p3s.training.step import epoch_batches
 
 CONFIGS = {
     "full": UNetConfig.build(),
@@ -161,7 +161,7 @@ def example(config: UNetConfig, side: int) -> Example:
 
 def train_settings(row: dict[str, Any], examples: list[Example]) -> TrainSettings:
     """Two steps, with a seed whose first epoch begins with the first example."""
-    seed = next(s for s in range(100) if epoch(examples, 1, torch.Generator().manual_seed(s))[0] == [0])
+    seed = next(s for s in range(100) if epoch_batches(examples, 1, torch.Generator().manual_seed(s))[0] == [0])
     names = ("precision", "checkpointing", "optimizer")
     return TrainSettings(steps=2, seed=seed, pairs="self", **{name: row[name] for name in names if name in row})
 

@@ -25,7 +25,7 @@ from .wire_types import Schedule, Subject, build, input_of
 
 log = logging.getLogger("p3s")
 
-STRENGTH, GUIDANCE = settings_of(Application)["strength"], settings_of(SamplingSettings)["halves"]
+STRENGTH, GUIDANCE = settings_of(Application)["strength"], settings_of(SamplingSettings)["branches"]
 WINDOW = settings_of(WeightCurve)
 
 

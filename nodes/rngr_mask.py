@@ -17,7 +17,7 @@ from ..p3s.reference.points import PointSet
 from ..p3s.reference.rngr import Reference as CleanReference
 from ..p3s.reference.rngr import make_reference
 from ..p3s.settings import settings_of
-from .host.clip_token_cache import readings
+from .host.clip_token_cache import token_cache
 from .host.encoders import clip_encoder, clip_image_size
 from .host.picture_files import PREVIEW_SIDE
 from .input_checks import checked, only
@@ -183,7 +183,7 @@ def reference_of(
     clip_vision: Any, photo: torch.Tensor, points: PointSet, clean: torch.Tensor | None, settings: MaskSettings
 ) -> CleanReference:
     # CLIP first, also when the points are wrong: the Point Picker can then show why, without another run.
-    tokens = readings.tokens(photo, clip_vision)
+    tokens = token_cache.tokens(photo, clip_vision)
     return make_reference(
         photo,
         points,

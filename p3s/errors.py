@@ -20,10 +20,10 @@ class P3SError(ValueError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Pickle looks for a class in its module.
-        return _error, (type(self).__name__, self.args), self.__dict__ or None
+        return _error_by_name, (type(self).__name__, self.args), self.__dict__ or None
 
 
-def _error(name: str, arguments: tuple[Any, ...]) -> P3SError:
+def _error_by_name(name: str, arguments: tuple[Any, ...]) -> P3SError:
     return next((kind for kind in _kinds(P3SError) if kind.__name__ == name), P3SError)(*arguments)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from .errors import MissingPackageError
 
 
-def require(module: str, package: str, use: str) -> Any:
+def import_package(module: str, package: str, use: str) -> Any:
     """The module; ``package`` is its name for pip, ``use`` what needs it ("Masks need"). Raises MissingPackageError."""
     try:
         return import_module(module)

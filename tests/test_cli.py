@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from p3s import safetensors_format
+from p3s import file_writing
 from p3s.__main__ import COMMANDS, main
 from p3s.commands import generate as generate_command
 from p3s.commands import train as train_command
@@ -393,5 +393,5 @@ def test_a_subject_of_another_model_is_refused_or_warned_about(subject: Path, tm
 
 
 def test_a_new_file_name_has_the_suffix_asked_for(tmp_path: Path) -> None:
-    first, second = (safetensors_format.write_new(tmp_path, "a: b", lambda file: file.write(b"x"), ".png") for _ in range(2))
+    first, second = (file_writing.write_new(tmp_path, "a: b", lambda file: file.write(b"x"), ".png") for _ in range(2))
     assert (first.name, second.name) == ("a_ b.png", "a_ b_00002.png")

@@ -94,9 +94,9 @@ def test_pooled_features_are_means_and_only_at_the_finest_layers():
     coarse = Layer("input", 4)
     two = Features({LAYER: torch.ones(1, 16, 8), coarse: torch.ones(1, 4, 8)}, {}, {LAYER: GRID, coarse: (2, 2)})
     injection = Injection(two, 0.2, pool=2)
-    assert injection.at(LAYER, GRID, torch.zeros(1, 16, 8)).added.shape == (1, 4, 8)
-    assert injection.at(LAYER, GRID, torch.zeros(1, 16, 8)).sums.shape == (1, 16, 8)
-    assert injection.at(coarse, (2, 2), torch.zeros(1, 4, 8)).added.shape == (1, 4, 8)
+    assert injection.self_attention_part(LAYER, GRID, torch.zeros(1, 16, 8)).added.shape == (1, 4, 8)
+    assert injection.self_attention_part(LAYER, GRID, torch.zeros(1, 16, 8)).sums.shape == (1, 16, 8)
+    assert injection.self_attention_part(coarse, (2, 2), torch.zeros(1, 4, 8)).added.shape == (1, 4, 8)
 
 
 def test_a_mask_is_exact_where_it_is_0_or_1_on_every_grid():
@@ -170,13 +170,13 @@ def world():
     return World()
 
 
-@pytest.mark.parametrize("halves", ["both", "conditional"])
-def test_identities_of_the_mask_bit_for_bit(world, halves):
+@pytest.mark.parametrize("branches", ["both", "conditional"])
+def test_identities_of_the_mask_bit_for_bit(world, branches):
     ones, zeros = EffectMask(torch.ones(9, 7)), EffectMask(torch.zeros(9, 7))
-    plain, image = world.image(halves=halves), world.image(world.subject(), halves=halves)
-    assert torch.equal(world.image(world.subject(mask=ones), halves=halves), image)
-    assert torch.equal(world.image(world.subject(mask=zeros), halves=halves), plain)
-    two = world.image(world.subject(), world.subject(1, mask=zeros), halves=halves)
+    plain, image = world.image(branches=branches), world.image(world.subject(), branches=branches)
+    assert torch.equal(world.image(world.subject(mask=ones), branches=branches), image)
+    assert torch.equal(world.image(world.subject(mask=zeros), branches=branches), plain)
+    two = world.image(world.subject(), world.subject(1, mask=zeros), branches=branches)
     assert torch.equal(two, image)
     assert not torch.equal(image, plain)
 
@@ -202,8 +202,8 @@ def test_a_mask_for_each_image_is_each_images_own_run(world):
 
 
 def test_faster_settings_are_another_image_near_the_exact_one(world):
-    exact, plain = world.image(world.subject(), halves="conditional"), world.image()
+    exact, plain = world.image(world.subject(), branches="conditional"), world.image()
     for settings in ({"reuse": 2}, {"pool": 2}, {"pairing": "one_to_one"}, {"end": 0.5}):
-        image = world.image(world.subject(), halves="conditional", **settings)
+        image = world.image(world.subject(), branches="conditional", **settings)
         assert not torch.equal(image, exact), settings
         assert not torch.equal(image, plain), settings

@@ -73,8 +73,8 @@ def test_near_weight_0_the_picture_no_longer_depends_on_the_subject_and_is_not_t
     assert (one - plain(world)).abs().mean() > 0.01
 
 
-@pytest.mark.parametrize("halves", ["both", "conditional"])
-def test_one_step_by_hand(world, halves):
+@pytest.mark.parametrize("branches", ["both", "conditional"])
+def test_one_step_by_hand(world, branches):
     """Eq. 9 with eps_t of Eq. 10, and uncond + g (cond - uncond)."""
     (t,) = ddim_timesteps(NOISE, 1)
     eps_t = 1 - 0.5 * (t / 1000) ** 2 + 0.2
@@ -92,10 +92,10 @@ def test_one_step_by_hand(world, halves):
         return base(x, times, context, InjectionHooks(Injection(features, 0.2)))
 
     with torch.no_grad():
-        uncond = call(world["empty_prompt"], halves == "both")
+        uncond = call(world["empty_prompt"], branches == "both")
         guided = uncond + 7.5 * (call(world["prompt"], True) - uncond)
         expected = NOISE.split(x, guided, times)[0]
-        found = image(world, steps=1, settings=SamplingSettings(halves))
+        found = image(world, steps=1, settings=SamplingSettings(branches))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
 
 
@@ -111,8 +111,8 @@ def test_subjects_may_differ_in_the_branches_that_see_them(world):
         return base(x, times, context, InjectionHooks(*found))
 
     both, conditional = (
-        AppliedSubject(copy, condition, Application(fixed, settings=SamplingSettings(halves)))
-        for copy, halves in zip(copies, ("both", "conditional"), strict=True)
+        AppliedSubject(copy, condition, Application(fixed, settings=SamplingSettings(branches)))
+        for copy, branches in zip(copies, ("both", "conditional"), strict=True)
     )
     with torch.no_grad():
         uncond = call(world["empty_prompt"], copies[0])

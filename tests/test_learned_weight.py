@@ -21,7 +21,7 @@ from p3s.sampling.schedule_plot import plot_schedule
 from p3s.sampling.settings import schedule_for
 from p3s.subject.file import load_subject, save_subject
 from p3s.training.settings import TrainSettings
-from p3s.training.step import draw, losses
+from p3s.training.step import batch_losses, draw_batch
 
 NOISE = NoiseSchedule.stable_diffusion()
 EMPTY = torch.randn(7, SMALL.context_dim, generator=torch.Generator().manual_seed(99))
@@ -51,14 +51,14 @@ def test_it_starts_at_1_and_stays_within_0_and_2():
 
 def test_the_first_step_is_that_of_a_training_without_it(base):
     settings = TrainSettings(prompt_dropout=0.0)
-    batch = draw(random_examples(2), [0, 1], EMPTY, NOISE, settings, torch.Generator().manual_seed(0))
+    batch = draw_batch(random_examples(2), [0, 1], EMPTY, NOISE, settings, torch.Generator().manual_seed(0))
     one, learned = (start_copy(base.state_dict(), s, TOKEN_DIM) for s in (CopySettings(), LEARNED))
-    assert losses(base, one, batch, settings) == losses(base, learned, batch, settings)
+    assert batch_losses(base, one, batch, settings) == batch_losses(base, learned, batch, settings)
 
 
 def test_in_training_it_multiplies_the_features_of_each_row(base):
     copy, settings = bent(random_copy(base, LEARNED)), TrainSettings(prompt_dropout=0.0, attention_layers="none")
-    batch = draw(random_examples(2), [0, 1], EMPTY, NOISE, settings, torch.Generator().manual_seed(0))
+    batch = draw_batch(random_examples(2), [0, 1], EMPTY, NOISE, settings, torch.Generator().manual_seed(0))
     eps = copy.learned_weight(batch.timesteps)
     assert (eps[0] - eps[1]).abs() > 0.01
 
@@ -66,11 +66,11 @@ def test_in_training_it_multiplies_the_features_of_each_row(base):
         def forward(self, timesteps):
             return eps.detach()
 
-    found = losses(base, copy, batch, settings)[0]
+    found = batch_losses(base, copy, batch, settings)[0]
     copy.learned_weight = Fixed()
-    assert losses(base, copy, batch, settings)[0] == found
+    assert batch_losses(base, copy, batch, settings)[0] == found
     copy.learned_weight = None
-    assert losses(base, copy, batch, settings)[0] != found
+    assert batch_losses(base, copy, batch, settings)[0] != found
 
 
 def test_it_moves_at_its_own_rate(base):

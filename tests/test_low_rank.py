@@ -21,7 +21,7 @@ from p3s.sampling.ddim import generate
 from p3s.sampling.diffusion import NoiseSchedule
 from p3s.subject.file import check_weights, load_subject, save_subject
 from p3s.training.settings import TrainSettings
-from p3s.training.step import draw, losses
+from p3s.training.step import batch_losses, draw_batch
 
 NOISE = NoiseSchedule.stable_diffusion()
 EMPTY = torch.randn(7, SMALL.context_dim, generator=torch.Generator().manual_seed(99))
@@ -49,7 +49,7 @@ def trained(base, settings=LORA, **kwargs):
 
 def batch_of(examples, settings):
     generator = torch.Generator().manual_seed(0)
-    return draw(examples, range(len(examples)), EMPTY, NOISE, settings, generator)
+    return draw_batch(examples, range(len(examples)), EMPTY, NOISE, settings, generator)
 
 
 def inputs(size=16, batch=2):
@@ -110,7 +110,10 @@ def test_the_losses_are_those_of_the_merged_copy(base):
     settings = TrainSettings(prompt_dropout=0.0, attention_layers="all")
     lora, batch = trained(base), batch_of(random_examples(2), settings)
     with torch.no_grad():
-        ours, theirs = losses(base, lora, batch, settings), losses(base, merged(lora, base), batch, settings)
+        ours, theirs = (
+            batch_losses(base, lora, batch, settings),
+            batch_losses(base, merged(lora, base), batch, settings),
+        )
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 

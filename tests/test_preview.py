@@ -12,7 +12,7 @@ from p3s.network.subject_copy import SubjectCopy
 from p3s.network.unet_config import UNetConfig
 from p3s.sampling.diffusion import NoiseSchedule
 from p3s.settings import settings_of
-from p3s.training.sample_preview import STEPS, preview, preview_size
+from p3s.training.sample_preview import STEPS, preview_size, sample_preview
 from p3s.training.settings import TrainSettings
 from p3s.training.step import StepReport
 
@@ -32,7 +32,7 @@ def test_it_shows_the_subject_and_only_that_changes_it(precision: str) -> None:
     if precision == "bf16":
         base.to(torch.bfloat16)
     first, second = random_copy(base, seed=1), random_copy(base, seed=2)
-    pictures = [preview(base, copy, example, EMPTY, NOISE, precision) for copy in (first, first, second)]
+    pictures = [sample_preview(base, copy, example, EMPTY, NOISE, precision) for copy in (first, first, second)]
     assert pictures[0].shape == (1, 4, 16, 16)
     assert pictures[0].dtype == torch.float32
     assert torch.equal(pictures[0], pictures[1])
@@ -47,7 +47,7 @@ def test_it_leaves_the_training_as_it_is() -> None:
 
         def look(report: StepReport, copy: SubjectCopy = copy, every: int = every) -> None:
             if every:
-                preview(base, copy, examples[0], EMPTY, NOISE, "fp32")
+                sample_preview(base, copy, examples[0], EMPTY, NOISE, "fp32")
 
         result = train(base, copy, examples, EMPTY, NOISE, TrainSettings(steps=3, learning_rate=1e-3), look)
         assert result.completed
@@ -58,11 +58,11 @@ def test_it_leaves_the_training_as_it_is() -> None:
 def test_it_can_be_left_between_its_steps() -> None:
     base, (example,) = random_unet(TINY), random_examples(config=TINY)
     calls = []
-    preview(base, random_copy(base), example, EMPTY, NOISE, "fp32", lambda: calls.append(1))
+    sample_preview(base, random_copy(base), example, EMPTY, NOISE, "fp32", lambda: calls.append(1))
     assert len(calls) == STEPS
 
     def cancel() -> None:
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        preview(base, random_copy(base), example, EMPTY, NOISE, "fp32", cancel)
+        sample_preview(base, random_copy(base), example, EMPTY, NOISE, "fp32", cancel)

@@ -152,7 +152,10 @@ def test_an_optimiser_that_fails_half_way_leaves_the_state_before(base, tmp_path
         ({"precision": "bf16"}, "precision"),
         ({"examples": EXAMPLES[::-1]}, "references or their prompts"),
         ({"examples": EXAMPLES[:4]}, "references or their prompts"),
-        ({"examples": [*EXAMPLES[:4], replace(EXAMPLES[4], counted=torch.ones(8, 8))]}, "references or their prompts"),
+        (
+            {"examples": [*EXAMPLES[:4], replace(EXAMPLES[4], loss_mask=torch.ones(8, 8))]},
+            "references or their prompts",
+        ),
         ({"empty": EMPTY + 1}, "the empty prompt"),
         ({"noise": NoiseSchedule(NOISE.alphas_cumprod, "v")}, r"prediction \(was eps, is v\)"),
         ({"noise": NoiseSchedule(NOISE.alphas_cumprod**2)}, "the noise schedule"),

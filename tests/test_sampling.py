@@ -141,7 +141,7 @@ def test_a_wrong_application_is_named(wrong, message):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"halves": "some"}, {"pairing": "none"}, {"reuse": 0}, {"reuse": 2.0}, {"pool": True}, {"end": 1.5}],
+    [{"branches": "some"}, {"pairing": "none"}, {"reuse": 0}, {"reuse": 2.0}, {"pool": True}, {"end": 1.5}],
 )
 def test_wrong_settings_are_named(wrong):
     with pytest.raises(P3SError, match=next(iter(wrong))):

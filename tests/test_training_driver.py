@@ -27,7 +27,7 @@ from p3s.training.loop import train as train_on
 from p3s.training.settings import TrainSettings
 from p3s.training.state import Checkpoints, Divergence
 from p3s.training.state_file import load_state
-from p3s.training.step import StepReport, epoch, total_steps
+from p3s.training.step import StepReport, epoch_batches, total_steps
 
 TINY = UNetConfig.build(32, (1,), res_blocks=1, transformer_depth=(1,), context_dim=8)
 NOISE = NoiseSchedule.stable_diffusion()
@@ -70,12 +70,12 @@ def prepared(*references: Reference, **changes: Any) -> TrainingInputs:
 def test_an_upright_photo_and_its_square_view_are_batches_of_their_own() -> None:
     """Each as large as was asked for."""
     inputs = prepared(reference())
-    assert [tuple(e.target.shape[1:]) for e in inputs.examples] == [(18, 14), (16, 16)]
-    assert sorted(epoch(inputs.examples, 4, torch.Generator())) == [[0] * 4, [1] * 4]
+    assert [tuple(e.learned_latent.shape[1:]) for e in inputs.examples] == [(18, 14), (16, 16)]
+    assert sorted(epoch_batches(inputs.examples, 4, torch.Generator())) == [[0] * 4, [1] * 4]
     assert total_steps(inputs.examples, inputs.settings) == 6
     square = prepared(reference(image=torch.rand(48, 48, 3), subject_mask=reference().subject_mask[:48]))
-    assert [tuple(e.target.shape[1:]) for e in square.examples] == [(16, 16), (16, 16)]
-    assert [sorted(rows) for rows in epoch(square.examples, 4, torch.Generator())] == [[0, 0, 1, 1]]
+    assert [tuple(e.learned_latent.shape[1:]) for e in square.examples] == [(16, 16), (16, 16)]
+    assert [sorted(rows) for rows in epoch_batches(square.examples, 4, torch.Generator())] == [[0, 0, 1, 1]]
 
 
 def test_every_reference_is_learned_with_its_own_prompt() -> None:

@@ -107,7 +107,7 @@ def test_keys_are_fixed_for_ever(copy: dict[str, Any], key: str, state_key: str)
     """Subject files and the names of states hold them."""
     found = inputs(
         image_hashes=("cd" * 32,),
-        examples=[Example(pattern(4, 4, 4), pattern(5, 6), pattern(3, 8), counted=torch.ones(4, 4))],
+        examples=[Example(pattern(4, 4, 4), pattern(5, 6), pattern(3, 8), loss_mask=torch.ones(4, 4))],
         empty_prompt=pattern(3, 8),
         noise=NoiseSchedule(torch.tensor([0.75, 0.5, 0.25]), "v"),
         copy_settings=CopySettings(**copy),
@@ -159,8 +159,8 @@ def test_views_and_what_counts_of_them_count() -> None:
         [example],
         [replace(example, view=example.latent.clone())],
         [replace(example, view=-example.latent)],
-        [replace(example, counted=counted)],
-        [replace(example, counted=nearly)],
+        [replace(example, loss_mask=counted)],
+        [replace(example, loss_mask=nearly)],
     ]
     each = [inputs(examples=examples) for examples in others]
     for i, one in enumerate(each):

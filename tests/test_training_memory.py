@@ -20,7 +20,7 @@ from p3s.training.loop import make_optimizer
 from p3s.training.memory import explained, is_out_of_memory, ways_to_save
 from p3s.training.precision import DTYPES
 from p3s.training.settings import TrainSettings
-from p3s.training.step import Batch, draw, losses
+from p3s.training.step import Batch, batch_losses, draw_batch
 
 NOISE = NoiseSchedule.stable_diffusion()
 TINY = UNetConfig.build(32, (1, 2), res_blocks=1, transformer_depth=(1, 1), context_dim=24)
@@ -57,7 +57,7 @@ def same(a, b):
 
 def batch_of(settings, examples=EXAMPLES, empty=EMPTY):
     generator = torch.Generator().manual_seed(0)
-    return draw(examples, range(len(examples)), empty, NOISE, settings, generator)
+    return draw_batch(examples, range(len(examples)), empty, NOISE, settings, generator)
 
 
 # Gradient checkpointing
@@ -74,7 +74,7 @@ def test_checkpointing_gives_the_same_gradients_bit_for_bit(kind, layers, cross)
     for on in (False, True):
         copy = fresh(base, kind=kind, cross_attention=cross, weight="learned")
         base.checkpointing = copy.unet.checkpointing = on
-        parts = losses(base, copy, batch, settings)
+        parts = batch_losses(base, copy, batch, settings)
         sum(parts).backward()
         found.append((parts, {name: p.grad for name, p in copy.named_parameters()}))
     assert found[0][0] == found[1][0]
@@ -112,7 +112,7 @@ def test_checkpointing_runs_every_block_twice_and_keeps_less(base):
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            parts = losses(base, copy, batch, settings)
+            parts = batch_losses(base, copy, batch, settings)
         kept[on] = sum(storages.values()) - sum(
             p.untyped_storage().nbytes() for p in [*base.parameters(), *copy.parameters()]
         )
@@ -136,7 +136,7 @@ def test_no_gradient_is_recorded_before_the_first_injection(base):
         layer = base.get_submodule(name)
         layer.register_forward_hook(lambda m, a, out, name=name: recorded.update({name: out.requires_grad}))
     settings = TrainSettings(prompt_dropout=0.0)
-    losses(base, fresh(base), batch_of(settings), settings)
+    batch_losses(base, fresh(base), batch_of(settings), settings)
     assert recorded == {"input_blocks.0.0": False, "input_blocks.1.0": False, "input_blocks.1.1": True}
 
 
@@ -147,7 +147,7 @@ class Scarce:
     """Makes ``losses`` run out of memory at given calls of it, as a GPU's or the CPU's allocator says so."""
 
     def __init__(self, monkeypatch, *calls, error=None):
-        self.calls, self.real, self.seen = calls, step.losses, []
+        self.calls, self.real, self.seen = calls, step.batch_losses, []
         self.error = error or torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         monkeypatch.setattr("p3s.training.loop.losses", self)
 

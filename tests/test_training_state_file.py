@@ -35,7 +35,7 @@ DIVERGED = Divergence(3, {"learning_rate": "0.001", "precision": "'fp32'"})
 def views_of_two_photos():
     """Three examples; the first and the last are views of one photo, and share its tensors."""
     first, second = random_examples(2, size=4, config=TINY)
-    return [first, second, replace(first, view=first.latent.flip(2), counted=torch.ones(4, 4))]
+    return [first, second, replace(first, view=first.latent.flip(2), loss_mask=torch.ones(4, 4))]
 
 
 EXAMPLES = views_of_two_photos()
@@ -146,7 +146,7 @@ def test_a_state_of_version_2_goes_on_as_it_would_have():
         for p in base.parameters():
             p.copy_(pattern(*p.shape) + (p.ndim == 1))
     photos = [Example(4 * pattern(4, 4, 4) + i, 2 * pattern(5, 6) - i, 3 * pattern(3, 8)) for i in (0, 1)]
-    view = replace(photos[0], view=4 * pattern(4, 4, 4).flip(1), counted=torch.ones(4, 4))
+    view = replace(photos[0], view=4 * pattern(4, 4, 4).flip(1), loss_mask=torch.ones(4, 4))
     copy = start_copy(base.state_dict(), CopySettings(kind="lora", rank=1, weight="learned"), 6)
     settings = TrainSettings(steps=5, learning_rate=1e-2, precision="fp16")
     result = train(

@@ -13,7 +13,7 @@ from p3s.network.unet import Attention
 from p3s.network.unet_config import Layer
 from p3s.sampling.diffusion import NoiseSchedule
 from p3s.training.settings import TrainSettings
-from p3s.training.step import compared_layers, draw, epoch, losses
+from p3s.training.step import batch_losses, compared_layers, draw_batch, epoch_batches
 
 NOISE = NoiseSchedule.stable_diffusion()
 EMPTY = torch.randn(7, SMALL.context_dim, generator=torch.Generator().manual_seed(99))
@@ -31,7 +31,7 @@ def run(base, **settings):
 
 
 def one_batch(examples, settings):
-    return draw(examples, range(len(examples)), EMPTY, NOISE, settings, torch.Generator().manual_seed(0))
+    return draw_batch(examples, range(len(examples)), EMPTY, NOISE, settings, torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize(("which", "count"), [("last", 1), ("all", 10), ("none", 0)])
@@ -43,7 +43,7 @@ def test_which_attention_layers_are_compared(base, which, count):
         assert layers == (Layer("output", 7),)
         assert copy.map.twin(layers[0]) == Layer("output", 11)
     settings = TrainSettings(attention_layers=which)
-    assert (losses(base, copy, one_batch(random_examples(), settings), settings)[1] > 0) == (count > 0)
+    assert (batch_losses(base, copy, one_batch(random_examples(), settings), settings)[1] > 0) == (count > 0)
 
 
 def test_the_paper_weighs_the_last_layer_with_gamma(base):
@@ -52,8 +52,8 @@ def test_the_paper_weighs_the_last_layer_with_gamma(base):
     assert (settings.attention_layers, settings.attention_norm) == ("last", "mean")
     batch = one_batch(random_examples(), settings)
     assert (
-        losses(base, copy, batch, settings)[1]
-        > 1000 * losses(base, copy, batch, replace(settings, attention_norm="sum"))[1]
+        batch_losses(base, copy, batch, settings)[1]
+        > 1000 * batch_losses(base, copy, batch, replace(settings, attention_norm="sum"))[1]
     )
 
 
@@ -62,7 +62,7 @@ def test_prompts_are_dropped_at_the_given_rate():
     settings, dropped = TrainSettings(prompt_dropout=0.1), 0
     generator = torch.Generator().manual_seed(0)
     for _ in range(400):
-        batch = draw(examples, [0], EMPTY, NOISE, settings, generator)
+        batch = draw_batch(examples, [0], EMPTY, NOISE, settings, generator)
         dropped += int(torch.equal(batch.context[0], EMPTY))
     assert 20 <= dropped <= 62  # 40 expected; 3.6 standard deviations to either side
 
@@ -74,7 +74,7 @@ def test_the_condition_is_another_reference():
     def sources(pairs, examples, row):
         found = set()
         for _ in range(40):
-            batch = draw(examples, [row], EMPTY, NOISE, TrainSettings(pairs=pairs), generator)
+            batch = draw_batch(examples, [row], EMPTY, NOISE, TrainSettings(pairs=pairs), generator)
             ((latent, tokens),) = batch.sources
             (source,) = (i for i, e in enumerate(examples) if torch.equal(e.latent, latent))
             assert torch.equal(examples[source].tokens, tokens)
@@ -93,7 +93,7 @@ def test_the_condition_is_another_reference():
 def test_an_epoch_shows_every_reference_in_full_batches_of_one_size(counts, batch_size, batches, most):
     """Where there are too few for a batch, some come again, as evenly as they can."""
     examples = [e for i, count in enumerate(counts) for e in random_examples(count, size=8 * (i + 1))]
-    found = epoch(examples, batch_size, torch.Generator().manual_seed(0))
+    found = epoch_batches(examples, batch_size, torch.Generator().manual_seed(0))
     assert [len(rows) for rows in found] == [batch_size] * batches
     assert all(len({examples[i].latent.shape for i in rows}) == 1 for rows in found)
     shown = Counter(i for rows in found for i in rows)
@@ -106,8 +106,8 @@ def test_an_epoch_shows_every_reference_in_full_batches_of_one_size(counts, batc
 
 def test_one_reference_fills_a_batch_with_other_noise():
     """Not one row four times: that would cost four times as much and learn the same."""
-    (rows,) = epoch(random_examples(1), 4, torch.Generator().manual_seed(0))
-    batch = draw(random_examples(1), rows, EMPTY, NOISE, TrainSettings(), torch.Generator().manual_seed(0))
+    (rows,) = epoch_batches(random_examples(1), 4, torch.Generator().manual_seed(0))
+    batch = draw_batch(random_examples(1), rows, EMPTY, NOISE, TrainSettings(), torch.Generator().manual_seed(0))
     assert len(batch.x) == len(set(batch.timesteps.tolist())) == 4
 
 

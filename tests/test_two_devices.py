@@ -26,7 +26,7 @@ from p3s.sampling.schedule import Schedule
 from p3s.sampling.settings import EXACT, FAST, SamplingSettings
 from p3s.subject.file import load_subject, save_new_subject
 from p3s.training.driver import subject_of
-from p3s.training.sample_preview import preview
+from p3s.training.sample_preview import sample_preview
 from p3s.training.settings import TrainSettings
 from p3s.training.state import Checkpoints
 from p3s.training.state_file import load_state
@@ -144,7 +144,7 @@ def test_preview(kind: str) -> None:
     def look(device: torch.device) -> torch.Tensor:
         base = random_unet(FLAT)
         copy = random_copy(base, CopySettings(**KINDS[kind])).to(device)
-        return preview(base.to(device), copy, EXAMPLES[0], EMPTY, NOISE, "fp32")
+        return sample_preview(base.to(device), copy, EXAMPLES[0], EMPTY, NOISE, "fp32")
 
     with PretendGPU():
         shown = look(GPU)

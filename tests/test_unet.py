@@ -6,7 +6,7 @@ from real_models import diffusers_twin
 from small import SMALL, random_unet
 
 from p3s.errors import FamilyError
-from p3s.network.unet import Stage, UNet
+from p3s.network.unet import BlockStage, UNet
 from p3s.network.unet_config import PREFIXES, Layer, UNetConfig, unet_state
 
 
@@ -90,7 +90,7 @@ def test_odd_latent_sizes_keep_their_size():
     assert out.shape == (1, 4, 13, 18)
 
 
-@pytest.mark.parametrize("stage", list(Stage))
+@pytest.mark.parametrize("stage", list(BlockStage))
 def test_a_pass_ends_where_it_is_told(stage):
     """Nothing behind the stage is computed: weights behind it may be NaN, those before it may not."""
     from p3s.network.subject_copy import CopyReader
@@ -98,9 +98,9 @@ def test_a_pass_ends_where_it_is_told(stage):
     net, layer = random_unet(), Layer("output", 11)
     block = net.block(layer)
     behind = {
-        Stage.NORM1: [block.attn1, block.attn2, block.norm2],
-        Stage.ATTN1: [block.attn2, block.norm2],
-        Stage.NORM2: [block.attn2],
+        BlockStage.NORM1: [block.attn1, block.attn2, block.norm2],
+        BlockStage.ATTN1: [block.attn2, block.norm2],
+        BlockStage.NORM2: [block.attn2],
     }[stage]
     with torch.no_grad():
         for part in [*behind, block.ff, block.norm3, net.out]:
@@ -109,9 +109,9 @@ def test_a_pass_ends_where_it_is_told(stage):
         reader = CopyReader()
         args = torch.randn(1, 4, 16, 16), torch.tensor([5.0]), torch.randn(1, 3, SMALL.context_dim)
         assert net(*args, reader, until=(layer, stage)) is None
-    seen = {Stage.NORM1: reader.norm1, Stage.ATTN1: reader.attn1, Stage.NORM2: reader.norm2}[stage]
+    seen = {BlockStage.NORM1: reader.norm1, BlockStage.ATTN1: reader.attn1, BlockStage.NORM2: reader.norm2}[stage]
     assert torch.isfinite(seen[layer]).all()
-    assert (layer in reader.norm2) == (stage is Stage.NORM2)
+    assert (layer in reader.norm2) == (stage is BlockStage.NORM2)
 
 
 def test_loading_shares_tensors_that_need_no_cast():

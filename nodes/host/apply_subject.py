@@ -27,8 +27,8 @@ from ...p3s.sampling.settings import feature_values, schedule_for
 from ...p3s.subject.file import Subject, check_family, check_weights, reference_of
 from .attention import alone_before_attention, with_patches
 from .base_model import base_fingerprint, channels_read, ejected, unet_config
-from .guidance import Conditionings, by_halves
-from .sampling_run import Applied, Run
+from .guidance import Conditionings, run_branches
+from .sampling_run import Applied, SamplingRun
 
 KEY = "p3s"  # under which the host keeps what is ours
 SEVERAL_GPUS = "Apply P3S does not work with several GPUs at once: remove the multi-GPU node"
@@ -137,7 +137,7 @@ def wrappers(subjects: Sequence[Applied], config: UNetConfig) -> dict[str, Any]:
         check_guidance(subjects, before["transformer_options"])
         check_masks(subjects, noise.shape, guider.conds)
         guider.model_options = create_model_options_clone(before)
-        guider.model_options["transformer_options"][KEY] = Run(subjects, guider.conds, noise.shape)
+        guider.model_options["transformer_options"][KEY] = SamplingRun(subjects, guider.conds, noise.shape)
         try:
             return executor(noise, *args, **kwargs)
         finally:
@@ -159,11 +159,11 @@ def wrappers(subjects: Sequence[Applied], config: UNetConfig) -> dict[str, Any]:
         """Around each call of the U-Net, on exactly the input that it gets."""
         if "multigpu_thread_device" in transformer_options:
             raise P3SError(SEVERAL_GPUS)
-        run = transformer_options.get(KEY) or Run(subjects)
+        run = transformer_options.get(KEY) or SamplingRun(subjects)
         weights = {
             i: w for i in range(len(subjects)) if (w := run.weight(i, timesteps, transformer_options)) is not None
         }
-        everywhere = {i: w for i, w in weights.items() if subjects[i].application.settings.halves == "both"}
+        everywhere = {i: w for i, w in weights.items() if subjects[i].application.settings.branches == "both"}
         if any(subjects[i].application.mask is not None for i in weights):
             run.check_mask(x)
 
@@ -181,7 +181,7 @@ def wrappers(subjects: Sequence[Applied], config: UNetConfig) -> dict[str, Any]:
             return call(weights)(x, timesteps, context, control, transformer_options)
         rows = run.rows_of_prompts(x, context, transformer_options)
         calls = call(weights), call(everywhere)
-        return by_halves(rows, run.prompts, *calls, x, timesteps, context, control, transformer_options)
+        return run_branches(rows, run.prompts, *calls, x, timesteps, context, control, transformer_options)
 
     return {
         WrappersMP.OUTER_SAMPLE: outer_sample,
@@ -196,7 +196,7 @@ def check_guidance(subjects: Sequence[Applied], options: Mapping[str, Any]) -> N
     runs them apart."""
     patches = options.get("patches", {}).get("attn1_output_patch", ())
     compares = any(getattr(patch, "__module__", "").endswith("nodes_nag") for patch in patches)
-    if compares and any(s.application.settings.halves != "both" for s in subjects):
+    if compares and any(s.application.settings.branches != "both" for s in subjects):
         raise P3SError(
             "NAGuidance compares the prompt with the negative prompt, and Apply P3S runs them apart: set its guidance "
             "to both and its mode to exact, or remove NAGuidance"

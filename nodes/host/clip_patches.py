@@ -17,7 +17,7 @@ from ...p3s.errors import MaskError
 from ...p3s.reference.framing import Frame
 from ...p3s.reference.masks import Patches
 from ...p3s.reference.rngr import clip_tokens, image_hash
-from .clip_token_cache import Reading, readings
+from .clip_token_cache import CachedTokens, token_cache
 from .encoders import clip_encoder_in_place, clip_image_size
 from .picker_pictures import Source
 
@@ -65,17 +65,17 @@ def patches_of(source: Source) -> Patches | None:
     """
     key, pixels = contents.find(source), None
     if key is None:
-        if not readings:
+        if not token_cache:
             return None  # nothing to find, so the file is not worth reading
         pixels = torch.from_numpy(source.pixels())
         key = contents.know(source, image_hash(pixels))
-    reading = readings.find(key) or _read_between_runs(key, source, pixels)
+    reading = token_cache.find(key) or _read_between_runs(key, source, pixels)
     return reading and Patches(reading.tokens, reading.frame)
 
 
-def _read_between_runs(key: str, source: Source, pixels: Tensor | None) -> Reading | None:
+def _read_between_runs(key: str, source: Source, pixels: Tensor | None) -> CachedTokens | None:
     """Without a lock: if the host starts a run meanwhile, or moves the model, the result is dropped."""
-    model, before = readings.model(), _next_run()
+    model, before = token_cache.model(), _next_run()
     encode = None if model is None or before is None else clip_encoder_in_place(model)
     if encode is None:
         return None
@@ -93,8 +93,8 @@ def _read_between_runs(key: str, source: Source, pixels: Tensor | None) -> Readi
     if isinstance(tokens, MaskError):
         raise tokens
     if tokens is not None:
-        readings.keep(key, Reading(tokens, frame, weakref.ref(model), by_run=False))
-    return readings.find(key)
+        token_cache.keep(key, CachedTokens(tokens, frame, weakref.ref(model), by_run=False))
+    return token_cache.find(key)
 
 
 def _reduced(pixels: Tensor) -> Tensor:

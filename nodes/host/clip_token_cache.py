@@ -17,14 +17,14 @@ from .encoders import clip_encoder, clip_image_size
 MOST_PICTURES = 16  # a megabyte each with CLIP ViT-L/14
 
 
-class Reading(NamedTuple):
+class CachedTokens(NamedTuple):
     tokens: Tensor
     frame: Frame
     model: Callable[[], Any]  # a weak reference
     by_run: bool  # otherwise between runs, from a smaller picture of the same
 
 
-class Readings:
+class ClipTokenCache:
     """Tokens of the last few pictures, by ``image_hash``. Used by runs and by routes at once, from threads.
 
     Runs use only what runs have read, so their results do not depend on what was previewed. The CLIP vision model is
@@ -33,7 +33,7 @@ class Readings:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._readings: OrderedDict[str, Reading] = OrderedDict()
+        self._readings: OrderedDict[str, CachedTokens] = OrderedDict()
         self._model: Callable[[], Any] = _nothing
 
     def __bool__(self) -> bool:
@@ -50,13 +50,13 @@ class Readings:
             return known.tokens
         tokens = clip_tokens(photo, encode, clip_image_size(clip_vision))
         frame = Frame(photo.shape[1], photo.shape[0])
-        self.keep(key, Reading(tokens, frame, _weak(clip_vision), by_run=True))
+        self.keep(key, CachedTokens(tokens, frame, _weak(clip_vision), by_run=True))
         return tokens
 
-    def find(self, key: str) -> Reading | None:
+    def find(self, key: str) -> CachedTokens | None:
         return self._readings.get(key)
 
-    def keep(self, key: str, reading: Reading) -> None:
+    def keep(self, key: str, reading: CachedTokens) -> None:
         """Remember a reading; one between runs never replaces a run's."""
         with self._lock:
             if reading.by_run:
@@ -82,4 +82,4 @@ def _nothing() -> None:
     return None
 
 
-readings = Readings()
+token_cache = ClipTokenCache()

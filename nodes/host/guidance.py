@@ -66,7 +66,7 @@ def conditional_rows(context: Tensor, conds: Conditionings) -> list[bool]:
     return of_prompt.tolist()
 
 
-def by_halves(
+def run_branches(
     rows: Sequence[bool],
     prompts: frozenset[Hashable],
     conditional: Call,

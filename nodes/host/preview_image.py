@@ -12,7 +12,7 @@ from .progress import Preview
 
 
 @torch.inference_mode()  # as the host's own previews: else autograd would keep the activations of TAESD
-def picture(model: Any, latent: Tensor) -> Preview:
+def preview_image(model: Any, latent: Tensor) -> Preview:
     """A latent [1, channels, h, w], scaled as the MODEL reads it, as a picture for the host's progress bar.
 
     It is decoded as the user has set it for sampling (``--preview-method``, TAESD if its file is there); by the

@@ -31,11 +31,12 @@ class Applied:
     schedule: Schedule
 
 
-class Run:
+class SamplingRun:
     """One sampling run of a MODEL with subjects. Lives in the run's own options, so that runs never meet.
 
-    ``conds`` are the guider's conditionings, among which :func:`halves.prompts_of` finds the prompts; without any, the
-    first conditioning of a call is the prompt. ``latents`` is the shape of what is sampled, [images, channels, h, w].
+    ``conds`` are the guider's conditionings, among which :func:`guidance.prompts_of` finds the prompts; without any,
+    the first conditioning of a call is the prompt. ``latents`` is the shape of what is sampled, [images, channels, h,
+    w].
     """
 
     def __init__(

@@ -21,20 +21,20 @@ from ...p3s.training.loop import TrainResult, train
 from ...p3s.training.memory import check_memory, explained
 from ...p3s.training.memory_estimate import estimate_memory
 from ...p3s.training.precision import DTYPES
-from ...p3s.training.sample_preview import preview
+from ...p3s.training.sample_preview import sample_preview
 from ...p3s.training.state import Checkpoints, TrainState
 from ...p3s.training.state_file import load_state
 from ...p3s.training.step import total_steps
 from ..host import memory
 from ..host.base_model import base_weights, unet_config
-from ..host.preview_image import picture
+from ..host.preview_image import preview_image
 from ..host.progress import Progress, check_cancelled, tell
 
 log = logging.getLogger("p3s")
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingOutcome:
     """How a training ended.
 
     ``resumed``: the step after which it was resumed (0: it started over). ``notes``: what else the user should know.
@@ -96,7 +96,7 @@ def run(
     preview_every: int,
     checkpoints: Checkpoints,
     resume: bool,
-) -> Outcome:
+) -> TrainingOutcome:
     """Train, outside the host's inference mode, with all of the host's models out of the way. ``info``: as it is before
     the training.
 
@@ -119,7 +119,7 @@ def _run(
     preview_every: int,
     checkpoints: Checkpoints,
     resume: bool,
-) -> Outcome:
+) -> TrainingOutcome:
     settings, first = inputs.settings, inputs.examples[0]
     device = memory.device()
     state, notes = _state(checkpoints.path) if resume else (None, ())
@@ -138,15 +138,17 @@ def _run(
         base.to(device)
 
     def look() -> Any:
-        latent = preview(base, copy, first, inputs.empty_prompt, inputs.noise, settings.precision, check_cancelled)
-        return picture(model, latent)
+        latent = sample_preview(
+            base, copy, first, inputs.empty_prompt, inputs.noise, settings.precision, check_cancelled
+        )
+        return preview_image(model, latent)
 
     tell(node, f"Step {len(state.reports) + 1 if state else 1} of {total_steps(inputs.examples, settings)}{warning}")
     with Progress(node, look, preview_every) as progress:
         result = train(base, copy, inputs, progress.update, checkpoints, state)
     subject = subject_of(copy, inputs.examples, with_result(info, result))
     resumed = len(state.reports) if state is not None else 0
-    return Outcome(subject, result, resumed, (*notes, *result.warnings), progress.cancelled)
+    return TrainingOutcome(subject, result, resumed, (*notes, *result.warnings), progress.cancelled)
 
 
 def _scarce(config: UNetConfig, inputs: TrainingInputs) -> str | None:

@@ -30,18 +30,18 @@ log = logging.getLogger("p3s")
 NOTES = ("points", "identifier", "prompt", "licence")
 
 
-class Filed(NamedTuple):
+class SavedSubject(NamedTuple):
     """A subject, the path of its file (empty if it could not be saved), and messages for the user, a line each."""
 
     subject: Subject
     path: str
     told: tuple[str, ...]
 
-    def and_told(self, *more: str) -> Filed:
+    def with_messages(self, *more: str) -> SavedSubject:
         return self._replace(told=(*self.told, *more))
 
 
-def save(subject: Subject, name: str) -> Filed:
+def save(subject: Subject, name: str) -> SavedSubject:
     """Write ``subject`` to a new file called ``name`` in models/p3s, or with a number if that name is taken.
 
     A file that cannot be written must not cost the training: the output folder is tried next, and without any file the
@@ -55,12 +55,12 @@ def save(subject: Subject, name: str) -> Filed:
         except Exception as error:
             problems.append(f"{folder}: {error}")
         else:
-            return Filed(subject, path, (f"{steps}, saved to {path}", *problems))
+            return SavedSubject(subject, path, (f"{steps}, saved to {path}", *problems))
     advice = "Fix that, then queue a Save P3S Subject node"
-    return Filed(subject, "", (f"{steps}, but NOT SAVED: {'; '.join(problems)}. {advice}",))
+    return SavedSubject(subject, "", (f"{steps}, but NOT SAVED: {'; '.join(problems)}. {advice}",))
 
 
-def trained_before(wanted: SubjectInfo, name: str) -> Filed | None:
+def trained_before(wanted: SubjectInfo, name: str) -> SavedSubject | None:
     """The subject of a finished training with the key and sketches of ``wanted``, from a file, if there is one.
 
     A file called ``name`` is preferred. A subject under another name or with other notes is saved again as asked for,
@@ -75,7 +75,7 @@ def trained_before(wanted: SubjectInfo, name: str) -> Filed | None:
         info = replace(subject.info, **{note: getattr(wanted, note) for note in NOTES})
         if info == subject.info and _is_called(path, name):
             told = f"Not trained again: loaded from {path} ({info.steps} steps). Turn on retrain to train it again"
-            return Filed(subject, str(path), (told,))
+            return SavedSubject(subject, str(path), (told,))
         filed = save(replace(subject, info=info), name)
         return filed._replace(told=(f"Not trained again: the same training as {path}", *filed.told))
     return None

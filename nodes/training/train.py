@@ -87,7 +87,7 @@ class Train(io.ComfyNode):
         )
         filed = None if retrain else saved_subjects.trained_before(info, name)
         if filed is not None:
-            filed = filed.and_told(*subject_folders.renamed(name))
+            filed = filed.with_messages(*subject_folders.renamed(name))
             return _output(cls, filed, filed.subject.info.loss_map)
 
         resumes = resume and not retrain
@@ -104,7 +104,7 @@ class Train(io.ComfyNode):
         return shown
 
 
-def _output(node: Any, filed: saved_subjects.Filed, losses: dict[str, list[float]]) -> io.NodeOutput:
+def _output(node: Any, filed: saved_subjects.SavedSubject, losses: dict[str, list[float]]) -> io.NodeOutput:
     told = "; ".join(filed.told)
     log.info("Train P3S: %s", told)
     show_text(node, subject_folders.short(LINE_BREAK.join(filed.told)))  # in lines: the box on the node is small

@@ -34,7 +34,7 @@ PER_SUBJECT: dict[str, tuple[type, Setting]] = {
     "layer_strengths": (str, LAYER_STRENGTHS),
     "reference_index": (int, REFERENCE_INDEX),
 }
-OF_ALL = {"mode": MODE, "branches": settings_of(SamplingSettings)["halves"]}
+OF_ALL = {"mode": MODE, "branches": settings_of(SamplingSettings)["branches"]}
 METAVARS = {float: "X", int: "N", Path: "PICTURE", str: "TEXT"}
 
 

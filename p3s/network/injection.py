@@ -134,12 +134,12 @@ class Features:
     cross_attention: Mapping[Layer, Tensor]
     grids: Mapping[Layer, tuple[int, int]]
 
-    def only(self, layers: Collection[Layer]) -> Features:
+    def for_layers(self, layers: Collection[Layer]) -> Features:
         """The same for some of the base's layers."""
         kept = [{k: v for k, v in part.items() if k in layers} for part in (self.self_attention, self.cross_attention)]
         return replace(self, self_attention=kept[0], cross_attention=kept[1])
 
-    def scaled(self, layers: Mapping[Layer, float]) -> Features:
+    def with_layer_strengths(self, layers: Mapping[Layer, float]) -> Features:
         """Features of single base layers multiplied by a number, 0 or more; layers with 0 are left out."""
         if not layers:
             return self
@@ -147,11 +147,11 @@ class Features:
         def scale(part: Mapping[Layer, Tensor]) -> dict[Layer, Tensor]:
             return {k: v * layers.get(k, 1.0) if layers.get(k, 1.0) != 1 else v for k, v in part.items()}
 
-        part = self.only([layer for layer in self.grids if layers.get(layer, 1.0) != 0])
+        part = self.for_layers([layer for layer in self.grids if layers.get(layer, 1.0) != 0])
         return replace(part, self_attention=scale(part.self_attention), cross_attention=scale(part.cross_attention))
 
     # Eq. 9:  eps_t f
-    def weighted(self, weight: float | Tensor) -> Features:
+    def with_weight(self, weight: float | Tensor) -> Features:
         """All features times eps_t; ``weight`` is a number, a tensor that holds one, or one number per batch row."""
         if isinstance(weight, Tensor):
             weight = weight[:, None, None] if weight.ndim else weight
@@ -172,7 +172,7 @@ def _scale(features: Mapping[Layer, Tensor], weight: float | Tensor) -> dict[Lay
     return {layer: scaled[id(f)] for layer, f in features.items()}
 
 
-class Part(NamedTuple):
+class SelfAttentionPart(NamedTuple):
     """What one subject does to one self-attention: added to the image's own values [batch, n, channels], appended to
     keys and values [batch, m, channels], and where [1 or batch, n] (None: everywhere)."""
 
@@ -196,7 +196,7 @@ class Injection:
     mask: EffectMask | None = None
     pool: int = 1
 
-    def at(self, layer: Layer, grid: tuple[int, int], z: Tensor) -> Part | None:
+    def self_attention_part(self, layer: Layer, grid: tuple[int, int], z: Tensor) -> SelfAttentionPart | None:
         """The subject's part in a self-attention on the input ``z``, or None where it has none."""
         f = self._on_grid(self.features.self_attention, layer, grid, z)
         if f is None:
@@ -204,9 +204,9 @@ class Injection:
         m = self._shares(grid, z)
         sums = self.lam * f if m is None else self.lam * m[:, :, None].to(f.dtype) * f
         finest = self.features.grids[layer] == max(self.features.grids.values())
-        return Part(sums, pool_tokens(f, grid, self.pool) if self.pool > 1 and finest else f, m)
+        return SelfAttentionPart(sums, pool_tokens(f, grid, self.pool) if self.pool > 1 and finest else f, m)
 
-    def query(self, layer: Layer, grid: tuple[int, int], z: Tensor) -> Tensor:
+    def cross_attention_query(self, layer: Layer, grid: tuple[int, int], z: Tensor) -> Tensor:
         """The input of W_Q of a cross-attention in place of ``z``: z + Z'(copy's norm2 output), caption of Fig. 3."""
         g = self._on_grid(self.features.cross_attention, layer, grid, z)
         if g is None:
@@ -237,10 +237,10 @@ class InjectionHooks(AttentionHooks):
 
     def __init__(self, *injections: Injection) -> None:
         self.injections = injections
-        self._parts: tuple[Part, ...] = ()
+        self._parts: tuple[SelfAttentionPart, ...] = ()
 
     def self_attention(self, layer: Layer, z: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-        self._parts = tuple(p for i in self.injections if (p := i.at(layer, grid, z)) is not None)
+        self._parts = tuple(p for i in self.injections if (p := i.self_attention_part(layer, grid, z)) is not None)
         if not self._parts:
             return z, z, z
         sums, added, _ = zip(*self._parts, strict=True)
@@ -256,5 +256,5 @@ class InjectionHooks(AttentionHooks):
 
     def cross_attention(self, layer: Layer, z: Tensor, context: Tensor, grid: tuple[int, int]) -> Tensor:
         for injection in self.injections:
-            z = injection.query(layer, grid, z)
+            z = injection.cross_attention_query(layer, grid, z)
         return z

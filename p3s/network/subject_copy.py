@@ -13,7 +13,7 @@ from .injection import Features
 from .layer_map import LayerMap
 from .learned_weight import LearnedWeight
 from .low_rank import LowRank, LowRankZero, convolution_channels, lend_layers
-from .unet import AttentionHooks, Stage, UNet
+from .unet import AttentionHooks, BlockStage, UNet
 from .unet_config import Layer, UNetConfig
 
 ZERO_RANKS = 4  # ranks of a low-rank copy's zero convolutions for each of its rank: they learn from nothing
@@ -107,7 +107,7 @@ class SubjectCopy(nn.Module):
         """
         return self.features(self.read(x, timesteps, context, condition, self.last_stage))
 
-    def read(self, x: Tensor, timesteps: Tensor, context: Tensor, condition: Tensor, until: Stage) -> CopyReader:
+    def read(self, x: Tensor, timesteps: Tensor, context: Tensor, condition: Tensor, until: BlockStage) -> CopyReader:
         """Run the copy up to a stage of its last transformer block and return what its layers read and gave."""
         condition = fit_condition(condition, (x.shape[2], x.shape[3])).to(x.dtype)
         x = condition.expand(x.shape) if self.settings.copy_input == "reference" else x + condition
@@ -116,11 +116,11 @@ class SubjectCopy(nn.Module):
         return reader
 
     @property
-    def last_stage(self) -> Stage:
+    def last_stage(self) -> BlockStage:
         """Where in its last transformer block the copy may stop when nothing but its features is wanted."""
         if self.settings.cross_attention:
-            return Stage.NORM2
-        return Stage.NORM1 if self.settings.feature == "norm1" else Stage.ATTN1
+            return BlockStage.NORM2
+        return BlockStage.NORM1 if self.settings.feature == "norm1" else BlockStage.ATTN1
 
     def features(self, reader: CopyReader) -> Features:
         """Z(F_i) for every copy layer, handed to the base layers that read it."""

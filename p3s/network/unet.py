@@ -22,7 +22,7 @@ from ..errors import FamilyError
 from .unet_config import Layer, UNetConfig, unet_state
 
 
-class Stage(Enum):
+class BlockStage(Enum):
     """Places inside a transformer block where a pass may end early (see :meth:`UNet.forward`)."""
 
     NORM1 = "norm1"
@@ -72,7 +72,7 @@ class Attention(nn.Module):
         return self.to_out(F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).flatten(2))
 
     # Eq. 13:  M = softmax(Q K^T / sqrt(d))
-    def map(self, q_in: Tensor, k_in: Tensor) -> Tensor:
+    def attention_map(self, q_in: Tensor, k_in: Tensor) -> Tensor:
         """The attention map of inputs of W_Q and W_K, in float32, [batch, heads, queries, keys]."""
         q, k = self.split(self.to_q(q_in)).float(), self.split(self.to_k(k_in)).float()
         device = q.device.type
@@ -119,18 +119,18 @@ class TransformerBlock(nn.Module):
         self.norm3 = operations.LayerNorm(dim, **factory)
 
     def forward(
-        self, x: Tensor, context: Tensor, hooks: AttentionHooks, grid: tuple[int, int], until: Stage | None
+        self, x: Tensor, context: Tensor, hooks: AttentionHooks, grid: tuple[int, int], until: BlockStage | None
     ) -> Tensor | None:
         q, k, v = hooks.self_attention(self.layer, self.norm1(x), grid)
-        if until is Stage.NORM1:
+        if until is BlockStage.NORM1:
             return None
         out = self.attn1(q, k, v, hooks.self_attention_bias(self.layer, k.shape[1], grid))
         hooks.self_attention_output(self.layer, out)
-        if until is Stage.ATTN1:
+        if until is BlockStage.ATTN1:
             return None
         x = x + out
         q = hooks.cross_attention(self.layer, self.norm2(x), context, grid)
-        if until is Stage.NORM2:
+        if until is BlockStage.NORM2:
             return None
         x, q = repeat_rows(x, len(context)), repeat_rows(q, len(context))
         x = x + self.attn2(q, context, context)
@@ -154,7 +154,7 @@ class SpatialTransformer(nn.Module):
         self.proj_out = project(dim, dim, **factory)
 
     def forward(
-        self, x: Tensor, context: Tensor, hooks: AttentionHooks, until: tuple[Layer, Stage] | None
+        self, x: Tensor, context: Tensor, hooks: AttentionHooks, until: tuple[Layer, BlockStage] | None
     ) -> Tensor | None:
         height, width = x.shape[2:]
         h = self.norm(x)
@@ -287,7 +287,7 @@ class UNet(nn.Module):
         timesteps: Tensor,
         context: Tensor,
         hooks: AttentionHooks = PLAIN,
-        until: tuple[Layer, Stage] | None = None,
+        until: tuple[Layer, BlockStage] | None = None,
     ) -> Tensor | None:
         """Predict the noise of ``x`` [batch, in_channels, h, w] at ``timesteps`` [batch] (0..999, may be fractional)
         under ``context`` [n * batch, text tokens, context_dim].

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import MaskError
-from ..optional_packages import require
+from ..optional_packages import import_package
 from ..settings import check, setting
 from .framing import Frame
 from .points import Point, PointSet
@@ -129,7 +129,7 @@ def components(mask: np.ndarray) -> np.ndarray:
 
 def grow(mask: np.ndarray, radius: float) -> np.ndarray:
     """A bool mask widened by ``radius`` pixels."""
-    ndimage = require("scipy.ndimage", "scipy", "Masks need")
+    ndimage = import_package("scipy.ndimage", "scipy", "Masks need")
 
     return ndimage.distance_transform_edt(~mask) <= radius if mask.any() else mask
 
@@ -141,4 +141,4 @@ def working_size(frame: Frame) -> tuple[int, int]:
 
 
 def _skimage(part: str) -> Any:
-    return require(f"skimage.{part}", "scikit-image", "Masks need")
+    return import_package(f"skimage.{part}", "scikit-image", "Masks need")

@@ -85,9 +85,12 @@ def application(
 
     Raises P3SError, naming the setting, for another value.
     """
-    for name, value, allowed in (("mode", mode, MODE), ("branches", branches, settings_of(SamplingSettings)["halves"])):
+    for name, value, allowed in (
+        ("mode", mode, MODE),
+        ("branches", branches, settings_of(SamplingSettings)["branches"]),
+    ):
         if not allowed.allows(value):
             raise P3SError(f"{name} must be {allowed.expected}; got {shown(value)}")
-    settings = MODES[mode] if branches == "both" else replace(MODES[mode], halves=branches)
+    settings = MODES[mode] if branches == "both" else replace(MODES[mode], branches=branches)
     layers = factors_of(parse_layer_strengths(layer_strengths), config)
     return Application(schedule, strength, settings, mask, layers)

@@ -57,7 +57,7 @@ def generate(
 
     def predict(x: Tensor, t: int) -> Tensor:
         active = [run for run in runs if run.weight(t)]
-        everywhere = [run for run in active if run.settings.halves == "both"]
+        everywhere = [run for run in active if run.settings.branches == "both"]
         if len(everywhere) == len(active) or len(texts) == 1:
             outputs = call(x, t, list(texts), active).chunk(len(texts))
         else:

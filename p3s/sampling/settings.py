@@ -30,7 +30,7 @@ class SamplingSettings:
     """
 
     #: (m) which sides of guidance see the subject.
-    halves: str = setting(
+    branches: str = setting(
         "both",
         "Which side of classifier-free guidance sees the subject: both, or the prompt only (faster).",
         ("both", "conditional"),
@@ -56,7 +56,7 @@ class SamplingSettings:
 EXACT = SamplingSettings()
 #: Less work than a ControlNet. What it costs in the toy world, and what it would without the early end, is in
 #: benchmarks/README.md, "What a faster step costs".
-FAST = SamplingSettings(halves="conditional", reuse=3, end=0.8)
+FAST = SamplingSettings(branches="conditional", reuse=3, end=0.8)
 MODES = {"exact": EXACT, "fast": FAST}
 
 
@@ -98,8 +98,10 @@ def injection(
     if mask is not None and mask.everywhere:
         mask = None
     if settings.pairing == "one_to_one":
-        features = features.only({copy.map.twin(layer) for layer in copy.map.config.layers()})
-    return Injection(features.weighted(weight).scaled(layers or {}), copy.settings.lam, mask, settings.pool)
+        features = features.for_layers({copy.map.twin(layer) for layer in copy.map.config.layers()})
+    return Injection(
+        features.with_weight(weight).with_layer_strengths(layers or {}), copy.settings.lam, mask, settings.pool
+    )
 
 
 def always_on(weight: Schedule) -> bool:

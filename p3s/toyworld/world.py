@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..arithmetic import few_threads
 from ..network.unet import UNet
-from ..optional_packages import require
+from ..optional_packages import import_package
 from ..reference.masks import MaskSettings
 from ..reference.points import PointSet
 from ..reference.rngr import Reference, make_reference
@@ -114,7 +114,7 @@ def click(scene: Scene, wanted: int) -> PointSet:
 
 
 def _thickest(mask: np.ndarray) -> tuple[float, float]:
-    ndimage = require("scipy.ndimage", "scipy", "The toy world needs")
+    ndimage = import_package("scipy.ndimage", "scipy", "The toy world needs")
 
     depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
     row, column = np.unravel_index(depth.argmax(), depth.shape)

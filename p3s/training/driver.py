@@ -23,7 +23,7 @@ from ..subject.info import SubjectInfo, check_info
 from .examples import Example, examples_of
 from .key import TrainingInputs
 from .loop import TrainResult
-from .loss_map import FILED, loss_map
+from .loss_map import STORED_LOSSES, loss_map
 from .settings import TrainSettings
 from .step import check_base, check_examples, reference_numbers
 
@@ -115,7 +115,7 @@ def with_result(info: SubjectInfo, result: TrainResult) -> SubjectInfo:
         train_settings=settings,
         steps=len(result.reports),
         completed=result.completed,
-        loss_map=loss_map(result.reports, FILED),
+        loss_map=loss_map(result.reports, STORED_LOSSES),
     )
 
 

@@ -81,14 +81,14 @@ class TrainingInputs:
     def facts(self) -> dict[str, str]:
         """What an unfinished training depends on apart from its examples, by names that users know; values as text. The
         number of steps is left out: it may be resumed with more."""
-        values = self._counted() | asdict(self.copy_settings)
+        values = self._relevant() | asdict(self.copy_settings)
         return {name: repr(value) for name, value in values.items()} | {
             BASE: self.base_fingerprint,
             "the noise schedule": self._noise(),
             "prediction": self.noise.prediction,
         }
 
-    def _counted(self, left_out: Collection[str] = ()) -> dict[str, Any]:
+    def _relevant(self, left_out: Collection[str] = ()) -> dict[str, Any]:
         """The settings that change what a step does to the weights."""
         left_out = {*TrainSettings.NEUTRAL, *left_out}
         return {name: value for name, value in asdict(self.settings).items() if name not in left_out}
@@ -105,19 +105,16 @@ class TrainingInputs:
             list(self.empty_prompt.shape),
             [self._noise(), self.noise.prediction],
             self.copy_settings.to_dict(),
-            self._counted(left_out),
+            self._relevant(left_out),
             steps,
         ]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def tensors(examples: Sequence[Example]) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of examples, by the names of their fields."""
+    """The tensors of examples, by their stored names."""
     for example in examples:
-        for name in Example.__dataclass_fields__:
-            tensor = getattr(example, name)
-            if tensor is not None:
-                yield name, tensor
+        yield from example.stored().items()
 
 
 def sketch(tensor: Tensor) -> list[float]:

@@ -24,9 +24,9 @@ from .losses import total_loss
 from .memory import free_cached_memory, is_out_of_memory, ways_to_save
 from .precision import autocast
 from .settings import TrainSettings
-from .state import Change, Checkpoints, Divergence, TrainState, remedies
+from .state import Checkpoints, Divergence, SettingChange, TrainState, remedies
 from .state_file import mark_diverged, save_state
-from .step import Batch, StepReport, check_examples, draw, epoch, losses, total_steps
+from .step import Batch, StepReport, batch_losses, check_examples, draw_batch, epoch_batches, total_steps
 
 log = logging.getLogger("p3s")
 
@@ -44,7 +44,7 @@ class TrainResult:
     error: Exception | None = None
     warnings: tuple[str, ...] = ()
     diverged: bool = False
-    changes: tuple[Change, ...] = ()
+    changes: tuple[SettingChange, ...] = ()
     kept: int = 0
 
 
@@ -125,8 +125,10 @@ class _Run:
         self.reports: list[StepReport] = []
         self.warnings: list[str] = []
         self.diverged = False
-        self.changes: tuple[Change, ...] = ()
-        self._good: _Place | None = None  # the parts of the state that a step changes before it is known to be good
+        self.changes: tuple[SettingChange, ...] = ()
+        self._good: _RandomChoices | None = (
+            None  # the parts of the state that a step changes before it is known to be good
+        )
         self.saved = 0  # the step of the state on the disk
 
     @contextmanager
@@ -148,9 +150,9 @@ class _Run:
     def step(self) -> StepReport:
         """One step; raises with the weights as they were, unless the optimiser itself fails."""
         number = len(self.reports) + 1
-        self.queue = self.queue or epoch(self.examples, self.settings.batch_size, self.generator)
+        self.queue = self.queue or epoch_batches(self.examples, self.settings.batch_size, self.generator)
         rows, *self.queue = self.queue
-        batch = draw(self.examples, rows, self.empty_prompt, self.noise, self.settings, self.generator)
+        batch = draw_batch(self.examples, rows, self.empty_prompt, self.noise, self.settings, self.generator)
         loss, denoising, consistency = self._gradients(batch, number)
         self._check_finite(loss, number)
         self._good = None
@@ -158,7 +160,7 @@ class _Run:
         # Before the next forward pass, so that its activations do not add to the gradients' memory.
         self.optimizer.zero_grad(set_to_none=True)
         self.reports.append(StepReport(number, self.total, loss.item(), denoising.item(), consistency.item()))
-        self._good = _Place(self.generator.get_state(), list(self.queue))
+        self._good = _RandomChoices(self.generator.get_state(), list(self.queue))
         return self.reports[-1]
 
     def _update(self, number: int) -> None:
@@ -204,7 +206,7 @@ class _Run:
         try:
             batch = batch.to(self.device)
             with autocast(self.settings.precision, self.device):
-                denoising, consistency = losses(self.base, self.copy, batch, self.settings)
+                denoising, consistency = batch_losses(self.base, self.copy, batch, self.settings)
                 loss = total_loss(denoising, consistency, self.settings.gamma)
             self.scaler.scale(loss).backward()
             return loss.detach(), denoising.detach(), consistency.detach()
@@ -256,7 +258,7 @@ class _Run:
         self.queue = list(state.queue)
         self.reports = [replace(report, total=self.total) for report in state.reports]
         self.saved = done
-        self._good = _Place(state.generator, list(state.queue))
+        self._good = _RandomChoices(state.generator, list(state.queue))
 
     def save(self) -> None:
         """Write the state after the last good step. A failure to write becomes a warning."""
@@ -296,7 +298,7 @@ class _Run:
             self._warn(f"that the loss was no longer finite could not be recorded in {self.checkpoints.path}: {error}")
 
 
-class _Place(NamedTuple):
+class _RandomChoices(NamedTuple):
     """Where in its random choices a training is."""
 
     generator: Tensor

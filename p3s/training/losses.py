@@ -9,15 +9,15 @@ from ..errors import P3SError
 
 
 # Eq. 14:  L_LDM = E |eps - eps_theta(x_t, t, c, f)|^2
-def denoising_loss(prediction: Tensor, target: Tensor, counted: Tensor | None = None) -> Tensor:
+def denoising_loss(prediction: Tensor, target: Tensor, loss_mask: Tensor | None = None) -> Tensor:
     """Mean squared error of the prediction, a scalar; ``target`` is the noise, or v for a v model.
 
-    ``counted`` [batch, 1, h, w], 0..1, weights the pixels; the mean is taken over what counts (0 where nothing does).
+    ``loss_mask`` [batch, 1, h, w], 0..1, weights the pixels; the mean is taken over what counts (0 where nothing does).
     """
-    if counted is None:
+    if loss_mask is None:
         return F.mse_loss(prediction.float(), target.float())
     errors = (prediction.float() - target.float()).square().mean(1, keepdim=True)
-    return (errors * counted).sum() / counted.sum().clamp(min=1e-6)
+    return (errors * loss_mask).sum() / loss_mask.sum().clamp(min=1e-6)
 
 
 # Eq. 11-12:  L_ac = mean((M_c - M_o)^2) / avg,  avg = (mean(M_c) + mean(M_o)) / 2

@@ -28,7 +28,7 @@ def preview_size(height: int, width: int) -> tuple[int, int]:
     return rounded[0], rounded[1]
 
 
-def preview(
+def sample_preview(
     base: UNet,
     copy: SubjectCopy,
     example: Example,
@@ -48,7 +48,7 @@ def preview(
     start = torch.randn(1, len(example.latent), *size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad(), autocast(precision, device):
         latent, tokens = (part[None].to(device, torch.float32) for part in (example.latent, example.tokens))
-        faster = Application(settings=SamplingSettings(halves="conditional"))
+        faster = Application(settings=SamplingSettings(branches="conditional"))
         subject = AppliedSubject(copy, copy.condition(latent, tokens), faster)
         estimates = generate(
             base,

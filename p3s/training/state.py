@@ -18,7 +18,7 @@ from .settings import TrainSettings
 from .step import StepReport
 
 #: After which step, name of the setting, value before, value from then on.
-Change = tuple[int, str, str, str]
+SettingChange = tuple[int, str, str, str]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class StateHead:
     empty_prompt: Tensor
     reports: tuple[StepReport, ...]
     diverged: Divergence | None = field(default=None, kw_only=True)
-    changes: tuple[Change, ...] = field(default=(), kw_only=True)
+    changes: tuple[SettingChange, ...] = field(default=(), kw_only=True)
 
     def same_references(self, examples: Sequence[Example], empty_prompt: Tensor) -> bool:
         """Whether it was trained on these, as far as another run on a GPU gives the same tensors."""

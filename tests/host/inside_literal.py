@@ -80,7 +80,7 @@ def features(
     """Eq. 6 and 9."""
     reference = part.subject.references[0]
     condition = copy.condition(reference.latent[None], reference.tokens[None])
-    return copy(x, timesteps, context, condition).weighted(part.weight)
+    return copy(x, timesteps, context, condition).with_weight(part.weight)
 
 
 def with_patches(

@@ -75,7 +75,7 @@ def against_the_core(model: Any, subject: Subject) -> dict[str, Any]:
     copy = apply_subject.build_copy(base.config, subject, torch.float32)
     copy.borrow(base)
     condition = copy.condition(subject.references[0].latent[None], subject.references[0].tokens[None])
-    features = copy(*inputs(), condition).weighted(0.8)
+    features = copy(*inputs(), condition).with_weight(0.8)
     expected = base(*inputs(), InjectionHooks(Injection(features, copy.settings.lam)))
     comfy.model_management.load_models_gpu([model])
     found = call(apply(model, subject))
@@ -103,7 +103,9 @@ def sharing(model: Any, subject: Subject) -> dict[str, Any]:
         "the copy counts little": patcher.model_size() < model.model_size() / 4,
         "sampled": as_written(model, subject),
         "again the same": torch.equal(sample(apply(model, subject)), image),
-        "a clone shares the copy": apply(model.clone(), subject).get_additional_models_with_key(apply_subject.KEY)[0].model
+        "a clone shares the copy": apply(model.clone(), subject)
+        .get_additional_models_with_key(apply_subject.KEY)[0]
+        .model
         is copy,
     }
 

@@ -81,12 +81,14 @@ def injection_facts(model: Any) -> dict[str, Any]:
             base = UNet.from_state_dict(base_model.base_weights(model))
         copy = apply_subject.build_copy(base.config, subject, torch.float32)
         condition = copy.condition(subject.references[0].latent[None], subject.references[0].tokens[None])
-        features = copy(x, t, context, condition).weighted(0.8)
+        features = copy(x, t, context, condition).with_weight(0.8)
         expected = base(x, t, context, InjectionHooks(Injection(features, copy.settings.lam)))
         plain = base(x, t, context)
         patched = apply(model, subject, strength=0.8)
         found = call(patched, x, t, context)
-        half = call(apply(model, subject, strength=0.8, settings=SamplingSettings(halves="conditional")), x, t, context)
+        half = call(
+            apply(model, subject, strength=0.8, settings=SamplingSettings(branches="conditional")), x, t, context
+        )
         facts[name] = {
             "error": ((found - expected).abs().max() / expected.std()).item(),
             "effect": ((found - plain).abs().mean() / plain.std()).item(),
@@ -227,7 +229,7 @@ def noise_facts(model: Any) -> dict[str, Any]:
 
 
 def halves_facts() -> dict[str, bool]:
-    """by_halves with rows that say where they come from."""
+    """run_branches with rows that say where they come from."""
     facts = {}
     cases = [(c, r, "") for c, r in (([1, 0], 1), ([0, 1], 2), ([1, 0, 0], 2), ([0], 3), ([1], 2))]
     # What the guiders say counts, not the order they ask in: DualCFG's negative is its first, SAG asks for it alone.
@@ -249,7 +251,7 @@ def halves_facts() -> dict[str, bool]:
 
         calls = (lambda *a: run(1.0, *a), lambda *a: run(-1.0, *a))
         of_prompt = [m for m in mine for _ in range(rows)]
-        out = guidance.by_halves(of_prompt, prompts, *calls, x, x.flatten(), x.view(n, 1, 1), control, given)
+        out = guidance.run_branches(of_prompt, prompts, *calls, x, x.flatten(), x.view(n, 1, 1), control, given)
         signs = torch.tensor([1.0 if m else -1.0 for m in mine]).repeat_interleave(rows).view(n, 1, 1, 1)
         kept = all(
             kinds == [k for k, m in zip(chunks, mine, strict=True) if m == (sign > 0)]
@@ -269,7 +271,7 @@ def halves_facts() -> dict[str, bool]:
 def guider_facts(model: Any) -> dict[str, float]:
     """With the guidance "conditional" the subject is on the prompts of a guider that asks for its negative first: at a
     scale at which it comes to the prediction of the prompt, it is compared with that prediction alone."""
-    applied = apply(model, subject_for(model), settings=SamplingSettings(halves="conditional"))
+    applied = apply(model, subject_for(model), settings=SamplingSettings(branches="conditional"))
     positive, other, negative = (conditioning(seed) for seed in (1, 2, 3))
 
     def run(model: Any, kind: type, *conds: Any, **options: Any) -> torch.Tensor:
@@ -322,7 +324,7 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
         "unet": {"full": same_unet(model), "one ResBlock": same_unet(slim)},
         "lora": lora_facts(model, lora),
         "noise": noise_facts(slim),
-        "halves": halves_facts(),
+        "branches": halves_facts(),
         "guiders": guider_facts(slim),
         "injection": injection_facts(model),
         "identity": identity_facts(slim),

@@ -15,7 +15,7 @@ import comfy.model_management as management
 import comfy.utils
 import torch
 from comfyui_p3s.nodes.host import apply_subject, base_model, encoders, progress
-from comfyui_p3s.nodes.host.clip_token_cache import Readings
+from comfyui_p3s.nodes.host.clip_token_cache import ClipTokenCache
 from comfyui_p3s.nodes.training import execution as train_run
 from comfyui_p3s.p3s.network.copy_settings import CopySettings
 from comfyui_p3s.p3s.network.injection import EffectMask
@@ -156,10 +156,10 @@ def clip(path: str) -> dict[str, float]:
     """Tokens of a photo by a run and by the route, against the CPU's."""
     photo = draw(64, 96, 3).sigmoid()
     vision = comfy.clip_vision.load(path)
-    expected = Readings().tokens(photo, vision)
+    expected = ClipTokenCache().tokens(photo, vision)
     with pretended_machine():
         vision = comfy.clip_vision.load(path)
-        by_run = Readings().tokens(photo, vision)
+        by_run = ClipTokenCache().tokens(photo, vision)
         in_place = encoders.clip_encoder_in_place(vision)
         assert in_place is not None
         by_route = clip_tokens(photo, in_place, encoders.clip_image_size(vision))

@@ -116,7 +116,11 @@ def inserted(path: str) -> dict[str, Any]:
             for i in [i for i, part in enumerate(block) if isinstance(part, Inserted)][::-1]:
                 block.pop(i)
 
-    config, before, mark = base_model.unet_config(model), base_model.base_weights(model), base_model.base_fingerprint(model)
+    config, before, mark = (
+        base_model.unet_config(model),
+        base_model.base_weights(model),
+        base_model.base_fingerprint(model),
+    )
     low_rank = subject_for(model, kind="lora")
     animated = model.clone()
     animated.set_injections("ADE", [PatcherInjection(inject=inject, eject=eject)])
@@ -142,7 +146,9 @@ def inserted(path: str) -> dict[str, Any]:
     comfy.model_management.unload_all_models()
     facts["gone with the clone"] = not any(isinstance(part, Inserted) for block in blocks for part in block)
     facts["a low-rank copy"] = against_the_core(model, low_rank)
-    facts["the same copy"] = apply(model, low_rank).get_additional_models_with_key(apply_subject.KEY)[0].model is patcher.model
+    facts["the same copy"] = (
+        apply(model, low_rank).get_additional_models_with_key(apply_subject.KEY)[0].model is patcher.model
+    )
     facts["refused in training"] = message(lambda: task(animated))
     return facts
 

@@ -35,7 +35,7 @@ NODES: dict[str, dict[str, Setting]] = {
         "strength": settings_of(Application)["strength"],
         "start_percent": SCHEDULE["start"],
         "end_percent": SCHEDULE["end"],
-        "guidance": settings_of(SamplingSettings)["halves"],
+        "guidance": settings_of(SamplingSettings)["branches"],
         "reference_index": REFERENCE_INDEX,
         "mask": EFFECT_MASK,
         "mode": MODE,
