@@ -12,7 +12,7 @@ from p3s.network.copy_settings import CopySettings
 from p3s.network.copy_start import start_copy
 from p3s.network.unet_config import UNetConfig
 from p3s.sampling.diffusion import NoiseSchedule
-from p3s.training.loop import gradients_are_finite
+from p3s.training.gradients import gradients_are_finite
 from p3s.training.settings import TrainSettings
 
 NOISE = NoiseSchedule.stable_diffusion()

@@ -13,7 +13,7 @@ from p3s.network.copy_settings import CopySettings
 from p3s.network.copy_start import start_copy
 from p3s.network.unet_config import UNetConfig
 from p3s.sampling.diffusion import NoiseSchedule
-from p3s.training import loop as training
+from p3s.training import gradients
 from p3s.training.settings import TrainSettings
 from p3s.training.state import Checkpoints, Divergence
 from p3s.training.state_file import load_head, load_state
@@ -117,8 +117,8 @@ def test_after_an_error_it_goes_on_from_the_last_good_step(base, kept, monkeypat
             raise RuntimeError("a cable was pulled")
         return finite(*arguments)
 
-    finite = training.gradients_are_finite
-    monkeypatch.setattr(training, "gradients_are_finite", fail)
+    finite = gradients.gradients_are_finite
+    monkeypatch.setattr(gradients, "gradients_are_finite", fail)
     failed = run(base, copy, checkpoints=kept)
     assert "cable" in str(failed.error)
     assert len(failed.reports) == 3
@@ -208,13 +208,13 @@ def test_fewer_steps_than_were_trained_are_refused(base, kept):
 
 def diverged(base, kept, monkeypatch, at=4, resume=None, **settings):
     """A training that ends because the gradients of a step are not finite."""
-    finite, calls = training.gradients_are_finite, []
+    finite, calls = gradients.gradients_are_finite, []
 
     def explode(*arguments):
         calls.append(0)
         return len(calls) != at and finite(*arguments)
 
-    monkeypatch.setattr(training, "gradients_are_finite", explode)
+    monkeypatch.setattr(gradients, "gradients_are_finite", explode)
     result = run(base, fresh(base), checkpoints=kept, resume=resume, **settings)
     monkeypatch.undo()
     assert result.diverged and not result.completed

@@ -16,8 +16,8 @@ from p3s.network.unet import ResBlock, SpatialTransformer
 from p3s.network.unet_config import UNetConfig
 from p3s.sampling.diffusion import NoiseSchedule
 from p3s.training import step
-from p3s.training.loop import make_optimizer
 from p3s.training.memory import explained, is_out_of_memory, ways_to_save
+from p3s.training.optimizer import make_optimizer
 from p3s.training.precision import DTYPES
 from p3s.training.settings import TrainSettings
 from p3s.training.step import Batch, batch_losses, draw_batch
@@ -149,7 +149,7 @@ class Scarce:
     def __init__(self, monkeypatch, *calls, error=None):
         self.calls, self.real, self.seen = calls, step.batch_losses, []
         self.error = error or torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        monkeypatch.setattr("p3s.training.loop.losses", self)
+        monkeypatch.setattr("p3s.training.gradients.batch_losses", self)
 
     def __call__(self, base, *arguments):
         self.seen.append(base.checkpointing)

@@ -66,7 +66,7 @@ def state(base, kept, monkeypatch):
     """A state as it was before it was written to ``kept.path``."""
     states = []
     monkeypatch.setattr(
-        "p3s.training.loop.save_state", lambda state, path: states.append(state) or save_state(state, path)
+        "p3s.training.state_keeper.save_state", lambda state, path: states.append(state) or save_state(state, path)
     )
     run(base, fresh(base, weight="learned"), 2, kept, precision="fp16")
     monkeypatch.undo()
@@ -190,7 +190,7 @@ def test_a_disk_that_does_not_take_the_note_leaves_the_state(base, kept, monkeyp
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("p3s.training.loop.gradients_are_finite", lambda *_: False)
+    monkeypatch.setattr("p3s.training.gradients.gradients_are_finite", lambda *_: False)
     monkeypatch.setattr(os, "fsync", full)
     result = run(base, fresh(base), checkpoints=kept, resume=before)
     assert result.diverged

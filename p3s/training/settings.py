@@ -111,7 +111,7 @@ class TrainSettings:
         "With several photos: a random other photo is the condition, or the photo itself.",
         ("other", "self"),
     )
-    #: See :func:`p3s.training.examples.views_of`. The crop is not in the paper: the toy world's samples are better with it
+    #: See :func:`p3s.training.examples.views_of`. The crop is not in the paper: the toy world samples better with it
     #: (benchmarks/README.md).
     views: str = setting(
         "whole+subject",
