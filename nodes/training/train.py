@@ -28,7 +28,7 @@ log = logging.getLogger("p3s")
 
 
 class Train(io.ComfyNode):
-    """Fine-tune the copy of the U-Net that carries one subject."""
+    """Train the subject network: the copy of the U-Net that carries one subject."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -48,7 +48,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_models(parser)
     add_points(parser)
     add_settings(parser, "training", TrainSettings(), toy=TRAINING)
-    add_settings(parser, "the copy, stored in the subject", CopySettings())
+    add_settings(parser, "the subject network, stored in the subject", CopySettings())
     add_mask_settings(parser, toy=MASKS)
 
 

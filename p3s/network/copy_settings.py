@@ -20,7 +20,7 @@ class CopySettings:
     #: (a) what F_i is.
     feature: str = setting(
         "norm1",
-        "What the copy hands over: the input (norm1) or output (attn1) of its self-attention.",
+        "What the subject network hands over: the input (norm1) or output (attn1) of its self-attention.",
         ("norm1", "attn1"),
     )
     #: (b) "level": a base layer reads a feature of its level and side; "one_to_one": only the base layers from which
@@ -34,7 +34,7 @@ class CopySettings:
     #: (c) the copy's latent input: "noisy", x_t + I'', or "reference", I'' alone.
     copy_input: str = setting(
         "noisy",
-        "What the copy sees: the noisy image plus the reference, or only the reference.",
+        "What the subject network sees: the noisy image plus the reference, or only the reference.",
         ("noisy", "reference"),
     )
     #: (l) whether the frozen U-Net's cross-attention queries get z + eps_t Z'(copy's norm2 output).
@@ -60,7 +60,7 @@ class CopySettings:
     #: "full": weights of its own. "lora": the base's weights, shared with it, plus changes of low rank.
     kind: str = setting(
         "full",
-        "full: the whole copy, as in the paper. lora: low-rank changes, a small file and less memory.",
+        "full: the whole subject network, as in the paper. lora: low-rank changes, a small file and less memory.",
         ("full", "lora"),
     )
     #: Zero convolutions have ZERO_RANKS times as much.
@@ -89,5 +89,7 @@ class CopySettings:
         names = set(asdict(cls()))
         if set(values) != names:
             wrong = ", ".join(sorted(set(values) ^ names))
-            raise P3SError(f"the settings of the copy do not fit this version of P3S; unknown or missing: {wrong}")
+            raise P3SError(
+                f"the settings of the subject network do not fit this version of P3S; unknown or missing: {wrong}"
+            )
         return cls(**values)

@@ -20,7 +20,8 @@ from .settings import EXACT, MODES, SamplingSettings
 MODE = Setting(
     "exact",
     "exact: the method of the paper, 1.8 times the work of the plain model. fast: 1.2 times; applies the subject to "
-    "the prompt only, until 0.8 of denoising, and runs the copy at every third evaluation of the model.",
+    "the prompt only, until 0.8 of denoising, and runs the subject network at every third evaluation of the "
+    "model.",
     tuple(MODES),
 )
 EFFECT_MASK = Setting(

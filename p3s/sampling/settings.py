@@ -42,7 +42,7 @@ class SamplingSettings:
         ("trained", "one_to_one"),
     )
     #: In between its last features are reused.
-    reuse: int = setting(1, "The copy runs at every n-th evaluation of the model.", low=1, high=100)
+    reuse: int = setting(1, "The subject network runs at every n-th evaluation of the model.", low=1, high=100)
     pool: int = setting(
         1, "At the finest layers, the subject's tokens are means of pool x pool features.", low=1, high=8
     )

@@ -102,7 +102,7 @@ class TrainSettings:
     #: seldom carried over in as many steps.
     zero_init: str = setting(
         "identity",
-        "How the zero convolutions start: identity (the copy's own features), or zero (the paper).",
+        "How the zero convolutions start: identity (the subject network's own features), or zero (the paper).",
         ("zero", "identity"),
     )
     #: (n) the condition of an example.
