@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import hypothesis
 import pytest
@@ -73,6 +74,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.host)
         if hasattr(config, "workerinput"):
             item.add_marker(pytest.mark.xdist_group(_group(item)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_node_collection_finished(node: Any, ids: list[str]) -> None:
+    if node.config.option.dist == "loadgroup" and not all("@" in name for name in ids):
+        pytest.exit("these versions of pytest and pytest-xdist ignore groups: install requirements-dev.txt", 3)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
