@@ -16,6 +16,7 @@ from p3s.network.unet import BlockStage, UNet
 from p3s.network.unet_config import Layer, UNetConfig
 from p3s.reference.masks import MaskSettings
 from p3s.sampling.ddim import generate
+from p3s.sampling.settings import SamplingSettings
 from p3s.training.settings import TrainSettings
 
 SD15 = UNetConfig.build()
@@ -168,7 +169,8 @@ def test_the_defaults_are_the_specification():
     masks = MaskSettings()
     assert (masks.fill_region, masks.value_range, masks.fill) == ("negative", "clip", "telea")
     sampling = inspect.signature(generate).parameters
-    assert [sampling[name].default for name in ("steps", "guidance", "branches")] == [50, 7.5, "both"]
+    assert [sampling[name].default for name in ("steps", "guidance")] == [50, 7.5]
+    assert SamplingSettings().branches == "both"
 
 
 @pytest.mark.parametrize(

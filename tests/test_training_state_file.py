@@ -319,12 +319,13 @@ def test_states_of_other_versions_and_other_contents_are_refused(state, kept):
     rewrite(kept.path, lambda header: header["__metadata__"].update(format_version="4"))
     with pytest.raises(DamagedStateError, match="another version"):
         load_head(kept.path)
-    old = {"format_version": 2, "inputs": {}, "examples": [vars(EXAMPLES[0])], "empty_prompt": EMPTY, "reports": []}
+    before = {name: getattr(EXAMPLES[0], field) for field, name in Example.STORED.items()}  # None where it has none
+    old = {"format_version": 2, "inputs": {}, "examples": [before], "empty_prompt": EMPTY, "reports": []}
     old |= {"diverged": None, "weights": {}, "optimizer": {}, "scaler": {}, "generator": EMPTY, "queue": []}
     torch.save(old, kept.path)
     assert load_head(kept.path).examples[0].tokens.shape == EXAMPLES[0].tokens.shape
     for wrong in (
-        {"examples": [{**vars(EXAMPLES[0]), "latent": 3}]},
+        {"examples": [{**before, "latent": 3}]},
         {"inputs": {"seed": 3}},
         {"diverged": {"step": 3, "inputs": {}}},
         {"more": 3},

@@ -115,7 +115,7 @@ def test_one_reference_fills_a_batch_with_other_noise():
 def test_at_gamma_0_no_map_is_made(base, monkeypatch, layers):
     """And it is the training without a map to compare, bit for bit."""
     expected, _ = run(base, attention_layers="none")
-    monkeypatch.setattr(Attention, "map", None)
+    monkeypatch.setattr(Attention, "attention_map", None)
     found, result = run(base, gamma=0.0, attention_layers=layers)
     assert [report.consistency for report in result.reports] == [0, 0]
     assert all(torch.equal(a, b) for a, b in zip(expected.parameters(), found.parameters(), strict=True))

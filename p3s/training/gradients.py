@@ -43,20 +43,23 @@ class Gradients:
         """Turn gradient checkpointing of both networks on or off."""
         self.base.checkpointing = self.copy.unet.checkpointing = on
 
-    def compute(self, batch: Batch, where: str) -> Losses:
+    def compute(self, batch: Batch, number: int, total: int) -> Losses:
         """The losses of a batch; their gradients are in the copy's parameters.
 
         A pass that runs out of memory is retried once with gradient checkpointing; what is random in a step is in the
-        batch already. Raises TrainingError, naming the step (``where``), if that runs out of memory, too.
+        batch already. Raises TrainingError, naming the step by ``number`` and ``total``, if that runs out of memory,
+        too.
         """
         found = self._try(batch)
         if isinstance(found, Exception) and not self.base.checkpointing:
-            self.warn(f"{where.split(' of ')[0]} ran out of memory: gradient checkpointing was turned on")
+            self.warn(f"step {number} ran out of memory: gradient checkpointing was turned on")
             self.checkpointing(True)
             found = self._try(batch)
         if isinstance(found, Exception):
             advice = ways_to_save(self.copy.settings, replace(self.settings, checkpointing=True))
-            raise TrainingError(f"out of memory at {where}, even with gradient checkpointing: {advice} ({found})")
+            raise TrainingError(
+                f"out of memory at step {number} of {total}, even with gradient checkpointing: {advice} ({found})"
+            )
         return found
 
     def finite(self, loss: Tensor) -> bool:

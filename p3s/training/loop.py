@@ -150,23 +150,23 @@ class _Loop:
     def step(self) -> StepReport:
         """One step; raises with the weights as they were, unless the optimiser itself fails."""
         number = len(self.reports) + 1
-        where = f"step {number} of {self.total}"
         self.queue = self.queue or epoch_batches(self.examples, self.settings.batch_size, self.generator)
         rows, *self.queue = self.queue
         batch = draw_batch(self.examples, rows, self.empty_prompt, self.noise, self.settings, self.generator)
-        loss, denoising, consistency = self.gradients.compute(batch, where)
+        loss, denoising, consistency = self.gradients.compute(batch, number, self.total)
         if not self.gradients.finite(loss):
             self.diverged = True
-            raise TrainingError(f"the loss is no longer finite at {where}: {remedies(self.facts)}")
+            advice = remedies(self.facts)
+            raise TrainingError(f"the loss is no longer finite at step {number} of {self.total}: {advice}")
         self._good = None
-        self._update(number, where)
+        self._update(number)
         # Before the next forward pass, so that its activations do not add to the gradients' memory.
         self.optimizer.zero_grad(set_to_none=True)
         self.reports.append(StepReport(number, self.total, loss.item(), denoising.item(), consistency.item()))
         self._good = _RandomChoices(self.generator.get_state(), list(self.queue))
         return self.reports[-1]
 
-    def _update(self, number: int, where: str) -> None:
+    def _update(self, number: int) -> None:
         """Let the optimiser change the weights. It allocates as much as two copies of them in the first step."""
         try:
             self.scaler.step(self.optimizer)
@@ -179,7 +179,9 @@ class _Loop:
             if not is_out_of_memory(error):
                 raise
             advice = ways_to_save(self.copy.settings, self.settings)
-            raise TrainingError(f"out of memory in the optimizer at {where}: {advice} ({error})") from None
+            raise TrainingError(
+                f"out of memory in the optimizer at step {number} of {self.total}: {advice} ({error})"
+            ) from None
 
     def state(self) -> TrainState | None:
         """The state after the last good step; None where the weights are none."""
