@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from ..errors import P3SError
+from ..network.hooks import PLAIN, AttentionHooks
 from ..network.injection import Injection, InjectionHooks
 from ..network.subject_copy import SubjectCopy
-from ..network.unet import PLAIN, UNet
+from ..network.unet import UNet
 from .diffusion import NoiseSchedule, ddim, ddim_timesteps
 from .schedule import Schedule
 from .settings import EXACT, AppliedSubject, FeatureCache, SamplingSettings, early_end, injection, schedule_for
 
 #: The paper's DDIM steps and scale of classifier-free guidance.
 STEPS, GUIDANCE = 50, 7.5
+#: Hooks over others, at a timestep, of a call whose batch has these parts: for each, whether it is the prompt's.
+Over = Callable[[AttentionHooks, int, Sequence[bool]], AttentionHooks]
 
 
 def generate(
@@ -57,13 +60,16 @@ def generate_subjects(
     steps: int = STEPS,
     guidance: float = GUIDANCE,
     settings: SamplingSettings = EXACT,
+    over: Over = lambda hooks, t, prompts: hooks,
 ) -> Iterator[Tensor]:
     """DDIM with classifier-free guidance; yields the estimate of x_0 [batch, channels, h, w] after every step.
 
     ``latents`` is the starting noise, ``prompt`` and ``empty_prompt`` are [text tokens, context_dim]. Where a subject's
-    weight is 0 its copy is not run at all; where that holds for all of them the step is the plain model's. Raises
-    MaskError for an effect mask with another number of images than ``latents``, and P3SError for a ``guidance`` that is
-    not finite and a strength that is not or is negative.
+    weight is 0 its copy is not run at all; where that holds for all of them the step is the plain model's. ``over``
+    puts another method's hooks over those of the subjects.
+
+    Raises MaskError for an effect mask with another number of images than ``latents``, and P3SError for a ``guidance``
+    that is not finite and a strength that is not or is negative.
     """
     if not math.isfinite(guidance):
         raise P3SError(f"guidance must be a finite number; got {guidance!r}")
@@ -90,17 +96,17 @@ def generate_subjects(
                 found.append(injection(copy, features, weight, subject.mask, subject.layers, settings))
         return found
 
-    def call(x: Tensor, t: int, context: Tensor, found: Sequence[Injection] = ()) -> Tensor:
-        hooks = InjectionHooks(*found) if found else PLAIN
+    def call(x: Tensor, t: int, context: Tensor, prompts: Sequence[bool], found: Sequence[Injection] = ()) -> Tensor:
+        hooks = over(InjectionHooks(*found) if found else PLAIN, t, prompts)
         return base(x, torch.full((len(x),), t, device=x.device), context, hooks)
 
     def predict(x: Tensor, t: int) -> Tensor:
         contexts = [text.expand(len(x), -1, -1) for text in texts]
         found = injections(x, t, torch.cat(contexts[-len(seen) :]))
         if found and len(seen) < len(texts):
-            outputs = [call(x, t, contexts[0]), call(x, t, contexts[1], found)]
+            outputs = [call(x, t, contexts[0], (False,)), call(x, t, contexts[1], (True,), found)]
         else:
-            outputs = list(call(x, t, torch.cat(contexts), found).chunk(len(texts)))
+            outputs = list(call(x, t, torch.cat(contexts), (False, True)[-len(texts) :], found).chunk(len(texts)))
         return outputs[0] if len(outputs) == 1 else outputs[0] + guidance * (outputs[1] - outputs[0])
 
     yield from ddim(predict, noise, latents, steps)
