@@ -12,10 +12,11 @@ import errno
 import json
 import math
 import os
+import re
 import secrets
 import time
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -40,6 +41,16 @@ ALL_DTYPES = DTYPES | {
 DTYPE_NAMES = {dtype: name for name, dtype in ALL_DTYPES.items()}
 RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{i}" for port in ("COM", "LPT") for i in range(1, 10))}
 SUFFIX = ".safetensors"
+#: What a model file seems to be, by a tensor's name; the first that fits.
+KINDS = (
+    ("an SSR-Encoder", r"\.to_[kv]_SSR\.weight$|^aligner\.to_q\."),
+    ("an IP-Adapter", r"^image_proj\.|^ip_adapter\."),
+    ("a LoRA", r"lora_|\.lora|lokr_|hada_"),
+    ("a checkpoint or U-Net", r"^model\.diffusion_model\.|^input_blocks\.|^down_blocks\."),
+    ("a ControlNet", r"control_model\.|controlnet"),
+    ("a VAE", r"^first_stage_model\.|^encoder\.|^decoder\."),
+    ("a CLIP model", r"^(?:vision|text)_model\."),
+)
 
 
 class TensorEntry(NamedTuple):
@@ -275,6 +286,17 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+def kind_of(metadata: Mapping[str, str], names: Iterable[str]) -> str:
+    """What a model file seems to be, by its metadata and its tensors' names."""
+    if metadata.get("format") == "p3s-subject":
+        return "a P3S subject"
+    names = list(names)
+    for kind, pattern in KINDS:
+        if any(re.search(pattern, name) for name in names):
+            return kind
+    return "a model file of another kind"
 
 
 def check_entries(entries: Mapping[str, Any], data_size: int, weights: bool = True) -> dict[str, TensorEntry]:
