@@ -16,6 +16,7 @@ from ssr_models import rand, random_aligner, random_layers, random_model
 from torch import Tensor
 
 from p3s.errors import SSRFileError
+from p3s.network.unet_config import Layer
 from p3s.ssr import file as ssr_file
 from p3s.ssr.file import load_ssr, save_ssr
 from p3s.ssr.layers import SubjectLayers
@@ -286,3 +287,15 @@ def test_pickles_need_a_torch_whose_weights_only_holds(
         refused("PyTorch 2.6 or newer, and this is 2.5. .* python -m p3s ssr convert", *pairs["authors, pickles"])
         assert RAN == []
     load_ssr(*pairs["authors, safetensors"])
+
+
+def test_what_is_read_in_a_hosts_inference_mode_serves_outside_of_it(tmp_path: Path) -> None:
+    save_ssr(random_model(), tmp_path / "x.safetensors")
+    with torch.inference_mode():
+        model = load_ssr(tmp_path / "x.safetensors")
+        layers = SubjectLayers.from_state_dict(model.layers, SMALL)
+    states, query = rand(1, 3, 17, 20), rand(1, 7, 24, seed=1)
+    expected = random_aligner()(states, query)
+    assert torch.equal(model.aligner(states, query), expected)
+    k, _ = layers.project(Layer("middle", 0), expected)
+    torch.testing.assert_close(k, expected @ model.layers["31.to_k_SSR.weight"].T)

@@ -122,7 +122,9 @@ def add_subject(
             if queries is None:
                 result[chosen] = result[chosen] + added
             else:
-                result[chosen] = result[chosen].index_add(1, queries, added.to(result.dtype))
+                block = result[chosen]
+                block[:, queries] = block[:, queries] + added
+                result[chosen] = block
     return result
 
 

@@ -256,7 +256,7 @@ def _aligner(content: _Content) -> Aligner:
                 f"{name}: tensor {_authors_key(key)} is {_show(state[key].shape)}, expected {_show(expected[key])}"
             )
     aligner.load_state_dict({key: tensor.float() for key, tensor in state.items()}, assign=True)
-    return aligner.requires_grad_(False).eval()
+    return aligner.requires_grad_(False).train(False)
 
 
 def _check_layers(content: _Content, width: int) -> None:
