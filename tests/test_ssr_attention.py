@@ -8,19 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from small import SMALL, random_copy, random_unet
+from small import SMALL, random_unet
 from ssr_models import LENGTH, SCALES, cross_attention_by_hand, rand, random_embeds, random_layers
 from torch import Tensor
 
 from p3s.errors import P3SError
 from p3s.network.hooks import PLAIN, AttentionHooks
-from p3s.network.injection import EffectMask, Injection, InjectionHooks
+from p3s.network.injection import EffectMask
 from p3s.network.unet import Attention
 from p3s.network.unet_config import Layer
-from p3s.sampling.ddim import generate_subjects
-from p3s.sampling.diffusion import NoiseSchedule
 from p3s.sampling.layer_strengths import layer_strengths, parse_layer_strengths
-from p3s.sampling.settings import AppliedSubject
 from p3s.ssr.attend import (
     EVERYWHERE,
     AppliedSSR,
@@ -29,7 +26,6 @@ from p3s.ssr.attend import (
     SubjectRun,
     add_subject,
     attention,
-    over_sampling,
     reach_of,
 )
 from p3s.ssr.embeds import SubjectEmbeds
@@ -350,76 +346,3 @@ def test_settings_out_of_range_are_refused() -> None:
         with pytest.raises(P3SError, match=message):
             applied(**options)
     assert applied().strength == 0.8 and AppliedSSR(random_embeds()).strength == 0.65
-
-
-def sample(over: Any = None, subjects: Sequence[AppliedSubject] = (), guidance: float = 5.0, steps: int = 4) -> Tensor:
-    prompt, empty = rand(7, 24, seed=1), rand(7, 24, seed=2)
-    more = {} if over is None else {"over": over}
-    noise = NoiseSchedule.stable_diffusion()
-    *_, last = generate_subjects(
-        random_unet(), prompt, empty, noise, rand(2, 4, 8, 8), subjects, steps, guidance, **more
-    )
-    return last
-
-
-def test_a_window_acts_in_its_steps_alone() -> None:
-    acting: list[tuple[float, bool]] = []
-
-    def watched(*runs: SubjectRun) -> Any:
-        over = over_sampling(runs)
-
-        def call(hooks: AttentionHooks, t: int, prompts: Sequence[bool]) -> AttentionHooks:
-            found = over(hooks, t, prompts)
-            acting.append((1 - t / 999, found is not hooks))
-            return found
-
-        return call
-
-    plain = sample()
-    assert torch.equal(sample(watched(run(applied(start=0.3, end=0.3)))), plain)
-    assert not any(on for _, on in acting)
-    acting.clear()
-    windowed = sample(watched(run(applied(start=0.3, end=0.8))))
-    assert [(round(percent, 2), on) for percent, on in acting] == [
-        (0.25, False),
-        (0.5, True),
-        (0.75, True),
-        (1.0, False),
-    ]
-    assert not torch.equal(windowed, plain)
-    # Without guidance the batch is the prompt's alone.
-    assert not torch.equal(sample(over_sampling([run(applied())]), guidance=1.0), sample(guidance=1.0))
-
-
-def test_with_a_p3s_subject_each_alone_is_as_without_the_other() -> None:
-    base = random_unet()
-    copy = random_copy(base)
-    subject = AppliedSubject(copy, copy.condition(rand(1, 4, 8, 8, seed=3), rand(1, 17, 20, seed=4)))
-    off = over_sampling([run(applied(strength=0.0))])
-    ssr, p3s = sample(over_sampling([run(applied())])), sample(None, [subject])
-    assert torch.equal(sample(off, [subject]), p3s)
-    silent = AppliedSubject(copy, subject.condition, strength=0.0)
-    assert torch.equal(sample(over_sampling([run(applied())]), [silent]), ssr)
-    both = sample(over_sampling([run(applied())]), [subject])
-    assert not torch.equal(both, ssr) and not torch.equal(both, p3s)
-
-
-def test_the_subjects_query_is_that_of_p3s() -> None:
-    """P3S changes the queries of cross-attention; SSR reads those, and the copy does not see it."""
-    base = random_unet()
-    copy = random_copy(base)
-    x, t, context = rand(2, 4, 16, 16), torch.tensor([400.0, 400.0]), rand(2, 7, 24, seed=1)
-    seen: dict[str, Tensor] = {}
-
-    class Watched(SSRHooks):
-        def cross_attention_result(self, layer: Layer, out: Tensor, q: Tensor, *more: Any) -> Tensor:
-            if layer == SMALL.layers()[0]:
-                seen[str(len(self.runs))] = q
-            return super().cross_attention_result(layer, out, q, *more)
-
-    with torch.no_grad():
-        features = copy(x, t, context, copy.condition(rand(1, 4, 16, 16, seed=3), rand(1, 17, 20, seed=4)))
-        injection = Injection(features, 0.2)
-        base(x, t, context, Watched([run(applied())], BOTH, InjectionHooks(injection)))
-        base(x, t, context, Watched([], BOTH, InjectionHooks(injection)))
-    assert torch.equal(seen["0"], seen["1"])
