@@ -48,13 +48,16 @@ def random_model(seed: int = 0, config: UNetConfig = SMALL) -> SSRModel:
     return SSRModel(random_aligner(seed), random_layers(config, seed + 1).state_dict(), "of the test")
 
 
+MODEL = random_model()
+
+
 def random_embeds(count: int = 1, seed: int = 5, weights: tuple[float, ...] = (1.0, 1.0, 1.0)) -> SubjectEmbeds:
     tokens = SCALES * LENGTH
     subjects = (
         Embed(rand(1, tokens, TEXT, seed=seed + i), rand(1, tokens, TEXT, seed=seed + 50 + i), weights[i])
         for i in range(count)
     )
-    return SubjectEmbeds(tuple(subjects), "of the test")
+    return SubjectEmbeds(tuple(subjects), MODEL)
 
 
 def random_vision(seed: int = 3) -> Vision:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from small import SMALL, random_unet
-from ssr_models import LENGTH, SCALES, cross_attention_by_hand, rand, random_embeds, random_layers
+from ssr_models import LENGTH, MODEL, SCALES, cross_attention_by_hand, rand, random_embeds, random_layers
 from torch import Tensor
 
 from p3s.errors import P3SError
@@ -216,15 +216,15 @@ def test_a_batch_equals_its_images_one_by_one_in_either_order_of_its_parts(maske
 def test_chained_subjects_share_one_softmax_whatever_their_order() -> None:
     out, q = inputs()
     a, b = random_embeds(2).subjects
-    both = SubjectEmbeds((a,), "m") + SubjectEmbeds((b,), "m")
+    both = SubjectEmbeds((a,), MODEL) + SubjectEmbeds((b,), MODEL)
     joint = torch.cat([a.c, b.c], 1)
     expected = out + 0.8 * attention(q, *random_layers().project(LAYER, joint), 8)
     found = one_layer(out, q, run(AppliedSSR(both, 0.8)))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-    turned = SubjectEmbeds((b,), "m") + SubjectEmbeds((a,), "m")
+    turned = SubjectEmbeds((b,), MODEL) + SubjectEmbeds((a,), MODEL)
     torch.testing.assert_close(one_layer(out, q, run(AppliedSSR(turned, 0.8))), found, atol=1e-5, rtol=1e-5)
-    twice = SubjectEmbeds((a, a), "m")
-    once = one_layer(out, q, run(AppliedSSR(SubjectEmbeds((a,), "m"), 0.8)))
+    twice = SubjectEmbeds((a, a), MODEL)
+    once = one_layer(out, q, run(AppliedSSR(SubjectEmbeds((a,), MODEL), 0.8)))
     torch.testing.assert_close(one_layer(out, q, run(AppliedSSR(twice, 0.8))), once, atol=1e-5, rtol=1e-5)
 
 
@@ -245,7 +245,7 @@ def test_the_weight_of_every_chained_subject_acts(weighting: str) -> None:
         expected = out + 0.8 * attention(q, *layers.project(LAYER, keys, scaled), 8)
         torch.testing.assert_close(with_weights(*weights), expected, atol=1e-5, rtol=1e-5)
         assert (with_weights(*weights) - plain).abs().max() > 1e-2
-    without = AppliedSSR(SubjectEmbeds((a, c), "m"), 0.8)
+    without = AppliedSSR(SubjectEmbeds((a, c), MODEL), 0.8)
     torch.testing.assert_close(with_weights(1, 0, 1), one_layer(out, q, run(without)), atol=1e-6, rtol=1e-6)
 
 

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from real_models import diffusers_twin
 from small import SMALL, random_unet
-from ssr_models import rand
+from ssr_models import MODEL, rand
 from torch import Tensor, nn
 
 from p3s.network.unet_config import Layer, UNetConfig
@@ -150,7 +150,7 @@ def test_the_u_net_with_the_authors_processors(authors: SimpleNamespace) -> None
             tensor.mul_(4)
     c, other = rand(1, 21, 24, seed=5), rand(1, 21, 24, seed=6)
     x, t, text = rand(1, 4, 16, 16).repeat(2, 1, 1, 1), torch.tensor([400.0, 400.0]), rand(2, 7, 24, seed=1)
-    run = SubjectRun(AppliedSSR(SubjectEmbeds((Embed(c, other),), "m"), 0.65), layers)
+    run = SubjectRun(AppliedSSR(SubjectEmbeds((Embed(c, other),), MODEL), 0.65), layers)
     with torch.no_grad():
         expected = twin(x, t, torch.cat([text, torch.cat([other, c])], dim=1)).sample
         found = net(x, t, text, SSRHooks([run], (False, True)))

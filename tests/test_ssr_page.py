@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from ssr_models import MODEL
 
 from p3s.ssr.attend import AppliedSSR
 from p3s.ssr.embeds import QuerySettings, SubjectEmbeds
@@ -15,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "ssr.md").read_text(encoding="utf-8")
 SETTINGS = {
     "QuerySettings": QuerySettings(),
-    "AppliedSSR": AppliedSSR(SubjectEmbeds((), "")),
+    "AppliedSSR": AppliedSSR(SubjectEmbeds((), MODEL)),
     "SSRTrainSettings": SSRTrainSettings(),
 }
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
-from ssr_models import GRID, LENGTH, TEXT, rand, random_aligner, random_vision
+from ssr_models import GRID, LENGTH, MODEL, TEXT, rand, random_aligner, random_vision
 from torch import Tensor
 
 from p3s.errors import FamilyError, MaskError, P3SError
@@ -25,7 +26,7 @@ def photo(width: int = 48, height: int = 32, seed: int = 0) -> Tensor:
 
 def run(picture: Tensor, mask: Tensor | None = None, settings: QuerySettings | None = None, **more: float) -> Encoded:
     query, empty = rand(1, LENGTH, TEXT, seed=11), rand(1, LENGTH, TEXT, seed=12)
-    return encode(random_aligner(), "m", query, empty, picture, random_vision(), mask, settings, **more)
+    return encode(MODEL, query, empty, picture, random_vision(), mask, settings, **more)
 
 
 def c_of(found: Encoded) -> Tensor:
@@ -219,7 +220,9 @@ def test_queries_in_words() -> None:
 def test_subjects_of_two_encoders_do_not_chain_and_weights_are_checked() -> None:
     one = run(photo()).embeds
     with pytest.raises(FamilyError, match="one Load SSR-Encoder"):
-        one + SubjectEmbeds(one.subjects, "another")
+        one + SubjectEmbeds(one.subjects, replace(MODEL, sha256="another"))
+    again = one + SubjectEmbeds(one.subjects, replace(MODEL))  # the same model, loaded again
+    assert len(again.subjects) == 2
     for weight in (-0.1, 11, math.nan):
         with pytest.raises(P3SError, match=r"weight must be a number in 0\.\.10"):
             run(photo(), weight=weight)

@@ -104,7 +104,7 @@ def add_subject(
         )
     result = out
     for of_prompt, subject in ((True, prompt), (False, other)):
-        rows = [] if subject is None else [r for r in range(len(q)) if prompts[r // size] is of_prompt]
+        rows = [] if subject is None else [r for r in range(len(q)) if prompts[r // size] == of_prompt]
         for image, (queries, shares) in enumerate(reach):
             mine = rows[image :: len(reach)]
             if subject is None or not mine or (queries is not None and not len(queries)):

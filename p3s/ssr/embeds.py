@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import FamilyError, MaskError, P3SError
 from ..network.copy_settings import is_number
-from .aligner import Aligner
+from .file import SSRModel
 from .query import View, focus_map, query_bias
 
 QUERY_TOKENS = 77  # of one text: what the aligner was trained on
@@ -59,13 +59,14 @@ class Joint(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class SubjectEmbeds:
-    """Subjects that share one softmax, and the sha256 of the SSR-Encoder that made them. Adding two chains them.
+    """Subjects that share one softmax, and the SSR-Encoder that made them, whose layers read them. Adding two chains
+    them.
 
     Raises P3SError for a weight outside 0..10.
     """
 
     subjects: tuple[Embed, ...]
-    model: str
+    model: SSRModel
 
     def __post_init__(self) -> None:
         for subject in self.subjects:
@@ -73,7 +74,7 @@ class SubjectEmbeds:
                 raise P3SError(f"weight must be a number in 0..{LARGEST_WEIGHT:g}; got {subject.weight!r}")
 
     def __add__(self, more: SubjectEmbeds) -> SubjectEmbeds:
-        if more.model != self.model:
+        if more.model.sha256 != self.model.sha256:
             raise FamilyError(
                 "embeds: the subjects of one chain were encoded by two different SSR-Encoders. Connect both SSR Encode "
                 "nodes to one Load SSR-Encoder."
@@ -107,8 +108,7 @@ class Encoded(NamedTuple):
 
 @torch.no_grad()
 def encode(
-    aligner: Aligner,
-    model: str,
+    model: SSRModel,
     query: Tensor,
     empty: Tensor,
     photo: Tensor,
@@ -123,7 +123,7 @@ def encode(
     The clean picture and the subject mask of a :class:`p3s.reference.rngr.Reference` are a photo and its mask.
 
     Args:
-        aligner: of an SSR-Encoder, float32 on the CPU; ``model`` is that SSR-Encoder's sha256.
+        model: the SSR-Encoder.
         query: the text encoder's last hidden state of the query, [1, L, width]; ``empty``: that of the empty text.
         photo: [height, width, 3], floating point in 0..1.
         mask: where the subject is in the photo (:meth:`p3s.ssr.query.View.shares`); acts on both embeddings.
@@ -139,6 +139,7 @@ def encode(
     view = View(photo.shape[1], photo.shape[0], settings.framing)
     states = vision.states(view.picture(photo.detach().float().cpu(), vision.size)).float().cpu()
     query, empty = query.float().cpu(), empty.float().cpu()
+    aligner = model.aligner
     aligner.check(states, query)
     grid = grid_of(states)
     shares = None if mask is None else view.shares(mask, grid)

@@ -14,9 +14,10 @@ from comfyui_p3s.nodes.host import weights
 from comfyui_p3s.nodes.host.attention import grid_of, layer_of
 from comfyui_p3s.p3s.network.injection import EffectMask
 from comfyui_p3s.p3s.network.unet import UNet
-from comfyui_p3s.p3s.ssr.aligner import chosen_states
+from comfyui_p3s.p3s.ssr.aligner import Aligner, chosen_states
 from comfyui_p3s.p3s.ssr.attend import AppliedSSR, SSRHooks, SubjectRun
 from comfyui_p3s.p3s.ssr.embeds import Embed, SubjectEmbeds
+from comfyui_p3s.p3s.ssr.file import SSRModel
 from comfyui_p3s.p3s.ssr.layers import SubjectLayers
 from comfyui_p3s.p3s.ssr.vision import clip_vision
 from inside_subjects import difference, draw, inputs, load
@@ -88,6 +89,7 @@ def network_facts(model: Any) -> dict[str, Any]:
         layers = SubjectLayers.from_state_dict(state, config)
         # As a host holds them: weights in another type than they are used in.
         hosted = SubjectLayers.from_state_dict(state, config, comfy.ops.manual_cast, torch.float64)
+        encoder = SSRModel(Aligner(768, 8, 64, 1, 1), state, "")
     comfy.model_management.load_models_gpu([model])
     mask = EffectMask(torch.linspace(0, 1, 16).expand(2, 16, 16).clone())
     facts = {}
@@ -99,7 +101,8 @@ def network_facts(model: Any) -> dict[str, Any]:
         "nowhere": {"mask": EffectMask(torch.zeros(4, 4))},
     }.items():
         subject = Embed(draw(1, 30, 768, seed=7), draw(1, 30, 768, seed=8))
-        applied = AppliedSSR(SubjectEmbeds((subject,), "m"), **{"strength": 3.0, **options})
+        embeds = SubjectEmbeds((subject,), encoder)
+        applied = AppliedSSR(embeds, **{"strength": 3.0, **options})
         prompts = [False, True]
         found = model.model.diffusion_model(
             x, t, context, transformer_options=with_runs({}, config.layers(), [SubjectRun(applied, hosted)], prompts)
