@@ -6,7 +6,7 @@ import pytest
 import torch
 from ssr_models import by_hand, rand, random_aligner
 
-from p3s.errors import FamilyError
+from p3s.errors import FamilyError, MaskError
 from p3s.ssr.aligner import Aligner, chosen_states
 from p3s.ssr.embeds import grid_of
 from p3s.ssr.vision import clip_vision
@@ -76,6 +76,8 @@ def test_the_states_of_transformers() -> None:
     assert len(expected) == 6
     torch.testing.assert_close(vision.states(picture), torch.stack(expected, 1), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(vision.zeros(), torch.stack(zeros, 1), atol=1e-6, rtol=1e-6)
+    with pytest.raises(MaskError, match=r"takes pictures \[B, 28, 28, 3\], got \[1, 32, 28, 3\]"):
+        vision.states(torch.rand(1, 32, 28, 3))
 
 
 def test_other_towers_are_refused_with_what_came() -> None:
