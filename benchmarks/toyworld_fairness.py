@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from p3s.network.hooks import PLAIN
 from p3s.network.injection import Features, Injection, InjectionHooks
 from p3s.network.subject_copy import CopyReader
-from p3s.network.unet import PLAIN
 from p3s.sampling.diffusion import ddim
 from p3s.toyworld.scenes import BACKGROUNDS, prompt, scene
 from p3s.toyworld.world import GUIDANCE, STEPS, WEIGHTS, ToyWorld, load_world, picture_of, start

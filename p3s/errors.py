@@ -49,6 +49,10 @@ class SubjectFileError(P3SError):
     """A subject file that is damaged, hostile, too new, or does not fit."""
 
 
+class SSRFileError(P3SError):
+    """A file of an SSR-Encoder that is damaged, hostile, something else, or the wrong one of its two."""
+
+
 class MissingPackageError(P3SError):
     """A package that a feature needs is not installed, or does not load."""
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -32,6 +33,16 @@ ALL_DTYPES = DTYPES | {
     "BOOL": torch.bool,
 }
 DTYPE_NAMES = {dtype: name for name, dtype in ALL_DTYPES.items()}
+#: What a model file seems to be, by a tensor's name; the first that fits.
+KINDS = (
+    ("an SSR-Encoder", r"\.to_[kv]_SSR\.weight$|^aligner\.to_q\."),
+    ("an IP-Adapter", r"^image_proj\.|^ip_adapter\."),
+    ("a LoRA", r"lora_|\.lora|lokr_|hada_"),
+    ("a checkpoint or U-Net", r"^model\.diffusion_model\.|^input_blocks\.|^down_blocks\."),
+    ("a ControlNet", r"control_model\.|controlnet"),
+    ("a VAE", r"^first_stage_model\.|^encoder\.|^decoder\."),
+    ("a CLIP model", r"^(?:vision|text)_model\."),
+)
 
 
 class TensorEntry(NamedTuple):
@@ -122,6 +133,17 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+def kind_of(metadata: Mapping[str, str], names: Iterable[str]) -> str:
+    """What a model file seems to be, by its metadata and its tensors' names."""
+    if metadata.get("format") == "p3s-subject":
+        return "a P3S subject"
+    names = list(names)
+    for kind, pattern in KINDS:
+        if any(re.search(pattern, name) for name in names):
+            return kind
+    return "a model file of another kind"
 
 
 def check_entries(entries: Mapping[str, Any], data_size: int, weights: bool = True) -> dict[str, TensorEntry]:

@@ -225,3 +225,43 @@ def test_a_size_without_area_is_refused(size: tuple[int, int]) -> None:
 def test_a_picture_of_another_size_is_refused() -> None:
     with pytest.raises(MaskError, match=r"Expected a picture \[20, 30, 3\], got \[30, 20, 3\]"):
         Frame(30, 20).clip_input(torch.zeros(30, 20, 3), 224)
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+@pytest.mark.parametrize("grid", [1, 7, 16])
+@pytest.mark.parametrize("scale", [1, 3])
+def test_a_mask_on_the_grid_against_brute_force(width: int, height: int, grid: int, scale: int) -> None:
+    """Every pixel goes to the patches that hold it, those of padding to the valid patch beside them."""
+    frame = Frame(width, height)
+    top, left = padding_before(frame)
+
+    def shares(start: int, length: int, count: int) -> np.ndarray:
+        valid = valid_by_hand(start, length, frame.side, grid)
+        found = np.zeros((grid, count))
+        # The same overlaps in pixels of the mask: all lengths times count / length.
+        step = Fraction(length, count)
+        for patch in range(grid):
+            low, high = Fraction(patch * frame.side, grid), Fraction((patch + 1) * frame.side, grid)
+            target = min(max(patch, valid[0]), valid[-1])
+            for pixel in range(count):
+                begin = start + pixel * step
+                found[target, pixel] += float(max(0, min(high, begin + step) - max(low, begin)))
+        return found / np.maximum(found.sum(1, keepdims=True), 1e-30)
+
+    mask = torch.rand((height * scale, width * scale), generator=torch.Generator().manual_seed(1))
+    expected = shares(top, height, height * scale) @ mask.double().numpy() @ shares(left, width, width * scale).T
+    np.testing.assert_allclose(frame.to_grid(mask, grid).numpy(), expected, atol=1e-6)
+    outside = torch.ones(grid, grid, dtype=torch.bool)
+    outside[frame.valid_patches(grid)] = False
+    assert (frame.to_grid(mask, grid)[outside] == 0).all()
+
+
+@pytest.mark.parametrize(("width", "height"), [(96, 64), (64, 96), (61, 40)])
+def test_the_patch_of_a_masked_pixel_is_that_of_a_point_there(width: int, height: int) -> None:
+    frame = Frame(width, height)
+    for row, column in [(0, 0), (height // 3, width // 2), (height - 1, width - 1), (5, width - 2)]:
+        mask = torch.zeros(height, width)
+        mask[row, column] = 1
+        shares = frame.to_grid(mask, 16)
+        patch = frame.patch_at((column + 0.5) / width, (row + 0.5) / height, 16)
+        assert shares[patch] == pytest.approx(shares.max().item())  # a pixel on the border of two has two highest

@@ -13,8 +13,8 @@ from small import SMALL, TOKEN_DIM, random_copy, random_examples, random_unet, t
 from p3s.errors import TrainingError
 from p3s.network.copy_settings import CopySettings
 from p3s.network.copy_start import start_copy
+from p3s.network.hooks import AttentionHooks
 from p3s.network.subject_copy import CopyReader
-from p3s.network.unet import AttentionHooks
 from p3s.network.unet_config import Layer, UNetConfig
 from p3s.sampling.diffusion import NoiseSchedule
 from p3s.training.examples import training_size

@@ -237,7 +237,9 @@ def test_out_of_memory_before_the_first_step_says_what_to_change():
         with explained("moving", CopySettings(), TrainSettings()):
             raise error
 
-    with pytest.raises(TrainingError, match=r'out of memory while moving: train low-rank changes only .*"bf16".* \(CUDA out'):
+    with pytest.raises(
+        TrainingError, match=r'out of memory while moving: train low-rank changes only .*"bf16".* \(CUDA out'
+    ):
         fail(torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"))
     with pytest.raises(RuntimeError, match="shapes"):
         fail(RuntimeError("shapes cannot be multiplied"))

@@ -6,6 +6,7 @@ from real_models import diffusers_twin
 from small import SMALL, random_unet
 
 from p3s.errors import FamilyError
+from p3s.network.hooks import AttentionHooks
 from p3s.network.unet import BlockStage, UNet
 from p3s.network.unet_config import PREFIXES, Layer, UNetConfig, unet_state
 
@@ -120,3 +121,32 @@ def test_loading_shares_tensors_that_need_no_cast():
     key = "out.2.weight"
     assert net.state_dict()[key].data_ptr() == state[key].data_ptr()
     assert UNet.from_state_dict(state, dtype=torch.float16).out[2].weight.dtype == torch.float16
+
+
+def test_what_the_output_projection_of_cross_attention_reads_can_be_changed():
+    class Doubled(AttentionHooks):
+        def __init__(self):
+            self.seen = {}
+
+        def cross_attention_result(self, layer, out, q, heads, grid):
+            self.seen[layer] = out, q, heads, grid
+            return 2 * out if layer == Layer("output", 11) else out
+
+    net, hooks = random_unet(), Doubled()
+    x, t, context = torch.randn(2, 4, 16, 24), torch.tensor([5.0, 7.0]), torch.randn(2, 3, SMALL.context_dim)
+    block, inputs = net.block(Layer("output", 11)), []
+    block.attn2.register_forward_pre_hook(lambda _, args: inputs.append(args))
+    outputs = []
+    block.attn2.register_forward_hook(lambda _, args, out: outputs.append(out))
+    with torch.no_grad():
+        plain = net(x, t, context)
+        changed = net(x, t, context, hooks)
+        assert list(hooks.seen) == list(SMALL.layers())
+        out, q, heads, grid = hooks.seen[Layer("output", 11)]
+        assert (heads, grid) == (8, (16, 24))
+        z, text, _ = inputs[-1]
+        assert torch.equal(q, block.attn2.to_q(z))
+        by_hand = block.attn2.attention_map(z, text) @ block.attn2.split(block.attn2.to_v(text))
+        torch.testing.assert_close(out, by_hand.transpose(1, 2).flatten(2), atol=1e-5, rtol=1e-5)
+        assert torch.equal(outputs[-1], block.attn2.to_out(2 * out))
+        assert not torch.equal(changed, plain)

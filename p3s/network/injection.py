@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import MaskError
+from .hooks import AttentionHooks
 from .resize import resize
-from .unet import AttentionHooks, repeat_rows
+from .unet import repeat_rows
 from .unet_config import Layer
 
 MASK_PRECISION = 1e-4  # a mask is rounded: nearer to 0 or 1 than this counts as 0 or 1

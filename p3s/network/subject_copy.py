@@ -8,12 +8,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from .copy_settings import CopySettings
+from .hooks import AttentionHooks
 from .image_latent import ImageLatent, fit_condition
 from .injection import Features
 from .layer_map import LayerMap
 from .learned_weight import LearnedWeight
 from .low_rank import LowRank, LowRankZero, convolution_channels, lend_layers
-from .unet import AttentionHooks, BlockStage, UNet
+from .unet import BlockStage, UNet
 from .unet_config import Layer, UNetConfig
 
 ZERO_RANKS = 4  # ranks of a low-rank copy's zero convolutions for each of its rank: they learn from nothing

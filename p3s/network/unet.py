@@ -1,13 +1,13 @@
 """The U-Net of Stable Diffusion 1.x / 2.x, with the original checkpoint's key names.
 
 One class serves as the frozen base and as the trainable copy. Its configuration is read from a state dict, and its
-attention layers let :class:`AttentionHooks` read and change what they attend to: the only two things P3S needs.
+attention layers let :class:`.hooks.AttentionHooks` read and change what they attend to: all that a subject needs.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from enum import Enum
 from functools import partial
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import FamilyError
+from .hooks import PLAIN, AttentionHooks
 from .unet_config import Layer, UNetConfig, unet_state
 
 
@@ -28,31 +29,6 @@ class BlockStage(Enum):
     NORM1 = "norm1"
     ATTN1 = "attn1"
     NORM2 = "norm2"
-
-
-class AttentionHooks:
-    """What the attention layers of a U-Net read. This base class is the plain model; P3S overrides it.
-
-    ``z`` is always the normalised hidden state, [batch, tokens, channels].
-    """
-
-    def self_attention(self, layer: Layer, z: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Inputs of W_Q, W_K and W_V of a self-attention; ``grid`` is (height, width) of the tokens."""
-        return z, z, z
-
-    def self_attention_output(self, layer: Layer, out: Tensor) -> None:
-        """Called with the output of a self-attention, after its output projection."""
-
-    def self_attention_bias(self, layer: Layer, keys: int, grid: tuple[int, int]) -> Tensor | None:
-        """Added to the logits of a self-attention, [1 or batch, 1, tokens, keys]; None for nothing."""
-        return None
-
-    def cross_attention(self, layer: Layer, z: Tensor, context: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Input of W_Q of a cross-attention; ``context`` [batch, text tokens, context_dim] feeds W_K and W_V."""
-        return z
-
-
-PLAIN = AttentionHooks()
 
 
 class Attention(nn.Module):
@@ -66,10 +42,20 @@ class Attention(nn.Module):
         self.to_v = operations.Linear(context_dim, dim, bias=False, **factory)
         self.to_out = nn.Sequential(operations.Linear(dim, dim, **factory), nn.Identity())
 
-    def forward(self, q_in: Tensor, k_in: Tensor, v_in: Tensor, bias: Tensor | None = None) -> Tensor:
-        """``bias`` [1 or batch, 1, queries, keys] is added to the logits."""
-        q, k, v = (self.split(t) for t in (self.to_q(q_in), self.to_k(k_in), self.to_v(v_in)))
-        return self.to_out(F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).flatten(2))
+    def forward(
+        self,
+        q_in: Tensor,
+        k_in: Tensor,
+        v_in: Tensor,
+        bias: Tensor | None = None,
+        result: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """``bias`` [1 or batch, 1, queries, keys] is added to the logits; ``result``, of softmax(...) V and Q, both
+        [batch, queries, channels], gives what the output projection reads."""
+        queries = self.to_q(q_in)
+        q, k, v = (self.split(t) for t in (queries, self.to_k(k_in), self.to_v(v_in)))
+        out = F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).flatten(2)
+        return self.to_out(out if result is None else result(out, queries))
 
     # Eq. 13:  M = softmax(Q K^T / sqrt(d))
     def attention_map(self, q_in: Tensor, k_in: Tensor) -> Tensor:
@@ -133,7 +119,11 @@ class TransformerBlock(nn.Module):
         if until is BlockStage.NORM2:
             return None
         x, q = repeat_rows(x, len(context)), repeat_rows(q, len(context))
-        x = x + self.attn2(q, context, context)
+
+        def result(out: Tensor, queries: Tensor) -> Tensor:
+            return hooks.cross_attention_result(self.layer, out, queries, self.attn2.heads, grid)
+
+        x = x + self.attn2(q, context, context, result=result)
         return x + self.ff(self.norm3(x))
 
 

@@ -84,14 +84,18 @@ def reduced(picture: Tensor, side: int | None) -> Tensor:
 
 
 def heat_map(reference: Reference) -> Tensor:
-    """The similarity map in colours of evenly perceived steps (viridis), dark violet for its lowest value and yellow
-    for its highest. Returns [H, W, 3], float32, values 0..1."""
-    similarity = reference.similarity
-    low, high = similarity.aminmax()
-    levels = ((similarity - low) / (high - low).clamp(min=1e-6) * 255).round().to(torch.uint8)
+    """The similarity map in :func:`viridis`."""
+    return viridis(reference.similarity)
+
+
+def viridis(levels: Tensor) -> Tensor:
+    """A map [H, W] in colours of evenly perceived steps, dark violet for its lowest value and yellow for its highest.
+    Returns [H, W, 3], float32, values 0..1."""
+    low, high = levels.aminmax()
+    numbers = ((levels - low) / (high - low).clamp(min=1e-6) * 255).round().to(torch.uint8)
     steps = np.linspace(0, len(VIRIDIS) - 1, 256)
     table = np.stack([np.interp(steps, range(len(VIRIDIS)), part) for part in zip(*VIRIDIS, strict=True)], 1)
-    return torch.from_numpy(table.round().astype(np.float32))[levels.long()] / 255
+    return torch.from_numpy(table.round().astype(np.float32))[numbers.long()] / 255
 
 
 def _tint(picture: np.ndarray, where: np.ndarray, colour: Colour, strength: float) -> None:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from ..errors import P3SError
+from ..network.hooks import PLAIN, AttentionHooks
 from ..network.injection import Injection, InjectionHooks
-from ..network.unet import PLAIN, UNet
+from ..network.unet import UNet
 from .application import AppliedSubject
 from .diffusion import NoiseSchedule, ddim, ddim_timesteps
 from .settings import FeatureCache, early_end, injection, schedule_for
 
 #: The paper's DDIM steps and scale of classifier-free guidance.
 STEPS, GUIDANCE = 50, 7.5
+#: Hooks over others, at a timestep, of a call whose batch has these parts: for each, whether it is the prompt's.
+Over = Callable[[AttentionHooks, int, Sequence[bool]], AttentionHooks]
 
 
 @torch.no_grad()
@@ -30,13 +33,16 @@ def generate(
     subjects: Sequence[AppliedSubject] = (),
     steps: int = STEPS,
     guidance: float = GUIDANCE,
+    over: Over = lambda hooks, t, prompts: hooks,
 ) -> Iterator[Tensor]:
     """DDIM with classifier-free guidance; yields the estimate of x_0 [batch, channels, h, w] after every step.
 
     ``latents`` is the starting noise, ``prompt`` and ``empty_prompt`` are [text tokens, context_dim]. Where a subject's
-    weight is 0 its copy is not run at all; where that holds for all of them the step is the plain model's. Raises
-    MaskError for an effect mask with another number of images than ``latents``, and P3SError for a ``guidance`` that is
-    not finite.
+    weight is 0 its copy is not run at all; where that holds for all of them the step is the plain model's. ``over``
+    puts another method's hooks over those of the subjects.
+
+    Raises MaskError for an effect mask with another number of images than ``latents``, and P3SError for a ``guidance``
+    that is not finite.
     """
     if not math.isfinite(guidance):
         raise P3SError(f"guidance must be a finite number; got {guidance!r}")
@@ -53,7 +59,8 @@ def generate(
         time = torch.full((len(x),), t, device=x.device)
         context = torch.cat([texts[branch].expand(len(x), -1, -1) for branch in branches])
         found = [run.injection(x, t, context, tuple(branches), evaluations[t]) for run in runs]
-        return base(x, time, context, InjectionHooks(*found) if found else PLAIN)
+        hooks = over(InjectionHooks(*found) if found else PLAIN, t, [branch == "prompt" for branch in branches])
+        return base(x, time, context, hooks)
 
     def predict(x: Tensor, t: int) -> Tensor:
         active = [run for run in runs if run.weight(t)]
