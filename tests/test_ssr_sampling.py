@@ -13,9 +13,9 @@ from torch import Tensor
 from p3s.network.hooks import PLAIN, AttentionHooks
 from p3s.network.injection import EffectMask, Injection, InjectionHooks
 from p3s.network.unet_config import Layer
+from p3s.sampling.application import Application, AppliedSubject
 from p3s.sampling.ddim import generate
 from p3s.sampling.diffusion import NoiseSchedule
-from p3s.sampling.settings import AppliedSubject
 from p3s.ssr.attend import AppliedSSR, SSRHooks, SubjectRun, attention, over_sampling
 
 
@@ -67,7 +67,7 @@ def test_with_a_p3s_subject_each_alone_is_as_without_the_other() -> None:
     off = over_sampling([run(strength=0.0)])
     ssr, p3s = sample(over_sampling([run()])), sample(None, [subject])
     assert torch.equal(sample(off, [subject]), p3s)
-    silent = AppliedSubject(copy, subject.condition, strength=0.0)
+    silent = AppliedSubject(copy, subject.condition, Application(strength=0.0))
     assert torch.equal(sample(over_sampling([run()]), [silent]), ssr)
     both = sample(over_sampling([run()]), [subject])
     assert not torch.equal(both, ssr) and not torch.equal(both, p3s)

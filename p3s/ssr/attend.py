@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import P3SError
-from ..network.copy_settings import is_number
 from ..network.hooks import PLAIN, AttentionHooks
 from ..network.injection import EffectMask
 from ..network.unet_config import Layer
 from ..sampling.ddim import Over
 from ..sampling.schedule import percent_of
+from ..settings import is_number
 from .embeds import WEIGHTINGS, SubjectEmbeds
 from .layers import SubjectLayers
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FamilyError, MaskError, P3SError
-from ..network.copy_settings import is_number
+from ..settings import is_number
 from .file import SSRModel
 from .query import View, focus_map, query_bias
 

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import P3SError, TrainingError
-from ..network.copy_settings import is_number
 from ..network.hooks import AttentionHooks
 from ..network.unet import UNet
 from ..network.unet_config import Layer
 from ..sampling.diffusion import NoiseSchedule
+from ..settings import is_number
 from .aligner import Aligner
 from .attend import KeysValues, add_subject
 from .layers import SubjectLayers
