@@ -1,7 +1,7 @@
 """POST /p3s/masks: what the points of a Point Picker select, while they are being placed.
 
 Request, JSON:
-  picture   an object, see sources.source_of
+  picture   an object, see picker_pictures.source_of
   points    PointSet's text
   source    the editor that asks; of its waiting requests only the newest is answered
   settings  optional: some of value_range, blur, fill_region and grow of the RNGR Mask node

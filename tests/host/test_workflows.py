@@ -211,12 +211,12 @@ def test_a_workflow_is_ready_for_a_user(client: Client, file: Path) -> None:
 def essence(workflow: dict[str, Any]) -> list[Any]:
     """What does not differ between hosts, whose own nodes gain outputs and settings."""
     nodes = {node["id"]: node for node in workflow["nodes"]}
-    own = [node for node in nodes.input_checks() if node["type"].startswith(("P3S_", "MarkdownNote"))]
+    own = [node for node in nodes.values() if node["type"].startswith(("P3S_", "MarkdownNote"))]
     wires = [
         (source, nodes[source]["outputs"][slot]["name"], target, nodes[target]["inputs"][entry]["name"])
         for _, source, slot, target, entry, _ in workflow["links"]
     ]
-    places = [[node.get("title"), node["type"], node["pos"], node["size"]] for node in nodes.input_checks()]
+    places = [[node.get("title"), node["type"], node["pos"], node["size"]] for node in nodes.values()]
     return [workflow["groups"], places, wires, [node["widgets_values"] for node in own]]
 
 
