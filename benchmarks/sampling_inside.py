@@ -23,7 +23,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from comfyui_p3s.nodes.host import apply_subject, attention, base_model
-from comfyui_p3s.nodes.host.sampling_run import Applied, SamplingRun
+from comfyui_p3s.nodes.host.sampling_run import SamplingRun, SubjectOnModel
 from comfyui_p3s.p3s.network.copy_settings import CopySettings
 from comfyui_p3s.p3s.network.injection import EffectMask
 from comfyui_p3s.p3s.network.subject_copy import SubjectCopy
@@ -155,7 +155,7 @@ class Shapes:
         ):
             yield counter
 
-    def applied(self, use: Use) -> Applied:
+    def applied(self, use: Use) -> SubjectOnModel:
         application = use.application(self.side)
         if application.mask is not None:  # or it would keep shapes without values
             for scale in (1, 2, 4, 8):
@@ -164,7 +164,7 @@ class Shapes:
             copy = SubjectCopy(self.config, CopySettings(kind=use.kind), 1024, comfy.ops.manual_cast)
             copy.borrow(self.model.model.diffusion_model)
             reference = SubjectReference(torch.zeros(4, self.side, self.side), torch.zeros(257, 1024))
-        return Applied(copy.requires_grad_(False), reference, application, application.schedule)
+        return SubjectOnModel(copy.requires_grad_(False), reference, application, application.schedule)
 
     def work(self, name: str) -> float:
         """TFLOP of a step with guidance, averaged over a run if features are used again or it ends early."""

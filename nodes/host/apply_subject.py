@@ -28,7 +28,7 @@ from ...p3s.subject.file import Subject, check_family, check_weights, reference_
 from .attention import alone_before_attention, with_patches
 from .base_model import base_fingerprint, channels_read, ejected, unet_config
 from .guidance import Conditionings, run_branches
-from .sampling_run import Applied, SamplingRun
+from .sampling_run import SamplingRun, SubjectOnModel
 
 KEY = "p3s"  # under which the host keeps what is ours
 SEVERAL_GPUS = "Apply P3S does not work with several GPUs at once: remove the multi-GPU node"
@@ -61,7 +61,7 @@ def apply_subject(
         return patched, warnings
     patcher = patcher_of_copy(model, config, subject)
     copy = patcher.model
-    applied = Applied(copy, shown, application, schedule_for(copy, application.schedule))
+    applied = SubjectOnModel(copy, shown, application, schedule_for(copy, application.schedule))
     subjects = (*(model.get_attachment(KEY) or ()), applied)
     patched.set_attachments(KEY, subjects)
 
@@ -125,7 +125,7 @@ def build_copy(config: UNetConfig, subject: Subject, dtype: torch.dtype) -> Subj
     return copy.requires_grad_(False).train(False)
 
 
-def wrappers(subjects: Sequence[Applied], config: UNetConfig) -> dict[str, Any]:
+def wrappers(subjects: Sequence[SubjectOnModel], config: UNetConfig) -> dict[str, Any]:
     """Our wrappers by the host's kinds of wrappers."""
     channels = config.out_channels  # an inpainting U-Net reads a mask and a masked image behind the latent
     first = config.layers()[0]
@@ -191,7 +191,7 @@ def wrappers(subjects: Sequence[Applied], config: UNetConfig) -> dict[str, Any]:
     }
 
 
-def check_guidance(subjects: Sequence[Applied], options: Mapping[str, Any]) -> None:
+def check_guidance(subjects: Sequence[SubjectOnModel], options: Mapping[str, Any]) -> None:
     """Raise P3SError where a node compares the prompt with the negative prompt inside the attention, and a subject
     runs them apart."""
     patches = options.get("patches", {}).get("attn1_output_patch", ())
@@ -203,7 +203,7 @@ def check_guidance(subjects: Sequence[Applied], options: Mapping[str, Any]) -> N
         )
 
 
-def check_masks(subjects: Sequence[Applied], latents: Sequence[int], conds: Conditionings) -> None:
+def check_masks(subjects: Sequence[SubjectOnModel], latents: Sequence[int], conds: Conditionings) -> None:
     """Raise P3SError where effect masks cannot be placed on what is sampled, [images, channels, h, w]."""
     masks = [s.application.mask for s in subjects if s.application.mask is not None]
     if masks and any(cond.get("area") is not None for part in conds.values() for cond in part):
@@ -215,7 +215,7 @@ def check_masks(subjects: Sequence[Applied], latents: Sequence[int], conds: Cond
         mask.check(latents[0])
 
 
-def with_room(model: Any, subjects: Sequence[Applied], noise_shape: Sequence[int]) -> list[int]:
+def with_room(model: Any, subjects: Sequence[SubjectOnModel], noise_shape: Sequence[int]) -> list[int]:
     """The shape of the noise from which the host's estimate of memory has room for what subjects keep during a step.
 
     It is higher, rather than for more images, because nodes that slide a window over the images cut their number.

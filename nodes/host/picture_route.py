@@ -1,9 +1,9 @@
 """GET /p3s/picture: what a Point Picker shows, as the run will read it: upright, as the colours that are trained on.
 
 A browser shows some files otherwise than they are read (turned WebP, transparent parts, 16 bits), and others not at all
-(TIFF). The query names the picture, see picker_pictures.source_of. The answer is a JPEG picture of PREVIEW_SIDE pixels at most,
-whose header X-P3S-Picture holds, as JSON, the true ``width`` and ``height`` and whether parts are ``transparent``; for
-a request that is refused it is a 4xx status with ``error``.
+(TIFF). The query names the picture, see picker_pictures.source_of. The answer is a JPEG picture of PREVIEW_SIDE pixels
+at most, whose header X-P3S-Picture holds, as JSON, the true ``width`` and ``height`` and whether parts are
+``transparent``; for a request that is refused it is a 4xx status with ``error``.
 """
 
 from __future__ import annotations

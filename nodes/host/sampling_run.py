@@ -22,7 +22,7 @@ from .guidance import Conditionings, chunks_of, conditional_chunks, conditional_
 
 
 @dataclass(frozen=True, eq=False)
-class Applied:
+class SubjectOnModel:
     """A subject on a MODEL, and the ``schedule`` of its application with the curve that it learned filled in."""
 
     copy: SubjectCopy
@@ -40,7 +40,10 @@ class SamplingRun:
     """
 
     def __init__(
-        self, subjects: Sequence[Applied], conds: Conditionings | None = None, latents: Sequence[int] | None = None
+        self,
+        subjects: Sequence[SubjectOnModel],
+        conds: Conditionings | None = None,
+        latents: Sequence[int] | None = None,
     ) -> None:
         self.subjects = subjects
         self.latents = latents
