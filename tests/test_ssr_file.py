@@ -15,6 +15,7 @@ from small import SMALL
 from ssr_models import rand, random_aligner, random_layers, random_model
 from torch import Tensor
 
+from p3s.__main__ import main
 from p3s.errors import SSRFileError
 from p3s.network.unet_config import Layer
 from p3s.ssr import file as ssr_file
@@ -111,6 +112,16 @@ def test_what_is_saved_is_one_file_that_is_read_back(tmp_path: Path) -> None:
     assert load_file(path).keys() >= {"aligner.to_q.weight", "aligner.processor.to_v.2.weight", "31.to_v_SSR.weight"}
     with pytest.raises(SSRFileError, match="already exists"):
         save_ssr(again, path)
+
+
+def test_the_command_that_a_message_names_writes_one_file(tmp_path: Path, pairs: dict[str, tuple[Path, ...]]) -> None:
+    assert ssr_file.CONVERT == "python -m p3s ssr convert ALIGNER LAYERS OUT.safetensors"
+    files, out = [str(file) for file in pairs["authors, pickles"]], tmp_path / "one.safetensors"
+    assert main(["ssr", "convert", *files, str(out)]) == 0
+    assert load_ssr(out).sha256 == load_ssr(*files).sha256
+    before = out.read_bytes()
+    assert main(["ssr", "convert", *files, str(out)]) == 1
+    assert out.read_bytes() == before
 
 
 def refused(message: str, *files: Path) -> None:

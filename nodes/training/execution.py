@@ -106,6 +106,7 @@ def run(
     memory.unload_models()  # in the host's own mode, because it may write to weights that were made in it
     with torch.inference_mode(False):
         try:
+            # A function of its own, whose networks are gone when the memory is given back.
             return _run(node, model, inputs, info, preview_every, checkpoints, resume)
         finally:
             memory.give_back()

@@ -19,9 +19,8 @@ from ..host.node_text import LINE_BREAK, show_text
 from ..host.progress import tell
 from ..input_checks import checked
 from ..wire_types import Subject, build
-from . import execution as train_run
+from . import execution, saved_subjects
 from . import inputs as train_inputs
-from . import saved_subjects
 from .prepare import prepared
 
 log = logging.getLogger("p3s")
@@ -93,7 +92,7 @@ class Train(io.ComfyNode):
         resumes = resume and not retrain
         state, notes = saved_subjects.state_file(inputs, name, resumes)
         checkpoints = Checkpoints(state, checkpoint_every)
-        outcome = train_run.run(cls, model, inputs, info, preview_every, checkpoints, resumes)
+        outcome = execution.run(cls, model, inputs, info, preview_every, checkpoints, resumes)
         filed = saved_subjects.save(outcome.subject, safe_name(name) + outcome.ending)
         if outcome.result.completed and filed.path:
             checkpoints.discard()

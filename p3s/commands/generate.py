@@ -63,9 +63,9 @@ def add_application(parser: argparse.ArgumentParser) -> None:
         "applying the subject", "With several subjects: one value for all of them, or one for each, in their order."
     )
     for name, (kind, setting) in PER_SUBJECT.items():
-        told = setting.help.replace("%", "%%") + (
-            f" (default: {setting.default})" if setting.default or kind is int else ""
-        )
+        told = setting.help.replace("%", "%%")
+        if setting.default not in (None, ""):
+            told += f" (default: {setting.default})"
         if kind is Path:
             told += " A picture: white where it acts, black where not."
         option = f"--{name.replace('_', '-')}"

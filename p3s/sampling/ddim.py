@@ -54,17 +54,17 @@ def generate(
     evaluations = {t: i for i, t in enumerate(ddim_timesteps(noise, steps))}
     texts = {"prompt": prompt} if guidance == 1 else {"empty": empty_prompt, "prompt": prompt}
 
-    def call(x: Tensor, t: int, branches: Sequence[str], runs: Sequence[_SubjectRun]) -> Tensor:
+    def call(x: Tensor, t: int, branches: Sequence[str], active: Sequence[tuple[_SubjectRun, float]]) -> Tensor:
         """The U-Net's output for some branches of the guidance, in one batch."""
         time = torch.full((len(x),), t, device=x.device)
         context = torch.cat([texts[branch].expand(len(x), -1, -1) for branch in branches])
-        found = [run.injection(x, t, context, tuple(branches), evaluations[t]) for run in runs]
+        found = [run.injection(x, t, context, w, tuple(branches), evaluations[t]) for run, w in active]
         hooks = over(InjectionHooks(*found) if found else PLAIN, t, [branch == "prompt" for branch in branches])
         return base(x, time, context, hooks)
 
     def predict(x: Tensor, t: int) -> Tensor:
-        active = [run for run in runs if run.weight(t)]
-        everywhere = [run for run in active if run.settings.branches == "both"]
+        active = [(run, weight) for run in runs if (weight := run.weight(t))]
+        everywhere = [(run, weight) for run, weight in active if run.settings.branches == "both"]
         if len(everywhere) == len(active) or len(texts) == 1:
             outputs = call(x, t, list(texts), active).chunk(len(texts))
         else:
@@ -87,7 +87,9 @@ class _SubjectRun:
         """eps_t times the strength."""
         return 0.0 if self.how.off else self.how.strength * self._schedule.weight(float(t))
 
-    def injection(self, x: Tensor, t: int, context: Tensor, branches: tuple[str, ...], evaluation: int) -> Injection:
+    def injection(
+        self, x: Tensor, t: int, context: Tensor, weight: float, branches: tuple[str, ...], evaluation: int
+    ) -> Injection:
         copy, time = self.subject.copy, torch.full((len(x),), t, device=x.device)
         features = self._cache.get(branches, evaluation, partial(copy, x, time, context, self.subject.condition))
-        return injection(copy, features, self.weight(t), self.how.mask, self.how.layers, self.settings)
+        return injection(copy, features, weight, self.how.mask, self.how.layers, self.settings)

@@ -16,8 +16,7 @@ import torch.nn.functional as F
 from comfyui_p3s.nodes.apply import Apply
 from comfyui_p3s.nodes.host import toy_world
 from comfyui_p3s.nodes.host.base_model import base_weights, noise_schedule
-from comfyui_p3s.nodes.training import execution as train_run
-from comfyui_p3s.nodes.training import saved_subjects
+from comfyui_p3s.nodes.training import execution, saved_subjects
 from comfyui_p3s.nodes.training.prepare import prepared
 from comfyui_p3s.p3s.models.pipeline import apply_subject, train_subject
 from comfyui_p3s.p3s.models.stable_diffusion import StableDiffusion
@@ -48,7 +47,7 @@ def trained(model: Any, *inputs: Any) -> Subject:
     """The subject as Train P3S makes it; ``inputs`` as for ``prepared``."""
     wanted = prepared(model, *inputs, **NOTES)
     node = SimpleNamespace(hidden=SimpleNamespace(unique_id="1"))
-    return train_run.run(node, model, *wanted, 0, Checkpoints(Path("no.training")), resume=False).subject
+    return execution.run(node, model, *wanted, 0, Checkpoints(Path("no.training")), resume=False).subject
 
 
 def encoded(*texts: str) -> list[Any]:
@@ -111,11 +110,11 @@ class Vae:
 
     config = SimpleNamespace(scaling_factor=0.18215)
 
-    def __init__(self, library: bool = False) -> None:
-        self.library = library
+    def __init__(self, of_diffusers: bool = False) -> None:
+        self.of_diffusers = of_diffusers
 
     def encode(self, pixels: torch.Tensor) -> Any:
-        if not self.library:
+        if not self.of_diffusers:
             return self._small(pixels.movedim(-1, 1))
         latent = self._small(pixels / 2 + 0.5)
         return SimpleNamespace(latent_dist=SimpleNamespace(mode=lambda: latent))

@@ -16,7 +16,7 @@ import comfy.utils
 import torch
 from comfyui_p3s.nodes.host import apply_subject, base_model, encoders, progress
 from comfyui_p3s.nodes.host.clip_token_cache import ClipTokenCache
-from comfyui_p3s.nodes.training import execution as train_run
+from comfyui_p3s.nodes.training import execution
 from comfyui_p3s.p3s.network.copy_settings import CopySettings
 from comfyui_p3s.p3s.network.injection import EffectMask
 from comfyui_p3s.p3s.reference.rngr import clip_tokens
@@ -129,7 +129,7 @@ def trained(model: Any, state: Path, kind: str) -> tuple[Any, list[Any]]:
     noise, base = base_model.noise_schedule(model), base_model.base_fingerprint(model, patched=True)
     inputs = TrainingInputs(base, ("",), [example], torch.zeros(77, 768), noise, copy_settings, settings)
     info = subject_for(model, 1, kind=kind, rank=4).info
-    outcome = train_run.run(SimpleNamespace(), model, inputs, info, 1, Checkpoints(state, 1), False)
+    outcome = execution.run(SimpleNamespace(), model, inputs, info, 1, Checkpoints(state, 1), False)
     assert outcome.result.completed, outcome
     return outcome, shown
 

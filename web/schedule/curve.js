@@ -10,6 +10,7 @@ const LAST_TIMESTEP = 999
 const NUMBER = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i
 
 export const MAX_STEPS = 1000
+export const MAX_WEIGHT = 10 // of a keyframe that is dragged; as the highest value of Weight Schedule
 export const FROM_A_RUN = null // the kind of settings that another node gives
 
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value))
@@ -140,7 +141,7 @@ export function handles(settings) {
 
 /** The settings after handle `index` was moved to a place, as far as they allow it. */
 export function moveHandle(settings, index, percent, weight) {
-  const wanted = clamp(weight, 0, 10)
+  const wanted = clamp(weight, 0, MAX_WEIGHT)
   if (settings.kind === 'keyframes') {
     const pairs = parseKeyframes(settings.keyframes)
     // To whole thousandths between its neighbours: the order stays, and no percent is used twice. The others stay as
@@ -177,7 +178,7 @@ export function addKeyframe(settings, percent, weight) {
     return null // the text is being written
   }
   if (pairs.some(([other]) => Math.abs(other - at) < 0.0005)) return null
-  pairs.push([at, round(clamp(weight, 0, 10), 3)])
+  pairs.push([at, round(clamp(weight, 0, MAX_WEIGHT), 3)])
   pairs.sort((a, b) => a[0] - b[0])
   const index = pairs.findIndex(([other]) => other === at)
   return { settings: { ...settings, keyframes: formatKeyframes(pairs, settings.keyframes) }, index }

@@ -274,7 +274,7 @@ export class ScheduleEditor {
     const handle = this.handles[this.selection]
     if (this.#drag || !handle) return true
     const percent = handle.percent + dx * STEP.percent * times
-    const weight = Math.min(10, Math.max(0, handle.weight + dy * STEP.weight * times))
+    const weight = Math.min(curves.MAX_WEIGHT, Math.max(0, handle.weight + dy * STEP.weight * times))
     this.#commit(curves.moveHandle(this.settings, this.selection, percent, weight), `nudge ${this.selection}`)
     return true
   }
