@@ -141,7 +141,7 @@ def upright(path: str) -> dict[str, Any]:
     settings = TrainSettings(epochs=2, batch_size=4)
     with torch.inference_mode(False):
         unet = UNet.from_state_dict(base_weights(model))
-        models = Told(unet, noise_schedule(model), Vae(library=True), None, None, None, resolution=128)
+        models = Told(unet, noise_schedule(model), Vae(of_diffusers=True), None, None, None, resolution=128)
         prompts = ([[models.encode_text(text)[None], {}]] for text in (PROMPT, ""))
         node = trained(model, Vae(), [reference], *prompts, 128, CopySettings(kind="lora"), settings).info
         library, _ = train_subject(models, [reference], PROMPT, settings, CopySettings(kind="lora"))
