@@ -1,12 +1,16 @@
-# make test   everything that runs in minutes: lint, Python tests, web tests, host tests where a ComfyUI is found
+# make test   everything that runs in minutes: lint, Python tests, web tests, tests on the newest ComfyUI that is found
 # make demo   the whole chain on small models, without ComfyUI
 # A machine with Python >= 3.10 and a package registry is enough: the environment is made in .venv on first use.
-# VENV=/some/venv uses another place, COMFYUI_PATH=/a:/b names the hosts to test against.
+# VENV=/some/venv uses another place, COMFYUI_PATH=/a:/b names the hosts to test against, WORKERS=0 tests in one process.
 
 VENV ?= .venv
 BASE_PYTHON ?= python3
 PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.p3s-requirements
+# Test processes, by default as many as cores, with one thread each (tests/conftest.py says who runs what). The longest,
+# those on hosts, are collected first and stay so.
+WORKERS ?= auto
+PARALLEL := -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 # Threads that sleep while they wait: small models run much faster beside anything else.
 export OMP_WAIT_POLICY ?= PASSIVE
 
@@ -34,19 +38,20 @@ format: $(STAMP)
 	$(PYTHON) -m ruff format .
 
 test-python: $(STAMP)
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest $(PARALLEL)
 
+# What takes minutes and gigabytes, on every host found, one test at a time.
 test-slow: $(STAMP)
-	$(PYTHON) -m pytest -m slow
+	$(PYTHON) -m pytest --all-hosts -m slow
 
 # On every host found: the quick tests, and those in the browser. What is missing fails.
 test-hosts: $(STAMP)
-	$(PYTHON) -m pytest --complete -m "host and not slow"
-	$(PYTHON) -m pytest --complete tests/browser -m browser
+	$(PYTHON) -m pytest $(PARALLEL) --complete --all-hosts -m "host and not slow"
+	$(PYTHON) -m pytest --complete --all-hosts tests/browser -m browser
 
 # The editor in a real Chromium, on the frontend of every host found.
 test-browser: $(STAMP)
-	$(PYTHON) -m pytest tests/browser -m browser
+	$(PYTHON) -m pytest --all-hosts tests/browser -m browser
 
 # The editor's geometry, state and history are plain JavaScript and run in node, without npm packages.
 test-web:

@@ -28,7 +28,7 @@ from p3s.network.unet import UNet
 from p3s.network.unet_config import Layer, UNetConfig
 from p3s.sampling.settings import EXACT, SamplingSettings, injection
 from p3s.training.settings import TrainSettings
-from p3s.training.step import Batch, losses
+from p3s.training.step import Batch, batch_losses
 
 TOKENS, TEXT = 257, 77
 FIRST = Layer("input", 1)
@@ -37,17 +37,17 @@ FIRST = Layer("input", 1)
 FASTER = tuple(
     SamplingSettings(**settings)
     for settings in (
-        {"halves": "conditional"},
-        {"halves": "conditional", "reuse": 2},
-        {"halves": "conditional", "reuse": 3},
-        {"halves": "conditional", "reuse": 4},
-        {"halves": "conditional", "pairing": "one_to_one"},
-        {"halves": "conditional", "pool": 2},
-        {"halves": "conditional", "reuse": 3, "pool": 2},
-        {"halves": "conditional", "reuse": 2, "pool": 2, "pairing": "one_to_one"},
-        {"halves": "conditional", "reuse": 3, "pairing": "one_to_one"},
-        {"halves": "conditional", "reuse": 3, "pool": 2, "pairing": "one_to_one"},
-        {"halves": "conditional", "reuse": 5, "pool": 2},
+        {"branches": "conditional"},
+        {"branches": "conditional", "reuse": 2},
+        {"branches": "conditional", "reuse": 3},
+        {"branches": "conditional", "reuse": 4},
+        {"branches": "conditional", "pairing": "one_to_one"},
+        {"branches": "conditional", "pool": 2},
+        {"branches": "conditional", "reuse": 3, "pool": 2},
+        {"branches": "conditional", "reuse": 2, "pool": 2, "pairing": "one_to_one"},
+        {"branches": "conditional", "reuse": 3, "pairing": "one_to_one"},
+        {"branches": "conditional", "reuse": 3, "pool": 2, "pairing": "one_to_one"},
+        {"branches": "conditional", "reuse": 5, "pool": 2},
     )
 )
 
@@ -66,7 +66,7 @@ def describe(settings: SamplingSettings) -> str:
 
 
 class SharedHooks(InjectionHooks):
-    """As the host adapter does it: in the first layer the rows of the guidance's halves are still equal, and so is
+    """As the host adapter does it: in the first layer the rows of the guidance's branches are still equal, and so is
     what this self-attention gives."""
 
     def self_attention(self, layer: Layer, z: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -107,14 +107,14 @@ class Models:
 
     def step(self, settings: SamplingSettings = EXACT) -> float:
         """TFLOP of a step with guidance, on average over the steps at which the subject is on."""
-        rows = 2 if settings.halves == "both" else 1
+        rows = 2 if settings.branches == "both" else 1
         features = self.features(rows)
         parts = [count(lambda: self.features(rows)) / settings.reuse]
         parts += [count(lambda: self.injected(features, rows, settings))]
         return sum(parts) + (count(lambda: self.plain(1)) if rows == 1 else 0.0)
 
     def literal(self) -> float:
-        """TFLOP of a step when nothing is shared between the halves."""
+        """TFLOP of a step when nothing is shared between the branches."""
         features = self.features(shared=False)
         return count(lambda: self.features(shared=False)) + count(lambda: self.injected(features))
 
@@ -122,7 +122,7 @@ class Models:
         x, t, context = self.inputs(1)
         source = (self.empty(*x.shape[1:]), self.empty(TOKENS, 1024))
         batch = Batch(x, t, x, context, (source,), torch.ones_like(x[:, :1]))
-        denoising, consistency = losses(self.base, self.copy, batch, TrainSettings(attention_layers=layers))
+        denoising, consistency = batch_losses(self.base, self.copy, batch, TrainSettings(attention_layers=layers))
         (denoising + consistency).backward()
 
 
@@ -134,7 +134,7 @@ def main() -> None:
     plain = count(default.plain)
     rows = [
         ("plain model, conditional + unconditional", plain),
-        ("P3S, nothing shared between the halves", default.literal()),
+        ("P3S, nothing shared between the branches", default.literal()),
         ("P3S (exact)", default.step()),
         ("P3S without the cross-attention part", lean.step()),
         ("P3S at weight 0 (the copy is not run)", plain),

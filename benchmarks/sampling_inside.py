@@ -22,13 +22,14 @@ import comfy.ops
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
-from comfyui_p3s.nodes.host import attention, patch, weights
-from comfyui_p3s.nodes.host.sampling import Application, Applied, Run
+from comfyui_p3s.nodes.host import apply_subject, attention, base_model
+from comfyui_p3s.nodes.host.sampling_run import SamplingRun, SubjectOnModel
 from comfyui_p3s.p3s.network.copy_settings import CopySettings
 from comfyui_p3s.p3s.network.injection import EffectMask
 from comfyui_p3s.p3s.network.subject_copy import SubjectCopy
 from comfyui_p3s.p3s.network.unet import UNet
 from comfyui_p3s.p3s.network.unet_config import UNetConfig
+from comfyui_p3s.p3s.sampling.application import Application
 from comfyui_p3s.p3s.sampling.schedule import Schedule
 from comfyui_p3s.p3s.sampling.settings import EXACT, FAST, SamplingSettings
 from comfyui_p3s.p3s.subject.file import SubjectReference
@@ -108,7 +109,7 @@ def variant(name: str, model: Any, side: int, subject: Callable[[int, str], Any]
     if name == "reference-only":
         return reference_only(model)
     for use in P3S.get(name, ()):
-        model = patch.apply_subject(model, subject(use.number, use.kind), 0, use.application(side))[0]
+        model = apply_subject.apply_subject(model, subject(use.number, use.kind), 0, use.application(side))[0]
     return model
 
 
@@ -128,18 +129,18 @@ class Shapes:
         with self.mode:
             self.model = ModelPatcher(config.get_model(shapes, prefix, device), device, device)
             self.control = comfy.cldm.cldm.ControlNet(**control | factory, hint_channels=3)
-        self.config = weights.unet_config(self.model)
+        self.config = base_model.unet_config(self.model)
 
     @contextmanager
     def counting(self) -> Iterator[FlopCounterMode]:
-        """What reads a tensor is answered: the halves of the guidance are equal, masks and the weight are real."""
-        real_groups, real_weight = attention.query_groups, Run.weight
+        """What reads a tensor is answered: the branches of the guidance are equal, masks and the weight are real."""
+        real_groups, real_weight = attention.query_groups, SamplingRun.weight
 
         def groups(*args: Any) -> Any:
             with unset_fake_temporarily():
                 return real_groups(*args)
 
-        def weight(run: Run, index: int, timesteps: torch.Tensor) -> Any:
+        def weight(run: SamplingRun, index: int, timesteps: torch.Tensor) -> Any:
             with unset_fake_temporarily():
                 found = real_weight(run, index, torch.full((1,), 500.0))
                 return None if found is None else float(found)
@@ -147,14 +148,14 @@ class Shapes:
         with (
             mock.patch.object(torch, "equal", lambda a, b: True),
             mock.patch.object(attention, "query_groups", groups),
-            mock.patch.object(Run, "weight", weight),
+            mock.patch.object(SamplingRun, "weight", weight),
             torch.no_grad(),
             self.mode,
             FlopCounterMode(display=False) as counter,
         ):
             yield counter
 
-    def applied(self, use: Use) -> Applied:
+    def applied(self, use: Use) -> SubjectOnModel:
         application = use.application(self.side)
         if application.mask is not None:  # or it would keep shapes without values
             for scale in (1, 2, 4, 8):
@@ -163,7 +164,7 @@ class Shapes:
             copy = SubjectCopy(self.config, CopySettings(kind=use.kind), 1024, comfy.ops.manual_cast)
             copy.borrow(self.model.model.diffusion_model)
             reference = SubjectReference(torch.zeros(4, self.side, self.side), torch.zeros(257, 1024))
-        return Applied(copy.requires_grad_(False), reference, application)
+        return SubjectOnModel(copy.requires_grad_(False), reference, application, application.schedule)
 
     def work(self, name: str) -> float:
         """TFLOP of a step with guidance, averaged over a run if features are used again or it ends early."""
@@ -172,8 +173,11 @@ class Shapes:
         options = dict(patched.model_options["transformer_options"])
         options |= {"cond_or_uncond": [1, 0], "uuids": ["a", "b"], "wrappers": patched.wrappers}
         if subjects:
-            wrapper = patch.wrappers(subjects, self.config)[WrappersMP.DIFFUSION_MODEL]
-            options |= {"wrappers": {WrappersMP.DIFFUSION_MODEL: {patch.KEY: [wrapper]}}, patch.KEY: Run(subjects)}
+            wrapper = apply_subject.wrappers(subjects, self.config)[WrappersMP.DIFFUSION_MODEL]
+            options |= {
+                "wrappers": {WrappersMP.DIFFUSION_MODEL: {apply_subject.KEY: [wrapper]}},
+                apply_subject.KEY: SamplingRun(subjects),
+            }
         steps = max([s.application.settings.reuse for s in subjects], default=1)
         with self.counting() as counter:
             x, t, context = torch.zeros(2, 4, self.side, self.side), torch.full((2,), 500.0), torch.zeros(2, 77, 768)

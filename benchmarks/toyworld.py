@@ -24,16 +24,18 @@ import torch
 from torch import Tensor
 
 from p3s.errors import MaskError, PointError
+from p3s.network.copy_start import start_copy
 from p3s.network.subject_copy import SubjectCopy
 from p3s.reference.rngr import Reference
+from p3s.sampling.application import Application, AppliedSubject
 from p3s.sampling.schedule import Schedule
-from p3s.sampling.settings import schedule_for
 from p3s.toyworld.scenes import BACKGROUNDS, IDENTIFIER, Scene, prompt, scene
 from p3s.toyworld.world import WEIGHTS, ToyWorld, click, load_world, picture_of
 from p3s.training.examples import Example, examples_of
+from p3s.training.key import TrainingInputs
 from p3s.training.loop import train
 from p3s.training.settings import TrainSettings
-from p3s.training.step import draw, losses
+from p3s.training.step import batch_losses, draw_batch
 
 from .toyworld_methods import METHODS, TABLES, Method
 from .toyworld_metrics import clip_scores, interval, portraits, score
@@ -90,7 +92,7 @@ def batch_of(examples: Sequence[Example], size: int) -> list[Example]:
 
 def copy_of(world: ToyWorld, method: Method, settings: TrainSettings) -> SubjectCopy:
     width = world.clip.position.shape[1]
-    return SubjectCopy.from_base(world.unet.state_dict(), method.copy, width, settings.zero_init, settings.seed)
+    return start_copy(world.unet.state_dict(), method.copy, width, settings.zero_init, settings.seed)
 
 
 def work(world: ToyWorld, method: Method, budget: Budget, example: Example) -> int:
@@ -98,7 +100,7 @@ def work(world: ToyWorld, method: Method, budget: Budget, example: Example) -> i
     from torch.utils.flop_counter import FlopCounterMode
 
     settings = settings_of(method, budget, 0)
-    batch = draw(
+    batch = draw_batch(
         [example],
         [0] * budget.batch,
         world.encode_text(""),
@@ -110,7 +112,7 @@ def work(world: ToyWorld, method: Method, budget: Budget, example: Example) -> i
         return rival_work(world, method.kind, batch)
     copy = copy_of(world, method, settings)
     with FlopCounterMode(display=False) as counter:
-        denoising, consistency = losses(world.unet, copy, batch, settings)
+        denoising, consistency = batch_losses(world.unet, copy, batch, settings)
         (denoising + consistency).backward()
     return counter.get_total_flops()
 
@@ -130,8 +132,8 @@ def run_one(
     if key not in trained:
         trained[key] = train_one(world, method, number, budget, s, reference)
     used, sampling, figures = trained[key]
-    if "copy" in sampling:
-        sampling = sampling | {"weight": schedule_for(sampling["copy"], method.weight)}
+    if "subjects" in sampling:
+        sampling = {"subjects": [replace(s, application=Application(method.weight)) for s in sampling["subjects"]]}
     looks = s.subjects[wanted].look, s.subjects[1 - wanted].look
     truth = portraits(s, wanted)
     scores, shown = [], [picture_of(s), reference.image]
@@ -165,13 +167,14 @@ def train_one(world: ToyWorld, method: Method, number: int, budget: Budget, s: S
     repeated, started = batch_of(examples, budget.batch), time.time()
     used, sampling = world, {}
     if method.kind == "p3s":
-        copy = copy_of(world, method, settings)
-        result = train(world.unet, copy, repeated, world.encode_text(""), world.noise, settings)
+        copy, empty = copy_of(world, method, settings), world.encode_text("")
+        inputs = TrainingInputs("", ("",), repeated, empty, world.noise, method.copy, settings)
+        result = train(world.unet, copy, inputs)
         tail = result.reports[-50:]
         figures["loss"] = sum(r.denoising for r in tail) / len(tail)
         figures["consistency"] = [sum(r.consistency for r in part) / len(part) for part in (result.reports[:50], tail)]
         condition = copy.condition(examples[0].latent[None], reference.tokens[None])
-        sampling = {"copy": copy, "condition": condition}
+        sampling = {"subjects": [AppliedSubject(copy, condition)]}
     else:
         used = replace(world, unet=tune(world, method.kind, repeated, settings))
     return used, sampling, figures | {"train_seconds": round(time.time() - started, 1)}

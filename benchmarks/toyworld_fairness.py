@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from p3s.network.hooks import PLAIN
 from p3s.network.injection import Features, Injection, InjectionHooks
 from p3s.network.subject_copy import CopyReader
-from p3s.network.unet import PLAIN
 from p3s.sampling.diffusion import ddim
 from p3s.toyworld.scenes import BACKGROUNDS, prompt, scene
 from p3s.toyworld.world import GUIDANCE, STEPS, WEIGHTS, ToyWorld, load_world, picture_of
@@ -38,7 +38,7 @@ def reference_only(
         reader = CopyReader()
         world.unet(world.noise.add_noise(latent[None], noise, times), times, own, reader)
         hidden = {layer: z.expand(len(x), -1, -1) for layer, z in reader.norm1.items()}
-        features = Features(hidden, {}, reader.grids).weighted(weight)
+        features = Features(hidden, {}, reader.grids).with_weight(weight)
         hooks = InjectionHooks(Injection(features, lam)) if weight else PLAIN
         times = times.expand(len(x))
         uncond, cond = (world.unet(x, times, c.expand(len(x), -1, -1), hooks) for c in (empty, words))

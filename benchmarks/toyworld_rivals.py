@@ -15,7 +15,7 @@ from p3s.toyworld.world import ToyWorld
 from p3s.training.examples import Example
 from p3s.training.losses import denoising_loss
 from p3s.training.settings import TrainSettings
-from p3s.training.step import Batch, draw
+from p3s.training.step import Batch, draw_batch
 
 RANK = 8
 
@@ -48,7 +48,7 @@ def rival(world: ToyWorld, kind: str) -> UNet:
 
 
 def rival_loss(unet: UNet, batch: Batch) -> torch.Tensor:
-    return denoising_loss(unet(batch.x, batch.timesteps, batch.context), batch.target, batch.counted)
+    return denoising_loss(unet(batch.x, batch.timesteps, batch.context), batch.target, batch.loss_mask)
 
 
 def rival_work(world: ToyWorld, kind: str, batch: Batch) -> int:
@@ -71,7 +71,7 @@ def tune(world: ToyWorld, kind: str, examples: Sequence[Example], settings: Trai
     empty = world.encode_text("")
     for _ in range(settings.steps):
         rows = torch.randint(len(examples), (settings.batch_size,), generator=generator).tolist()
-        batch = draw(examples, rows, empty, world.noise, settings, generator)
+        batch = draw_batch(examples, rows, empty, world.noise, settings, generator)
         loss = rival_loss(unet, batch)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

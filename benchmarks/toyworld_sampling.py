@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 
 from p3s.network.injection import EffectMask
-from p3s.sampling.ddim import generate_subjects
-from p3s.sampling.settings import FAST, AppliedSubject, SamplingSettings
+from p3s.sampling.application import AppliedSubject
+from p3s.sampling.ddim import generate
+from p3s.sampling.settings import FAST, SamplingSettings
 from p3s.toyworld.scenes import BACKGROUNDS, CLASSES, IDENTIFIER, PLURALS, SIDE, prompt, scene
 from p3s.toyworld.world import WEIGHTS, ToyWorld, load_world, picture_of
 
@@ -38,29 +39,29 @@ COUNTED = ("selection", "preferred", "prompt", "one")
 #: Alone, and together.
 WAYS: dict[str, dict[str, Any]] = {
     "exact": {},
-    "conditional half": {"halves": "conditional"},
-    "reuse 2": {"halves": "conditional", "reuse": 2},
-    "reuse 3": {"halves": "conditional", "reuse": 3},
-    "reuse 4": {"halves": "conditional", "reuse": 4},
-    "one to one": {"halves": "conditional", "pairing": "one_to_one"},
-    "pool 2": {"halves": "conditional", "pool": 2},
-    "end 0.8": {"halves": "conditional", "end": 0.8},
-    "reuse 3, pool 2": {"halves": "conditional", "reuse": 3, "pool": 2},
-    "reuse 2, one to one, pool 2": {"halves": "conditional", "reuse": 2, "pool": 2, "pairing": "one_to_one"},
-    "reuse 2, end 0.6": {"halves": "conditional", "reuse": 2, "end": 0.6},
-    "reuse 3, end 0.9": {"halves": "conditional", "reuse": 3, "end": 0.9},
-    "reuse 2, end 0.75": {"halves": "conditional", "reuse": 2, "end": 0.75},
-    "reuse 3, end 0.8": {"halves": "conditional", "reuse": 3, "end": 0.8},
-    "reuse 4, end 0.8": {"halves": "conditional", "reuse": 4, "end": 0.8},
+    "conditional half": {"branches": "conditional"},
+    "reuse 2": {"branches": "conditional", "reuse": 2},
+    "reuse 3": {"branches": "conditional", "reuse": 3},
+    "reuse 4": {"branches": "conditional", "reuse": 4},
+    "one to one": {"branches": "conditional", "pairing": "one_to_one"},
+    "pool 2": {"branches": "conditional", "pool": 2},
+    "end 0.8": {"branches": "conditional", "end": 0.8},
+    "reuse 3, pool 2": {"branches": "conditional", "reuse": 3, "pool": 2},
+    "reuse 2, one to one, pool 2": {"branches": "conditional", "reuse": 2, "pool": 2, "pairing": "one_to_one"},
+    "reuse 2, end 0.6": {"branches": "conditional", "reuse": 2, "end": 0.6},
+    "reuse 3, end 0.9": {"branches": "conditional", "reuse": 3, "end": 0.9},
+    "reuse 2, end 0.75": {"branches": "conditional", "reuse": 2, "end": 0.75},
+    "reuse 3, end 0.8": {"branches": "conditional", "reuse": 3, "end": 0.8},
+    "reuse 4, end 0.8": {"branches": "conditional", "reuse": 4, "end": 0.8},
 }
 
 #: Two subjects in one picture: how they are kept apart. Each is on the side where it is in its photo, or on the other.
 PAIRS: dict[str, dict[str, Any]] = {
     "masks": {},
     "masks, sides swapped": {"swapped": True},
-    "masks, conditional half": {"halves": "conditional"},
-    "masks, conditional half, strength 0.8": {"halves": "conditional", "strength": 0.8},
-    "masks, conditional half, end 0.8": {"halves": "conditional", "end": 0.8},
+    "masks, conditional half": {"branches": "conditional"},
+    "masks, conditional half, strength 0.8": {"branches": "conditional", "strength": 0.8},
+    "masks, conditional half, end 0.8": {"branches": "conditional", "end": 0.8},
     "masks, mode fast": asdict(FAST),
     "masks with soft edges": {"soft": True},
     "no masks": {"masks": False},
@@ -75,10 +76,9 @@ def sample(
     seeds: Sequence[int],
     subjects: Sequence[AppliedSubject],
     budget: Budget,
-    **settings: Any,
 ) -> Tensor:
     """Pictures [len(seeds), 48, 48, 3]."""
-    *_, last = generate_subjects(
+    *_, last = generate(
         world.unet,
         world.encode_text(text),
         world.encode_text(""),
@@ -87,7 +87,6 @@ def sample(
         subjects,
         budget.sample_steps,
         budget.guidance,
-        SamplingSettings(**settings),
     )
     return world.codec.decode(last)
 
@@ -97,7 +96,7 @@ def speed_row(world: ToyWorld, subject: Trained, name: str, budget: Budget) -> t
     for background in prompts(s, subject.number, budget.backgrounds):
         text = prompt(s.animal, background, IDENTIFIER)
         seeds = [1000 * subject.number + i for i in range(budget.seeds)]
-        pictures = sample(world, text, seeds, [subject.applied()], budget, **WAYS[name])
+        pictures = sample(world, text, seeds, [subject.applied(settings=SamplingSettings(**WAYS[name]))], budget)
         rows += score(world, pictures, subject.wanted, subject.other, s.animal, background)
         shown += list(pictures)
     return {key: [r[key] for r in rows] for key in COUNTED}, shown
@@ -130,14 +129,17 @@ def two_row(
     soft, masks, strength = options.pop("soft", False), options.pop("masks", True), options.pop("strength", 1.0)
     pair = (pair[1], pair[0]) if options.pop("swapped", False) else pair
     subjects = [
-        t.applied(mask=side_mask(bool(i), soft) if masks else None, strength=strength) for i, t in enumerate(pair)
+        t.applied(
+            mask=side_mask(bool(i), soft) if masks else None, strength=strength, settings=SamplingSettings(**options)
+        )
+        for i, t in enumerate(pair)
     ]
     number, animal = min(pair, key=lambda t: t.number).number, pair[0].scene.animal
     found, shown = [], []
     for background in prompts(pair[0].scene, number, budget.backgrounds):
         text = f"a photo of two {IDENTIFIER} {PLURALS[animal]} {BACKGROUNDS[background]}"
         seeds = [1000 * number + i for i in range(budget.seeds)]
-        pictures = sample(world, text, seeds, subjects, budget, **options)
+        pictures = sample(world, text, seeds, subjects, budget)
         fits = [(a["animal"], a["background"], a["count"]) == (animal, background, 2) for a in answers(world, pictures)]
         for right, own in enumerate(pair):
             other, half = pair[1 - right], side(pictures, bool(right))

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from p3s.network.subject_copy import SubjectCopy
-from p3s.sampling.settings import AppliedSubject
+from p3s.sampling.application import Application, AppliedSubject
 from p3s.toyworld.scenes import SIDE, Appearance, Placed, Scene, scene
 from p3s.toyworld.world import ToyWorld
 
@@ -41,7 +41,8 @@ class Trained:
         return self.scene.subjects[1 - self.number % 2].look
 
     def applied(self, **options: Any) -> AppliedSubject:
-        return AppliedSubject(self.copy, self.condition, METHODS["p3s"].weight, **options)
+        """``options``: of its application."""
+        return AppliedSubject(self.copy, self.condition, Application(METHODS["p3s"].weight, **options))
 
 
 def clicked(s: Scene, number: int) -> Placed:
@@ -66,7 +67,8 @@ def trained(world: ToyWorld, number: int, budget: Budget, folder: Path, animal: 
         if reference is None:
             return None
         _, made, _ = train_one(world, method, number, budget, s, reference)
-        copy, condition = made["copy"], made["condition"].detach()
+        (subject,) = made["subjects"]
+        copy, condition = subject.copy, subject.condition.detach()
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {key: value.contiguous() for key, value in copy.state_dict().items()}
         save_file({**tensors, "condition": condition.contiguous()}, file)

@@ -15,11 +15,12 @@ import comfy_extras.nodes_train as nodes_train
 import torch
 import torch.nn.functional as F
 from attention_flops import counter
-from comfyui_p3s.nodes.host import weights
+from comfyui_p3s.nodes.host import base_model
 from comfyui_p3s.p3s.network.copy_settings import CopySettings
-from comfyui_p3s.p3s.network.subject_copy import SubjectCopy
 from comfyui_p3s.p3s.network.unet import UNet
+from comfyui_p3s.p3s.training.driver import new_copy
 from comfyui_p3s.p3s.training.examples import Example
+from comfyui_p3s.p3s.training.key import TrainingInputs
 from comfyui_p3s.p3s.training.loop import train
 from comfyui_p3s.p3s.training.settings import TrainSettings
 
@@ -57,12 +58,13 @@ class Clock:
 
 
 def p3s(kind: str, model: Any, latent: torch.Tensor, prompt: torch.Tensor, steps: int, checkpointing: bool) -> None:
-    state = weights.base_weights(model)
+    state = base_model.base_weights(model)
     base = UNet.from_state_dict(state)
-    copy = SubjectCopy.from_base(state, CopySettings(kind=kind, rank=RANK), 1024)
     shown = Example(latent[0], torch.randn(257, 1024), prompt[0])
     settings = TrainSettings(steps=steps, checkpointing=checkpointing)
-    result = train(base, copy, [shown], prompt[0], weights.noise_schedule(model), settings)
+    copy_settings, noise = CopySettings(kind=kind, rank=RANK), base_model.noise_schedule(model)
+    inputs = TrainingInputs("", ("",), [shown], prompt[0], noise, copy_settings, settings)
+    result = train(base, new_copy(state, inputs), inputs)
     assert result.completed, result.error
 
 
@@ -104,9 +106,9 @@ def train_lora(model: Any, latent: torch.Tensor, prompt: torch.Tensor, steps: in
 
 def dreambooth(model: Any, latent: torch.Tensor, prompt: torch.Tensor, steps: int, checkpointing: bool) -> None:
     """All weights of our U-Net, trained on the denoising loss."""
-    net = UNet.from_state_dict(weights.base_weights(model)).requires_grad_(True)
+    net = UNet.from_state_dict(base_model.base_weights(model)).requires_grad_(True)
     net.checkpointing = checkpointing
-    noise, optimizer = weights.noise_schedule(model), torch.optim.AdamW(net.parameters(), lr=1e-6)
+    noise, optimizer = base_model.noise_schedule(model), torch.optim.AdamW(net.parameters(), lr=1e-6)
     for _ in range(steps):
         t, eps = torch.randint(1000, (1,)), torch.randn_like(latent)
         F.mse_loss(net(noise.add_noise(latent, eps, t), t, prompt), noise.target(latent, eps, t)).backward()

@@ -28,20 +28,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.training_work import TEXT, TOKEN_DIM, TOKENS, Step
-from p3s.models.pipeline import subject_of
 from p3s.network.copy_settings import CopySettings
-from p3s.network.subject_copy import SubjectCopy
 from p3s.network.unet import UNet
 from p3s.network.unet_config import UNetConfig
 from p3s.sampling.diffusion import NoiseSchedule
 from p3s.subject.file import save_subject
 from p3s.subject.info import SubjectInfo
+from p3s.training.driver import new_copy, subject_of
 from p3s.training.examples import Example
+from p3s.training.key import TrainingInputs
 from p3s.training.loop import train
 from p3s.training.memory_estimate import estimate_memory
 from p3s.training.precision import DTYPES
 from p3s.training.settings import TrainSettings
-from p3s.training.step import epoch
+from p3s.training.step import epoch_batches
 
 CONFIGS = {
     "full": UNetConfig.build(),
@@ -105,13 +105,14 @@ def held(what: str) -> int:
 def p3s(config: UNetConfig, examples: list[Example], settings: TrainSettings, kind: str, clock: Clock) -> int:
     """Train; the bytes of the subject's file."""
     base = network(config, DTYPES[settings.precision])
-    copy = SubjectCopy.from_base(base.state_dict(), CopySettings(kind=kind), TOKEN_DIM)
-    text = torch.zeros(TEXT, config.context_dim)
+    text, noise = torch.zeros(TEXT, config.context_dim), NoiseSchedule.stable_diffusion()
+    inputs = TrainingInputs("", ("",) * 2, examples, text, noise, CopySettings(kind=kind), settings)
+    copy = new_copy(base.state_dict(), inputs)
 
     def told(report: Any) -> None:
         clock.start() if report.step == 1 else clock.stop()
 
-    result = train(base, copy, examples, text, NoiseSchedule.stable_diffusion(), settings, told)
+    result = train(base, copy, inputs, told)
     if not result.completed:
         raise SystemExit(f"the training did not reach its end: {result.error}")
     info = SubjectInfo("", "", copy.settings.to_dict(), {}, ("",) * 2, ("",) * 2, 2, True, "", "")
@@ -160,7 +161,7 @@ def example(config: UNetConfig, side: int) -> Example:
 
 def train_settings(row: dict[str, Any], examples: list[Example]) -> TrainSettings:
     """Two steps, with a seed whose first epoch begins with the first example."""
-    seed = next(s for s in range(100) if epoch(examples, 1, torch.Generator().manual_seed(s))[0] == [0])
+    seed = next(s for s in range(100) if epoch_batches(examples, 1, torch.Generator().manual_seed(s))[0] == [0])
     names = ("precision", "checkpointing", "optimizer")
     return TrainSettings(steps=2, seed=seed, pairs="self", **{name: row[name] for name in names if name in row})
 

@@ -17,7 +17,7 @@ from p3s.network.unet import UNet
 from p3s.network.unet_config import UNetConfig
 from p3s.training.losses import total_loss
 from p3s.training.settings import TrainSettings
-from p3s.training.step import Batch, losses
+from p3s.training.step import Batch, batch_losses
 
 TOKENS, TEXT, TOKEN_DIM = 257, 77, 1024
 
@@ -43,7 +43,7 @@ class Step:
 
     def loss(self) -> Tensor:
         if self.copy is not None:
-            return total_loss(*losses(self.base, self.copy, self.batch, self.settings), self.settings.gamma)
+            return total_loss(*batch_losses(self.base, self.copy, self.batch, self.settings), self.settings.gamma)
         prediction = self.base(self.batch.x, self.batch.timesteps, self.batch.context)
         return F.mse_loss(prediction, self.batch.target)
 

@@ -16,8 +16,8 @@ NODES: tuple[tuple[str, str], ...] = (
     ("training.train", "Train"),
     ("apply", "Apply"),
     ("weight_schedule", "WeightSchedule"),
-    ("subject_files", "LoadSubject"),
-    ("subject_files", "SaveSubject"),
+    ("load_save_subject", "LoadSubject"),
+    ("load_save_subject", "SaveSubject"),
     ("toy_world", "ToyWorld"),
 )
 

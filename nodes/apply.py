@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from typing import Any
 
 from comfy_api.latest import io
@@ -12,20 +11,22 @@ from torch import Tensor
 from ..p3s.errors import P3SError
 from ..p3s.network.copy_settings import CopySettings
 from ..p3s.network.injection import EffectMask
-from ..p3s.sampling.layer_strengths import layer_strengths as layer_factors
-from ..p3s.sampling.layer_strengths import parse_layer_strengths
+from ..p3s.sampling.application import EFFECT_MASK, MODE, Application, application
+from ..p3s.sampling.layer_strengths import LAYER_STRENGTHS, parse_layer_strengths
 from ..p3s.sampling.schedule import Schedule as WeightCurve
-from ..p3s.sampling.settings import MODES, default_schedule
+from ..p3s.sampling.settings import SamplingSettings, default_schedule
+from ..p3s.settings import settings_of
+from ..p3s.subject.file import REFERENCE_INDEX
 from ..p3s.subject.file import Subject as TrainedSubject
-from .host.patch import apply_subject
-from .host.sampling import Application
-from .host.weights import unet_config
-from .types import Schedule, Subject, build
-from .values import checked
+from .host.apply_subject import apply_subject
+from .host.base_model import unet_config
+from .input_checks import checked
+from .wire_types import Schedule, Subject, build, input_of
 
 log = logging.getLogger("p3s")
 
-GUIDANCE = ("both", "conditional")
+STRENGTH, GUIDANCE = settings_of(Application)["strength"], settings_of(SamplingSettings)["branches"]
+WINDOW = settings_of(WeightCurve)
 
 
 class Apply(io.ComfyNode):
@@ -44,80 +45,20 @@ class Apply(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The model the subject was trained on, or another of its family."),
                 Subject.Input("subject", tooltip="From Train P3S or Load P3S Subject."),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=0.0,
-                    max=10.0,
-                    step=0.01,
-                    tooltip="Multiplies the schedule's weight. 0 is the plain model. Tiny values do not fade to it, "
-                    "because the subject's tokens still take part in attention; use 0 to switch the subject off.",
-                ),
-                io.Float.Input(
-                    "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="The subject is off before this fraction of denoising. A later start leaves the layout to "
-                    "the prompt.",
-                ),
-                io.Float.Input(
-                    "end_percent",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="The subject is off after this fraction of denoising.",
-                ),
-                io.Combo.Input(
-                    "guidance",
-                    options=list(GUIDANCE),
-                    default=GUIDANCE[0],
-                    tooltip="Which side of classifier-free guidance sees the subject: both, or the prompt only "
-                    "(faster).",
-                ),
+                input_of("strength", STRENGTH),
+                input_of("start_percent", WINDOW["start"]),
+                input_of("end_percent", WINDOW["end"]),
+                input_of("guidance", GUIDANCE),
                 Schedule.Input(
                     "schedule",
                     optional=True,
                     tooltip="From Weight Schedule. Without it, the weight learned with the subject if there is one, "
                     "else the paper's: 0.7 at the first step, 1.2 at the last.",
                 ),
-                build(
-                    io.Int.Input,
-                    "reference_index",
-                    default=0,
-                    min=0,
-                    max=1000,
-                    optional=True,
-                    advanced=True,
-                    tooltip="For a subject trained on several photos: which one to use as the reference, counting "
-                    "from 0.",
-                ),
-                io.Mask.Input(
-                    "mask",
-                    optional=True,
-                    tooltip="Where in the image the subject acts; everywhere if not connected. Soft edges are kept. "
-                    "With several subjects, give each a mask of its own.",
-                ),
-                io.Combo.Input(
-                    "mode",
-                    options=list(MODES),
-                    default="exact",
-                    optional=True,
-                    tooltip="exact: the method of the paper, 1.8 times the work of the plain model. fast: 1.2 times; "
-                    "applies the subject to the prompt only, until 0.8 of denoising, and runs the copy at every third "
-                    "evaluation of the model.",
-                ),
-                build(
-                    io.String.Input,
-                    "layer_strengths",
-                    default="",
-                    optional=True,
-                    advanced=True,
-                    tooltip='Per-layer multipliers, e.g. "input: 0.5, output 9: 0". Layers not listed use 1; 0 leaves '
-                    "a layer to the plain model.",
-                ),
+                input_of("reference_index", REFERENCE_INDEX, optional=True, advanced=True),
+                io.Mask.Input("mask", optional=True, tooltip=EFFECT_MASK.help),
+                input_of("mode", MODE, optional=True),
+                input_of("layer_strengths", LAYER_STRENGTHS, optional=True, advanced=True),
             ],
             # The output has no id: it must differ from the inputs' ids.
             outputs=[
@@ -156,10 +97,8 @@ class Apply(io.ComfyNode):
             )
         curve = schedule or default_schedule(CopySettings.from_dict(subject.info.copy_settings))
         curve = curve.within(start_percent, end_percent)
-        settings = MODES[mode] if guidance == "both" else replace(MODES[mode], halves="conditional")
-        layers = layer_factors(parse_layer_strengths(layer_strengths), unet_config(model))
-        application = Application(curve, strength, settings, effect_mask(mask), layers)
-        patched, warnings = apply_subject(model, subject, reference_index, application)
+        how = application(unet_config(model), curve, strength, mode, guidance, effect_mask(mask), layer_strengths)
+        patched, warnings = apply_subject(model, subject, reference_index, how)
         for warning in warnings:
             log.warning("Apply P3S: %s", warning)
         return io.NodeOutput(patched)

@@ -12,13 +12,13 @@ from comfy_api.latest import io
 from PIL import Image
 
 from ..p3s.errors import P3SError, PointError
-from ..p3s.pictures import frames
+from ..p3s.image_files import frames
 from ..p3s.reference.points import PointSet
-from .host.patches import know_photo
-from .host.pictures import PREVIEW_SIDE, find_picture, load_picture, readable_names
-from .host.sources import PickerFile
-from .types import PointEditor, Points, build
-from .values import checked
+from .host.clip_patches import know_photo
+from .host.picker_pictures import PickerFile
+from .host.picture_files import PREVIEW_SIDE, find_picture, load_picture, readable_names
+from .input_checks import checked
+from .wire_types import PointEditor, Points, build
 
 _UNLINKED: Any = object()  # stands for "not in the prompt"; a linked input is passed as None before the run
 

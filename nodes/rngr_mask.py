@@ -10,17 +10,18 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..p3s.errors import MaskError, P3SError, PointError
-from ..p3s.pictures import frames
-from ..p3s.reference.drawing import heat_map, overlay, reduced
-from ..p3s.reference.masks import FILL_REGIONS, FILLS, VALUE_RANGES, MaskSettings
+from ..p3s.image_files import frames
+from ..p3s.reference.masks import MaskSettings
+from ..p3s.reference.overlay import heat_map, overlay, reduced
 from ..p3s.reference.points import PointSet
 from ..p3s.reference.rngr import Reference as CleanReference
 from ..p3s.reference.rngr import make_reference
-from .host.conditions import clip_encoder, clip_image_size
-from .host.pictures import PREVIEW_SIDE
-from .host.readings import readings
-from .types import Points, Reference, build
-from .values import checked, only
+from ..p3s.settings import settings_of
+from .host.clip_token_cache import token_cache
+from .host.encoders import clip_encoder, clip_image_size
+from .host.picture_files import PREVIEW_SIDE
+from .input_checks import checked, only
+from .wire_types import Points, Reference, build, input_of
 
 log = logging.getLogger("p3s")
 
@@ -30,7 +31,7 @@ class RNGRMask(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        default = MaskSettings()
+        given = settings_of(MaskSettings)
         return build(
             io.Schema,
             node_id="P3S_RNGRMask",
@@ -51,41 +52,7 @@ class RNGRMask(io.ComfyNode):
                     [Points, io.String],
                     tooltip="From Point Picker, or positive points in pixels as KJNodes and SAM nodes write them.",
                 ),
-                io.Combo.Input(
-                    "fill",
-                    options=list(FILLS),
-                    default=default.fill,
-                    tooltip="How the removed region is filled when inpainted is not connected.",
-                ),
-                io.Combo.Input(
-                    "fill_region",
-                    options=list(FILL_REGIONS),
-                    default=default.fill_region,
-                    tooltip="negative: remove the negative subject. background: remove everything but the subject.",
-                ),
-                io.Combo.Input(
-                    "value_range",
-                    options=list(VALUE_RANGES),
-                    default=default.value_range,
-                    tooltip="How similarities are mapped to 0..1: clip cuts negative ones off, minmax stretches the "
-                    "whole range.",
-                ),
-                io.Float.Input(
-                    "blur",
-                    default=default.blur,
-                    min=0.0,
-                    max=8.0,
-                    step=0.1,
-                    tooltip="Blur of the similarity map, in CLIP patches (a sixteenth of the longer side).",
-                ),
-                io.Float.Input(
-                    "grow",
-                    default=default.grow,
-                    min=0.0,
-                    max=16.0,
-                    step=0.1,
-                    tooltip="Grow the removed region by this many patches; it never enters the subject.",
-                ),
+                *(input_of(name, given[name]) for name in ("fill", "fill_region", "value_range", "blur", "grow")),
                 io.Image.Input(
                     "inpainted",
                     optional=True,
@@ -168,7 +135,7 @@ class RNGRMask(io.ComfyNode):
 
 
 def all_frames(batches: Sequence[Any], name: str) -> list[torch.Tensor]:
-    """The pictures [H, W, 3] of a list of batches. Raises MaskError as :func:`p3s.pictures.frames`."""
+    """The pictures [H, W, 3] of a list of batches. Raises MaskError as :func:`p3s.image_files.frames`."""
     return [frame for batch in batches for frame in frames(batch, name)]
 
 
@@ -216,7 +183,7 @@ def reference_of(
     clip_vision: Any, photo: torch.Tensor, points: PointSet, clean: torch.Tensor | None, settings: MaskSettings
 ) -> CleanReference:
     # CLIP first, also when the points are wrong: the Point Picker can then show why, without another run.
-    tokens = readings.tokens(photo, clip_vision)
+    tokens = token_cache.tokens(photo, clip_vision)
     return make_reference(
         photo,
         points,

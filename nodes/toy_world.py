@@ -5,8 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..p3s.toyworld.scenes import CLASSES
-from .types import build
-from .values import checked
+from .input_checks import checked
+from .wire_types import build
 
 
 class ToyWorld(io.ComfyNode):

@@ -5,13 +5,16 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..p3s.errors import P3SError
+from ..p3s.errors import P3SError, shown
 from ..p3s.sampling.diffusion import NoiseSchedule
-from ..p3s.sampling.plot import plot_schedule
-from ..p3s.sampling.schedule import KINDS, parse_keyframes
 from ..p3s.sampling.schedule import Schedule as WeightCurve
-from .types import Schedule, build
-from .values import checked
+from ..p3s.sampling.schedule import parse_keyframes
+from ..p3s.sampling.schedule_plot import plot_schedule
+from ..p3s.settings import settings_of
+from .input_checks import checked
+from .wire_types import Schedule, build, input_of
+
+SETTINGS = settings_of(WeightCurve)
 
 
 class WeightSchedule(io.ComfyNode):
@@ -28,54 +31,9 @@ class WeightSchedule(io.ComfyNode):
             search_aliases=["p3s", "schedule", "keyframes", "strength", "curve"],
             # The order of the inputs is the order of the values in saved workflows: append only.
             inputs=[
-                io.Combo.Input(
-                    "kind",
-                    options=list(KINDS),
-                    default="paper",
-                    tooltip="paper: 1 - alpha (t/T)^k + beta, with t/T falling from 1 to 0. fixed: value. "
-                    "increasing: value (1 - t/T)^k, grows as the image emerges. decreasing: value (t/T)^k. "
-                    "keyframes: your own curve. learned: the curve learned with the subject, if there is one. "
-                    "ease: alpha and beta as in paper, but level at both ends.",
-                ),
-                io.Float.Input(
-                    "alpha",
-                    default=0.5,
-                    min=-5.0,
-                    max=5.0,
-                    step=0.01,
-                    tooltip="paper, ease: how much weaker the subject is at the first step than at the last.",
-                ),
-                io.Float.Input(
-                    "beta",
-                    default=0.2,
-                    min=-5.0,
-                    max=5.0,
-                    step=0.01,
-                    tooltip="paper, ease: added at every step.",
-                ),
-                io.Float.Input(
-                    "k",
-                    default=2.0,
-                    min=0.0,
-                    max=10.0,
-                    step=0.1,
-                    tooltip="paper, increasing, decreasing: the exponent; higher bends the curve more.",
-                ),
-                io.Float.Input(
-                    "value",
-                    default=1.0,
-                    min=0.0,
-                    max=10.0,
-                    step=0.01,
-                    tooltip="fixed: the weight. increasing, decreasing: the highest weight. At 0 the subject is off.",
-                ),
-                io.String.Input(
-                    "keyframes",
-                    default="0:0.7, 0.5:1, 1:1.2",
-                    multiline=True,
-                    tooltip='keyframes: pairs "percent:weight", joined by straight lines; percent 0 is the first '
-                    "step, 1 the last. A JSON list [[0, 0.7], [1, 1.2]] works too.",
-                ),
+                *(input_of(name, SETTINGS[name]) for name in ("kind", "alpha", "beta", "k", "value")),
+                # A text; the schedule holds its pairs.
+                input_of("keyframes", SETTINGS["keyframes"], default="0:0.7, 0.5:1, 1:1.2", multiline=True),
                 io.Sigmas.Input(
                     "sigmas",
                     optional=True,
@@ -93,8 +51,8 @@ class WeightSchedule(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, kind=None, keyframes=None) -> bool | str:
         # The host shows this message beside every input named here: only these two, either of which may be wrong.
-        if kind is not None and kind not in KINDS:
-            return f"There is no kind {kind!r} of weight schedule. Kinds: {', '.join(KINDS)}."
+        if kind is not None and not SETTINGS["kind"].allows(kind):
+            return f"kind must be {SETTINGS['kind'].expected}; got {shown(kind)}"
         if kind == "keyframes" and isinstance(keyframes, str):  # None: comes from another node
             try:
                 WeightCurve(kind, keyframes=parse_keyframes(keyframes))

@@ -17,6 +17,7 @@ COMMANDS = {
     "train": "train a subject from photos and points",
     "generate": "generate a trained subject from prompts",
     "info": "what a subject file holds",
+    "ssr": "convert the files of an SSR-Encoder",
 }
 EXAMPLES = """\
 examples:
@@ -25,7 +26,7 @@ examples:
   python -m p3s train --image demo-output/photo.png --points demo-output/points.json --prompt "a photo of a sks dog"
   python -m p3s generate subject.safetensors --prompt "a photo of a sks dog on the beach" --seeds 0 1 2
   python -m p3s train --image dogs.jpg --positive 0.25,0.6 --negative 0.74,0.6 --prompt "a photo of a sks dog" \\
-      --world sd15.safetensors --clip clip-vit-large-patch14
+      --model sd15.safetensors --clip clip-vit-large-patch14
   python -m p3s info subject.safetensors
 
 Every command has its own --help.

@@ -20,10 +20,10 @@ class P3SError(ValueError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Pickle looks for a class in its module.
-        return _error, (type(self).__name__, self.args), self.__dict__ or None
+        return _error_by_name, (type(self).__name__, self.args), self.__dict__ or None
 
 
-def _error(name: str, arguments: tuple[Any, ...]) -> P3SError:
+def _error_by_name(name: str, arguments: tuple[Any, ...]) -> P3SError:
     return next((kind for kind in _kinds(P3SError) if kind.__name__ == name), P3SError)(*arguments)
 
 
@@ -47,6 +47,10 @@ class FamilyError(P3SError):
 
 class SubjectFileError(P3SError):
     """A subject file that is damaged, hostile, too new, or does not fit."""
+
+
+class SSRFileError(P3SError):
+    """A file of an SSR-Encoder that is damaged, hostile, something else, or the wrong one of its two."""
 
 
 class MissingPackageError(P3SError):

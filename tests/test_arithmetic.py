@@ -4,15 +4,15 @@ import math
 
 import pytest
 import torch
-from small import TOKEN_DIM, random_examples, random_unet
+from small import TOKEN_DIM, random_examples, random_unet, train
 
 from p3s import arithmetic
 from p3s.arithmetic import SMALL, deterministic, few_threads
 from p3s.network.copy_settings import CopySettings
-from p3s.network.subject_copy import SubjectCopy
+from p3s.network.copy_start import start_copy
 from p3s.network.unet_config import UNetConfig
 from p3s.sampling.diffusion import NoiseSchedule
-from p3s.training.loop import gradients_are_finite, train
+from p3s.training.gradients import gradients_are_finite
 from p3s.training.settings import TrainSettings
 
 NOISE = NoiseSchedule.stable_diffusion()
@@ -32,7 +32,7 @@ def threads():
 
 def run(callback=None):
     base = random_unet(TINY)
-    copy = SubjectCopy.from_base(base.state_dict(), CopySettings(), TOKEN_DIM)
+    copy = start_copy(base.state_dict(), CopySettings(), TOKEN_DIM)
     examples = random_examples(2, size=8, config=TINY)
     return copy, train(base, copy, examples, EMPTY, NOISE, TrainSettings(steps=2), callback)
 

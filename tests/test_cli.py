@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 from dataclasses import fields, replace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +13,22 @@ import pytest
 import torch
 from PIL import Image
 
-from p3s import files
+from p3s import file_writing
 from p3s.__main__ import COMMANDS, main
 from p3s.commands import generate as generate_command
 from p3s.commands import train as train_command
-from p3s.commands.options import MASK_HELP, NamesPhoto, add_points, add_settings, chosen
+from p3s.commands.options import NamesPhoto, add_points, add_settings, chosen
 from p3s.demo.chain import TRAINING
+from p3s.image_files import write_png
+from p3s.models.pipeline import apply_subject
 from p3s.network.copy_settings import CopySettings
-from p3s.pictures import write_png
-from p3s.reference.masks import MaskSettings
+from p3s.network.injection import EffectMask
+from p3s.sampling.application import Application
 from p3s.sampling.schedule import Schedule
+from p3s.sampling.settings import FAST, SamplingSettings
 from p3s.subject.file import Subject, load_subject, save_subject
 from p3s.toyworld.scenes import IDENTIFIER, prompt, scene
-from p3s.toyworld.world import click, picture_of
+from p3s.toyworld.world import click, load_world, picture_of
 from p3s.training.settings import TrainSettings
 
 TEXT = prompt("dog", "beach", IDENTIFIER)
@@ -122,7 +126,7 @@ def test_a_full_disk_does_not_cost_the_training(photos, tmp_path: Path, monkeypa
 
 
 def test_a_loss_that_is_no_longer_finite_keeps_the_last_good_step(photos, tmp_path: Path, capsys) -> None:
-    out = ["--out", str(tmp_path / "dog.safetensors"), "--learning-rate", "1e6", "--steps", "30"]
+    out = ["--out", str(tmp_path / "dog.safetensors"), "--learning-rate", "1", "--steps", "30"]
     assert main(["train", *photos[0], "--prompt", TEXT, *out]) == 1
     said = capsys.readouterr().err
     assert "no longer finite" in said and str(tmp_path / "dog_stopped.safetensors") in said
@@ -191,18 +195,68 @@ def test_schedule_and_reference_reach_the_picture(subject: Path, tmp_path: Path)
     assert not np.array_equal(usual, picture("guided", "--guidance", "9"))
 
 
-# options
+def test_what_is_applied_is_what_the_core_samples(subject: Path, tmp_path: Path, capsys) -> None:
+    """Every option against the same thing said to the library; what turns the subject off, to the plain picture."""
+    models, read = load_world(), load_subject(subject)
+    left = torch.zeros(48, 48)
+    left[:, :24] = 1
+    for name, mask in (("left", left), ("none", left * 0), ("all", left * 0 + 1)):
+        write_png(mask[:, :, None].expand(-1, -1, 3), tmp_path / f"{name}.png")
 
+    def picture(*options: str) -> np.ndarray:
+        out = tmp_path / f"out {len(list(tmp_path.iterdir()))}"
+        arguments = ["generate", str(subject), "--prompt", TEXT, "--steps", "4", "--out", str(out), *options]
+        assert main(arguments) == 0
+        return pixels(out / f"{TEXT} 0.png")
 
-def test_every_setting_is_an_option_with_an_explanation() -> None:
-    for settings, texts in (
-        (TrainSettings, train_command.TRAIN_HELP),
-        (CopySettings, train_command.COPY_HELP),
-        (MaskSettings, MASK_HELP),
-        (Schedule, generate_command.SCHEDULE_HELP),
+    def expected(*applications: Application) -> np.ndarray:
+        subjects = [apply_subject(models, read, application=each)[0] for each in applications]
+        (made,) = models.sample(TEXT, [0], subjects, steps=4)
+        write_png(made, tmp_path / "expected.png")
+        return pixels(tmp_path / "expected.png")
+
+    plain, usual = expected(), expected(Application())
+    assert np.array_equal(picture(), usual) and not np.array_equal(plain, usual)
+    everywhere_off = "input: 0, middle: 0, output: 0"
+    none = str(tmp_path / "none.png")
+    for off in (["--strength", "0"], ["--mask", none], ["--layer-strengths", everywhere_off]):
+        assert np.array_equal(picture(*off), plain), off
+    assert "none.png is black everywhere, so its subject is off" in capsys.readouterr().out
+    assert np.array_equal(picture("--mask", str(tmp_path / "all.png")), usual)
+    twice = picture("--schedule", "fixed", "--value", "2")
+    assert np.array_equal(picture("--strength", "2", "--schedule", "fixed"), twice)
+
+    layer = models.unet.config.layers()[0]
+    for options, how in (
+        (["--mask", str(tmp_path / "left.png")], Application(mask=EffectMask(left))),
+        (["--layer-strengths", f"{layer.side} {layer.block}: 0.25"], Application(layers={layer: 0.25})),
+        (["--mode", "fast"], Application(settings=FAST)),
+        (["--branches", "conditional"], Application(settings=SamplingSettings("conditional"))),
     ):
-        # A learned curve comes with the subject, not from the command line.
-        assert set(texts) == {f.name for f in fields(settings)} - {"learned"}
+        found = picture(*options)
+        assert np.array_equal(found, expected(how)), options
+        assert not np.array_equal(found, usual) and not np.array_equal(found, plain), options
+
+
+def test_several_subjects_in_one_picture(subject: Path, tmp_path: Path) -> None:
+    """Each value belongs to the subject at its place, and one value to all."""
+
+    def picture(*arguments: str) -> np.ndarray:
+        out = tmp_path / str(len(list(tmp_path.iterdir())))
+        given = ["generate", *arguments, "--prompt", TEXT, "--steps", "2", "--out", str(out)]
+        assert main(given) == 0
+        return pixels(out / f"{TEXT} 0.png")
+
+    one, both = str(subject), [str(subject), str(subject)]
+    second = picture(one, "--reference-index", "1")
+    indices = ["--reference-index", "0", "1"]
+    assert np.array_equal(picture(*both, *indices, "--strength", "0", "1"), second)
+    assert np.array_equal(picture(*both, *indices, "--strength", "1", "0"), picture(one))
+    assert np.array_equal(picture(*both, "--strength", "0"), picture(one, "--strength", "0"))
+    assert not np.array_equal(picture(*both, *indices), second)
+
+
+# options
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -222,13 +276,24 @@ def test_help_reads_well(command: str, capsys: pytest.CaptureFixture[str]) -> No
 def test_options_become_settings() -> None:
     parser = argparse.ArgumentParser()
     generate_command.add_schedule(parser)
-    add_settings(parser, "t", CopySettings(), train_command.COPY_HELP, CopySettings.CHOICES)
+    add_settings(parser, "t", CopySettings())
     assert generate_command.chosen_schedule(parser.parse_args([]), CopySettings(weight="learned")).kind == "learned"
     line = ["--schedule", "keyframes", "--keyframes", "1:0.5, 0:0.25", "--end", "0.75", "--kind", "lora", "--rank", "3"]
     given = parser.parse_args(line)
     schedule = Schedule("keyframes", keyframes=((0.0, 0.25), (1.0, 0.5)), end=0.75)
     assert generate_command.chosen_schedule(given, CopySettings()) == schedule
     assert chosen(given, CopySettings(lam=0.3)) == CopySettings(lam=0.3, kind="lora", rank=3)
+
+
+@pytest.mark.parametrize("command", ["train", "generate"])
+def test_the_older_name_of_model_means_the_same(command: str) -> None:
+    parser = argparse.ArgumentParser()
+    import_module(f"p3s.commands.{command}").add_options(parser)
+    needed = ["--image", "dog.png", "--prompt", TEXT] if command == "train" else ["a.safetensors", "--prompt", TEXT]
+    old, new = (parser.parse_args([*needed, name, "sd15.safetensors"]) for name in ("--world", "--model"))
+    assert vars(old).keys() == vars(new).keys()
+    assert old.model == new.model == "sd15.safetensors"
+    assert parser.parse_args(needed).model == "toy"
 
 
 def test_points_belong_to_the_photo_before_them() -> None:
@@ -280,12 +345,19 @@ def test_mistakes_are_one_line(arguments, message, tmp_path: Path, monkeypatch, 
     ("options", "message"),
     [
         (["--reference-index", "2"], "reference_index must lie in 0..1: the subject was trained on 2 photos; got 2"),
-        (["--schedule", "steep"], "there is no kind 'steep'"),
+        (["--schedule", "steep"], "kind must be one of paper, fixed"),
         (["--schedule", "learned"], "trained without a learned weight"),
-        (["--start", "2"], "outside 0..1"),
+        (["--start", "2"], "start must be a number in 0..1; got 2.0"),
         (["--prompt", "a horse"], "does not know 'horse'"),
         (["--steps", "0"], "steps must lie in"),
         (["--guidance", "nan"], "guidance must be a finite number; got nan"),
+        (["--strength", "-1"], "strength must be a number in 0..10; got -1.0"),
+        (
+            ["--strength", "1", "0.5"],
+            "--strength has 2 values for 1 subject(s): give one for all",
+        ),
+        (["--layer-strengths", "input 99: 0"], "layer_strengths: input 99 has no self-attention"),
+        (["--mask", "nowhere.png"], "nowhere.png"),
     ],
 )
 def test_mistakes_in_generate_write_nothing(subject: Path, options, message, tmp_path: Path, capsys) -> None:
@@ -321,5 +393,5 @@ def test_a_subject_of_another_model_is_refused_or_warned_about(subject: Path, tm
 
 
 def test_a_new_file_name_has_the_suffix_asked_for(tmp_path: Path) -> None:
-    first, second = (files.write_new(tmp_path, "a: b", lambda file: file.write(b"x"), ".png") for _ in range(2))
+    first, second = (file_writing.write_new(tmp_path, "a: b", lambda file: file.write(b"x"), ".png") for _ in range(2))
     assert (first.name, second.name) == ("a_ b.png", "a_ b_00002.png")

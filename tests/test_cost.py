@@ -7,7 +7,7 @@ from benchmarks.flops import TEXT, TOKENS, Models, count
 from p3s.sampling.diffusion import NoiseSchedule
 from p3s.sampling.settings import SamplingSettings
 from p3s.training.examples import Example
-from p3s.training.preview import EVERY, preview
+from p3s.training.sample_preview import EVERY, sample_preview
 
 
 def test_a_sampling_step_costs_no_more_than_the_method_needs():
@@ -15,7 +15,7 @@ def test_a_sampling_step_costs_no_more_than_the_method_needs():
     plain = count(models.plain)
     assert models.step() / plain < 1.80
     assert models.literal() / plain < 1.85
-    assert models.step(SamplingSettings(halves="conditional")) / plain < 1.42
+    assert models.step(SamplingSettings(branches="conditional")) / plain < 1.42
     assert Models(512, cross_attention=False).step() / plain < 1.75
 
 
@@ -30,6 +30,6 @@ def test_previews_cost_less_than_5_percent_of_a_training(kind, steps):
     models = Models(512, kind=kind)
     example = Example(torch.zeros(4, 64, 64), torch.zeros(TOKENS, 1024), torch.zeros(TEXT, 768))
     noise = NoiseSchedule.stable_diffusion()
-    cost = count(lambda: preview(models.base, models.copy, example, example.prompt, noise, "fp32"))
+    cost = count(lambda: sample_preview(models.base, models.copy, example, example.prompt, noise, "fp32"))
     assert cost / count(models.train) == pytest.approx(steps, abs=0.1)
     assert cost / count(models.train) / EVERY < 0.05

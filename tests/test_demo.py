@@ -17,7 +17,7 @@ from subjects import make_subject
 from p3s.__main__ import main
 from p3s.demo import stand_ins
 from p3s.demo.chain import ABOUT, TRAINING, WEIGHTS, generate_row, run_demo
-from p3s.demo.sheet import Panel, Row, draw_sheet, loss_curve
+from p3s.demo.contact_sheet import Panel, Row, draw_sheet, loss_curve
 from p3s.reference.rngr import make_reference
 from p3s.sampling.schedule import Schedule
 from p3s.subject.file import load_subject, save_subject

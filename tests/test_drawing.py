@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from p3s.errors import MaskError
-from p3s.reference.drawing import REMOVED, SUBJECT, heat_map, overlay, reduced
+from p3s.reference.overlay import REMOVED, SUBJECT, heat_map, overlay, reduced
 from p3s.reference.points import PointSet
 from p3s.reference.rngr import Reference
 

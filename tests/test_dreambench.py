@@ -23,8 +23,8 @@ from benchmarks.dreambench.data import CENTRE, LIST, Case, read_cases, read_poin
 from benchmarks.dreambench.metrics import Embeddings, Scores, score, summary
 from benchmarks.dreambench.report import PAPER, table
 from p3s.errors import MaskError, P3SError, PointError
+from p3s.image_files import read_picture, write_png
 from p3s.models.stable_diffusion import StableDiffusion, load_stable_diffusion
-from p3s.pictures import read_picture, write_png
 from p3s.reference.points import PointSet
 from p3s.reference.rngr import image_hash
 from p3s.subject.file import load_subject
@@ -69,7 +69,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("dreambench")
     files = write_real_models(folder)
     data = write_data(folder / "data")
-    models = [f"--{option}={files[name]}" for option, name in (("world", "sd"), ("clip", "clip"), ("dino", "dino"))]
+    models = [f"--{option}={files[name]}" for option, name in (("model", "sd"), ("clip", "clip"), ("dino", "dino"))]
     return [f"--data={data}", *models, *QUICK]
 
 
@@ -175,12 +175,12 @@ class Watch:
             self.trained += 1
             return train(*args, **kwargs)
 
-        def counted_sample(world: StableDiffusion, prompt: str, seeds: list[int], *args: Any) -> Any:
+        def counted_sample(models: StableDiffusion, prompt: str, seeds: list[int], *args: Any) -> Any:
             if self.sampled >= stop_after:
                 raise KeyboardInterrupt
             self.sampled += len(seeds)
             self.prompts.append(prompt)
-            return sample(world, prompt, seeds, *args)
+            return sample(models, prompt, seeds, *args)
 
         monkeypatch.setattr(protocol, "train_subject", counted_train)
         monkeypatch.setattr(StableDiffusion, "sample", counted_sample)
@@ -360,7 +360,7 @@ def test_points_without_a_mask_stop_a_run_only_where_something_is_to_go(
     [
         (["--subjects", "dog9"], "has no subject dog9; it has dog, bear_plushie, teapot"),
         (["--data=/nowhere"], LIST),
-        (["--world=/nowhere"], "nowhere"),
+        (["--model=/nowhere"], "nowhere"),
         (["--dino=/nowhere"], "--dino /nowhere: there is no such folder"),
         (["--score-clip=/nowhere"], "--score-clip /nowhere: there is no such folder"),
         (["--device=warp"], "--device warp cannot be used"),

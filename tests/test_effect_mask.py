@@ -1,5 +1,7 @@
 """Effect masks and several subjects in the core's injection."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from small import SMALL, random_copy, random_unet
@@ -8,10 +10,11 @@ from p3s.errors import MaskError
 from p3s.network.injection import EffectMask, Features, Injection, InjectionHooks, mask_bias, pool_tokens
 from p3s.network.unet import Attention
 from p3s.network.unet_config import Layer
-from p3s.sampling.ddim import generate_subjects
+from p3s.sampling.application import Application, AppliedSubject
+from p3s.sampling.ddim import generate
 from p3s.sampling.diffusion import NoiseSchedule
 from p3s.sampling.schedule import Schedule
-from p3s.sampling.settings import AppliedSubject, SamplingSettings
+from p3s.sampling.settings import SamplingSettings
 
 LAYER, GRID = Layer("input", 1), (4, 4)
 
@@ -91,9 +94,9 @@ def test_pooled_features_are_means_and_only_at_the_finest_layers():
     coarse = Layer("input", 4)
     two = Features({LAYER: torch.ones(1, 16, 8), coarse: torch.ones(1, 4, 8)}, {}, {LAYER: GRID, coarse: (2, 2)})
     injection = Injection(two, 0.2, pool=2)
-    assert injection.at(LAYER, GRID, torch.zeros(1, 16, 8)).added.shape == (1, 4, 8)
-    assert injection.at(LAYER, GRID, torch.zeros(1, 16, 8)).sums.shape == (1, 16, 8)
-    assert injection.at(coarse, (2, 2), torch.zeros(1, 4, 8)).added.shape == (1, 4, 8)
+    assert injection.self_attention_part(LAYER, GRID, torch.zeros(1, 16, 8)).added.shape == (1, 4, 8)
+    assert injection.self_attention_part(LAYER, GRID, torch.zeros(1, 16, 8)).sums.shape == (1, 16, 8)
+    assert injection.self_attention_part(coarse, (2, 2), torch.zeros(1, 4, 8)).added.shape == (1, 4, 8)
 
 
 def test_a_mask_is_exact_where_it_is_0_or_1_on_every_grid():
@@ -152,13 +155,13 @@ class World:
         self.texts = draw(7, SMALL.context_dim), draw(7, SMALL.context_dim)
 
     def subject(self, number=0, **changes):
-        return AppliedSubject(self.copies[number], self.condition, Schedule("fixed"), **changes)
+        return AppliedSubject(self.copies[number], self.condition, Application(Schedule("fixed"), **changes))
 
     def image(self, *subjects, **settings):
         noise = NoiseSchedule.stable_diffusion()
-        *_, x0 = generate_subjects(
-            self.base, *self.texts, noise, self.latents, subjects, 3, 5.0, SamplingSettings(**settings)
-        )
+        how = SamplingSettings(**settings)
+        subjects = [replace(s, application=replace(s.application, settings=how)) for s in subjects]
+        *_, x0 = generate(self.base, *self.texts, noise, self.latents, subjects, 3, 5.0)
         return x0
 
 
@@ -167,13 +170,13 @@ def world():
     return World()
 
 
-@pytest.mark.parametrize("halves", ["both", "conditional"])
-def test_identities_of_the_mask_bit_for_bit(world, halves):
+@pytest.mark.parametrize("branches", ["both", "conditional"])
+def test_identities_of_the_mask_bit_for_bit(world, branches):
     ones, zeros = EffectMask(torch.ones(9, 7)), EffectMask(torch.zeros(9, 7))
-    plain, image = world.image(halves=halves), world.image(world.subject(), halves=halves)
-    assert torch.equal(world.image(world.subject(mask=ones), halves=halves), image)
-    assert torch.equal(world.image(world.subject(mask=zeros), halves=halves), plain)
-    two = world.image(world.subject(), world.subject(1, mask=zeros), halves=halves)
+    plain, image = world.image(branches=branches), world.image(world.subject(), branches=branches)
+    assert torch.equal(world.image(world.subject(mask=ones), branches=branches), image)
+    assert torch.equal(world.image(world.subject(mask=zeros), branches=branches), plain)
+    two = world.image(world.subject(), world.subject(1, mask=zeros), branches=branches)
     assert torch.equal(two, image)
     assert not torch.equal(image, plain)
 
@@ -199,8 +202,8 @@ def test_a_mask_for_each_image_is_each_images_own_run(world):
 
 
 def test_faster_settings_are_another_image_near_the_exact_one(world):
-    exact, plain = world.image(world.subject(), halves="conditional"), world.image()
+    exact, plain = world.image(world.subject(), branches="conditional"), world.image()
     for settings in ({"reuse": 2}, {"pool": 2}, {"pairing": "one_to_one"}, {"end": 0.5}):
-        image = world.image(world.subject(), halves="conditional", **settings)
+        image = world.image(world.subject(), branches="conditional", **settings)
         assert not torch.equal(image, exact), settings
         assert not torch.equal(image, plain), settings

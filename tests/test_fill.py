@@ -98,7 +98,7 @@ def test_nothing_else_needs_opencv() -> None:
     """The toy world's photo, masks, the clean reference and what is drawn of them, where no package brings cv2."""
     code = (
         "import sys; sys.modules['cv2'] = None\n"
-        "from p3s.reference.drawing import heat_map, overlay\n"
+        "from p3s.reference.overlay import heat_map, overlay\n"
         "from p3s.toyworld.scenes import scene\n"
         "from p3s.toyworld.world import click, load_world, picture_of\n"
         "drawn = scene('heldout', 4, 'different', 'dog')\n"

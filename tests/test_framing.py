@@ -2,19 +2,43 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 from PIL import Image
 from scipy.ndimage import map_coordinates
 
 from p3s.errors import MaskError
 from p3s.reference.framing import CLIP_MEAN, Frame
 
-SIZES = [(32, 32), (64, 48), (48, 64), (61, 40), (40, 61), (300, 30), (30, 300), (333, 1), (1, 1), (7, 16)]
-GRIDS = [1, 2, 7, 16, 24]
+#: Widths, heights and grids that are always tried: one pixel, a line that ends on a patch's border, thinner than a
+#: patch, odd rests, fewer pixels than patches, and CLIP's own grid.
+FRAMES = [
+    (1, 1, 1),
+    (1, 1, 24),
+    (333, 1, 16),
+    (300, 1, 16),
+    (300, 30, 16),
+    (30, 300, 7),
+    (61, 40, 16),
+    (40, 61, 2),
+    (64, 48, 24),
+    (7, 16, 24),
+    (160, 90, 16),
+]
+SIDES, GRIDS, FRACTIONS = st.integers(1, 300), st.integers(1, 24), st.floats(0, 1)
+
+
+def any_frame(test: Callable[..., None]) -> Callable[..., None]:
+    """Photos of any shape, each with any grid."""
+    for width, height, grid in FRAMES:
+        test = example(width, height, grid)(test)
+    return given(SIDES, SIDES, GRIDS)(test)
 
 
 def photo(width: int, height: int, seed: int = 0) -> torch.Tensor:
@@ -50,8 +74,7 @@ def valid_by_hand(start: int, length: int, side: int, grid: int) -> list[int]:
     return chosen or [patch for patch in found if found[patch]]
 
 
-@pytest.mark.parametrize(("width", "height"), SIZES)
-@pytest.mark.parametrize("grid", GRIDS)
+@any_frame
 def test_valid_patches_against_brute_force(width: int, height: int, grid: int) -> None:
     frame = Frame(width, height)
     top, left = padding_before(frame)
@@ -60,8 +83,7 @@ def test_valid_patches_against_brute_force(width: int, height: int, grid: int) -
     assert list(range(columns.start, columns.stop)) == valid_by_hand(left, width, frame.side, grid)
 
 
-@pytest.mark.parametrize(("width", "height"), SIZES)
-@pytest.mark.parametrize("grid", GRIDS)
+@any_frame
 def test_points_fall_into_the_patch_that_holds_their_pixel(width: int, height: int, grid: int) -> None:
     frame = Frame(width, height)
     top, left = padding_before(frame)
@@ -81,16 +103,22 @@ def test_points_fall_into_the_patch_that_holds_their_pixel(width: int, height: i
             assert holds(row, pixel_y, rows, valid_rows) and holds(column, pixel_x, columns, valid_columns)
 
 
-@pytest.mark.parametrize(("width", "height"), [*SIZES, (6000, 4000), (4000, 400), (10000, 7)])
-@pytest.mark.parametrize("grid", GRIDS)
-def test_every_point_has_a_valid_patch_and_a_pixel_also_on_the_borders(width: int, height: int, grid: int) -> None:
+@given(st.integers(1, 10000), st.integers(1, 10000), GRIDS, FRACTIONS, FRACTIONS)
+@example(6000, 4000, 16, 0.5, 0.5)
+@example(4000, 400, 16, 0.5, 0.5)
+@example(10000, 7, 24, 0.5, 0.5)
+@example(1, 10000, 7, 0.5, 0.5)
+@example(1, 1, 24, 0.5, 0.5)
+def test_every_point_has_a_valid_patch_and_a_pixel_also_on_the_borders(
+    width: int, height: int, grid: int, any_x: float, any_y: float
+) -> None:
     frame = Frame(width, height)
     rows, columns = frame.valid_patches(grid)
     assert frame.patch_at(0, 0, grid) == (rows.start, columns.start)
     assert frame.patch_at(1, 1, grid) == (rows.stop - 1, columns.stop - 1)
     assert frame.pixel_at(1, 1) == (height - 1, width - 1)
-    for x in np.linspace(0, 1, 23):
-        for y in np.linspace(0, 1, 23):
+    for x in (*np.linspace(0, 1, 23), any_x):
+        for y in (*np.linspace(0, 1, 23), any_y):
             row, column = frame.patch_at(float(x), float(y), grid)
             assert rows.start <= row < rows.stop and columns.start <= column < columns.stop
 
@@ -135,8 +163,13 @@ def test_a_picture_of_clips_size_is_not_resampled() -> None:
     torch.testing.assert_close(Frame(224, 224).clip_input(image, 224)[0], image)
 
 
-@pytest.mark.parametrize(("width", "height"), [(64, 64), (96, 54), (54, 96), (200, 20), (61, 40)])
-@pytest.mark.parametrize("size", [None, (37, 53)])
+@given(SIDES, SIDES, st.none() | st.tuples(st.integers(1, 99), st.integers(1, 99)))
+@example(64, 64, None)
+@example(96, 54, (37, 53))
+@example(54, 96, (37, 53))
+@example(200, 20, (37, 53))
+@example(61, 40, None)
+@example(300, 1, (1, 1))
 def test_to_image_against_scipy(width: int, height: int, size: tuple[int, int] | None) -> None:
     frame, grid = Frame(width, height), 16
     values = np.random.default_rng(0).random((grid, grid))
@@ -192,3 +225,43 @@ def test_a_size_without_area_is_refused(size: tuple[int, int]) -> None:
 def test_a_picture_of_another_size_is_refused() -> None:
     with pytest.raises(MaskError, match=r"Expected a picture \[20, 30, 3\], got \[30, 20, 3\]"):
         Frame(30, 20).clip_input(torch.zeros(30, 20, 3), 224)
+
+
+@pytest.mark.parametrize(("width", "height"), sorted({frame[:2] for frame in FRAMES}))
+@pytest.mark.parametrize("grid", [1, 7, 16])
+@pytest.mark.parametrize("scale", [1, 3])
+def test_a_mask_on_the_grid_against_brute_force(width: int, height: int, grid: int, scale: int) -> None:
+    """Every pixel goes to the patches that hold it, those of padding to the valid patch beside them."""
+    frame = Frame(width, height)
+    top, left = padding_before(frame)
+
+    def shares(start: int, length: int, count: int) -> np.ndarray:
+        valid = valid_by_hand(start, length, frame.side, grid)
+        found = np.zeros((grid, count))
+        # The same overlaps in pixels of the mask: all lengths times count / length.
+        step = Fraction(length, count)
+        for patch in range(grid):
+            low, high = Fraction(patch * frame.side, grid), Fraction((patch + 1) * frame.side, grid)
+            target = min(max(patch, valid[0]), valid[-1])
+            for pixel in range(count):
+                begin = start + pixel * step
+                found[target, pixel] += float(max(0, min(high, begin + step) - max(low, begin)))
+        return found / np.maximum(found.sum(1, keepdims=True), 1e-30)
+
+    mask = torch.rand((height * scale, width * scale), generator=torch.Generator().manual_seed(1))
+    expected = shares(top, height, height * scale) @ mask.double().numpy() @ shares(left, width, width * scale).T
+    np.testing.assert_allclose(frame.to_grid(mask, grid).numpy(), expected, atol=1e-6)
+    outside = torch.ones(grid, grid, dtype=torch.bool)
+    outside[frame.valid_patches(grid)] = False
+    assert (frame.to_grid(mask, grid)[outside] == 0).all()
+
+
+@pytest.mark.parametrize(("width", "height"), [(96, 64), (64, 96), (61, 40)])
+def test_the_patch_of_a_masked_pixel_is_that_of_a_point_there(width: int, height: int) -> None:
+    frame = Frame(width, height)
+    for row, column in [(0, 0), (height // 3, width // 2), (height - 1, width - 1), (5, width - 2)]:
+        mask = torch.zeros(height, width)
+        mask[row, column] = 1
+        shares = frame.to_grid(mask, 16)
+        patch = frame.patch_at((column + 0.5) / width, (row + 0.5) / height, 16)
+        assert shares[patch] == pytest.approx(shares.max().item())  # a pixel on the border of two has two highest

@@ -10,10 +10,11 @@ from p3s.errors import P3SError
 from p3s.network.copy_settings import CopySettings
 from p3s.network.injection import Injection, InjectionHooks
 from p3s.network.subject_copy import SubjectCopy
-from p3s.sampling.ddim import generate, generate_subjects
+from p3s.sampling.application import Application, AppliedSubject
+from p3s.sampling.ddim import generate
 from p3s.sampling.diffusion import NoiseSchedule, ddim_timesteps
 from p3s.sampling.schedule import Schedule
-from p3s.sampling.settings import AppliedSubject
+from p3s.sampling.settings import SamplingSettings
 
 NOISE = NoiseSchedule.stable_diffusion()
 
@@ -32,13 +33,21 @@ def world():
     return {"base": base, "copy": random_copy(base), "noise": NOISE, "steps": 2, **tensors}
 
 
+def run(world, copy=None, subjects=None, **changes):
+    """``changes``: of the application of the copy, or of the sampling."""
+    given = {**world, "copy": copy or world["copy"], **changes}
+    how = {name: given.pop(name) for name in ("schedule", "strength", "settings", "mask", "layers") if name in given}
+    subject = AppliedSubject(given.pop("copy"), given.pop("condition"), Application(**how))
+    return generate(**given, subjects=[subject] if subjects is None else subjects)
+
+
 def image(world, **changes):
-    *_, x0 = generate(**{**world, **changes})
+    *_, x0 = run(world, **changes)
     return x0
 
 
 def plain(world):
-    return image(world, copy=None, condition=None)
+    return image(world, subjects=[])
 
 
 def test_a_subject_changes_the_image(world):
@@ -52,20 +61,20 @@ def test_weight_0_is_the_plain_model_bit_for_bit_and_runs_no_copy(world, off):
             raise AssertionError("the copy was run")
 
     untouchable = Untouchable(SMALL, CopySettings(), TOKEN_DIM)
-    assert torch.equal(image(world, copy=untouchable, weight=off), plain(world))
+    assert torch.equal(image(world, copy=untouchable, schedule=off), plain(world))
 
 
 def test_near_weight_0_the_picture_no_longer_depends_on_the_subject_and_is_not_the_plain_one(world):
     """(d) The limit is that of zero features, whose keys take part in the softmax; at 0 itself nothing does."""
     near = Schedule("fixed", value=1e-6)
-    one, other = image(world, weight=near), image(world, weight=near, copy=random_copy(world["base"], seed=5))
+    one, other = image(world, schedule=near), image(world, schedule=near, copy=random_copy(world["base"], seed=5))
     torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
     assert (image(world) - image(world, copy=random_copy(world["base"], seed=5))).abs().mean() > 0.01
     assert (one - plain(world)).abs().mean() > 0.01
 
 
-@pytest.mark.parametrize("halves", ["both", "conditional"])
-def test_one_step_by_hand(world, halves):
+@pytest.mark.parametrize("branches", ["both", "conditional"])
+def test_one_step_by_hand(world, branches):
     """Eq. 9 with eps_t of Eq. 10, and uncond + g (cond - uncond)."""
     (t,) = ddim_timesteps(NOISE, 1)
     eps_t = 1 - 0.5 * (t / 1000) ** 2 + 0.2
@@ -83,11 +92,35 @@ def test_one_step_by_hand(world, halves):
         return base(x, times, context, InjectionHooks(Injection(features, 0.2)))
 
     with torch.no_grad():
-        uncond = call(world["empty_prompt"], halves == "both")
+        uncond = call(world["empty_prompt"], branches == "both")
         guided = uncond + 7.5 * (call(world["prompt"], True) - uncond)
         expected = NOISE.split(x, guided, times)[0]
-        found = image(world, steps=1, halves=halves)
+        found = image(world, steps=1, settings=SamplingSettings(branches))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_subjects_may_differ_in_the_branches_that_see_them(world):
+    """One step by hand: the first subject in both branches, the second in the prompt's only."""
+    (t,) = ddim_timesteps(NOISE, 1)
+    base, x, times, condition = world["base"], world["latents"], torch.full((2,), t), world["condition"]
+    copies, fixed = (world["copy"], random_copy(base, seed=5)), Schedule("fixed")
+
+    def call(text, *seen):
+        context = text[None].expand(2, -1, -1)
+        found = [Injection(copy(x, times, context, condition), 0.2) for copy in seen]
+        return base(x, times, context, InjectionHooks(*found))
+
+    both, conditional = (
+        AppliedSubject(copy, condition, Application(fixed, settings=SamplingSettings(branches)))
+        for copy, branches in zip(copies, ("both", "conditional"), strict=True)
+    )
+    with torch.no_grad():
+        uncond = call(world["empty_prompt"], copies[0])
+        guided = uncond + 7.5 * (call(world["prompt"], *copies) - uncond)
+        expected = NOISE.split(x, guided, times)[0]
+    found = image(world, subjects=[both, conditional], steps=1)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+    assert (found - image(world, subjects=[both, both], steps=1)).abs().max() > 0.01
 
 
 def test_without_guidance_the_prompt_alone_is_run(world):
@@ -96,23 +129,14 @@ def test_without_guidance_the_prompt_alone_is_run(world):
 
 
 def test_every_step_is_yielded_and_the_run_repeats(world):
-    steps = list(generate(**{**world, "steps": 3}))
+    steps = list(run(world, steps=3))
     assert len(steps) == 3
     assert torch.equal(steps[-1], image(world, steps=3))
-
-
-def test_what_is_missing_is_named(world):
-    with pytest.raises(P3SError, match="condition"):
-        image(world, condition=None)
-    with pytest.raises(P3SError, match="halves"):
-        image(world, halves="some")
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_numbers_that_would_give_no_picture_are_named(world, bad):
     with pytest.raises(P3SError, match="guidance must be a finite number"):
         image(world, guidance=bad)
-    subject = AppliedSubject(world["copy"], world["condition"], strength=bad)
-    given = {name: world[name] for name in ("base", "prompt", "empty_prompt", "noise", "latents", "steps")}
-    with pytest.raises(P3SError, match="strength must be a finite number, 0 or more"):
-        next(generate_subjects(**given, subjects=[subject]))
+    with pytest.raises(P3SError, match=r"strength must be a number in 0\.\.10"):
+        Application(strength=bad)

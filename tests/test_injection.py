@@ -104,14 +104,14 @@ def test_duplicated_tokens_leave_the_softmax_unchanged():
 def test_eq_9_weights_scale_all_features_and_keep_sharing():
     f, a, b = torch.randn(2, 4, 3), Layer("input", 1), Layer("input", 2)
     features = Features({a: f, b: f}, {a: f}, {a: (2, 2), b: (2, 2)})
-    scaled = features.weighted(0.5)
+    scaled = features.with_weight(0.5)
     assert torch.equal(scaled.self_attention[a], 0.5 * f)
     assert scaled.self_attention[a] is scaled.self_attention[b]
     assert torch.equal(scaled.cross_attention[a], 0.5 * f)
-    assert torch.equal(features.weighted(torch.tensor(0.5)).self_attention[a], 0.5 * f)
-    per_row = features.weighted(torch.tensor([0.5, 2.0]))
+    assert torch.equal(features.with_weight(torch.tensor(0.5)).self_attention[a], 0.5 * f)
+    per_row = features.with_weight(torch.tensor([0.5, 2.0]))
     assert torch.equal(per_row.self_attention[b], f * torch.tensor([0.5, 2.0])[:, None, None])
-    assert features.weighted(1.0) is features
+    assert features.with_weight(1.0) is features
 
 
 def test_cross_attention_part():

@@ -4,23 +4,24 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small import SMALL, TOKEN_DIM, random_copy, random_examples, random_unet
+from small import SMALL, TOKEN_DIM, random_copy, random_examples, random_unet, train
 from subjects import make_subject, same
 
 from p3s.errors import P3SError
-from p3s.files import read_header
 from p3s.network.copy_settings import CopySettings
+from p3s.network.copy_start import start_copy
 from p3s.network.learned_weight import LearnedWeight
 from p3s.network.subject_copy import SubjectCopy
+from p3s.safetensors_format import read_header
+from p3s.sampling.application import Application, AppliedSubject
 from p3s.sampling.ddim import generate
 from p3s.sampling.diffusion import NoiseSchedule
-from p3s.sampling.plot import plot_schedule
 from p3s.sampling.schedule import Schedule
+from p3s.sampling.schedule_plot import plot_schedule
 from p3s.sampling.settings import schedule_for
 from p3s.subject.file import load_subject, save_subject
-from p3s.training.loop import train
 from p3s.training.settings import TrainSettings
-from p3s.training.step import draw, losses
+from p3s.training.step import batch_losses, draw_batch
 
 NOISE = NoiseSchedule.stable_diffusion()
 EMPTY = torch.randn(7, SMALL.context_dim, generator=torch.Generator().manual_seed(99))
@@ -50,14 +51,14 @@ def test_it_starts_at_1_and_stays_within_0_and_2():
 
 def test_the_first_step_is_that_of_a_training_without_it(base):
     settings = TrainSettings(prompt_dropout=0.0)
-    batch = draw(random_examples(2), [0, 1], EMPTY, NOISE, settings, torch.Generator().manual_seed(0))
-    one, learned = (SubjectCopy.from_base(base.state_dict(), s, TOKEN_DIM) for s in (CopySettings(), LEARNED))
-    assert losses(base, one, batch, settings) == losses(base, learned, batch, settings)
+    batch = draw_batch(random_examples(2), [0, 1], EMPTY, NOISE, settings, torch.Generator().manual_seed(0))
+    one, learned = (start_copy(base.state_dict(), s, TOKEN_DIM) for s in (CopySettings(), LEARNED))
+    assert batch_losses(base, one, batch, settings) == batch_losses(base, learned, batch, settings)
 
 
 def test_in_training_it_multiplies_the_features_of_each_row(base):
     copy, settings = bent(random_copy(base, LEARNED)), TrainSettings(prompt_dropout=0.0, attention_layers="none")
-    batch = draw(random_examples(2), [0, 1], EMPTY, NOISE, settings, torch.Generator().manual_seed(0))
+    batch = draw_batch(random_examples(2), [0, 1], EMPTY, NOISE, settings, torch.Generator().manual_seed(0))
     eps = copy.learned_weight(batch.timesteps)
     assert (eps[0] - eps[1]).abs() > 0.01
 
@@ -65,15 +66,15 @@ def test_in_training_it_multiplies_the_features_of_each_row(base):
         def forward(self, timesteps):
             return eps.detach()
 
-    found = losses(base, copy, batch, settings)[0]
+    found = batch_losses(base, copy, batch, settings)[0]
     copy.learned_weight = Fixed()
-    assert losses(base, copy, batch, settings)[0] == found
+    assert batch_losses(base, copy, batch, settings)[0] == found
     copy.learned_weight = None
-    assert losses(base, copy, batch, settings)[0] != found
+    assert batch_losses(base, copy, batch, settings)[0] != found
 
 
 def test_it_moves_at_its_own_rate(base):
-    copy = SubjectCopy.from_base(base.state_dict(), LEARNED, TOKEN_DIM, zero_init="identity")
+    copy = start_copy(base.state_dict(), LEARNED, TOKEN_DIM, zero_init="identity")
     before = copy.zero_self["middle_0_0"].weight.clone()
     train(base, copy, random_examples(), EMPTY, NOISE, TrainSettings(steps=4))
     assert max(abs(weight - 1) for weight in copy.learned_weight.curve()) > 1e-3
@@ -94,8 +95,8 @@ def test_sampling_uses_the_curve_that_training_used(base):
 
     def picture(weight):
         latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(1))
-        condition = torch.zeros(1, 4, 16, 16)
-        *_, x0 = generate(base, EMPTY, EMPTY, NOISE, latents, copy, condition, weight, steps=2)
+        subject = AppliedSubject(copy, torch.zeros(1, 4, 16, 16), Application(weight))
+        *_, x0 = generate(base, EMPTY, EMPTY, NOISE, latents, [subject], steps=2)
         return x0
 
     assert torch.equal(picture(None), picture(schedule))

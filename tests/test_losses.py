@@ -19,7 +19,7 @@ def test_eq_13_attention_map():
     layer = Attention(8, 6, 2, torch.nn)
     z, text = torch.randn(1, 5, 8), torch.randn(1, 3, 6)
     with torch.no_grad():
-        found = layer.map(z, text)[0].numpy()
+        found = layer.attention_map(z, text)[0].numpy()
     q = z[0].numpy() @ layer.to_q.weight.detach().numpy().T
     k = text[0].numpy() @ layer.to_k.weight.detach().numpy().T
     for head in range(2):

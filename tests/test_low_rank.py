@@ -5,22 +5,23 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small import SMALL, TOKEN_DIM, random_copy, random_examples, random_unet
+from small import SMALL, TOKEN_DIM, random_copy, random_examples, random_unet, train
 from subjects import make_subject, same
 from torch import nn
 
 from p3s.errors import P3SError
-from p3s.files import read_header
 from p3s.network.copy_settings import CopySettings
+from p3s.network.copy_start import start_copy
 from p3s.network.low_rank import Borrowed, LowRankLayer
 from p3s.network.subject_copy import SubjectCopy
 from p3s.network.unet_config import UNetConfig
+from p3s.safetensors_format import read_header
+from p3s.sampling.application import AppliedSubject
 from p3s.sampling.ddim import generate
 from p3s.sampling.diffusion import NoiseSchedule
 from p3s.subject.file import check_weights, load_subject, save_subject
-from p3s.training.loop import train
 from p3s.training.settings import TrainSettings
-from p3s.training.step import draw, losses
+from p3s.training.step import batch_losses, draw_batch
 
 NOISE = NoiseSchedule.stable_diffusion()
 EMPTY = torch.randn(7, SMALL.context_dim, generator=torch.Generator().manual_seed(99))
@@ -33,7 +34,7 @@ def base():
 
 
 def fresh(base, settings=LORA, **kwargs):
-    return SubjectCopy.from_base(base.state_dict(), settings, TOKEN_DIM, **kwargs)
+    return start_copy(base.state_dict(), settings, TOKEN_DIM, **kwargs)
 
 
 def trained(base, settings=LORA, **kwargs):
@@ -48,7 +49,7 @@ def trained(base, settings=LORA, **kwargs):
 
 def batch_of(examples, settings):
     generator = torch.Generator().manual_seed(0)
-    return draw(examples, range(len(examples)), EMPTY, NOISE, settings, generator)
+    return draw_batch(examples, range(len(examples)), EMPTY, NOISE, settings, generator)
 
 
 def inputs(size=16, batch=2):
@@ -109,7 +110,10 @@ def test_the_losses_are_those_of_the_merged_copy(base):
     settings = TrainSettings(prompt_dropout=0.0, attention_layers="all")
     lora, batch = trained(base), batch_of(random_examples(2), settings)
     with torch.no_grad():
-        ours, theirs = losses(base, lora, batch, settings), losses(base, merged(lora, base), batch, settings)
+        ours, theirs = (
+            batch_losses(base, lora, batch, settings),
+            batch_losses(base, merged(lora, base), batch, settings),
+        )
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
@@ -117,7 +121,7 @@ def test_sampling_is_that_of_the_merged_copy(base):
     lora, (x, _, context, condition) = trained(base), inputs(batch=1)
 
     def picture(copy):
-        *_, x0 = generate(base, context[0], EMPTY, NOISE, x, copy, condition, steps=2)
+        *_, x0 = generate(base, context[0], EMPTY, NOISE, x, [AppliedSubject(copy, condition)], steps=2)
         return x0
 
     torch.testing.assert_close(picture(lora), picture(merged(lora, base)), rtol=1e-3, atol=1e-3)
@@ -147,7 +151,7 @@ def test_the_base_weights_are_shared_in_training_and_in_sampling(base):
     train(base, copy, random_examples(), EMPTY, NOISE, TrainSettings(steps=1))
     check(copy)
     x, _, context, condition = inputs(batch=1)
-    list(generate(base, context[0], EMPTY, NOISE, x, copy, condition, steps=1))
+    list(generate(base, context[0], EMPTY, NOISE, x, [AppliedSubject(copy, condition)], steps=1))
     check(copy)
     whole = sum(p.numel() for p in SubjectCopy(SMALL, CopySettings(), TOKEN_DIM).unet.parameters())
     assert sum(p.numel() for p in copy.unet.parameters()) < whole / 4

@@ -5,15 +5,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small import TOKEN_DIM, random_examples, random_unet
+from small import TOKEN_DIM, random_examples, random_unet, train
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from p3s.errors import TrainingError
 from p3s.network.copy_settings import CopySettings
+from p3s.network.copy_start import start_copy
 from p3s.network.subject_copy import SubjectCopy
 from p3s.network.unet_config import UNetConfig
 from p3s.sampling.diffusion import NoiseSchedule
-from p3s.training.loop import train
 from p3s.training.memory import check_memory
 from p3s.training.memory_estimate import MemoryEstimate, estimate_memory
 from p3s.training.precision import DTYPES
@@ -59,7 +59,7 @@ class Alive(TorchDispatchMode):
 def test_it_is_what_a_real_training_takes(kind, precision, checkpointing):
     settings = TrainSettings(steps=2, precision=precision, checkpointing=checkpointing, batch_size=2)
     base = random_unet(TINY).to(DTYPES[precision])
-    copy = SubjectCopy.from_base(base.state_dict(), CopySettings(kind=kind, rank=4), TOKEN_DIM)
+    copy = start_copy(base.state_dict(), CopySettings(kind=kind, rank=4), TOKEN_DIM)
     alive = Alive([*base.parameters(), *copy.parameters()])
     networks = alive.now
     with alive:
@@ -75,7 +75,7 @@ def test_a_training_after_it_is_as_without_it():
     settings = TrainSettings(steps=1)
     estimate_memory(TINY, [viewed], FULL, settings)
     base = random_unet(TINY)
-    copy = SubjectCopy.from_base(base.state_dict(), FULL, TOKEN_DIM)
+    copy = start_copy(base.state_dict(), FULL, TOKEN_DIM)
     noise = NoiseSchedule.stable_diffusion()
     result = train(base, copy, [viewed], torch.zeros(7, TINY.context_dim), noise, settings)
     assert result.error is None and result.completed

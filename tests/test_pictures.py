@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from p3s.errors import MaskError
-from p3s.pictures import alpha_of, frames, read_picture, to_tensor, write_png
+from p3s.image_files import alpha_of, frames, read_picture, to_tensor, write_png
 
 
 @pytest.mark.parametrize("suffix", ["png", "tiff"])

@@ -17,7 +17,7 @@ HALF = "sks \ud83d"  # of a surrogate pair, as a byte that is no UTF-8 becomes o
 
 
 @pytest.fixture(scope="module")
-def world():
+def models():
     return load_world()
 
 
@@ -31,13 +31,13 @@ def world():
         ("x" * (LONGEST_NOTE + 1), f"has {LONGEST_NOTE + 1} characters; a subject file holds at most {LONGEST_NOTE}"),
     ],
 )
-def test_notes_that_no_file_can_hold_are_refused_before_the_first_step(world, name, value, message) -> None:
+def test_notes_that_no_file_can_hold_are_refused_before_the_first_step(models, name, value, message) -> None:
     """All was trained, and then could not be saved."""
     steps = []
-    reference = world.reference(picture_of(DRAWN), click(DRAWN, 1))
+    reference = models.reference(picture_of(DRAWN), click(DRAWN, 1))
     with pytest.raises(P3SError, match=f"{name} {message}"):
         train_subject(
-            world,
+            models,
             [reference],
             "a photo of a sks dog",
             TrainSettings(steps=1),

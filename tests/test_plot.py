@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from p3s.errors import P3SError
-from p3s.sampling.plot import BACKGROUND, CURVE, MARK, plot_schedule
 from p3s.sampling.schedule import Schedule
+from p3s.sampling.schedule_plot import BACKGROUND, CURVE, MARK, plot_schedule
 
 
 def distance(image, colour):
@@ -60,7 +60,7 @@ def test_sampler_steps_are_marked():
 
 def test_curve_stays_visible_at_zero_and_when_large():
     assert len(curve_columns(plot_schedule(Schedule("fixed", value=0)))) > 400
-    assert len(curve_columns(plot_schedule(Schedule("fixed", value=12345.6)))) > 300
+    assert len(curve_columns(plot_schedule(Schedule("keyframes", keyframes=((0, 12345.6),))))) > 300
 
 
 def test_too_small_is_refused():

@@ -2,18 +2,18 @@
 
 import os
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
-from small import TOKEN_DIM, random_examples, random_unet
+from small import TOKEN_DIM, random_examples, random_unet, train
 
 from p3s.errors import TrainingError
 from p3s.network.copy_settings import CopySettings
-from p3s.network.subject_copy import SubjectCopy
+from p3s.network.copy_start import start_copy
 from p3s.network.unet_config import UNetConfig
 from p3s.sampling.diffusion import NoiseSchedule
-from p3s.training import loop as training
-from p3s.training.loop import train
+from p3s.training import gradients
 from p3s.training.settings import TrainSettings
 from p3s.training.state import Checkpoints, Divergence
 from p3s.training.state_file import load_head, load_state
@@ -30,13 +30,25 @@ def base():
 
 
 def fresh(base, **settings):
-    return SubjectCopy.from_base(base.state_dict(), CopySettings(**settings), TOKEN_DIM)
+    return start_copy(base.state_dict(), CopySettings(**settings), TOKEN_DIM)
 
 
 def run(base, copy, stop=None, examples=EXAMPLES, noise=NOISE, empty=EMPTY, checkpoints=None, resume=None, **settings):
     callback = settings.pop("callback", None if stop is None else lambda report: report.step < stop)
     settings = TrainSettings(**{"steps": 9, "batch_size": 2, "learning_rate": 1e-3, **settings})
     return train(base, copy, examples, empty, noise, settings, callback, checkpoints, resume)
+
+
+@cache
+def _uninterrupted(copy_settings, settings):
+    base = random_unet(TINY)
+    copy = fresh(base, **dict(copy_settings))
+    return copy, run(base, copy, **dict(settings))
+
+
+def uninterrupted(copy_settings=(), **settings):
+    """The copy after a training that nothing interrupts, and what became of it; trained once for all tests."""
+    return _uninterrupted(tuple(dict(copy_settings).items()), tuple(settings.items()))
 
 
 @pytest.fixture
@@ -62,8 +74,8 @@ def same(a, b):
 @pytest.mark.parametrize("stop", [1, 5])
 def test_interrupted_and_resumed_is_uninterrupted(base, kept, copy_settings, settings, stop):
     """Five examples in batches of two: the stops lie within an epoch, whose rest must not be drawn anew."""
-    whole, first, second = (fresh(base, **copy_settings) for _ in range(3))
-    expected = run(base, whole, **settings)
+    first, second = (fresh(base, **copy_settings) for _ in range(2))
+    whole, expected = uninterrupted(copy_settings, **settings)
     interrupted = run(base, first, stop, checkpoints=kept, **settings)
     assert not interrupted.completed and len(interrupted.reports) == stop
     resumed = run(base, second, resume=load_state(kept.path), checkpoints=kept, **settings)
@@ -96,8 +108,7 @@ def test_a_state_is_kept_on_the_way(base, tmp_path):
 
 
 def test_after_an_error_it_goes_on_from_the_last_good_step(base, kept, monkeypatch):
-    whole, copy, again = (fresh(base) for _ in range(3))
-    run(base, whole)
+    (whole, _), copy, again = uninterrupted(), fresh(base), fresh(base)
     calls = []
 
     def fail(*arguments):
@@ -106,8 +117,8 @@ def test_after_an_error_it_goes_on_from_the_last_good_step(base, kept, monkeypat
             raise RuntimeError("a cable was pulled")
         return finite(*arguments)
 
-    finite = training.gradients_are_finite
-    monkeypatch.setattr(training, "gradients_are_finite", fail)
+    finite = gradients.gradients_are_finite
+    monkeypatch.setattr(gradients, "gradients_are_finite", fail)
     failed = run(base, copy, checkpoints=kept)
     assert "cable" in str(failed.error)
     assert len(failed.reports) == 3
@@ -141,7 +152,10 @@ def test_an_optimiser_that_fails_half_way_leaves_the_state_before(base, tmp_path
         ({"precision": "bf16"}, "precision"),
         ({"examples": EXAMPLES[::-1]}, "references or their prompts"),
         ({"examples": EXAMPLES[:4]}, "references or their prompts"),
-        ({"examples": [*EXAMPLES[:4], replace(EXAMPLES[4], counted=torch.ones(8, 8))]}, "references or their prompts"),
+        (
+            {"examples": [*EXAMPLES[:4], replace(EXAMPLES[4], loss_mask=torch.ones(8, 8))]},
+            "references or their prompts",
+        ),
         ({"empty": EMPTY + 1}, "the empty prompt"),
         ({"noise": NoiseSchedule(NOISE.alphas_cumprod, "v")}, r"prediction \(was eps, is v\)"),
         ({"noise": NoiseSchedule(NOISE.alphas_cumprod**2)}, "the noise schedule"),
@@ -164,8 +178,7 @@ def test_another_base_or_copy_is_refused(base, kept):
 
 def test_tensors_that_a_gpu_gave_a_second_time_are_the_same_references(base, kept):
     """Their last bits may differ; those of the interrupted training are used."""
-    whole, copy = fresh(base), fresh(base)
-    run(base, whole)
+    (whole, _), copy = uninterrupted(), fresh(base)
     run(base, fresh(base), 2, checkpoints=kept)
     again = [replace(e, latent=e.latent * 1.0001, prompt=e.prompt * 0.9999) for e in EXAMPLES]
     assert load_head(kept.path).same_references(again, EMPTY * 1.0001)
@@ -176,8 +189,7 @@ def test_tensors_that_a_gpu_gave_a_second_time_are_the_same_references(base, kep
 
 
 def test_more_steps_and_checkpointing_may_be_asked_for(base, kept):
-    whole, copy = fresh(base), fresh(base)
-    run(base, whole)
+    (whole, _), copy = uninterrupted(), fresh(base)
     run(base, fresh(base), checkpoints=kept, stop=4, steps=5)
     resumed = run(base, copy, resume=load_state(kept.path), checkpointing=True)
     assert resumed.completed and all(r.total == 9 for r in resumed.reports)
@@ -196,13 +208,13 @@ def test_fewer_steps_than_were_trained_are_refused(base, kept):
 
 def diverged(base, kept, monkeypatch, at=4, resume=None, **settings):
     """A training that ends because the gradients of a step are not finite."""
-    finite, calls = training.gradients_are_finite, []
+    finite, calls = gradients.gradients_are_finite, []
 
     def explode(*arguments):
         calls.append(0)
         return len(calls) != at and finite(*arguments)
 
-    monkeypatch.setattr(training, "gradients_are_finite", explode)
+    monkeypatch.setattr(gradients, "gradients_are_finite", explode)
     result = run(base, fresh(base), checkpoints=kept, resume=resume, **settings)
     monkeypatch.undo()
     assert result.diverged and not result.completed

@@ -24,9 +24,11 @@ from scipy import ndimage
 
 from p3s.errors import MaskError, PointError
 from p3s.reference.framing import Frame
-from p3s.reference.masks import MaskSettings, Patches, RoughMasks
+from p3s.reference.masks import MaskSettings, Patches, similarity_maps
+from p3s.reference.masks import grow as widened
 from p3s.reference.points import PointSet
 from p3s.reference.rngr import image_hash, make_reference
+from p3s.reference.rough_masks import rough_masks
 
 # --- Eq. 1 and 2 against NumPy -----------------------------------------------------------------------------------
 
@@ -102,33 +104,34 @@ def test_masks_are_equation_2(seed: int) -> None:
 def test_several_points_mean_of_positive_and_maximum_of_negative_maps() -> None:
     tokens = noise_tokens(1)
     points = PointSet([(0.1, 0.1), (0.3, 0.1)], [(0.9, 0.9), (0.7, 0.9)])
-    masks = RoughMasks(Patches(tokens, Frame(320, 320)), points, MaskSettings())
+    m_p, m_n = similarity_maps(Patches(tokens, Frame(320, 320)), points, "clip")
     maps = {at: numpy_cosines(tokens[0].double().numpy(), *at) for at in [(1, 1), (1, 4), (14, 14), (14, 11)]}
-    np.testing.assert_allclose(masks.m_p, ((maps[1, 1] + maps[1, 4]) / 2).clip(0, 1), atol=1e-12)
-    np.testing.assert_allclose(masks.m_n, np.maximum(maps[14, 14], maps[14, 11]).clip(0, 1), atol=1e-12)
+    np.testing.assert_allclose(m_p, ((maps[1, 1] + maps[1, 4]) / 2).clip(0, 1), atol=1e-12)
+    np.testing.assert_allclose(m_n, np.maximum(maps[14, 14], maps[14, 11]).clip(0, 1), atol=1e-12)
 
 
 @pytest.mark.parametrize(("grow", "size"), [(0, (320, 320)), (3, (320, 200)), (1.3, (1500, 1001))])
 def test_the_removed_region_never_reaches_into_the_subject(grow: float, size: tuple[int, int]) -> None:
     points = PointSet([(0.23, 0.31)], [(0.77, 0.68)])
+    exchanged = PointSet(points.negative, points.positive)
     overlapped = 0
     for seed in range(8):
-        masks = RoughMasks(Patches(noise_tokens(seed), Frame(*size)), points, MaskSettings(grow=grow))
-        subject, _ = masks.subject()
-        removed = masks.removed(subject, required=True)
-        assert removed.any() and not (removed & subject).any()
-        overlapped += (masks.removed(np.zeros_like(subject), required=True) & subject).any()
+        patches = Patches(noise_tokens(seed), Frame(*size))
+        masks = rough_masks(patches, points, MaskSettings(grow=grow))
+        assert masks.removed.any() and not (masks.removed & masks.subject).any()
+        alone = rough_masks(patches, exchanged, MaskSettings()).subject
+        overlapped += (widened(alone, grow * max(alone.shape) / patches.grid) & masks.subject).any()
     assert overlapped  # or this test would show nothing
 
 
 def test_minmax_stretches_the_valid_patches_only() -> None:
     tokens = noise_tokens(2)
     patches = Patches(tokens, Frame(320, 160))
-    masks = RoughMasks(patches, PointSet([(0.5, 0.5)]), MaskSettings(value_range="minmax"))
+    m_p, m_n = similarity_maps(patches, PointSet([(0.5, 0.5)]), "minmax")
     expected = numpy_cosines(tokens[0].double().numpy(), 8, 8)[4:12]
     expected = (expected - expected.min()) / (expected.max() - expected.min())
-    np.testing.assert_allclose(masks.m_p[4:12], expected, atol=1e-12)
-    assert (masks.m_n == 0).all()
+    np.testing.assert_allclose(m_p[4:12], expected, atol=1e-12)
+    assert (m_n == 0).all()
 
 
 def test_a_region_that_no_point_touches_is_dropped() -> None:

@@ -152,11 +152,11 @@ def test_overshoot_of_resampling_is_clamped() -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"blur": -1}, "blur must be a number of patches in 0..8, got -1"),
+        ({"blur": -1}, "blur must be a number in 0..8; got -1"),
         ({"blur": float("nan")}, "blur must be"),
         ({"grow": True}, "grow must be"),
         ({"grow": "1"}, "grow must be"),
-        ({"fill": "magic"}, "fill must be one of telea, navier-stokes, smooth, got 'magic'"),
+        ({"fill": "magic"}, "fill must be one of telea, navier-stokes, smooth; got 'magic'"),
         ({"fill_region": "x"}, "fill_region must be one of negative, background"),
         ({"value_range": "x"}, "value_range must be one of clip, minmax"),
     ],

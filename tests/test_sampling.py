@@ -7,10 +7,20 @@ from small import SMALL, random_copy, random_unet
 from benchmarks.flops import Models
 from p3s.errors import P3SError
 from p3s.network.copy_settings import CopySettings
-from p3s.network.injection import Features
+from p3s.network.injection import EffectMask, Features
 from p3s.network.unet_config import Layer
+from p3s.sampling.application import Application, application
 from p3s.sampling.schedule import KINDS, Schedule
-from p3s.sampling.settings import FeatureCache, SamplingSettings, always_on, early_end, feature_values, injection
+from p3s.sampling.settings import (
+    EXACT,
+    FAST,
+    FeatureCache,
+    SamplingSettings,
+    always_on,
+    early_end,
+    feature_values,
+    injection,
+)
 
 
 @pytest.mark.parametrize(
@@ -99,9 +109,39 @@ def test_the_size_of_features_is_known_beforehand(cross):
     assert models.copy.settings == CopySettings(cross_attention=cross)
 
 
+def test_what_users_choose_becomes_an_application():
+    assert application(SMALL).settings == EXACT
+    assert application(SMALL, mode="fast").settings == application(SMALL, mode="fast", branches="conditional").settings
+    assert application(SMALL, mode="fast").settings == FAST
+    assert application(SMALL, branches="conditional").settings == SamplingSettings("conditional")
+    found = application(SMALL, Schedule("fixed"), 0.5, layer_strengths="input 1: 0.25, middle: 0")
+    assert (found.schedule, found.strength, found.mask) == (Schedule("fixed"), 0.5, None)
+    assert found.layers == {Layer("input", 1): 0.25, Layer("middle", 0): 0.0}
+
+
+def test_an_application_that_does_nothing_is_off():
+    nowhere = EffectMask(torch.zeros(4, 4))
+    assert Application(strength=0.0).off and Application(mask=nowhere).off
+    assert not Application(strength=1e-6, mask=EffectMask(torch.eye(4))).off
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"mode": "slow"}, "mode must be one of exact, fast; got 'slow'"),
+        ({"branches": "none"}, "branches must be one of both, conditional; got 'none'"),
+        ({"strength": -1.0}, "strength must be a number in 0..10; got -1.0"),
+        ({"layer_strengths": "input 0: 1"}, "layer_strengths: input 0 has no self-attention"),
+    ],
+)
+def test_a_wrong_application_is_named(wrong, message):
+    with pytest.raises(P3SError, match=message):
+        application(SMALL, **wrong)
+
+
 @pytest.mark.parametrize(
     "wrong",
-    [{"halves": "some"}, {"pairing": "none"}, {"reuse": 0}, {"reuse": 2.0}, {"pool": True}, {"end": 1.5}],
+    [{"branches": "some"}, {"pairing": "none"}, {"reuse": 0}, {"reuse": 2.0}, {"pool": True}, {"end": 1.5}],
 )
 def test_wrong_settings_are_named(wrong):
     with pytest.raises(P3SError, match=next(iter(wrong))):

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from p3s.errors import P3SError
 from p3s.sampling.schedule import KINDS, Schedule, parse_keyframes, percent_of, timestep_of
+from p3s.settings import settings_of
 
+NUMBERS = ("alpha", "beta", "k", "value")
 TIMES = np.array([0.0, 1.0, 250.0, 499.5, 500.0, 873.25, 999.0, 1000.0])
 
 
@@ -177,13 +179,13 @@ def test_empty_keyframes():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kind": "wavy"}, "no kind 'wavy'"),
-        ({"alpha": float("nan")}, "alpha = nan"),
-        ({"beta": "0.2"}, "beta = '0.2'"),
-        ({"k": -1.0}, "k = -1 is negative"),
-        ({"value": -0.5}, "value = -0.5 is negative"),
-        ({"start": -0.1}, "start = -0.1 lies outside"),
-        ({"end": 1.1}, "end = 1.1 lies outside"),
+        ({"kind": "wavy"}, "Weight schedule: kind must be one of paper, .*; got 'wavy'"),
+        ({"alpha": float("nan")}, "alpha must be a number in -5..5; got nan"),
+        ({"beta": "0.2"}, "beta must be .* got '0.2'"),
+        ({"k": -1.0}, "k must be a number in 0..10; got -1"),
+        ({"value": -0.5}, "value must be a number in 0..10; got -0.5"),
+        ({"start": -0.1}, "start must be a number in 0..1; got -0.1"),
+        ({"end": 1.1}, "end must be a number in 0..1; got 1.1"),
         ({"start": 0.6, "end": 0.5}, "start = 0.6 lies after end = 0.5"),
     ],
 )
@@ -192,16 +194,12 @@ def test_bad_settings(settings, message):
         Schedule(**settings)
 
 
-numbers = st.floats(-1e6, 1e6)
 schedules = st.builds(
     lambda kind, alpha, beta, k, value, keys, window: Schedule(
         kind, alpha, beta, k, value, tuple(keys), min(window), max(window)
     ),
     st.sampled_from(KINDS),
-    numbers,
-    numbers,
-    st.floats(0, 10),
-    st.floats(0, 1e6),
+    *(st.floats(known.low, known.high) for name, known in settings_of(Schedule).items() if name in NUMBERS),
     st.lists(st.tuples(st.floats(0, 1), st.floats(0, 5)), min_size=1, max_size=4, unique_by=lambda pair: pair[0]),
     st.tuples(st.floats(0, 1), st.floats(0, 1)),
 )
@@ -220,7 +218,11 @@ def test_equal_settings_are_equal_and_hashable():
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"alpha": "1"}, "alpha = '1'"), ({"kind": ["paper"]}, "no kind"), ({"keyframes": {}}, "expected a list")],
+    [
+        ({"alpha": "1"}, "alpha must be .* got '1'"),
+        ({"kind": ["paper"]}, "kind must be one of"),
+        ({"keyframes": {}}, "expected a list"),
+    ],
 )
 def test_settings_of_another_type_are_refused(settings, message):
     with pytest.raises(P3SError, match=message):

@@ -19,12 +19,11 @@ from tools.pretend_gpu import GPU, PretendGPU
 
 from p3s.__main__ import main
 from p3s.errors import FamilyError, MaskError, P3SError
+from p3s.image_files import write_png
 from p3s.models.pipeline import apply_subject, train_subject
 from p3s.models.stable_diffusion import StableDiffusion, load_stable_diffusion
 from p3s.network.copy_settings import CopySettings
-from p3s.pictures import write_png
 from p3s.reference.points import PointSet
-from p3s.sampling.schedule import Schedule
 from p3s.subject.file import load_subject
 from p3s.training.settings import TrainSettings
 
@@ -201,7 +200,7 @@ def test_a_missing_package_says_what_to_install(missing: str, files, monkeypatch
 
     monkeypatch.setattr(stable_diffusion, "import_module", without)
     arguments = ["--image", str(DATA / "dog.jpg"), "--positive", "0.5,0.5", "--prompt", "a dog"]
-    assert main(["train", *arguments, "--world", str(files["sd"])]) == 1
+    assert main(["train", *arguments, "--model", str(files["sd"])]) == 1
     said = capsys.readouterr().err
     assert f"needs {missing}: pip install diffusers transformers" in said and said.count("\n") == 1
 
@@ -211,7 +210,7 @@ def test_a_missing_package_says_what_to_install(missing: str, files, monkeypatch
 
 def test_a_folder_that_is_not_there_is_no_name_to_download(files: dict[str, Path], capsys) -> None:
     arguments = ["--image", str(DATA / "dog.jpg"), "--positive", "0.5,0.5", "--prompt", "a dog"]
-    assert main(["train", *arguments, "--world", str(files["sd"]), "--clip", "no/where"]) == 1
+    assert main(["train", *arguments, "--model", str(files["sd"]), "--clip", "no/where"]) == 1
     assert "--clip no/where: there is no such folder" in capsys.readouterr().err
 
 
@@ -222,13 +221,13 @@ def test_train_and_generate_from_files(files: dict[str, Path], tmp_path: Path, m
     write_png(stripes(), "a.png")
     write_png(stripes(turned=True), "b.png")
     training = ["--prompt", "a photo of a sks dog", "--epochs", "2"]
-    assert main(["train", *photos, *training, "--world", str(files["sd"]), *models]) == 0
+    assert main(["train", *photos, *training, "--model", str(files["sd"]), *models]) == 0
     subject = load_subject("subject.safetensors")
     assert (subject.info.steps, len(subject.references)) == (4, 2)
     assert subject.info.train_settings["learning_rate"] == TrainSettings().learning_rate
     assert subject.references[0].latent.shape[0] == 4 and subject.references[0].tokens.shape[1] == 64
 
-    sampling = ["--prompt", "a sks dog in the snow", "--steps", "2", "--world", str(files["checkpoint"]), *models]
+    sampling = ["--prompt", "a sks dog in the snow", "--steps", "2", "--model", str(files["checkpoint"]), *models]
     assert main(["generate", "subject.safetensors", *sampling]) == 0
     assert main(["generate", "subject.safetensors", *sampling, "--precision", "bf16", "--out", "half"]) == 0
     off = ["--schedule", "fixed", "--value", "0", "--out", "off"]
@@ -242,7 +241,7 @@ def test_train_and_generate_from_files(files: dict[str, Path], tmp_path: Path, m
     assert usual.shape == (SIDE, SIDE, 3)
     assert np.abs(usual - plain).max() > 2 and np.abs(usual - half).max() > 0
     world = load_stable_diffusion(files["sd"], resolution=SIDE)
-    picture = world.sample("a sks dog in the snow", [0], weight=Schedule("fixed", value=0.0), steps=2)[0]
+    picture = world.sample("a sks dog in the snow", [0], steps=2)[0]
     assert np.abs(plain - picture.numpy() * 255).max() <= 1
 
 
@@ -267,7 +266,7 @@ def test_on_a_gpu_it_is_as_on_the_cpu(files: dict[str, Path]) -> None:
         reference = sd.reference(stripes(), PointSet(((0.1, 0.5),), ((0.9, 0.5),)))
         subject, result = train_subject(sd, [reference], "a dog", TrainSettings(steps=2), CopySettings())
         applied, _ = apply_subject(sd, subject)
-        return [r.loss for r in result.reports], sd.sample("a dog", [1], applied.copy, applied.condition, steps=2)
+        return [r.loss for r in result.reports], sd.sample("a dog", [1], [applied], steps=2)
 
     losses, picture = chain(torch.device("cpu"))
     with PretendGPU():

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from subjects import make_subject, rewrite, same
 
 from p3s.errors import SubjectFileError
-from p3s.files import MAX_HEADER, free_path, safe_name
+from p3s.file_writing import free_path, safe_name
+from p3s.safetensors_format import MAX_HEADER
 from p3s.subject.base_fingerprint import fingerprint
 from p3s.subject.file import SubjectReference, load_info, load_subject, save_new_subject, save_subject
 from p3s.subject.info import info_from_json, info_to_json

@@ -9,12 +9,14 @@ from small import SMALL, TOKEN_DIM, random_copy, random_unet
 
 from p3s.errors import P3SError
 from p3s.network.copy_settings import CopySettings
+from p3s.network.copy_start import start_copy
 from p3s.network.layer_map import LayerMap
 from p3s.network.subject_copy import CopyReader, SubjectCopy
-from p3s.network.unet import Stage, UNet
+from p3s.network.unet import BlockStage, UNet
 from p3s.network.unet_config import Layer, UNetConfig
 from p3s.reference.masks import MaskSettings
 from p3s.sampling.ddim import generate
+from p3s.sampling.settings import SamplingSettings
 from p3s.training.settings import TrainSettings
 
 SD15 = UNetConfig.build()
@@ -74,7 +76,7 @@ def test_a_one_resblock_base_is_copied_as_it_is():
 
 def test_the_copy_starts_with_the_base_weights_and_zero_convolutions():
     base = random_unet()
-    copy = SubjectCopy.from_base(base.state_dict(), CopySettings(), TOKEN_DIM)
+    copy = start_copy(base.state_dict(), CopySettings(), TOKEN_DIM)
     state = base.state_dict()
     for key, value in copy.unet.state_dict().items():
         assert torch.equal(value, state[copy.map.base_key(key)])
@@ -88,11 +90,11 @@ def test_the_copy_starts_with_the_base_weights_and_zero_convolutions():
 
 def test_identity_start_hands_over_the_norm1_output():
     base = random_unet()
-    copy = SubjectCopy.from_base(base.state_dict(), CopySettings(), TOKEN_DIM, zero_init="identity")
+    copy = start_copy(base.state_dict(), CopySettings(), TOKEN_DIM, zero_init="identity")
     args = inputs()
     with torch.no_grad():
         features = copy(*args)
-        seen = copy.read(*args, until=Stage.NORM2)
+        seen = copy.read(*args, until=BlockStage.NORM2)
     for base_layer, layer in copy.map.reads.items():
         assert torch.equal(features.self_attention[base_layer], seen.norm1[layer])
         assert not features.cross_attention[base_layer].any()
@@ -100,7 +102,7 @@ def test_identity_start_hands_over_the_norm1_output():
 
 def test_an_inpainting_base_gives_a_copy_that_reads_the_latent_alone():
     base = random_unet(UNetConfig.build(model_channels=32, channel_mult=(1, 2, 2, 2), context_dim=24, in_channels=9))
-    copy = SubjectCopy.from_base(base.state_dict(), CopySettings(), TOKEN_DIM)
+    copy = start_copy(base.state_dict(), CopySettings(), TOKEN_DIM)
     assert copy.unet.config.in_channels == 4
     weight = "input_blocks.0.0.weight"
     assert torch.equal(copy.unet.state_dict()[weight], base.state_dict()[weight][:, :4])
@@ -167,7 +169,8 @@ def test_the_defaults_are_the_specification():
     masks = MaskSettings()
     assert (masks.fill_region, masks.value_range, masks.fill) == ("negative", "clip", "telea")
     sampling = inspect.signature(generate).parameters
-    assert [sampling[name].default for name in ("steps", "guidance", "halves")] == [50, 7.5, "both"]
+    assert [sampling[name].default for name in ("steps", "guidance")] == [50, 7.5]
+    assert SamplingSettings().branches == "both"
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,7 @@ def test_bad_headers(saved, case):
 
 def with_valid_checksum(path, change):
     """Write a file whose checksum is right although its content is not, as a hostile writer would."""
-    from p3s.files import write_safetensors
+    from p3s.safetensors_format import write_safetensors
     from p3s.subject.file import _digest
 
     raw = path.read_bytes()

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import SMALL, TOKEN_DIM, random_copy, random_examples, random_unet
+from small import SMALL, TOKEN_DIM, random_copy, random_examples, random_unet, train
 
 from p3s.errors import TrainingError
 from p3s.network.copy_settings import CopySettings
-from p3s.network.subject_copy import CopyReader, SubjectCopy
-from p3s.network.unet import AttentionHooks
+from p3s.network.copy_start import start_copy
+from p3s.network.hooks import AttentionHooks
+from p3s.network.subject_copy import CopyReader
 from p3s.network.unet_config import Layer, UNetConfig
 from p3s.sampling.diffusion import NoiseSchedule
 from p3s.training.examples import training_size
-from p3s.training.loop import train
 from p3s.training.settings import TrainSettings
-from p3s.training.step import draw, losses
+from p3s.training.step import batch_losses, draw_batch
 
 NOISE = NoiseSchedule.stable_diffusion()
 EMPTY = torch.randn(7, SMALL.context_dim, generator=torch.Generator().manual_seed(99))
@@ -43,7 +43,7 @@ def base():
 
 
 def fresh(base, settings=None, **kwargs):
-    return SubjectCopy.from_base(base.state_dict(), settings or CopySettings(), TOKEN_DIM, **kwargs)
+    return start_copy(base.state_dict(), settings or CopySettings(), TOKEN_DIM, **kwargs)
 
 
 def run(base, copy=None, examples=None, callback=None, **settings):
@@ -54,14 +54,14 @@ def run(base, copy=None, examples=None, callback=None, **settings):
 
 def one_batch(examples, settings, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return draw(examples, range(len(examples)), EMPTY, NOISE, settings, generator)
+    return draw_batch(examples, range(len(examples)), EMPTY, NOISE, settings, generator)
 
 
 @pytest.mark.parametrize("cross", [True, False])
 def test_gradients_reach_all_that_is_read_and_nothing_else(base, cross):
     copy = random_copy(base, CopySettings(cross_attention=cross)).requires_grad_(True)
     settings = TrainSettings(prompt_dropout=0.0)
-    denoising, consistency = losses(base, copy, one_batch(random_examples(), settings), settings)
+    denoising, consistency = batch_losses(base, copy, one_batch(random_examples(), settings), settings)
     (denoising + consistency).backward()
     for name, p in copy.named_parameters():
         if name.startswith(UNREAD):
@@ -87,7 +87,7 @@ def test_the_losses_by_hand(base, feature):
     examples, settings = random_examples(2), TrainSettings(prompt_dropout=0.0, batch_size=2)
     batch = one_batch(examples, settings)
     with torch.no_grad():
-        found = losses(base, copy, batch, settings)
+        found = batch_losses(base, copy, batch, settings)
         # With two references each is the other's condition.
         condition = copy.image_latent(
             torch.stack([examples[1].latent, examples[0].latent]), torch.stack([e.tokens for e in examples[::-1]])
@@ -122,7 +122,7 @@ def test_the_losses_by_hand(base, feature):
 def test_a_batch_is_made_from_the_reference_that_is_learned():
     """x_t and the target come from the example's own latent, I' and c_s together from the other one."""
     examples, settings = random_examples(2), TrainSettings(prompt_dropout=0.0)
-    batch = draw(examples, [0], EMPTY, NOISE, settings, torch.Generator().manual_seed(4))
+    batch = draw_batch(examples, [0], EMPTY, NOISE, settings, torch.Generator().manual_seed(4))
     signal, sigma = NOISE.scales(batch.timesteps)
     torch.testing.assert_close(batch.x, signal * examples[0].latent + sigma * batch.target)
     ((latent, tokens),) = batch.sources
@@ -136,11 +136,11 @@ def test_training_and_sampling_see_one_condition(base):
     copy = random_copy(base)
     examples = [random_examples(1, size=16)[0], random_examples(1, size=8, seed=2)[0]]
     settings = TrainSettings(prompt_dropout=0.0)
-    batch = draw(examples, [0], EMPTY, NOISE, settings, torch.Generator().manual_seed(0))
+    batch = draw_batch(examples, [0], EMPTY, NOISE, settings, torch.Generator().manual_seed(0))
     seen = []
     copy.unet.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     with torch.no_grad():
-        losses(base, copy, batch, settings)
+        batch_losses(base, copy, batch, settings)
         copy(
             batch.x, batch.timesteps, batch.context, copy.condition(examples[1].latent[None], examples[1].tokens[None])
         )
@@ -171,14 +171,15 @@ def test_a_tiny_model_overfits_one_image(noise, brightness, zero_init, share):
     colour = torch.randn(4, 1, 1, generator=torch.Generator().manual_seed(3)).expand(4, 8, 8) * brightness
     examples = [replace(random_examples()[0], latent=colour)] * 4
     settings = TrainSettings(steps=70, batch_size=4, learning_rate=2e-2, weight_decay=0.0)
-    batch = draw(examples, range(4), EMPTY, noise, settings, torch.Generator().manual_seed(5))
+    batch = draw_batch(examples, range(4), EMPTY, noise, settings, torch.Generator().manual_seed(5))
 
     def error():
         with torch.no_grad():
-            return losses(base, copy, batch, settings)[0].item()
+            return batch_losses(base, copy, batch, settings)[0].item()
 
     before = error()
-    train(base, copy, examples, EMPTY, noise, settings)
+    # It ends as soon as it is there.
+    train(base, copy, examples, EMPTY, noise, settings, lambda report: report.step % 4 or error() >= share * before)
     assert error() < share * before
 
 
@@ -263,7 +264,7 @@ def test_references_of_several_sizes_train_together(base):
 
 
 def test_a_loss_that_explodes_keeps_the_last_good_step(base):
-    copy, result = run(base, steps=30, learning_rate=1e5)
+    copy, result = run(base, steps=30, learning_rate=1.0)
     assert isinstance(result.error, TrainingError)
     assert "learning_rate" in str(result.error)
     assert 1 <= len(result.reports) < 30

@@ -1,17 +1,13 @@
 """The work of a training step, as benchmarks/training.py counts it, and its rows on a small network."""
 
 import json
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from benchmarks.training import STEPS, describe, tables
+from benchmarks.training import STEPS, describe, main, tables
 from benchmarks.training_step import CONFIGS
 from benchmarks.training_work import Step
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize(("kind", "tflop"), [("full", 3.69), ("lora", 3.26)])
@@ -33,19 +29,21 @@ def test_the_need_is_that_of_the_layers():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what a process holds is read from /proc")
-def test_a_row_of_a_small_network(tmp_path):
+def test_a_row_of_a_small_network(tmp_path, monkeypatch, capsys):
     out = tmp_path / "rows.jsonl"
-    command = [sys.executable, "-m", "benchmarks.training", "--scale", "small", "--size", "64", "--limit", "1"]
-    options = ["--only", "lora bf16, checkpointed", "--out", str(out)]
-    first = subprocess.run([*command, *options], cwd=ROOT, check=True, capture_output=True, text=True)
+    options = ["--scale", "small", "--size", "64", "--limit", "1", "--only", "lora bf16, checkpointed"]
+    monkeypatch.setattr(sys, "argv", ["training", *options, "--out", str(out)])
+    main()
+    first = capsys.readouterr().out
     (entry,) = map(json.loads, out.read_text().splitlines())
     assert describe(entry["row"]) == "small network, lora bf16, checkpointed"
     assert entry["found"]["tflop"] > 1.1 * entry["found"]["needed"]
     assert 0 < entry["found"]["estimated"] < 2**30
     assert entry["found"]["file"] > 1e6
-    again = subprocess.run([*command, *options], cwd=ROOT, check=True, capture_output=True, text=True)
-    assert again.stdout == first.stdout, "a row that is there is not measured again"
-    assert "lora bf16, checkpointed" in again.stdout
+    main()
+    again = capsys.readouterr().out
+    assert again == first, "a row that is there is not measured again"
+    assert "lora bf16, checkpointed" in again
 
 
 def test_tables():

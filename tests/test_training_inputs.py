@@ -6,15 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small import SMALL, TOKEN_DIM, random_examples, random_unet
+from small import SMALL, TOKEN_DIM, random_examples, random_unet, train
 
 from p3s.errors import FamilyError, TrainingError
 from p3s.network.copy_settings import CopySettings
-from p3s.network.subject_copy import SubjectCopy
+from p3s.network.copy_start import start_copy
 from p3s.network.unet_config import UNetConfig
 from p3s.sampling.diffusion import NoiseSchedule
 from p3s.training.examples import training_size
-from p3s.training.loop import train
 from p3s.training.settings import TrainSettings
 from p3s.training.step import check_base, check_examples
 
@@ -28,7 +27,7 @@ def base():
 
 
 def fresh(base):
-    return SubjectCopy.from_base(base.state_dict(), CopySettings(), TOKEN_DIM)
+    return start_copy(base.state_dict(), CopySettings(), TOKEN_DIM)
 
 
 def bad_examples(**change):
@@ -60,7 +59,7 @@ def test_inputs_that_do_not_fit_are_refused(base, examples, message):
         ),
         ({"prompt": torch.zeros(8, SMALL.context_dim)}, "reference 2: its prompt has the shape (8, 24)"),
         ({"latent": torch.zeros(3, 16, 16)}, "reference 2: expected a latent of 4 channels, got (3, 16, 16)"),
-        ({"counted": torch.zeros(5, 5)}, "reference 2: counted has the shape (5, 5)"),
+        ({"loss_mask": torch.zeros(5, 5)}, "reference 2: loss_mask has the shape (5, 5)"),
         ({"latent": torch.full((4, 16, 16), torch.nan)}, "reference 2 holds values that are not finite"),
     ],
 )
@@ -68,7 +67,7 @@ def test_an_error_names_the_photo_and_not_the_view(change, message):
     """Every photo has two views here; the second photo is wrong."""
     good, other = random_examples(2)
     wrong = replace(other, **change)
-    views = [replace(e, view=torch.zeros(4, 8, 8), counted=None) for e in (good, wrong)]
+    views = [replace(e, view=torch.zeros(4, 8, 8), loss_mask=None) for e in (good, wrong)]
     with pytest.raises(TrainingError) as error:
         check_examples(SMALL, [good, views[0], wrong, views[1]], EMPTY)
     assert str(error.value).startswith(message)

@@ -88,6 +88,69 @@ def test_an_empty_prompt_that_differs_is_another_training() -> None:
     assert not found_again(empty_prompt=torch.full((7, SMALL.context_dim), 1.02))
 
 
+def pattern(*shape: int) -> torch.Tensor:
+    return torch.arange(float(torch.Size(shape).numel())).reshape(shape)
+
+
+@pytest.mark.parametrize(
+    ("copy", "key", "state_key"),
+    [
+        ({}, "fe1ff180cbb2ac75587f0f3f5dcaa19f710501149867ea9ff85d4eb9ac6a19ae", "22867b006b72909a"),
+        (
+            {"kind": "lora", "rank": 4},
+            "e3cd935efdb87b2340818c9ccc775e8f19c5175001bee9cd28f3b5c70a552b59",
+            "d28a1d2e88c06027",
+        ),
+    ],
+)
+def test_keys_are_fixed_for_ever(copy: dict[str, Any], key: str, state_key: str) -> None:
+    """Subject files and the names of states hold them."""
+    found = inputs(
+        image_hashes=("cd" * 32,),
+        examples=[Example(pattern(4, 4, 4), pattern(5, 6), pattern(3, 8), loss_mask=torch.ones(4, 4))],
+        empty_prompt=pattern(3, 8),
+        noise=NoiseSchedule(torch.tensor([0.75, 0.5, 0.25]), "v"),
+        copy_settings=CopySettings(**copy),
+        settings=TrainSettings(steps=7, precision="bf16", learning_rate=2.5e-4),
+    )
+    assert (found.key(), found.state_key()) == (key, state_key)
+
+
+def test_what_a_state_holds_of_its_training_is_fixed_for_ever() -> None:
+    """By these texts a state is compared with the training that resumes it."""
+    settings = TrainSettings(steps=7, precision="bf16", learning_rate=2.5e-4)
+    noise = NoiseSchedule(torch.tensor([0.75, 0.5, 0.25]), "v")
+    assert inputs(noise=noise, settings=settings).facts() == {
+        "batch_size": "1",
+        "learning_rate": "0.00025",
+        "weight_decay": "0.01",
+        "weight_learning_rate": "0.001",
+        "seed": "0",
+        "precision": "'bf16'",
+        "optimizer": "'adamw'",
+        "gamma": "0.1",
+        "prompt_dropout": "0.1",
+        "attention_layers": "'last'",
+        "attention_norm": "'mean'",
+        "zero_init": "'identity'",
+        "pairs": "'other'",
+        "views": "'whole+subject'",
+        "removed": "'ignored'",
+        "feature": "'norm1'",
+        "pairing": "'level'",
+        "copy_input": "'noisy'",
+        "cross_attention": "True",
+        "lam": "0.2",
+        "image_dim": "64",
+        "weight": "'one'",
+        "kind": "'full'",
+        "rank": "16",
+        "the base model": "ab" * 32,
+        "the noise schedule": "00333c6eb44676c753910dd661e523476d224b7c2f7a56994d9184858ca48cb6",
+        "prediction": "v",
+    }
+
+
 def test_views_and_what_counts_of_them_count() -> None:
     (example,) = random_examples(1)
     counted, nearly = torch.ones(16, 16), torch.ones(16, 16)
@@ -96,8 +159,8 @@ def test_views_and_what_counts_of_them_count() -> None:
         [example],
         [replace(example, view=example.latent.clone())],
         [replace(example, view=-example.latent)],
-        [replace(example, counted=counted)],
-        [replace(example, counted=nearly)],
+        [replace(example, loss_mask=counted)],
+        [replace(example, loss_mask=nearly)],
     ]
     each = [inputs(examples=examples) for examples in others]
     for i, one in enumerate(each):

@@ -3,23 +3,24 @@
 import sys
 import types
 import weakref
+from functools import cache
 
 import pytest
 import torch
-from small import SMALL, TOKEN_DIM, random_examples, random_unet
+from small import SMALL, TOKEN_DIM, random_examples, random_unet, train
 
 from p3s.errors import TrainingError
 from p3s.network.copy_settings import CopySettings
-from p3s.network.subject_copy import SubjectCopy
+from p3s.network.copy_start import start_copy
 from p3s.network.unet import ResBlock, SpatialTransformer
 from p3s.network.unet_config import UNetConfig
 from p3s.sampling.diffusion import NoiseSchedule
 from p3s.training import step
-from p3s.training.loop import make_optimizer, train
 from p3s.training.memory import explained, is_out_of_memory, ways_to_save
+from p3s.training.optimizer import make_optimizer
 from p3s.training.precision import DTYPES
 from p3s.training.settings import TrainSettings
-from p3s.training.step import Batch, draw, losses
+from p3s.training.step import Batch, batch_losses, draw_batch
 
 NOISE = NoiseSchedule.stable_diffusion()
 TINY = UNetConfig.build(32, (1, 2), res_blocks=1, transformer_depth=(1, 1), context_dim=24)
@@ -33,12 +34,20 @@ def base():
 
 
 def fresh(base, **settings):
-    return SubjectCopy.from_base(base.state_dict(), CopySettings(**settings), TOKEN_DIM, zero_init="identity")
+    return start_copy(base.state_dict(), CopySettings(**settings), TOKEN_DIM, zero_init="identity")
 
 
 def run(base, copy, callback=None, **settings):
     settings = TrainSettings(**{"steps": 3, "learning_rate": 1e-3, **settings})
     return train(base, copy, EXAMPLES, EMPTY, NOISE, settings, callback)
+
+
+@cache
+def trained(kind="full", **settings):
+    """A copy trained without a mishap, and what became of it; other tests compare with it."""
+    base = random_unet(TINY)
+    copy = fresh(base, kind=kind)
+    return copy, run(base, copy, **settings)
 
 
 def same(a, b):
@@ -48,7 +57,7 @@ def same(a, b):
 
 def batch_of(settings, examples=EXAMPLES, empty=EMPTY):
     generator = torch.Generator().manual_seed(0)
-    return draw(examples, range(len(examples)), empty, NOISE, settings, generator)
+    return draw_batch(examples, range(len(examples)), empty, NOISE, settings, generator)
 
 
 # Gradient checkpointing
@@ -65,7 +74,7 @@ def test_checkpointing_gives_the_same_gradients_bit_for_bit(kind, layers, cross)
     for on in (False, True):
         copy = fresh(base, kind=kind, cross_attention=cross, weight="learned")
         base.checkpointing = copy.unet.checkpointing = on
-        parts = losses(base, copy, batch, settings)
+        parts = batch_losses(base, copy, batch, settings)
         sum(parts).backward()
         found.append((parts, {name: p.grad for name, p in copy.named_parameters()}))
     assert found[0][0] == found[1][0]
@@ -103,7 +112,7 @@ def test_checkpointing_runs_every_block_twice_and_keeps_less(base):
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            parts = losses(base, copy, batch, settings)
+            parts = batch_losses(base, copy, batch, settings)
         kept[on] = sum(storages.values()) - sum(
             p.untyped_storage().nbytes() for p in [*base.parameters(), *copy.parameters()]
         )
@@ -127,7 +136,7 @@ def test_no_gradient_is_recorded_before_the_first_injection(base):
         layer = base.get_submodule(name)
         layer.register_forward_hook(lambda m, a, out, name=name: recorded.update({name: out.requires_grad}))
     settings = TrainSettings(prompt_dropout=0.0)
-    losses(base, fresh(base), batch_of(settings), settings)
+    batch_losses(base, fresh(base), batch_of(settings), settings)
     assert recorded == {"input_blocks.0.0": False, "input_blocks.1.0": False, "input_blocks.1.1": True}
 
 
@@ -138,9 +147,9 @@ class Scarce:
     """Makes ``losses`` run out of memory at given calls of it, as a GPU's or the CPU's allocator says so."""
 
     def __init__(self, monkeypatch, *calls, error=None):
-        self.calls, self.real, self.seen = calls, step.losses, []
+        self.calls, self.real, self.seen = calls, step.batch_losses, []
         self.error = error or torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        monkeypatch.setattr("p3s.training.loop.losses", self)
+        monkeypatch.setattr("p3s.training.gradients.batch_losses", self)
 
     def __call__(self, base, *arguments):
         self.seen.append(base.checkpointing)
@@ -163,8 +172,7 @@ class Scarce:
     ids=["cuda", "windows", "linux", "mps", "python"],
 )
 def test_a_step_that_runs_out_of_memory_is_made_again_with_checkpointing(base, monkeypatch, error):
-    whole, copy = fresh(base), fresh(base)
-    run(base, whole, checkpointing=True, steps=4)
+    whole, copy = trained(checkpointing=True, steps=4)[0], fresh(base)
     scarce = Scarce(monkeypatch, 3, error=error)
     result = run(base, copy, steps=4)
     assert result.completed and result.error is None
@@ -207,8 +215,7 @@ def test_out_of_memory_in_the_first_step_is_raised(base, monkeypatch):
 
 @pytest.mark.parametrize("failing", [[3], [3, 4]])
 def test_out_of_memory_while_a_batch_is_moved_is_out_of_memory_in_the_step(base, monkeypatch, failing):
-    whole, copy, moves = fresh(base), fresh(base), []
-    run(base, whole, checkpointing=True, steps=4 if failing == [3] else 2)
+    whole, copy, moves = trained(checkpointing=True, steps=4 if failing == [3] else 2)[0], fresh(base), []
     move = Batch.to
 
     def scarce(batch, device):
@@ -230,7 +237,9 @@ def test_out_of_memory_before_the_first_step_says_what_to_change():
         with explained("moving", CopySettings(), TrainSettings()):
             raise error
 
-    with pytest.raises(TrainingError, match=r'out of memory while moving: train a low-rank copy .*"bf16".* \(CUDA out'):
+    with pytest.raises(
+        TrainingError, match=r'out of memory while moving: train low-rank changes only .*"bf16".* \(CUDA out'
+    ):
         fail(torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"))
     with pytest.raises(RuntimeError, match="shapes"):
         fail(RuntimeError("shapes cannot be multiplied"))
@@ -311,10 +320,10 @@ def test_what_the_allocator_of_this_machine_says_is_known():
 @pytest.mark.parametrize("layers", ["last", "none"])
 def test_16_bits_keep_the_weights_in_32(base, kind, precision, dtype, layers):
     assert DTYPES[precision] == dtype
-    exact, copy = fresh(base, kind=kind), fresh(base, kind=kind)
-    half = random_unet(TINY).to(dtype)
+    copy, half = fresh(base, kind=kind), base.to(dtype)
     settings = {"steps": 4, "attention_layers": layers}
-    expected, result = run(base, exact, **settings), run(half, copy, precision=precision, **settings)
+    _, expected = trained(kind, **settings)
+    result = run(half, copy, precision=precision, **settings)
     assert result.completed
     assert all(p.dtype == torch.float32 for p in copy.parameters())
     for ours, theirs in zip(result.reports, expected.reports, strict=True):
@@ -329,7 +338,7 @@ def test_fp16_skips_steps_until_its_scale_fits(base, monkeypatch):
     real = torch.amp.GradScaler
 
     def scaler(*arguments, **keywords):
-        return real(*arguments, **keywords, init_scale=2.0**40)
+        return real(*arguments, **keywords, init_scale=2.0**28)
 
     monkeypatch.setattr(torch.amp, "GradScaler", scaler)
     result = run(
@@ -337,14 +346,14 @@ def test_fp16_skips_steps_until_its_scale_fits(base, monkeypatch):
         copy,
         lambda report: moved.append(any(not torch.equal(v, before[k]) for k, v in copy.state_dict().items())) or True,
         precision="fp16",
-        steps=40,
+        steps=10,
     )
     assert result.completed
     assert moved[0] is False and moved[-1] is True
 
 
 def test_fp16_stops_when_no_scale_fits(base):
-    result = run(base, fresh(base), precision="fp16", steps=40, learning_rate=1e6)
+    result = run(base, fresh(base), precision="fp16", steps=40, learning_rate=1.0)
     assert isinstance(result.error, TrainingError)
     assert "train in fp32 (now fp16)" in str(result.error)
 

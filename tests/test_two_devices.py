@@ -10,22 +10,23 @@ from typing import Any
 
 import pytest
 import torch
-from small import TOKEN_DIM, random_copy, random_examples, random_unet
+from small import TOKEN_DIM, random_copy, random_examples, random_unet, train
 from subjects import make_subject
 from tools.pretend_gpu import GPU, PretendGPU
 
-from p3s.models.pipeline import subject_of
 from p3s.network.copy_settings import CopySettings
+from p3s.network.copy_start import start_copy
 from p3s.network.injection import EffectMask
 from p3s.network.subject_copy import SubjectCopy
 from p3s.network.unet_config import UNetConfig
-from p3s.sampling.ddim import generate_subjects
+from p3s.sampling.application import Application, AppliedSubject
+from p3s.sampling.ddim import generate
 from p3s.sampling.diffusion import NoiseSchedule
 from p3s.sampling.schedule import Schedule
-from p3s.sampling.settings import EXACT, FAST, AppliedSubject, SamplingSettings
+from p3s.sampling.settings import EXACT, FAST, SamplingSettings
 from p3s.subject.file import load_subject, save_new_subject
-from p3s.training.loop import train
-from p3s.training.preview import preview
+from p3s.training.driver import subject_of
+from p3s.training.sample_preview import sample_preview
 from p3s.training.settings import TrainSettings
 from p3s.training.state import Checkpoints
 from p3s.training.state_file import load_state
@@ -111,7 +112,7 @@ def trained(device: torch.device, kept: Checkpoints, settings: TrainSettings, **
     base.to(device)
 
     def fresh() -> SubjectCopy:
-        return SubjectCopy.from_base(weights, CopySettings(**copy_settings), TOKEN_DIM).to(device)
+        return start_copy(weights, CopySettings(**copy_settings), TOKEN_DIM).to(device)
 
     first, second = fresh(), fresh()
     result = train(base, first, EXAMPLES, EMPTY, NOISE, settings, lambda report: False, kept)
@@ -143,7 +144,7 @@ def test_preview(kind: str) -> None:
     def look(device: torch.device) -> torch.Tensor:
         base = random_unet(FLAT)
         copy = random_copy(base, CopySettings(**KINDS[kind])).to(device)
-        return preview(base.to(device), copy, EXAMPLES[0], EMPTY, NOISE, "fp32")
+        return sample_preview(base.to(device), copy, EXAMPLES[0], EMPTY, NOISE, "fp32")
 
     with PretendGPU():
         shown = look(GPU)
@@ -152,7 +153,7 @@ def test_preview(kind: str) -> None:
     assert near(shown, look(CPU))
 
 
-#: What is applied, as keyword arguments of AppliedSubject for each subject, and the settings.
+#: What is applied, as keyword arguments of Application for each subject, and the settings.
 CASES: dict[str, tuple[list[dict[str, Any]], SamplingSettings]] = {
     "none": ([], EXACT),
     "exact": ([{}], EXACT),
@@ -160,9 +161,9 @@ CASES: dict[str, tuple[list[dict[str, Any]], SamplingSettings]] = {
     "pooled, one to one": ([{}], SamplingSettings(pairing="one_to_one", pool=2)),
     "mask": ([{"mask": EffectMask(LEFT)}], EXACT),
     "two subjects": ([{"mask": EffectMask(LEFT)}, {"mask": EffectMask(1 - LEFT), "strength": 0.5}], FAST),
-    "fixed": ([{"weight": Schedule("fixed", value=0.5)}], EXACT),
-    "window": ([{"weight": Schedule("decreasing", start=0.4)}], EXACT),
-    "keyframes": ([{"weight": Schedule("keyframes", keyframes=((0.0, 0.5), (1.0, 1.5)))}], EXACT),
+    "fixed": ([{"schedule": Schedule("fixed", value=0.5)}], EXACT),
+    "window": ([{"schedule": Schedule("decreasing", start=0.4)}], EXACT),
+    "keyframes": ([{"schedule": Schedule("keyframes", keyframes=((0.0, 0.5), (1.0, 1.5)))}], EXACT),
     "learned": ([{"kind": "learned weight"}], EXACT),
     "low rank": ([{"kind": "low rank", "layers": {TINY.layers()[0]: 0.5}}], EXACT),
 }
@@ -177,12 +178,12 @@ def sampled(case: str, device: torch.device, steps: int = 2) -> torch.Tensor:
     ]
     base.to(device)
     prompt, latents, latent, tokens = (part.to(device) for part in draw)
+    how = [Application(settings=settings, **{k: v for k, v in a.items() if k != "kind"}) for a in applied]
     with torch.no_grad():
         subjects = [
-            AppliedSubject(copy, copy.condition(latent, tokens), **{k: v for k, v in a.items() if k != "kind"})
-            for copy, a in zip(copies, applied, strict=True)
+            AppliedSubject(copy, copy.condition(latent, tokens), each) for copy, each in zip(copies, how, strict=True)
         ]
-    *_, image = generate_subjects(base, prompt, EMPTY.to(device), NOISE, latents, subjects, steps, 7.5, settings)
+    *_, image = generate(base, prompt, EMPTY.to(device), NOISE, latents, subjects, steps, 7.5)
     return image
 
 

@@ -6,7 +6,8 @@ from real_models import diffusers_twin
 from small import SMALL, random_unet
 
 from p3s.errors import FamilyError
-from p3s.network.unet import Stage, UNet
+from p3s.network.hooks import AttentionHooks
+from p3s.network.unet import BlockStage, UNet
 from p3s.network.unet_config import PREFIXES, Layer, UNetConfig, unet_state
 
 
@@ -90,7 +91,7 @@ def test_odd_latent_sizes_keep_their_size():
     assert out.shape == (1, 4, 13, 18)
 
 
-@pytest.mark.parametrize("stage", list(Stage))
+@pytest.mark.parametrize("stage", list(BlockStage))
 def test_a_pass_ends_where_it_is_told(stage):
     """Nothing behind the stage is computed: weights behind it may be NaN, those before it may not."""
     from p3s.network.subject_copy import CopyReader
@@ -98,9 +99,9 @@ def test_a_pass_ends_where_it_is_told(stage):
     net, layer = random_unet(), Layer("output", 11)
     block = net.block(layer)
     behind = {
-        Stage.NORM1: [block.attn1, block.attn2, block.norm2],
-        Stage.ATTN1: [block.attn2, block.norm2],
-        Stage.NORM2: [block.attn2],
+        BlockStage.NORM1: [block.attn1, block.attn2, block.norm2],
+        BlockStage.ATTN1: [block.attn2, block.norm2],
+        BlockStage.NORM2: [block.attn2],
     }[stage]
     with torch.no_grad():
         for part in [*behind, block.ff, block.norm3, net.out]:
@@ -109,9 +110,9 @@ def test_a_pass_ends_where_it_is_told(stage):
         reader = CopyReader()
         args = torch.randn(1, 4, 16, 16), torch.tensor([5.0]), torch.randn(1, 3, SMALL.context_dim)
         assert net(*args, reader, until=(layer, stage)) is None
-    seen = {Stage.NORM1: reader.norm1, Stage.ATTN1: reader.attn1, Stage.NORM2: reader.norm2}[stage]
+    seen = {BlockStage.NORM1: reader.norm1, BlockStage.ATTN1: reader.attn1, BlockStage.NORM2: reader.norm2}[stage]
     assert torch.isfinite(seen[layer]).all()
-    assert (layer in reader.norm2) == (stage is Stage.NORM2)
+    assert (layer in reader.norm2) == (stage is BlockStage.NORM2)
 
 
 def test_loading_shares_tensors_that_need_no_cast():
@@ -120,3 +121,32 @@ def test_loading_shares_tensors_that_need_no_cast():
     key = "out.2.weight"
     assert net.state_dict()[key].data_ptr() == state[key].data_ptr()
     assert UNet.from_state_dict(state, dtype=torch.float16).out[2].weight.dtype == torch.float16
+
+
+def test_what_the_output_projection_of_cross_attention_reads_can_be_changed():
+    class Doubled(AttentionHooks):
+        def __init__(self):
+            self.seen = {}
+
+        def cross_attention_result(self, layer, out, q, heads, grid):
+            self.seen[layer] = out, q, heads, grid
+            return 2 * out if layer == Layer("output", 11) else out
+
+    net, hooks = random_unet(), Doubled()
+    x, t, context = torch.randn(2, 4, 16, 24), torch.tensor([5.0, 7.0]), torch.randn(2, 3, SMALL.context_dim)
+    block, inputs = net.block(Layer("output", 11)), []
+    block.attn2.register_forward_pre_hook(lambda _, args: inputs.append(args))
+    outputs = []
+    block.attn2.register_forward_hook(lambda _, args, out: outputs.append(out))
+    with torch.no_grad():
+        plain = net(x, t, context)
+        changed = net(x, t, context, hooks)
+        assert list(hooks.seen) == list(SMALL.layers())
+        out, q, heads, grid = hooks.seen[Layer("output", 11)]
+        assert (heads, grid) == (8, (16, 24))
+        z, text, _ = inputs[-1]
+        assert torch.equal(q, block.attn2.to_q(z))
+        by_hand = block.attn2.attention_map(z, text) @ block.attn2.split(block.attn2.to_v(text))
+        torch.testing.assert_close(out, by_hand.transpose(1, 2).flatten(2), atol=1e-5, rtol=1e-5)
+        assert torch.equal(outputs[-1], block.attn2.to_out(2 * out))
+        assert not torch.equal(changed, plain)

@@ -11,9 +11,9 @@ from small import SMALL, random_copy, random_unet
 from p3s.reference.points import PointSet
 from p3s.reference.rngr import Reference
 from p3s.sampling.diffusion import NoiseSchedule
-from p3s.training.examples import Example, counted, examples_of, subject_box, views
+from p3s.training.examples import Example, examples_of, loss_mask_of, subject_box, views_of
 from p3s.training.settings import TrainSettings
-from p3s.training.step import draw, losses
+from p3s.training.step import batch_losses, draw_batch
 
 NOISE = NoiseSchedule.stable_diffusion()
 
@@ -59,12 +59,14 @@ def test_no_cut_of_nothing_and_of_almost_everything() -> None:
 
 def test_views() -> None:
     made = reference()
-    (whole,) = views(made)
-    assert whole.image is made.image and whole.removed is made.negative_mask
-    _, cut = views(made, "whole+subject")
-    assert torch.equal(cut.image, made.image[2:18, 0:16]) and torch.equal(cut.removed, made.negative_mask[2:18, 0:16])
+    (whole,) = views_of(made)
+    assert whole.image is made.image and whole.removed_mask is made.negative_mask
+    _, cut = views_of(made, "whole+subject")
+    assert torch.equal(cut.image, made.image[2:18, 0:16]) and torch.equal(
+        cut.removed_mask, made.negative_mask[2:18, 0:16]
+    )
     full = replace(made, subject_mask=torch.ones(40, 60))
-    assert len(views(full, "whole+subject")) == 1
+    assert len(views_of(full, "whole+subject")) == 1
 
 
 def test_a_latent_pixel_counts_only_where_nothing_of_it_was_removed() -> None:
@@ -72,24 +74,24 @@ def test_a_latent_pixel_counts_only_where_nothing_of_it_was_removed() -> None:
     removed[8:17, 8:16] = 1  # one row beyond a latent pixel's edge
     expected = torch.ones(4, 4)
     expected[1:3, 1:2] = 0
-    expected[3, 1] = counted(removed, (4, 4))[3, 1]  # the filter may reach over the edge, never less than it
-    seen = counted(removed, (4, 4))
+    expected[3, 1] = loss_mask_of(removed, (4, 4))[3, 1]  # the filter may reach over the edge, never less than it
+    seen = loss_mask_of(removed, (4, 4))
     assert ((seen == 0) | (seen == 1)).all()
     assert (seen[expected == 0] == 0).all()
     assert seen[0, 3] == seen[3, 3] == 1
-    assert counted(torch.zeros(32, 32), (4, 4)).all()
+    assert loss_mask_of(torch.zeros(32, 32), (4, 4)).all()
 
 
 def test_examples_share_the_reference_and_differ_in_what_is_learned() -> None:
     made, prompt = reference(), torch.rand(7, 24)
     whole, cut = examples_of(made, prompt, encode, TrainSettings(views="whole+subject", removed="ignored"))
     assert whole.latent is cut.latent and whole.tokens is cut.tokens is made.tokens
-    assert whole.target is whole.latent and whole.target[0, 0, 0] == 40060
-    assert cut.target[0, 0, 0] == 16016
-    assert whole.counted is not None and cut.counted is not None
-    assert whole.counted.mean() < 0.6 and cut.counted.mean() > 0.8
+    assert whole.learned_latent is whole.latent and whole.learned_latent[0, 0, 0] == 40060
+    assert cut.learned_latent[0, 0, 0] == 16016
+    assert whole.loss_mask is not None and cut.loss_mask is not None
+    assert whole.loss_mask.mean() < 0.6 and cut.loss_mask.mean() > 0.8
     (paper,) = examples_of(made, prompt, encode, TrainSettings(views="whole", removed="learned"))
-    assert paper.view is None and paper.counted is None
+    assert paper.view is None and paper.loss_mask is None
 
 
 def test_views_of_one_reference_are_no_others_of_each_other() -> None:
@@ -99,7 +101,7 @@ def test_views_of_one_reference_are_no_others_of_each_other() -> None:
     generator = torch.Generator().manual_seed(0)
     for rows, everyone, expected in (([0, 1], examples, examples[0]), ([0, 1], [*examples, other], other)):
         for _ in range(10):
-            batch = draw(everyone, rows, prompt, NOISE, TrainSettings(), generator)
+            batch = draw_batch(everyone, rows, prompt, NOISE, TrainSettings(), generator)
             assert all(torch.equal(latent, expected.latent) for latent, _ in batch.sources)
 
 
@@ -112,13 +114,13 @@ def test_what_does_not_count_has_no_part_in_the_loss() -> None:
 
     def batch(example: Example):
         generator = torch.Generator().manual_seed(3)
-        return draw([example], [0], prompt, NOISE, TrainSettings(), generator)
+        return draw_batch([example], [0], prompt, NOISE, TrainSettings(), generator)
 
-    half = batch(Example(latent, torch.rand(17, 20), prompt, counted=seen))
+    half = batch(Example(latent, torch.rand(17, 20), prompt, loss_mask=seen))
     spoiled = half.target.clone()
     spoiled[..., 8:] += 100
-    first, _ = losses(base, copy, half, TrainSettings())
-    again, _ = losses(base, copy, replace(half, target=spoiled), TrainSettings())
+    first, _ = batch_losses(base, copy, half, TrainSettings())
+    again, _ = batch_losses(base, copy, replace(half, target=spoiled), TrainSettings())
     assert first.item() == again.item()
     spoiled[..., 0] += 100
-    assert losses(base, copy, replace(half, target=spoiled), TrainSettings())[0].item() > first.item() + 1
+    assert batch_losses(base, copy, replace(half, target=spoiled), TrainSettings())[0].item() > first.item() + 1

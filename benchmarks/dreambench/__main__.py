@@ -1,6 +1,6 @@
 """The paper's protocol on real weights: DreamBench's subjects, 25 prompts of 4 pictures each.
 
-    python -m benchmarks.dreambench --data DREAMBENCH --world sd15.safetensors --clip clip-vit-large-patch14 \\
+    python -m benchmarks.dreambench --data DREAMBENCH --model sd15.safetensors --clip clip-vit-large-patch14 \\
         --dino dinov2-base --out results
 
 Trains every subject, generates its pictures with DDIM, and scores them: CLIP-I, CLIP-T, DINOv2 and the variances
@@ -17,12 +17,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from p3s.commands.generate import add_schedule, chosen_schedule
+from p3s.commands.models import add_computing, check_folder, open_stable_diffusion
 from p3s.commands.options import add_settings, chosen
-from p3s.commands.train import COPY_HELP, TRAIN_HELP
-from p3s.commands.worlds import add_computing, check_folder, open_stable_diffusion
 from p3s.errors import P3SError
-from p3s.network.copy_settings import CopySettings
-from p3s.training.settings import TrainSettings
 
 from .data import LIST, read_cases, read_points
 from .metrics import Encoders, Scores
@@ -58,10 +55,10 @@ def _run(options: argparse.Namespace) -> None:
     )
     check_folder("--dino", options.dino, "facebook/dinov2-base")
     check_folder("--score-clip", options.score_clip or options.clip, "a CLIP")
-    world = open_stable_diffusion(options)
-    encoders = Encoders(options.score_clip or options.clip, options.dino, str(world.device))
+    models = open_stable_diffusion(options)
+    encoders = Encoders(options.score_clip or options.clip, options.dino, str(models.device))
     points_name = hashlib.sha256(options.points.read_bytes()).hexdigest() if options.points else "centre"
-    run = Run(protocol, world, encoders, points, points_name, options.out)
+    run = Run(protocol, models, encoders, points, points_name, options.out)
     run.claim_folder()
     run.check_points(cases)
 
@@ -124,10 +121,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     models = parser.add_argument_group("models")
     models.add_argument(
+        "--model",
         "--world",
         required=True,
         metavar="MODELS",
-        help="Stable Diffusion 1.5: a .safetensors checkpoint, or a folder as diffusers writes it",
+        help="Stable Diffusion 1.5: a .safetensors checkpoint, or a folder as diffusers writes it. --world is an older "
+        "name of this option",
     )
     models.add_argument("--clip", required=True, metavar="FOLDER", help="openai/clip-vit-large-patch14")
     models.add_argument("--dino", required=True, metavar="FOLDER", help="DINOv2, such as facebook/dinov2-base")
@@ -146,8 +145,8 @@ def _parser() -> argparse.ArgumentParser:
             f"--{name.replace('_', '-')}", type=kind, default=default, metavar="N", help=f"{text} (default: {default})"
         )
     work.add_argument("--score-identifier", action="store_true", help="CLIP-T scores prompts with the identifier")
-    add_settings(parser, "training", standard.train, TRAIN_HELP, TrainSettings.CHOICES)
-    add_settings(parser, "the copy", standard.copy, COPY_HELP, CopySettings.CHOICES)
+    add_settings(parser, "training", standard.train)
+    add_settings(parser, "the copy", standard.copy)
     add_schedule(parser)
     return parser
 

@@ -23,14 +23,15 @@ import torch
 from torch import Tensor
 
 from p3s.errors import MaskError, P3SError, PointError, SubjectFileError
-from p3s.files import write_atomic
+from p3s.file_writing import write_atomic
+from p3s.image_files import read_picture, write_png
 from p3s.models.pipeline import apply_subject, train_subject
 from p3s.models.stable_diffusion import StableDiffusion
 from p3s.network.copy_settings import CopySettings
-from p3s.pictures import read_picture, write_png
 from p3s.reference.framing import Frame
 from p3s.reference.points import PointSet
 from p3s.reference.rngr import Reference, image_hash
+from p3s.sampling.application import Application
 from p3s.sampling.ddim import GUIDANCE, STEPS
 from p3s.sampling.schedule import Schedule
 from p3s.subject.base_fingerprint import fingerprint
@@ -68,7 +69,7 @@ class Run:
     """A protocol on models, in a folder."""
 
     protocol: Protocol
-    world: StableDiffusion
+    models: StableDiffusion
     encoders: Encoders
     points: Mapping[Path, PointSet]
     #: Tells one points file from another.
@@ -97,10 +98,10 @@ class Run:
         protocol = self.protocol
         facts = {f"train {name}": value for name, value in asdict(protocol.train).items()}
         facts |= {f"copy {name}": value for name, value in asdict(protocol.copy).items()}
-        facts |= {"weight": repr(protocol.weight), "points": self.points_name, "resolution": self.world.resolution}
+        facts |= {"weight": repr(protocol.weight), "points": self.points_name, "resolution": self.models.resolution}
         for name in ("sample_steps", "guidance", "identifier", "score_identifier"):
             facts[name] = getattr(protocol, name)
-        facts |= {"precision of sampling": self.world.precision, "U-Net": fingerprint(self.world.unet.state_dict())}
+        facts |= {"precision of sampling": self.models.precision, "U-Net": fingerprint(self.models.unet.state_dict())}
         return facts | {f"encoder {name}": value for name, value in self.encoders.fingerprints().items()}
 
     def check_points(self, cases: Sequence[Case]) -> None:
@@ -140,7 +141,7 @@ class Run:
         prompt = f"a photo of a {self.protocol.identifier} {case.kind}"
         with progress_bar() as show:
             subject, result = train_subject(
-                self.world,
+                self.models,
                 references,
                 prompt,
                 self.protocol.train,
@@ -161,13 +162,13 @@ class Run:
         points in the middle of every photo must not stop a run."""
         picture, points = read_picture(photo), self.points[photo]
         try:
-            return self.world.reference(picture, points)
+            return self.models.reference(picture, points)
         except (MaskError, PointError) as error:
             if points.negative:
                 raise type(error)(f"{photo}: {error}") from None
         self.say(f"{photo}: no mask follows from its points, and none is needed")
         frame = Frame(picture.shape[1], picture.shape[0])
-        tokens = self.world.encode_clip(frame.clip_input(picture, self.world.clip.config.image_size))
+        tokens = self.models.encode_clip(frame.clip_input(picture, self.models.clip.config.image_size))
         nothing = torch.zeros(picture.shape[:2])
         return Reference(picture, tokens[0].float().cpu(), nothing, nothing, nothing, points, image_hash(picture))
 
@@ -184,13 +185,11 @@ class Run:
             missing = [image for image in range(protocol.images) if (number, image) not in found]
             if not missing:
                 continue
-            applied = applied or apply_subject(self.world, subject)[0]
-            made = self.world.sample(
+            applied = applied or apply_subject(self.models, subject, application=Application(protocol.weight))[0]
+            made = self.models.sample(
                 case.prompt(number, protocol.identifier),
                 [protocol.train.seed + SEEDS_A_PROMPT * number + image for image in missing],
-                applied.copy,
-                applied.condition,
-                protocol.weight,
+                [applied],
                 protocol.sample_steps,
                 protocol.guidance,
             )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from p3s.demo.sheet import Panel, Row, draw_sheet
-from p3s.pictures import read_picture, write_png
+from p3s.demo.contact_sheet import Panel, Row, draw_sheet
+from p3s.image_files import read_picture, write_png
 
 from ..toyworld_metrics import interval
 from .data import Case

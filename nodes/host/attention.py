@@ -60,7 +60,7 @@ def with_patches(
         if layer == first and chunks_are_equal:
             rows = min(len(i.features.self_attention[layer]) for i in present)
             q, k, v = q[:rows], k[:rows], v[:rows]
-        parts = [part for i in present if (part := i.at(layer, grid, k)) is not None]
+        parts = [part for i in present if (part := i.self_attention_part(layer, grid, k)) is not None]
         sums, added = [part.sums for part in parts], [part.added for part in parts]
         masks[layer] = [i.mask for i in present], [f.shape[1] for f in added]
         k, v = as_tiles(k, len(q)), as_tiles(v, len(q))
@@ -76,7 +76,7 @@ def with_patches(
     def attn2_patch(q: Tensor, k: Tensor, v: Tensor, extra: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
         layer, grid = layer_of(extra), grid_of(extra)
         for injection in injections:
-            q = injection.query(layer, grid, q)
+            q = injection.cross_attention_query(layer, grid, q)
         return q, k, v
 
     patches = {name: list(found) for name, found in options.get("patches", {}).items()}
@@ -117,7 +117,7 @@ def as_tiles(tokens: Tensor, batch: int) -> Tensor:
     return tokens if len(tokens) == batch else tokens.reshape(batch, -1, tokens.shape[-1])
 
 
-class Group(NamedTuple):
+class QueryGroup(NamedTuple):
     """Queries that see the same subjects.
 
     ``rows`` are those of the batch whose image it is, out of as many as there are images (None: all), ``queries`` the
@@ -130,13 +130,13 @@ class Group(NamedTuple):
     sees: tuple[bool, ...]
     logs: Tensor | None
 
-    def to(self, device: torch.device) -> Group:
+    def to(self, device: torch.device) -> QueryGroup:
         return self._replace(
             **{name: t.to(device) for name in ("queries", "logs") if (t := getattr(self, name)) is not None}
         )
 
 
-def query_groups(masks: Sequence[EffectMask | None], grid: tuple[int, int]) -> list[Group]:
+def query_groups(masks: Sequence[EffectMask | None], grid: tuple[int, int]) -> list[QueryGroup]:
     """The queries of a grid by what they see under the masks, on the CPU.
 
     Together they are the softmax with the bias of :func:`p3s.network.injection.mask_bias`, but what a query does not
@@ -153,7 +153,7 @@ def query_groups(masks: Sequence[EffectMask | None], grid: tuple[int, int]) -> l
             sees = tuple(bool(s) for s in kind[:-1])
             logs = shares[:, image, queries][list(sees)].log() if kind[-1] else None
             everything = len(queries) == n
-            groups.append(Group(None if images == 1 else image, None if everything else queries, sees, logs))
+            groups.append(QueryGroup(None if images == 1 else image, None if everything else queries, sees, logs))
     return groups
 
 
@@ -161,7 +161,7 @@ class MaskedAttention:
     """Self-attention under effect masks, with the host's own attention. Keeps the groups of queries over a run."""
 
     def __init__(self) -> None:
-        self._groups: dict[Any, tuple[int, list[Group]]] = {}
+        self._groups: dict[Any, tuple[int, list[QueryGroup]]] = {}
 
     def __call__(
         self,
@@ -203,7 +203,7 @@ class MaskedAttention:
 
     def _groups_of(
         self, masks: Sequence[EffectMask | None], grid: tuple[int, int], device: torch.device
-    ) -> tuple[int, list[Group]]:
+    ) -> tuple[int, list[QueryGroup]]:
         """How many images the masks distinguish, and the groups."""
         key = tuple(map(id, masks)), grid, device
         if key not in self._groups:

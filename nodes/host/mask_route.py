@@ -1,7 +1,7 @@
 """POST /p3s/masks: what the points of a Point Picker select, while they are being placed.
 
 Request, JSON:
-  picture   an object, see sources.source_of
+  picture   an object, see picker_pictures.source_of
   points    PointSet's text
   source    the editor that asks; of its waiting requests only the newest is answered
   settings  optional: some of value_range, blur, fill_region and grow of the RNGR Mask node
@@ -28,9 +28,9 @@ from ...p3s.errors import MaskError, P3SError, PointError
 from ...p3s.reference.mask_preview import mask_preview
 from ...p3s.reference.masks import MaskSettings
 from ...p3s.reference.points import PointSet
-from .patches import patches_of
-from .sources import source_of
-from .web import Refused, add_route, unreadable
+from .clip_patches import patches_of
+from .picker_pictures import source_of
+from .routes import Refused, add_route, unreadable
 
 PATH = "/p3s/masks"
 MOST_BYTES = 32 * 1024  # in a request; 128 points need less than 4 KiB

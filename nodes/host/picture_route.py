@@ -1,9 +1,9 @@
 """GET /p3s/picture: what a Point Picker shows, as the run will read it: upright, as the colours that are trained on.
 
 A browser shows some files otherwise than they are read (turned WebP, transparent parts, 16 bits), and others not at all
-(TIFF). The query names the picture, see sources.source_of. The answer is a JPEG picture of PREVIEW_SIDE pixels at most,
-whose header X-P3S-Picture holds, as JSON, the true ``width`` and ``height`` and whether parts are ``transparent``; for
-a request that is refused it is a 4xx status with ``error``.
+(TIFF). The query names the picture, see picker_pictures.source_of. The answer is a JPEG picture of PREVIEW_SIDE pixels
+at most, whose header X-P3S-Picture holds, as JSON, the true ``width`` and ``height`` and whether parts are
+``transparent``; for a request that is refused it is a 4xx status with ``error``.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any
 from aiohttp import web
 
 from ...p3s.errors import MaskError
-from .pictures import PREVIEW_SIDE
-from .sources import Source, source_of
-from .web import Refused, add_route, unreadable
+from .picker_pictures import Source, source_of
+from .picture_files import PREVIEW_SIDE
+from .routes import Refused, add_route, unreadable
 
 PATH = "/p3s/picture"
 HEADER = "X-P3S-Picture"

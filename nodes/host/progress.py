@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ...p3s.training.step import StepReport
 from . import memory
-from .run import LINE_BREAK, show_text
+from .node_text import LINE_BREAK, show_text
 
 log = logging.getLogger("p3s")
 

@@ -9,26 +9,25 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ...p3s.files import safe_name
+from ...p3s.file_writing import safe_name
 from ...p3s.reference.rngr import Reference as CleanReference
 from ...p3s.training.loss_map import loss_map
-from ...p3s.training.preview import EVERY
+from ...p3s.training.sample_preview import EVERY
 from ...p3s.training.state import Checkpoints
-from ..host import folders
+from ..host import subject_folders
+from ..host.node_text import LINE_BREAK, show_text
 from ..host.progress import tell
-from ..host.run import LINE_BREAK, show_text
-from ..types import Subject, build
-from ..values import checked
-from . import filing
+from ..input_checks import checked
+from ..wire_types import Subject, build
+from . import execution, saved_subjects
 from . import inputs as train_inputs
-from . import run as train_run
-from .task import make_task
+from .prepare import prepared
 
 log = logging.getLogger("p3s")
 
 
 class Train(io.ComfyNode):
-    """Fine-tune the copy of the U-Net that carries one subject."""
+    """Train the subject network: the copy of the U-Net that carries one subject."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -73,7 +72,7 @@ class Train(io.ComfyNode):
         resume: bool = True,
         **values: Any,
     ) -> io.NodeOutput:
-        task = make_task(
+        inputs, info = prepared(
             model,
             vae,
             reference,
@@ -85,27 +84,27 @@ class Train(io.ComfyNode):
             identifier=identifier,
             licence=licence,
         )
-        filed = None if retrain else filing.trained_before(task.info, name)
+        filed = None if retrain else saved_subjects.trained_before(info, name)
         if filed is not None:
-            filed = filed.and_told(*folders.renamed(name))
+            filed = filed.with_messages(*subject_folders.renamed(name))
             return _output(cls, filed, filed.subject.info.loss_map)
 
         resumes = resume and not retrain
-        state, notes = filing.state_file(task.inputs, name, resumes)
+        state, notes = saved_subjects.state_file(inputs, name, resumes)
         checkpoints = Checkpoints(state, checkpoint_every)
-        outcome = train_run.run(cls, model, task, preview_every, checkpoints, resumes)
-        filed = filing.save(outcome.subject, safe_name(name) + outcome.ending)
+        outcome = execution.run(cls, model, inputs, info, preview_every, checkpoints, resumes)
+        filed = saved_subjects.save(outcome.subject, safe_name(name) + outcome.ending)
         if outcome.result.completed and filed.path:
             checkpoints.discard()
-        saved = (*filed.told, *folders.renamed(name), *notes)
+        saved = (*filed.told, *subject_folders.renamed(name), *notes)
         filed = filed._replace(told=outcome.told(saved, checkpoints.path, resumes))
         shown = _output(cls, filed, loss_map(outcome.result.reports))
         outcome.raise_if_ended_early("; ".join(filed.told))
         return shown
 
 
-def _output(node: Any, filed: filing.Filed, losses: dict[str, list[float]]) -> io.NodeOutput:
+def _output(node: Any, filed: saved_subjects.SavedSubject, losses: dict[str, list[float]]) -> io.NodeOutput:
     told = "; ".join(filed.told)
     log.info("Train P3S: %s", told)
-    show_text(node, folders.short(LINE_BREAK.join(filed.told)))  # in lines: the box on the node is small
+    show_text(node, subject_folders.short(LINE_BREAK.join(filed.told)))  # in lines: the box on the node is small
     return io.NodeOutput(filed.subject, losses, filed.path, ui={"text": [told]})

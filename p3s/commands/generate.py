@@ -1,44 +1,51 @@
-"""Generate a trained subject from prompts, one picture a prompt and seed. Pictures that exist are not overwritten.
+"""Generate trained subjects from prompts, one picture a prompt and seed. Pictures that exist are not overwritten.
 
-With --schedule fixed --value 0 the subject is off: the plain model's picture from the same noise."""
+With --strength 0 the subject is off: the plain model's picture from the same noise."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
+from ..errors import P3SError
+from ..image_files import read_picture, write_new_png
 from ..models.pipeline import apply_subject
 from ..network.copy_settings import CopySettings
-from ..pictures import write_new_png
+from ..network.injection import EffectMask
+from ..sampling.application import EFFECT_MASK, MODE, Application, application
 from ..sampling.ddim import GUIDANCE, STEPS
-from ..sampling.schedule import KINDS, Schedule, parse_keyframes
-from ..sampling.settings import default_schedule
-from ..subject.file import load_subject
+from ..sampling.layer_strengths import LAYER_STRENGTHS
+from ..sampling.schedule import Schedule, parse_keyframes
+from ..sampling.settings import SamplingSettings, default_schedule
+from ..settings import Setting, settings_of
+from ..subject.file import REFERENCE_INDEX, load_subject
 from ..toyworld import world as toy
+from .models import add_models, check_prompts, open_models
 from .options import add_settings, chosen
-from .worlds import add_world, check_prompts, open_world
 
-SCHEDULE_HELP = {
-    "kind": "how strongly the subject acts over the course of denoising; a subject trained with a learned weight uses "
-    "that by default",
-    "alpha": "of paper: 1 - alpha u^k + beta, where u falls from 1 (noise) to 0; ease has 3 u^2 - 2 u^3 for u^k",
-    "beta": "of paper and ease",
-    "k": "exponent of paper, increasing and decreasing",
-    "value": "weight of fixed, highest weight of increasing and decreasing",
-    "keyframes": 'of keyframes: percent:weight pairs, as in "0:0.7, 1:1.2"',
-    "start": "fraction of denoising before which the subject is off; a later start leaves the layout to the prompt",
-    "end": "fraction of denoising after which the subject is off",
-}
 #: Fields whose options have other names: a copy has a kind, too.
 SCHEDULE_NAMES = {"kind": "schedule"}
 
+#: How subjects are applied, as on the node Apply P3S. Each of PER_SUBJECT may be given once for every subject.
+PER_SUBJECT: dict[str, tuple[type, Setting]] = {
+    "strength": (float, settings_of(Application)["strength"]),
+    "mask": (Path, EFFECT_MASK),
+    "layer_strengths": (str, LAYER_STRENGTHS),
+    "reference_index": (int, REFERENCE_INDEX),
+}
+OF_ALL = {"mode": MODE, "branches": settings_of(SamplingSettings)["branches"]}
+METAVARS = {float: "X", int: "N", Path: "PICTURE", str: "TEXT"}
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("subject", type=Path, metavar="SUBJECT", help="a subject file")
+    parser.add_argument(
+        "subject", type=Path, nargs="+", metavar="SUBJECT", help="a subject file, or several for one picture"
+    )
     parser.add_argument("--prompt", action="append", required=True, metavar="TEXT", help="may be repeated")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="N", help="default: 0")
     parser.add_argument("--out", type=Path, default=Path("generated"), metavar="FOLDER", help="default: %(default)s")
-    add_world(parser, precision=True)
+    add_models(parser, precision=True)
     sampling = parser.add_argument_group("sampling")
     for name, kind, text, default, of_toy in (
         ("steps", int, "steps of DDIM", STEPS, toy.STEPS),
@@ -46,20 +53,33 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     ):
         told = f"{text} (default: {default}; toy world: {of_toy})"
         sampling.add_argument(f"--{name}", type=kind, default=argparse.SUPPRESS, metavar="N", help=told)
-    sampling.add_argument(
-        "--reference-index",
-        type=int,
-        default=0,
-        metavar="N",
-        help="for a subject trained on several photos: which one to use as the reference, counting from 0",
-    )
+    add_application(parser)
     add_schedule(parser)
+
+
+def add_application(parser: argparse.ArgumentParser) -> None:
+    """How subjects are applied, as options."""
+    group = parser.add_argument_group(
+        "applying the subject", "With several subjects: one value for all of them, or one for each, in their order."
+    )
+    for name, (kind, setting) in PER_SUBJECT.items():
+        told = setting.help.replace("%", "%%")
+        if setting.default not in (None, ""):
+            told += f" (default: {setting.default})"
+        if kind is Path:
+            told += " A picture: white where it acts, black where not."
+        option = f"--{name.replace('_', '-')}"
+        group.add_argument(option, type=kind, nargs="+", default=[setting.default], metavar=METAVARS[kind], help=told)
+    for name, setting in OF_ALL.items():
+        told = f"{setting.help.replace('%', '%%')} (default: %(default)s)"
+        group.add_argument(f"--{name}", choices=setting.choices, default=setting.default, help=told)
 
 
 def add_schedule(parser: argparse.ArgumentParser) -> None:
     """Schedule as options."""
-    kinds, read = {"kind": KINDS}, {"keyframes": parse_keyframes}
-    add_settings(parser, "weight of the subject", Schedule(), SCHEDULE_HELP, kinds, SCHEDULE_NAMES, read)
+    usual = "Without --schedule: the curve learned with the subject if there is one, else paper."
+    read = {"keyframes": parse_keyframes}
+    add_settings(parser, "weight of the subject", Schedule(), SCHEDULE_NAMES, read, description=usual)
 
 
 def chosen_schedule(options: argparse.Namespace, settings: CopySettings) -> Schedule:
@@ -68,15 +88,39 @@ def chosen_schedule(options: argparse.Namespace, settings: CopySettings) -> Sche
 
 
 def run(options: argparse.Namespace) -> None:
-    subject = load_subject(options.subject)
-    schedule = chosen_schedule(options, CopySettings.from_dict(subject.info.copy_settings))
-    world = open_world(options)
-    check_prompts(world, options.prompt)
-    applied, warnings = apply_subject(world, subject, options.reference_index)
-    for warning in warnings:
-        print(f"warning: {warning}")
+    subjects = [load_subject(path) for path in options.subject]
+    given = {name: _one_each(name, getattr(options, name), len(subjects)) for name in PER_SUBJECT}
+    given["mask"] = [None if path is None else _mask(path) for path in given["mask"]]
+    models = open_models(options)
+    check_prompts(models, options.prompt)
+    applied = []
+    for subject, strength, mask, layers, index in zip(subjects, *given.values(), strict=True):
+        schedule = chosen_schedule(options, CopySettings.from_dict(subject.info.copy_settings))
+        how = application(models.unet.config, schedule, strength, options.mode, options.branches, mask, layers)
+        each, warnings = apply_subject(models, subject, index, how)
+        applied.append(each)
+        for warning in warnings:
+            print(f"warning: {warning}")
     sampling = {name: vars(options)[name] for name in ("steps", "guidance") if name in options}
     for prompt in options.prompt:
         for seed in options.seeds:
-            (picture,) = world.sample(prompt, [seed], applied.copy, applied.condition, schedule, **sampling)
+            (picture,) = models.sample(prompt, [seed], applied, **sampling)
             print(f"wrote {write_new_png(picture, options.out, f'{prompt[:80]} {seed}')}")
+
+
+def _one_each(name: str, values: list[Any], count: int) -> list[Any]:
+    """The value of an option for each of ``count`` subjects."""
+    if len(values) not in (1, count):
+        raise P3SError(
+            f"--{name.replace('_', '-')} has {len(values)} values for {count} subject(s): give one for all of them, or "
+            "one for each"
+        )
+    return values * count if len(values) == 1 else values
+
+
+def _mask(path: Path) -> EffectMask:
+    """The mean of a picture's channels as a mask."""
+    mask = EffectMask(read_picture(path).mean(2))
+    if mask.nowhere:
+        print(f"warning: {path} is black everywhere, so its subject is off")
+    return mask

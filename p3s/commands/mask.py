@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..pictures import read_picture, write_png
-from ..reference.drawing import heat_map, overlay
+from ..image_files import read_picture, write_png
 from ..reference.masks import MaskSettings
+from ..reference.overlay import heat_map, overlay
 from ..reference.rngr import Encode, make_reference
 from .options import NamesPhoto, add_mask_settings, add_points, chosen
 

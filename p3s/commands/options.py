@@ -12,52 +12,43 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from ..errors import P3SError, PointError
-from ..pictures import read_picture
-from ..reference.masks import FILL_REGIONS, FILLS, VALUE_RANGES, MaskSettings
+from ..image_files import read_picture
+from ..reference.masks import MaskSettings
 from ..reference.points import PointSet
+from ..settings import Setting, settings_of
 
 Settings = TypeVar("Settings")
-
-MASK_HELP = {
-    "value_range": "how similarities are mapped to 0..1: clip cuts negative ones off, minmax stretches the whole range",
-    "blur": "width of the blur of the similarity map, in CLIP's patches",
-    "fill_region": "what is removed: the negative subject, or everything but the subject",
-    "grow": "how far the removed region grows, in CLIP's patches",
-    "fill": "how the removed region is filled; smooth needs no OpenCV",
-}
-MASK_CHOICES = {"value_range": VALUE_RANGES, "fill_region": FILL_REGIONS, "fill": FILLS}
 
 
 def add_settings(
     parser: argparse.ArgumentParser,
     title: str,
     standard: Any,
-    texts: Mapping[str, str],
-    choices: Mapping[str, tuple[str, ...]] | None = None,
     renamed: Mapping[str, str] | None = None,
     types: Mapping[str, Callable[[str], Any]] | None = None,
     toy: Any = None,
+    description: str | None = None,
 ) -> None:
-    """An option for every field of a settings dataclass that ``texts`` explain, under ``title``.
+    """An option for every setting of a dataclass, under ``title`` and a ``description``.
 
     ``standard`` holds the defaults, ``toy`` those of the toy world where they differ. ``renamed`` gives options other
     names, ``types`` reads values that are neither text, number nor switch. Values are checked by the dataclass
     (:func:`chosen`), so that its own words explain a wrong one.
     """
-    group = parser.add_argument_group(title)
-    for field_name, text in texts.items():
+    group = parser.add_argument_group(title, description)
+    for field_name, setting in settings_of(type(standard)).items():
         default = getattr(standard, field_name)
         told = f"default: {_shown(default)}"
         if toy is not None and getattr(toy, field_name) != default:
             told += f"; toy world: {_shown(getattr(toy, field_name))}"
-        help = f"{text} ({told})".replace("%", "%%")
+        help = f"{setting.help} ({told})".replace("%", "%%")
         name = "--" + (renamed or {}).get(field_name, field_name).replace("_", "-")
         shared: dict[str, Any] = {"default": argparse.SUPPRESS, "help": help}
         if isinstance(default, bool):
             group.add_argument(name, action=argparse.BooleanOptionalAction, **shared)
         else:
             read = _told_by_argparse((types or {}).get(field_name, type(default)))
-            group.add_argument(name, type=read, metavar=_metavar(field_name, default, choices or {}), **shared)
+            group.add_argument(name, type=read, metavar=_metavar(field_name, setting), **shared)
 
 
 def chosen(options: argparse.Namespace, standard: Settings, renamed: Mapping[str, str] | None = None) -> Settings:
@@ -80,10 +71,10 @@ def _told_by_argparse(read: Callable[[str], Any]) -> Callable[[str], Any]:
     return reader
 
 
-def _metavar(name: str, default: Any, choices: Mapping[str, tuple[str, ...]]) -> str:
-    if name in choices:
-        return "{" + ",".join(choices[name]) + "}"
-    return "X" if isinstance(default, float) else "N" if isinstance(default, int) else name.upper()
+def _metavar(name: str, setting: Setting) -> str:
+    if setting.choices:
+        return "{" + ",".join(setting.choices) + "}"
+    return "X" if isinstance(setting.default, float) else "N" if isinstance(setting.default, int) else name.upper()
 
 
 def _shown(value: Any) -> str:
@@ -96,7 +87,7 @@ def _shown(value: Any) -> str:
 
 def add_mask_settings(parser: argparse.ArgumentParser, toy: MaskSettings | None = None) -> None:
     """MaskSettings as options."""
-    add_settings(parser, "masks and fill", MaskSettings(), MASK_HELP, MASK_CHOICES, toy=toy)
+    add_settings(parser, "masks and fill", MaskSettings(), toy=toy)
 
 
 @dataclass

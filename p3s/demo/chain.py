@@ -10,11 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..models.pipeline import World, apply_subject, train_subject
+from ..image_files import write_png
+from ..models.pipeline import ModelBundle, apply_subject, train_subject
 from ..network.copy_settings import CopySettings
-from ..pictures import write_png
-from ..reference.drawing import heat_map, overlay
+from ..reference.overlay import heat_map, overlay
 from ..reference.rngr import Reference
+from ..sampling.application import Application
 from ..sampling.schedule import Schedule
 from ..subject.file import Subject, load_subject, save_subject
 from ..toyworld.scenes import IDENTIFIER, prompt, scene
@@ -22,9 +23,9 @@ from ..toyworld.world import STEPS, click, load_world, picture_of
 from ..training.loop import TrainResult
 from ..training.progress import progress_bar
 from ..training.settings import TrainSettings
-from .sheet import Panel, Row, draw_sheet, loss_curve
+from .contact_sheet import Panel, Row, draw_sheet, loss_curve
 
-#: What is generated for every prompt; weight 0 must give the plain model's picture.
+#: What is generated for every prompt (None: without the subject); weight 0 must give the plain model's picture.
 WEIGHTS: Mapping[str, Schedule | None] = {
     "plain model": None,
     "weight 0": Schedule("fixed", value=0.0),
@@ -52,14 +53,14 @@ def run_demo(
     the other commands) into ``folder``, and return the sheet's path."""
     begin = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
-    world, drawn = load_world(), scene("heldout", SCENE, "different", "dog")
+    models, drawn = load_world(), scene("heldout", SCENE, "different", "dog")
     photo, points = picture_of(drawn), click(drawn, WANTED)
     write_png(photo, folder / "photo.png")
     (folder / "points.json").write_text(points.to_json(), encoding="utf-8")
     say(f"P3S demo\n{ABOUT}\n")
 
     say("1/5 masks and clean reference from one positive and one negative point")
-    reference = world.reference(photo, points)
+    reference = models.reference(photo, points)
     for warning in reference.warnings:
         say(f"    {warning}")
     say(f"    subject {reference.subject_mask.mean():.1%} of the photo, removed {reference.negative_mask.mean():.1%}")
@@ -67,7 +68,7 @@ def run_demo(
     say(f"2/5 training the copy, {settings.steps} steps")
     with progress_bar() as show:
         subject, result = train_subject(
-            world,
+            models,
             [reference],
             prompt(drawn.animal, drawn.background, IDENTIFIER),
             settings,
@@ -83,7 +84,7 @@ def run_demo(
 
     texts = [prompt(drawn.animal, background, IDENTIFIER) for background in BACKGROUNDS]
     say(f"4/5 generating {len(texts) * len(WEIGHTS)} pictures, {sample_steps} steps each")
-    pictures = [generate_row(world, subject, text, settings.seed, sample_steps) for text in texts]
+    pictures = [generate_row(models, subject, text, settings.seed, sample_steps) for text in texts]
     same = all(torch.equal(row["plain model"], row["weight 0"]) for row in pictures)
     say(f"    weight 0 gives the plain model's pictures: {'yes, bit for bit' if same else 'NO'}")
 
@@ -109,13 +110,14 @@ def run_demo(
     return folder / "sheet.png"
 
 
-def generate_row(world: World, subject: Subject, text: str, seed: int, steps: int) -> dict[str, Tensor]:
+def generate_row(models: ModelBundle, subject: Subject, text: str, seed: int, steps: int) -> dict[str, Tensor]:
     """One picture [H, W, 3] for each of ``WEIGHTS``, all from the same noise."""
-    applied, _ = apply_subject(world, subject)
-    return {
-        name: world.sample(text, [seed], None if weight is None else applied.copy, applied.condition, weight, steps)[0]
-        for name, weight in WEIGHTS.items()
-    }
+    applied, _ = apply_subject(models, subject)
+    pictures = {}
+    for name, weight in WEIGHTS.items():
+        subjects = [] if weight is None else [replace(applied, application=Application(weight))]
+        (pictures[name],) = models.sample(text, [seed], subjects, steps)
+    return pictures
 
 
 def reference_row(photo: Tensor, reference: Reference, result: TrainResult) -> Row:

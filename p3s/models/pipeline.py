@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ..errors import TrainingError
 from ..network.copy_settings import CopySettings
 from ..network.subject_copy import SubjectCopy
 from ..network.unet import UNet
 from ..reference.masks import MaskSettings
 from ..reference.points import PointSet
 from ..reference.rngr import Reference
+from ..sampling.application import Application, AppliedSubject
 from ..sampling.diffusion import NoiseSchedule
-from ..sampling.schedule import Schedule
-from ..sampling.settings import AppliedSubject
 from ..subject.base_fingerprint import fingerprint
-from ..subject.file import Subject, SubjectReference, check_family, check_weights, reference_of
-from ..subject.info import SubjectInfo, check_info
-from ..training.examples import Example, examples_of
-from ..training.key import TrainingInputs
+from ..subject.file import Subject, check_family, check_weights, reference_of
+from ..training.driver import info_of, new_copy, prepare, subject_of, with_result
 from ..training.loop import Callback, TrainResult, train
-from ..training.loss_map import FILED, loss_map
 from ..training.settings import TrainSettings
 
 
-class World(Protocol):
+class ModelBundle(Protocol):
     """Frozen models that belong together: ``p3s.toyworld.world.ToyWorld`` or :class:`StableDiffusion`.
 
     Pictures are [H, W, 3] (or batches of them), values 0..1. The U-Net may be on any device; tensors that the methods
@@ -62,18 +56,16 @@ class World(Protocol):
         self,
         prompt: str,
         seeds: Sequence[int],
-        copy: SubjectCopy | None = None,
-        condition: Tensor | None = None,
-        weight: Schedule | None = None,
+        subjects: Sequence[AppliedSubject] = (),
         steps: int = ...,
         guidance: float = ...,
     ) -> Tensor:
-        """Pictures [len(seeds), H, W, 3] for a prompt."""
+        """Pictures [len(seeds), H, W, 3] for a prompt, with subjects as :func:`apply_subject` gives them."""
         ...
 
 
 def train_subject(
-    world: World,
+    models: ModelBundle,
     references: Sequence[Reference],
     prompt: str,
     train_settings: TrainSettings,
@@ -87,77 +79,45 @@ def train_subject(
     As with ``train``, the steps done are kept when a later one fails: see the result's ``error``. Raises P3SError for
     what a subject file could not hold, before the first step.
     """
-    if not references:
-        raise TrainingError("no reference to train on: give at least one photo")
-    text, empty = world.encode_text(prompt), world.encode_text("")
-    groups = [examples_of(r, text, world.encode_latent, train_settings) for r in references]
-    examples = [example for group in groups for example in group]
-    base = fingerprint(world.unet.state_dict())
-    hashes = tuple(r.image_hash for r in references)
-    inputs = TrainingInputs(base, hashes, examples, empty, world.noise, copy_settings, train_settings)
-    info = SubjectInfo(
-        family=world.unet.config.family,
-        base_fingerprint=base,
-        copy_settings=copy_settings.to_dict(),
-        train_settings=asdict(train_settings),
-        points=tuple(r.points.to_json() for r in references),
-        image_hashes=hashes,
-        steps=0,
-        completed=False,
-        identifier=identifier,
-        prompt=prompt,
-        licence=licence,
-        prediction=world.noise.prediction,
-        training_key=inputs.key(),
-        sketches=inputs.sketches(),
-    )
-    check_info(info)
-    copy = SubjectCopy.from_base(
-        world.unet.state_dict(),
+    text = models.encode_text(prompt)
+    inputs = prepare(
+        models.unet.config,
+        references,
+        [text] * len(references),
+        models.encode_text(""),
+        models.encode_latent,
+        models.noise,
+        lambda: fingerprint(models.unet.state_dict()),
         copy_settings,
-        examples[0].tokens.shape[-1],
-        train_settings.zero_init,
-        train_settings.seed,
-    ).to(_device(world))
-    result = train(world.unet, copy, examples, empty, world.noise, train_settings, callback)
-    info = replace(
-        info, steps=len(result.reports), completed=result.completed, loss_map=loss_map(result.reports, FILED)
+        train_settings,
     )
-    return subject_of(copy, [group[0] for group in groups], info), result
+    family = models.unet.config.family
+    info = info_of(inputs, references, family, identifier=identifier, prompt=prompt, licence=licence)
+    copy = new_copy(models.unet.state_dict(), inputs).to(_device(models))
+    result = train(models.unet, copy, inputs, callback)
+    return subject_of(copy, inputs.examples, with_result(info, result)), result
 
 
-def subject_of(copy: SubjectCopy, examples: Sequence[Example], info: SubjectInfo) -> Subject:
-    """The trained subject as its file will hold it, so that a loaded one gives the same pictures, bit for bit.
-    ``examples``: one of each reference.
+def apply_subject(
+    models: ModelBundle, subject: Subject, reference: int = 0, application: Application | None = None
+) -> tuple[AppliedSubject, tuple[str, ...]]:
+    """A subject on the device of the U-Net, for ``ModelBundle.sample``, and warnings for the user.
 
-    Weights are stored in 16 bits, except those that do not fit into them.
-    """
-
-    def stored(weight: Tensor) -> Tensor:
-        weight = weight.detach().cpu()
-        half = weight.to(torch.float16)
-        return half if torch.isfinite(half).all() else weight
-
-    references = tuple(SubjectReference(e.latent, e.tokens) for e in examples)
-    return Subject({key: stored(weight) for key, weight in copy.state_dict().items()}, references, info)
-
-
-def apply_subject(world: World, subject: Subject, reference: int = 0) -> tuple[AppliedSubject, tuple[str, ...]]:
-    """A subject on the device of ``world``'s U-Net, for ``World.sample``, and warnings for the user. ``reference``:
-    which photo is the condition, from 0.
+    ``reference``: which photo is the condition, from 0. ``application``: how it acts
+    (:func:`p3s.sampling.application.application`); by default everywhere, with its own schedule.
 
     Raises FamilyError or SubjectFileError when subject and model do not fit, P3SError for a reference that it lacks.
     """
-    config, shown = world.unet.config, reference_of(subject, reference)
-    warnings = check_family(subject, config.family, fingerprint(world.unet.state_dict()))
+    config, shown = models.unet.config, reference_of(subject, reference)
+    warnings = check_family(subject, config.family, fingerprint(models.unet.state_dict()))
     settings = CopySettings.from_dict(subject.info.copy_settings)
     copy = SubjectCopy(config, settings, shown.tokens.shape[1], device="meta")
     check_weights(subject, {key: weight.shape for key, weight in copy.state_dict().items()})
     copy.load_state_dict({key: weight.float() for key, weight in subject.weights.items()}, assign=True)
-    copy.to(_device(world)).requires_grad_(False).train(False)
-    latent, tokens = (t[None].float().to(_device(world)) for t in (shown.latent, shown.tokens))
-    return AppliedSubject(copy, copy.condition(latent, tokens)), warnings
+    copy.to(_device(models)).requires_grad_(False).train(False)
+    latent, tokens = (t[None].float().to(_device(models)) for t in (shown.latent, shown.tokens))
+    return AppliedSubject(copy, copy.condition(latent, tokens), application or Application()), warnings
 
 
-def _device(world: World) -> torch.device:
-    return next(world.unet.parameters()).device
+def _device(models: ModelBundle) -> torch.device:
+    return next(models.unet.parameters()).device

@@ -14,19 +14,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import FamilyError, MaskError, P3SError
-from ..network.subject_copy import SubjectCopy
 from ..network.unet import UNet
 from ..network.unet_config import UNetConfig
 from ..reference.clip import clip_encoder, load_clip_vision, quiet
 from ..reference.masks import MaskSettings
 from ..reference.points import PointSet
 from ..reference.rngr import Reference, make_reference
+from ..sampling.application import AppliedSubject
 from ..sampling.ddim import GUIDANCE, STEPS, generate
 from ..sampling.diffusion import NoiseSchedule
-from ..sampling.schedule import Schedule
+from ..settings import settings_of
 from ..training.examples import training_size
 from ..training.precision import autocast
-from ..training.settings import TrainSettings
+from ..training.settings import RESOLUTION, TrainSettings
 
 #: Where a checkpoint keeps its text encoder.
 TEXT_PREFIX = "cond_stage_model.transformer.text_model."
@@ -47,7 +47,7 @@ class StableDiffusion:
     tokenizer: Any
     text_encoder: Any
     clip: Any
-    resolution: int = 512
+    resolution: int = RESOLUTION.default
     precision: str = "fp32"
 
     @property
@@ -87,9 +87,7 @@ class StableDiffusion:
         self,
         prompt: str,
         seeds: Sequence[int],
-        copy: SubjectCopy | None = None,
-        condition: Tensor | None = None,
-        weight: Schedule | None = None,
+        subjects: Sequence[AppliedSubject] = (),
         steps: int = STEPS,
         guidance: float = GUIDANCE,
     ) -> Tensor:
@@ -100,10 +98,7 @@ class StableDiffusion:
         context, empty = (self.encode_text(text).to(self.device) for text in (prompt, ""))
         start = start.to(self.device)
         with autocast(self.precision, self.device):
-            run = generate(
-                self.unet, context, empty, self.noise, start, copy, condition, weight, steps=steps, guidance=guidance
-            )
-            *_, latents = run
+            *_, latents = generate(self.unet, context, empty, self.noise, start, subjects, steps, guidance)
         pictures = self.vae.decode(latents.float() / self.vae.config.scaling_factor).sample
         return (pictures.movedim(1, -1) / 2 + 0.5).clamp(0, 1).cpu()
 
@@ -135,8 +130,8 @@ def load_stable_diffusion(
     """
     if resolution < 64 or resolution % 64:
         raise P3SError(f"resolution must be a multiple of 64 and at least 64; got {resolution}")
-    if precision not in (choices := TrainSettings.CHOICES["precision"]):
-        raise P3SError(f"precision must be one of {', '.join(choices)}; got {precision!r}")
+    if not (known := settings_of(TrainSettings)["precision"]).allows(precision):
+        raise P3SError(f"precision must be {known.expected}; got {precision!r}")
     path = Path(model)
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such file or folder; expected Stable Diffusion 1.5")

@@ -12,7 +12,7 @@ from .resize import resize
 
 
 class ImageLatent(nn.Module):
-    """I'' = I' + softmax(Q K^T / sqrt(d)) V with Q = W_Q Z(I'), K = W_K c_s, V = W_V c_s.
+    """The reference I' biased by cross-attention to its CLIP tokens c_s (Eq. 4-5).
 
     V has the latent's channels, so there is no output projection. Z is a 1x1 convolution that starts at zero; W_V
     starts at zero as well, so that training starts from I'' = I'.
@@ -26,6 +26,7 @@ class ImageLatent(nn.Module):
         self.to_k = operations.Linear(token_dim, dim, bias=False, **factory)
         self.to_v = operations.Linear(token_dim, channels, bias=False, **factory)
 
+    # Eq. 4-5:  I'' = I' + softmax(Q K^T / sqrt(d)) V,  Q = W_Q Z(I'), K = W_K c_s, V = W_V c_s
     def forward(self, latent: Tensor, tokens: Tensor) -> Tensor:
         """``latent`` I' [batch, channels, h, w] and ``tokens`` c_s [batch, 1 + patches, token_dim] to I''."""
         q = self.to_q(self.zero(latent).flatten(2).transpose(1, 2))

@@ -11,22 +11,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import MaskError
+from .hooks import AttentionHooks
 from .resize import resize
-from .unet import AttentionHooks, repeat_rows
+from .unet import repeat_rows
 from .unet_config import Layer
 
 MASK_PRECISION = 1e-4  # a mask is rounded: nearer to 0 or 1 than this counts as 0 or 1
 OVERSHOOT = 0.25  # how far past 0 and 1 a mask may reach: bicubic and Lanczos resizing overshoot at hard edges
 
 
+# Eq. 7-8:  K' = W_K [z, f]
 def extend_keys(k: Tensor, added: Sequence[Tensor]) -> Tensor:
-    """Eq. 7 and 8, K' = W_K [z, f]: the input of W_K. ``k`` [batch, n, channels]; ``added``, one for each subject,
+    """The input of W_K, [z, f]. ``k`` [batch, n, channels]; ``added``, one for each subject,
     [batch, m, channels]."""
     return torch.cat([k, *added], dim=1)
 
 
+# Eq. 7-8:  V' = W_V [z + lambda f, f]
 def extend_values(v: Tensor, sums: Sequence[Tensor], added: Sequence[Tensor]) -> Tensor:
-    """Eq. 7 and 8, V' = W_V [z + lambda f, f]: the input of W_V.
+    """The input of W_V, [z + lambda f, f].
 
     ``sums`` are the lambda f of each subject, [batch, n, channels] for the n tokens of the image. ``v`` may be longer
     than that (tokens that another extension has appended); the sums go to the image's own tokens, which come first.
@@ -35,6 +38,7 @@ def extend_values(v: Tensor, sums: Sequence[Tensor], added: Sequence[Tensor]) ->
     return torch.cat([sum(sums, v[:, :n]), v[:, n:], *added], dim=1)
 
 
+# (effect mask, not in the paper):  softmax(q k / sqrt(d) + log m) on the keys that a subject has appended
 def mask_bias(
     masks: Sequence[Tensor | None],
     lengths: Sequence[int],
@@ -131,12 +135,12 @@ class Features:
     cross_attention: Mapping[Layer, Tensor]
     grids: Mapping[Layer, tuple[int, int]]
 
-    def only(self, layers: Collection[Layer]) -> Features:
+    def for_layers(self, layers: Collection[Layer]) -> Features:
         """The same for some of the base's layers."""
         kept = [{k: v for k, v in part.items() if k in layers} for part in (self.self_attention, self.cross_attention)]
         return replace(self, self_attention=kept[0], cross_attention=kept[1])
 
-    def scaled(self, layers: Mapping[Layer, float]) -> Features:
+    def with_layer_strengths(self, layers: Mapping[Layer, float]) -> Features:
         """Features of single base layers multiplied by a number, 0 or more; layers with 0 are left out."""
         if not layers:
             return self
@@ -144,11 +148,12 @@ class Features:
         def scale(part: Mapping[Layer, Tensor]) -> dict[Layer, Tensor]:
             return {k: v * layers.get(k, 1.0) if layers.get(k, 1.0) != 1 else v for k, v in part.items()}
 
-        part = self.only([layer for layer in self.grids if layers.get(layer, 1.0) != 0])
+        part = self.for_layers([layer for layer in self.grids if layers.get(layer, 1.0) != 0])
         return replace(part, self_attention=scale(part.self_attention), cross_attention=scale(part.cross_attention))
 
-    def weighted(self, weight: float | Tensor) -> Features:
-        """Eq. 9, eps_t * f; ``weight`` is a number, a tensor that holds one, or one number per batch row."""
+    # Eq. 9:  eps_t f
+    def with_weight(self, weight: float | Tensor) -> Features:
+        """All features times eps_t; ``weight`` is a number, a tensor that holds one, or one number per batch row."""
         if isinstance(weight, Tensor):
             weight = weight[:, None, None] if weight.ndim else weight
         elif weight == 1:
@@ -168,7 +173,7 @@ def _scale(features: Mapping[Layer, Tensor], weight: float | Tensor) -> dict[Lay
     return {layer: scaled[id(f)] for layer, f in features.items()}
 
 
-class Part(NamedTuple):
+class SelfAttentionPart(NamedTuple):
     """What one subject does to one self-attention: added to the image's own values [batch, n, channels], appended to
     keys and values [batch, m, channels], and where [1 or batch, n] (None: everywhere)."""
 
@@ -192,7 +197,7 @@ class Injection:
     mask: EffectMask | None = None
     pool: int = 1
 
-    def at(self, layer: Layer, grid: tuple[int, int], z: Tensor) -> Part | None:
+    def self_attention_part(self, layer: Layer, grid: tuple[int, int], z: Tensor) -> SelfAttentionPart | None:
         """The subject's part in a self-attention on the input ``z``, or None where it has none."""
         f = self._on_grid(self.features.self_attention, layer, grid, z)
         if f is None:
@@ -200,9 +205,9 @@ class Injection:
         m = self._shares(grid, z)
         sums = self.lam * f if m is None else self.lam * m[:, :, None].to(f.dtype) * f
         finest = self.features.grids[layer] == max(self.features.grids.values())
-        return Part(sums, pool_tokens(f, grid, self.pool) if self.pool > 1 and finest else f, m)
+        return SelfAttentionPart(sums, pool_tokens(f, grid, self.pool) if self.pool > 1 and finest else f, m)
 
-    def query(self, layer: Layer, grid: tuple[int, int], z: Tensor) -> Tensor:
+    def cross_attention_query(self, layer: Layer, grid: tuple[int, int], z: Tensor) -> Tensor:
         """The input of W_Q of a cross-attention in place of ``z``: z + Z'(copy's norm2 output), caption of Fig. 3."""
         g = self._on_grid(self.features.cross_attention, layer, grid, z)
         if g is None:
@@ -233,10 +238,10 @@ class InjectionHooks(AttentionHooks):
 
     def __init__(self, *injections: Injection) -> None:
         self.injections = injections
-        self._parts: tuple[Part, ...] = ()
+        self._parts: tuple[SelfAttentionPart, ...] = ()
 
     def self_attention(self, layer: Layer, z: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-        self._parts = tuple(p for i in self.injections if (p := i.at(layer, grid, z)) is not None)
+        self._parts = tuple(p for i in self.injections if (p := i.self_attention_part(layer, grid, z)) is not None)
         if not self._parts:
             return z, z, z
         sums, added, _ = zip(*self._parts, strict=True)
@@ -252,5 +257,5 @@ class InjectionHooks(AttentionHooks):
 
     def cross_attention(self, layer: Layer, z: Tensor, context: Tensor, grid: tuple[int, int]) -> Tensor:
         for injection in self.injections:
-            z = injection.query(layer, grid, z)
+            z = injection.cross_attention_query(layer, grid, z)
         return z

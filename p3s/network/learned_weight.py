@@ -15,7 +15,7 @@ T = 1000.0
 
 
 class LearnedWeight(nn.Module):
-    """eps_t as a small MLP of t that is trained with the copy (Fig. 5): 2 sigmoid(MLP(t / T)), so in 0..2.
+    """eps_t as a small MLP of t that is trained with the copy, in 0..2.
 
     Before training it is 1 at every t: the first step is then that of a training without it, and the data alone shapes
     the curve. The bound keeps it from growing without end in place of the features it multiplies.
@@ -36,6 +36,7 @@ class LearnedWeight(nn.Module):
             self.out.weight.zero_()
             self.out.bias.zero_()
 
+    # Fig. 5:  eps_t = 2 sigmoid(MLP(t / T))
     def forward(self, timesteps: Tensor) -> Tensor:
         """Weights [batch] of ``timesteps`` [batch] (0..T), in the type of the parameters, whatever autocast says."""
         device = timesteps.device.type

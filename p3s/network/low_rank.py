@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import P3SError
@@ -91,6 +92,34 @@ class LowRankZero(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.diagonal(x) + self.up(self.down(x))
+
+
+def convolution_channels(convolution: Any) -> int:
+    """How many channels a convolution reads."""
+    return convolution.weight.shape[1]
+
+
+def lend_layers(
+    base: nn.Module, network: nn.Module, base_key: Callable[[str], str], channels: Callable[[Any], int]
+) -> None:
+    """Let every :class:`Borrowed` layer of ``network`` run on that of ``base`` whose name ``base_key`` gives.
+
+    ``channels`` is how many the base's first convolution reads when it is called.
+    """
+    for name, layer in network.named_modules():
+        if isinstance(layer, Borrowed):
+            lent = base.get_submodule(base_key(name))
+            layer.borrow(_padded(lent, channels) if name == "input_blocks.0.0" else lent)
+
+
+def _padded(convolution: Any, channels: Callable[[Any], int]) -> Callable[[Tensor], Tensor]:
+    """The first convolution of an inpainting base, or one with a patch that pads it, reads more channels than the copy,
+    which leaves them at 0."""
+
+    def call(x: Tensor) -> Tensor:
+        return convolution(F.pad(x, (0, 0, 0, 0, 0, channels(convolution) - x.shape[1])))
+
+    return call
 
 
 @torch.no_grad()

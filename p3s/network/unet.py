@@ -1,13 +1,13 @@
 """The U-Net of Stable Diffusion 1.x / 2.x, with the original checkpoint's key names.
 
 One class serves as the frozen base and as the trainable copy. Its configuration is read from a state dict, and its
-attention layers let :class:`AttentionHooks` read and change what they attend to: the only two things P3S needs.
+attention layers let :class:`.hooks.AttentionHooks` read and change what they attend to: all that a subject needs.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from enum import Enum
 from functools import partial
@@ -19,40 +19,16 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import FamilyError
+from .hooks import PLAIN, AttentionHooks
 from .unet_config import Layer, UNetConfig, unet_state
 
 
-class Stage(Enum):
+class BlockStage(Enum):
     """Places inside a transformer block where a pass may end early (see :meth:`UNet.forward`)."""
 
     NORM1 = "norm1"
     ATTN1 = "attn1"
     NORM2 = "norm2"
-
-
-class AttentionHooks:
-    """What the attention layers of a U-Net read. This base class is the plain model; P3S overrides it.
-
-    ``z`` is always the normalised hidden state, [batch, tokens, channels].
-    """
-
-    def self_attention(self, layer: Layer, z: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Inputs of W_Q, W_K and W_V of a self-attention; ``grid`` is (height, width) of the tokens."""
-        return z, z, z
-
-    def self_attention_output(self, layer: Layer, out: Tensor) -> None:
-        """Called with the output of a self-attention, after its output projection."""
-
-    def self_attention_bias(self, layer: Layer, keys: int, grid: tuple[int, int]) -> Tensor | None:
-        """Added to the logits of a self-attention, [1 or batch, 1, tokens, keys]; None for nothing."""
-        return None
-
-    def cross_attention(self, layer: Layer, z: Tensor, context: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Input of W_Q of a cross-attention; ``context`` [batch, text tokens, context_dim] feeds W_K and W_V."""
-        return z
-
-
-PLAIN = AttentionHooks()
 
 
 class Attention(nn.Module):
@@ -66,13 +42,24 @@ class Attention(nn.Module):
         self.to_v = operations.Linear(context_dim, dim, bias=False, **factory)
         self.to_out = nn.Sequential(operations.Linear(dim, dim, **factory), nn.Identity())
 
-    def forward(self, q_in: Tensor, k_in: Tensor, v_in: Tensor, bias: Tensor | None = None) -> Tensor:
-        """``bias`` [1 or batch, 1, queries, keys] is added to the logits."""
-        q, k, v = (self.split(t) for t in (self.to_q(q_in), self.to_k(k_in), self.to_v(v_in)))
-        return self.to_out(F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).flatten(2))
+    def forward(
+        self,
+        q_in: Tensor,
+        k_in: Tensor,
+        v_in: Tensor,
+        bias: Tensor | None = None,
+        result: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """``bias`` [1 or batch, 1, queries, keys] is added to the logits; ``result``, of softmax(...) V and Q, both
+        [batch, queries, channels], gives what the output projection reads."""
+        queries = self.to_q(q_in)
+        q, k, v = (self.split(t) for t in (queries, self.to_k(k_in), self.to_v(v_in)))
+        out = F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).flatten(2)
+        return self.to_out(out if result is None else result(out, queries))
 
-    def map(self, q_in: Tensor, k_in: Tensor) -> Tensor:
-        """The attention map softmax(Q K^T / sqrt(d)) in float32, [batch, heads, queries, keys] (Eq. 13)."""
+    # Eq. 13:  M = softmax(Q K^T / sqrt(d))
+    def attention_map(self, q_in: Tensor, k_in: Tensor) -> Tensor:
+        """The attention map of inputs of W_Q and W_K, in float32, [batch, heads, queries, keys]."""
         q, k = self.split(self.to_q(q_in)).float(), self.split(self.to_k(k_in)).float()
         device = q.device.type
         with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
@@ -118,21 +105,25 @@ class TransformerBlock(nn.Module):
         self.norm3 = operations.LayerNorm(dim, **factory)
 
     def forward(
-        self, x: Tensor, context: Tensor, hooks: AttentionHooks, grid: tuple[int, int], until: Stage | None
+        self, x: Tensor, context: Tensor, hooks: AttentionHooks, grid: tuple[int, int], until: BlockStage | None
     ) -> Tensor | None:
         q, k, v = hooks.self_attention(self.layer, self.norm1(x), grid)
-        if until is Stage.NORM1:
+        if until is BlockStage.NORM1:
             return None
         out = self.attn1(q, k, v, hooks.self_attention_bias(self.layer, k.shape[1], grid))
         hooks.self_attention_output(self.layer, out)
-        if until is Stage.ATTN1:
+        if until is BlockStage.ATTN1:
             return None
         x = x + out
         q = hooks.cross_attention(self.layer, self.norm2(x), context, grid)
-        if until is Stage.NORM2:
+        if until is BlockStage.NORM2:
             return None
         x, q = repeat_rows(x, len(context)), repeat_rows(q, len(context))
-        x = x + self.attn2(q, context, context)
+
+        def result(out: Tensor, queries: Tensor) -> Tensor:
+            return hooks.cross_attention_result(self.layer, out, queries, self.attn2.heads, grid)
+
+        x = x + self.attn2(q, context, context, result=result)
         return x + self.ff(self.norm3(x))
 
 
@@ -153,7 +144,7 @@ class SpatialTransformer(nn.Module):
         self.proj_out = project(dim, dim, **factory)
 
     def forward(
-        self, x: Tensor, context: Tensor, hooks: AttentionHooks, until: tuple[Layer, Stage] | None
+        self, x: Tensor, context: Tensor, hooks: AttentionHooks, until: tuple[Layer, BlockStage] | None
     ) -> Tensor | None:
         height, width = x.shape[2:]
         h = self.norm(x)
@@ -286,7 +277,7 @@ class UNet(nn.Module):
         timesteps: Tensor,
         context: Tensor,
         hooks: AttentionHooks = PLAIN,
-        until: tuple[Layer, Stage] | None = None,
+        until: tuple[Layer, BlockStage] | None = None,
     ) -> Tensor | None:
         """Predict the noise of ``x`` [batch, in_channels, h, w] at ``timesteps`` [batch] (0..999, may be fractional)
         under ``context`` [n * batch, text tokens, context_dim].

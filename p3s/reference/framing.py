@@ -145,6 +145,33 @@ class Frame:
         low, high, weight = neighbours(self.left, self.width, width, columns)
         return torch.lerp(spread[:, low], spread[:, high], weight)
 
+    def to_grid(self, mask: Tensor, grid: int) -> Tensor:
+        """The mean of a mask over what each patch shows of the photo: the way back from ``to_image``.
+
+        Args:
+            mask: [height, width], of the photo or of any copy of it.
+            grid: g, patches along each side.
+
+        Returns:
+            [g, g], float32 on the CPU; 0 on patches of padding. The strip of the photo that a patch of padding shows
+            counts to the valid patch beside it, as with ``patch_at``.
+        """
+        rows, columns = self.valid_patches(grid)
+
+        def shares(start: int, length: int, count: int, valid: slice) -> Tensor:
+            """[g, count]: how much of each patch of an axis, within the photo, each of ``count`` pixels covers."""
+            edges = torch.arange(grid + 1, dtype=torch.float64) * self.side / grid
+            edges[: valid.start + 1], edges[valid.stop :] = start, start + length
+            pixels = start + torch.arange(count + 1, dtype=torch.float64) * length / count
+            low, high = edges[:-1, None].clamp(pixels[:-1], pixels[1:]), edges[1:, None].clamp(pixels[:-1], pixels[1:])
+            covered = high - low
+            return covered / covered.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+
+        height, width = mask.shape
+        along_y = shares(self.top, self.height, height, rows)
+        along_x = shares(self.left, self.width, width, columns)
+        return (along_y @ mask.detach().to("cpu", torch.float64) @ along_x.T).float()
+
 
 def pixel_at(position: float, count: int) -> int:
     """The number, 0..count-1, of the pixel that holds a position; the last one at position 1."""

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from .masks import MaskSettings, Patches, rough_masks
+from .masks import MaskSettings, Patches
 from .points import PointSet
+from .rough_masks import rough_masks
 
 SIDE = 192  # pixels at most, 12 a patch of CLIP ViT-L/14; an editor redraws the masks many times a second
 
@@ -26,18 +27,16 @@ def mask_preview(patches: Patches, points: PointSet, settings: MaskSettings) -> 
         PointError: no positive point, or points of opposite sign in the same patch.
         MaskError: points from which no sensible subject mask follows.
     """
-    masks = rough_masks(patches, points, settings)
-    subject, similarity = masks.subject()
-    removed = masks.removed(subject, required=False)
-    step = -(-max(subject.shape) // SIDE)
-    subject, removed = (mask[step // 2 :: step, step // 2 :: step] for mask in (subject, removed))
+    masks = rough_masks(patches, points, settings, must_fill=False)
+    step = -(-max(masks.subject.shape) // SIDE)
+    subject, removed = (mask[step // 2 :: step, step // 2 :: step] for mask in (masks.subject, masks.removed))
     height, width = subject.shape
     return {
         "size": [width, height],
         "subject": to_runs(subject),
         "removed": to_runs(removed),
         "grid": patches.grid,
-        "similarity": similarity[patches.valid].clip(0, 1).round(4).tolist(),
+        "similarity": masks.similarity[patches.valid].clip(0, 1).round(4).tolist(),
         "warnings": list(masks.warnings),
     }
 

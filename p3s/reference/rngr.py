@@ -17,11 +17,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import MaskError
-from ..pictures import in_range
+from ..image_files import in_range
 from .fill import fill
 from .framing import Frame
-from .masks import MaskSettings, Patches, rough_masks
+from .masks import MaskSettings, Patches
 from .points import PointSet
+from .rough_masks import rough_masks
 
 Encode = Callable[[Tensor], Tensor]
 
@@ -89,25 +90,24 @@ def make_reference(
 
     if tokens is None:
         tokens = _encode(image, frame, encode, image_size)
-    masks = rough_masks(Patches(tokens, frame), points, settings)
-    subject, patch_similarity = masks.subject()
-    removed = masks.removed(subject, required=inpainted is None)
-
-    subject_mask = _to_full_size(subject, frame)
-    negative_mask = _to_full_size(removed, frame) & ~subject_mask  # rounding could make both claim a pixel
+    masks = rough_masks(Patches(tokens, frame), points, settings, must_fill=inpainted is None)
+    warnings = list(masks.warnings)
+    subject_mask = _to_full_size(masks.subject, frame)
+    negative_mask = _to_full_size(masks.removed, frame) & ~subject_mask  # rounding could make both claim a pixel
 
     if inpainted is not None:
         clean = inpainted
     elif negative_mask.any():
-        filled, warning = fill(image, removed, subject, settings.fill)
-        masks.warnings += [warning] if warning else []
+        filled, warning = fill(image, masks.removed, masks.subject, settings.fill)
+        warnings += [warning] if warning else []
+        # Eq. 3:  I' = I outside the mask of the negative subject, the fill inside
         clean = torch.where(torch.from_numpy(negative_mask).unsqueeze(-1), filled, image)
     else:
         clean = image
     if clean is not image:
         tokens = _encode(clean, frame, encode, image_size)
 
-    similarity = frame.to_image(torch.from_numpy(patch_similarity).float())
+    similarity = frame.to_image(torch.from_numpy(masks.similarity).float())
     return Reference(
         image=_own(clean),
         tokens=_own(tokens[0]),
@@ -116,7 +116,7 @@ def make_reference(
         similarity=_own(similarity.clamp(0, 1)),
         points=points,
         image_hash=image_hash(image),
-        warnings=tuple(masks.warnings),
+        warnings=tuple(warnings),
     )
 
 

@@ -43,11 +43,13 @@ class NoiseSchedule:
         levels = (1 / self.alphas_cumprod.double() - 1).sqrt().log()
         return (sigmas.double().log()[..., None] - levels).abs().argmin(-1)
 
+    # x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps."""
+        """x_t of a latent ``x0`` and a ``noise`` of its shape, [batch, channels, h, w]."""
         signal, sigma = self.scales(t)
         return signal * x0 + sigma * noise
 
+    # eps, or v = sqrt(abar_t) eps - sqrt(1 - abar_t) x_0
     def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """What the model should predict for x_t."""
         if self.prediction == "eps":

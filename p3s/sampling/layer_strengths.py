@@ -7,9 +7,15 @@ import re
 
 from ..errors import P3SError
 from ..network.unet_config import Layer, UNetConfig
+from ..settings import Setting
 
 SIDES = ("input", "middle", "output")
 LARGEST = 10.0
+LAYER_STRENGTHS = Setting(
+    "",
+    'Per-layer multipliers, e.g. "input: 0.5, output 9: 0". Layers not listed use 1; 0 leaves a layer to the plain '
+    "model.",
+)
 
 #: (side, block or None for the whole side, factor)
 Entry = tuple[str, int | None, float]

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..errors import P3SError
 from ..network.learned_weight import T
+from ..settings import check, setting
 
 LAST_TIMESTEP = 999.0
 
@@ -33,6 +34,47 @@ def percent_of(t: Tensor) -> Tensor:
 def timestep_of(percent: Number) -> Number:
     """Timestep (0..999) of a denoising percent (0..1)."""
     return (1.0 - percent) * LAST_TIMESTEP
+
+
+def _keyframe_curve(schedule: Schedule, t: Tensor) -> Tensor:
+    percent = percent_of(t)
+    (first, weight), *rest = schedule.keyframes
+    result = torch.full_like(percent, weight)
+    for second, next_weight in rest:
+        inside = ((percent - first) / (second - first)).clamp(0.0, 1.0)
+        result = torch.where(percent > first, weight + (next_weight - weight) * inside, result)
+        first, weight = second, next_weight
+    return result
+
+
+@lru_cache(maxsize=8)
+def _learned_weights(learned: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Kept, so that a curve is not sent to the GPU again at every step."""
+    with torch.inference_mode(False):  # it may be used outside of it later
+        return torch.tensor(learned, dtype=dtype, device=device)
+
+
+def _learned_curve(schedule: Schedule, t: Tensor) -> Tensor:
+    if len(schedule.learned) < 2:
+        raise P3SError('Weight schedule: "learned" needs a subject that was trained with a learned weight.')
+    weights = _learned_weights(schedule.learned, t.dtype, t.device)
+    place = t / T * (len(weights) - 1)
+    left = place.floor().long().clamp(0, len(weights) - 2)
+    return torch.lerp(weights[left], weights[left + 1], place - left)
+
+
+# One entry per kind: (schedule, t in 0..1000) -> weight of t's shape, before clamping and windowing.
+CURVES: dict[str, Callable[[Schedule, Tensor], Tensor]] = {
+    # Eq. 10:  eps_t = 1 - alpha (t / T)^k + beta
+    "paper": lambda s, t: 1.0 - s.alpha * (t / T) ** s.k + s.beta,
+    "fixed": lambda s, t: torch.full_like(t, s.value),
+    "increasing": lambda s, t: s.value * (1.0 - t / T) ** s.k,
+    "decreasing": lambda s, t: s.value * (t / T) ** s.k,
+    "keyframes": _keyframe_curve,
+    "learned": _learned_curve,
+    "ease": lambda s, t: 1.0 - s.alpha * (3.0 - 2.0 * t / T) * (t / T) ** 2 + s.beta,
+}
+KINDS = tuple(CURVES)
 
 
 @dataclass(frozen=True)
@@ -52,34 +94,61 @@ class Schedule:
     "Increasing" and "decreasing" (Table III; docs/method.md, row p) are named by denoising progress, so Eq. 10 is of
     the increasing sort. ``fixed`` at 1 is the "fixed weight" row of Table I (row o).
 
-    alpha, beta: any finite number. k: 0 or more. value: 0 or more. keyframes: percents in 0..1, each used once, weights
-    0 or more; kept sorted. learned: the weights at evenly spaced timesteps from 0 to T, straight lines between them;
-    filled in by :func:`schedule_for` (settings.py). start, end: percents in 0..1; where ``start <= percent < end`` does
-    not hold the weight is exactly 0 (an ``end`` of 1 includes the last step). Neighbouring windows therefore share no
-    step, and a window with start = end is empty. Raises P3SError for anything else.
+    keyframes: percents in 0..1, each used once, weights 0 or more; kept sorted. learned: the weights at evenly spaced
+    timesteps from 0 to T, straight lines between them; filled in by :func:`schedule_for` (settings.py). start, end:
+    where ``start <= percent < end`` does not hold the weight is exactly 0 (an ``end`` of 1 includes the last step).
+    Neighbouring windows therefore share no step, and a window with start = end is empty. Raises P3SError for a value
+    that is not allowed.
     """
 
-    kind: str = "paper"
-    alpha: float = 0.5
-    beta: float = 0.2
-    k: float = 2.0
-    value: float = 1.0
-    keyframes: tuple[tuple[float, float], ...] = ()
-    start: float = 0.0
-    end: float = 1.0
+    kind: str = setting(
+        "paper",
+        "paper: 1 - alpha (t/T)^k + beta, with t/T falling from 1 to 0. fixed: value. increasing: value (1 - t/T)^k, "
+        "grows as the image emerges. decreasing: value (t/T)^k. keyframes: your own curve. learned: the curve learned "
+        "with the subject, if there is one. ease: alpha and beta as in paper, but level at both ends.",
+        KINDS,
+    )
+    alpha: float = setting(
+        0.5,
+        "paper, ease: how much weaker the subject is at the first step than at the last.",
+        low=-5.0,
+        high=5.0,
+        step=0.01,
+    )
+    beta: float = setting(0.2, "paper, ease: added at every step.", low=-5.0, high=5.0, step=0.01)
+    k: float = setting(
+        2.0,
+        "paper, increasing, decreasing: the exponent; higher bends the curve more.",
+        low=0.0,
+        high=10.0,
+        step=0.1,
+    )
+    value: float = setting(
+        1.0,
+        "fixed: the weight. increasing, decreasing: the highest weight. At 0 the subject is off.",
+        low=0.0,
+        high=10.0,
+        step=0.01,
+    )
+    keyframes: tuple[tuple[float, float], ...] = setting(
+        (),
+        'keyframes: pairs "percent:weight", joined by straight lines; percent 0 is the first step, 1 the last. A JSON '
+        "list [[0, 0.7], [1, 1.2]] works too.",
+    )
+    start: float = setting(
+        0.0,
+        "The subject is off before this fraction of denoising. A later start leaves the layout to the prompt.",
+        low=0.0,
+        high=1.0,
+        step=0.001,
+    )
+    end: float = setting(1.0, "The subject is off after this fraction of denoising.", low=0.0, high=1.0, step=0.001)
     learned: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if not isinstance(self.kind, str) or self.kind not in CURVES:
-            raise P3SError(f"Weight schedule: there is no kind {self.kind!r}. Kinds: {', '.join(CURVES)}.")
+        check(self, prefix="Weight schedule: ")
         for name in ("alpha", "beta", "k", "value", "start", "end"):
-            object.__setattr__(self, name, _number(getattr(self, name), name))
-        for name in ("k", "value"):
-            if getattr(self, name) < 0:
-                raise P3SError(f"Weight schedule: {name} = {getattr(self, name):g} is negative; use 0 or more.")
-        for name in ("start", "end"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise P3SError(f"Weight schedule: {name} = {getattr(self, name):g} lies outside 0..1.")
+            object.__setattr__(self, name, float(getattr(self, name)))
         if self.start > self.end:
             raise P3SError(f"Weight schedule: start = {self.start:g} lies after end = {self.end:g}; swap them.")
         object.__setattr__(self, "keyframes", _check_keyframes(self.keyframes))
@@ -115,46 +184,6 @@ class Schedule:
         window = replace(self, start=start, end=end)
         begin = max(self.start, window.start)
         return replace(self, start=begin, end=max(begin, min(self.end, window.end)))
-
-
-def _keyframe_curve(schedule: Schedule, t: Tensor) -> Tensor:
-    percent = percent_of(t)
-    (first, weight), *rest = schedule.keyframes
-    result = torch.full_like(percent, weight)
-    for second, next_weight in rest:
-        inside = ((percent - first) / (second - first)).clamp(0.0, 1.0)
-        result = torch.where(percent > first, weight + (next_weight - weight) * inside, result)
-        first, weight = second, next_weight
-    return result
-
-
-@lru_cache(maxsize=8)
-def _learned_weights(learned: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Kept, so that a curve is not sent to the GPU again at every step."""
-    with torch.inference_mode(False):  # it may be used outside of it later
-        return torch.tensor(learned, dtype=dtype, device=device)
-
-
-def _learned_curve(schedule: Schedule, t: Tensor) -> Tensor:
-    if len(schedule.learned) < 2:
-        raise P3SError('Weight schedule: "learned" needs a subject that was trained with a learned weight.')
-    weights = _learned_weights(schedule.learned, t.dtype, t.device)
-    place = t / T * (len(weights) - 1)
-    left = place.floor().long().clamp(0, len(weights) - 2)
-    return torch.lerp(weights[left], weights[left + 1], place - left)
-
-
-# One entry per kind: (schedule, t in 0..1000) -> weight of t's shape, before clamping and windowing.
-CURVES: dict[str, Callable[[Schedule, Tensor], Tensor]] = {
-    "paper": lambda s, t: 1.0 - s.alpha * (t / T) ** s.k + s.beta,
-    "fixed": lambda s, t: torch.full_like(t, s.value),
-    "increasing": lambda s, t: s.value * (1.0 - t / T) ** s.k,
-    "decreasing": lambda s, t: s.value * (t / T) ** s.k,
-    "keyframes": _keyframe_curve,
-    "learned": _learned_curve,
-    "ease": lambda s, t: 1.0 - s.alpha * (3.0 - 2.0 * t / T) * (t / T) ** 2 + s.beta,
-}
-KINDS = tuple(CURVES)
 
 
 def parse_keyframes(text: str) -> tuple[tuple[float, float], ...]:

@@ -1,4 +1,4 @@
-"""What is computed when in a sampling run: the settings, the subjects, and the reuse of features over steps.
+"""What is computed when in a sampling run: the settings, and the reuse of features over steps.
 
 Shared by the sampler in ``ddim`` and by hosts.
 """
@@ -6,21 +6,19 @@ Shared by the sampler in ``ddim`` and by hosts.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ..errors import P3SError
-from ..network.copy_settings import CopySettings, is_number
+from ..network.copy_settings import CopySettings
 from ..network.injection import EffectMask, Features, Injection
 from ..network.subject_copy import SubjectCopy
 from ..network.unet_config import Layer
+from ..settings import check, setting
 from .schedule import Schedule, timestep_of
 
-LARGEST_REUSE = 100
-LARGEST_POOL = 8
 ALMOST_0 = 1e-4  # a weight that comes so near to 0 may reach it: keyframes are rounded
 
 
@@ -31,56 +29,35 @@ class SamplingSettings:
     Raises P3SError for other values. benchmarks/README.md has the costs.
     """
 
-    #: (m) which sides of guidance see the subject: "both", or only the "conditional" one.
-    halves: str = "both"
-    #: (b) which base layers read a feature: those of the training ("trained"), or only those from which the copy's
-    #: layers were initialised ("one_to_one").
-    pairing: str = "trained"
-    #: The copy is run at every n-th evaluation of the model; in between its last features are reused.
-    reuse: int = 1
-    #: At the finest layers the appended tokens are means of pool x pool features.
-    pool: int = 1
-    #: Denoising percent (0..1) from which on the subject is off, at the latest.
-    end: float = 1.0
-
-    CHOICES: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "halves": ("both", "conditional"),
-        "pairing": ("trained", "one_to_one"),
-    }
+    #: (m) which sides of guidance see the subject.
+    branches: str = setting(
+        "both",
+        "Which side of classifier-free guidance sees the subject: both, or the prompt only (faster).",
+        ("both", "conditional"),
+    )
+    #: (b) which base layers read a feature: "one_to_one" are those from which the copy's layers were initialised.
+    pairing: str = setting(
+        "trained",
+        "Layers of the model that read the subject: those it was trained with, or fewer (one_to_one), which is faster.",
+        ("trained", "one_to_one"),
+    )
+    #: In between its last features are reused.
+    reuse: int = setting(1, "The subject network runs at every n-th evaluation of the model.", low=1, high=100)
+    pool: int = setting(
+        1, "At the finest layers, the subject's tokens are means of pool x pool features.", low=1, high=8
+    )
+    #: As Schedule's, at the latest.
+    end: float = setting(1.0, "The subject is off from this fraction of denoising on.", low=0.0, high=1.0)
 
     def __post_init__(self) -> None:
-        for name, choices in self.CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise P3SError(f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}")
-        for name, high in (("reuse", LARGEST_REUSE), ("pool", LARGEST_POOL)):
-            if not isinstance(getattr(self, name), int) or not is_number(getattr(self, name), 1, high):
-                raise P3SError(f"{name} must be a whole number in 1..{high}; got {getattr(self, name)!r}")
-        if not is_number(self.end, 0, 1):
-            raise P3SError(f"end must be a number in 0..1; got {self.end!r}")
+        check(self)
 
 
 EXACT = SamplingSettings()
 #: Less work than a ControlNet. What it costs in the toy world, and what it would without the early end, is in
 #: benchmarks/README.md, "What a faster step costs".
-FAST = SamplingSettings(halves="conditional", reuse=3, end=0.8)
+FAST = SamplingSettings(branches="conditional", reuse=3, end=0.8)
 MODES = {"exact": EXACT, "fast": FAST}
-
-
-@dataclass(frozen=True, eq=False)
-class AppliedSubject:
-    """A subject in a sampling run: when, how strongly and where it acts.
-
-    ``condition`` is I'' [1, channels, h, w] (:meth:`SubjectCopy.condition`). ``weight`` gives eps_t; None is the one
-    learned with the copy, or Eq. 10. Without a ``mask`` the subject acts
-    everywhere. ``layers`` multiplies the features of single base layers, 0 or more; 0 leaves a layer alone.
-    """
-
-    copy: SubjectCopy
-    condition: Tensor
-    weight: Schedule | None = None
-    strength: float = 1.0
-    mask: EffectMask | None = None
-    layers: Mapping[Layer, float] = field(default_factory=dict)
 
 
 def default_schedule(settings: CopySettings) -> Schedule:
@@ -121,8 +98,10 @@ def injection(
     if mask is not None and mask.everywhere:
         mask = None
     if settings.pairing == "one_to_one":
-        features = features.only({copy.map.twin(layer) for layer in copy.map.config.layers()})
-    return Injection(features.weighted(weight).scaled(layers or {}), copy.settings.lam, mask, settings.pool)
+        features = features.for_layers({copy.map.twin(layer) for layer in copy.map.config.layers()})
+    return Injection(
+        features.with_weight(weight).with_layer_strengths(layers or {}), copy.settings.lam, mask, settings.pool
+    )
 
 
 def always_on(weight: Schedule) -> bool:

@@ -8,16 +8,16 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..files import as_bytes
+from ..safetensors_format import as_bytes
 
 FINGERPRINT_VALUES = 256  # of each tensor
 
 
-def fingerprint(state_dict: Mapping[str, Tensor]) -> str:
+def fingerprint(state_dict: Mapping[str, Tensor], rounded: torch.dtype | None = None) -> str:
     """sha256 (hex) that distinguishes checkpoints quickly: names, shapes and up to 256 values of each tensor.
 
     The values are spread evenly and rounded to float16, so float32 and float16 files of one checkpoint agree. Names
-    count: give them without a prefix.
+    count: give them without a prefix. ``rounded``: the type that the values are rounded to before that.
     """
     digest = hashlib.sha256()
     for name in sorted(state_dict):
@@ -26,5 +26,6 @@ def fingerprint(state_dict: Mapping[str, Tensor]) -> str:
         count = min(flat.numel(), FINGERPRINT_VALUES)
         picked = torch.arange(count, device=flat.device) * (flat.numel() - 1) // max(count - 1, 1)
         digest.update(f" {name} {' x '.join(map(str, tensor.shape)) or 'scalar'} ".encode())
-        digest.update(as_bytes(flat[picked].to("cpu", torch.float16).contiguous()))
+        values = flat[picked].to("cpu", rounded or flat.dtype)
+        digest.update(as_bytes(values.to(torch.float16).contiguous()))
     return digest.hexdigest()

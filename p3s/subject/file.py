@@ -29,23 +29,19 @@ from torch import Tensor
 
 from .. import __version__
 from ..errors import FamilyError, P3SError, PointError, SubjectFileError
-from ..files import (
-    DTYPE_NAMES,
-    DTYPES,
-    as_bytes,
-    check_entries,
-    read_header,
-    write_atomic,
-    write_new,
-    write_safetensors,
-)
+from ..file_writing import write_atomic, write_new
 from ..network.unet_config import family_name
 from ..reference.points import PointSet
+from ..safetensors_format import DTYPE_NAMES, DTYPES, as_bytes, check_entries, kind_of, read_header, write_safetensors
+from ..settings import Setting
 from .info import SubjectInfo, info_from_json, info_to_json
 
 FORMAT = "p3s-subject"
 FORMAT_VERSION = 2
 V1_COPY_SETTINGS = {"feature", "pairing", "copy_input", "cross_attention", "lam", "image_dim"}
+REFERENCE_INDEX = Setting(
+    0, "For a subject trained on several photos: which one to use as the reference, counting from 0.", low=0, high=1000
+)
 T = TypeVar("T")
 
 
@@ -136,7 +132,7 @@ def _load(path: Path) -> Subject:
 
 def _check_format(metadata: Mapping[str, str], entries: Mapping[str, Any]) -> None:
     if metadata.get("format") != FORMAT:
-        raise SubjectFileError(f"this is {_kind_of(entries)}, not a P3S subject")
+        raise SubjectFileError(f"this is {kind_of(metadata, entries)}, not a P3S subject")
     version = metadata.get("format_version", "")
     if not re.fullmatch("[1-9][0-9]{0,8}", version):
         raise SubjectFileError("the metadata has no valid format version")
@@ -147,21 +143,6 @@ def _check_format(metadata: Mapping[str, str], entries: Mapping[str, Any]) -> No
         )
     if "p3s" not in metadata:
         raise SubjectFileError("the metadata of the subject is missing")
-
-
-def _kind_of(names: Mapping[str, Any]) -> str:
-    """What a foreign safetensors file seems to be, by its tensors' names."""
-    kinds = (
-        ("a LoRA", r"lora_|\.lora|lokr_|hada_"),
-        ("a checkpoint or U-Net", r"^model\.diffusion_model\.|^input_blocks\.|^down_blocks\."),
-        ("a ControlNet", r"control_model\.|controlnet"),
-        ("a VAE", r"^first_stage_model\.|^encoder\.|^decoder\."),
-        ("a CLIP model", r"^vision_model\.|^text_model\."),
-    )
-    for kind, pattern in kinds:
-        if any(re.search(pattern, name) for name in names):
-            return kind
-    return "a safetensors file of another kind"
 
 
 def _digest(tensors: Mapping[str, Tensor], info_json: str, version: str) -> str:

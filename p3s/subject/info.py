@@ -8,9 +8,12 @@ from typing import Any
 
 from .. import __version__
 from ..errors import SubjectFileError, shown
+from ..settings import Setting
 
 #: What people write into a file.
 NOTES = ("identifier", "prompt", "licence")
+IDENTIFIER = Setting("", "Stored in the file: the rare word that stands for the subject in prompts.")
+LICENCE = Setting("", "Stored in the file: what others may do with this subject.")
 LONGEST_NOTE = 2**16  # characters; a header holds some of them twice, and each may take 12 bytes there
 #: Fields that older files of this format version lack; for those they are empty.
 LATER: dict[str, type] = {"training_key": str, "sketches": dict, "loss_map": dict}

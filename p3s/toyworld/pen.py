@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..packages import require
+from ..optional_packages import import_package
 
 Colour = tuple[int, ...]
 EDGE = 0.5  # pixels: those that a polygon's edge passes belong to it
@@ -51,4 +51,4 @@ def averaged(canvas: np.ndarray, by: int) -> np.ndarray:
 
 
 def _draw() -> Any:
-    return require("skimage.draw", "scikit-image", "The toy world needs")
+    return import_package("skimage.draw", "scikit-image", "The toy world needs")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..packages import require
+from ..optional_packages import import_package
 from . import pen
 
 SIDE = 48  # pixels
@@ -270,7 +270,7 @@ def _silhouette(animal: str, subject: Placed) -> np.ndarray:
 
 
 def _draw(canvas: np.ndarray, animal: str, subject: Placed) -> None:
-    ndimage = require("scipy.ndimage", "scipy", "The toy world needs")
+    ndimage = import_package("scipy.ndimage", "scipy", "The toy world needs")
 
     look = subject.look
     mask = _silhouette(animal, subject)

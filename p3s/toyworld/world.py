@@ -12,15 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..arithmetic import few_threads
-from ..network.subject_copy import SubjectCopy
 from ..network.unet import UNet
-from ..packages import require
+from ..optional_packages import import_package
 from ..reference.masks import MaskSettings
 from ..reference.points import PointSet
 from ..reference.rngr import Reference, make_reference
+from ..sampling.application import AppliedSubject
 from ..sampling.ddim import generate
 from ..sampling.diffusion import NoiseSchedule
-from ..sampling.schedule import Schedule
 from .codec import Autoencoder
 from .models import PATCH, Clip, Judge, TextEncoder, noise_schedule, tokenize
 from .scenes import SIDE, Scene, render
@@ -74,17 +73,13 @@ class ToyWorld:
         self,
         prompt: str,
         seeds: Sequence[int],
-        copy: SubjectCopy | None = None,
-        condition: Tensor | None = None,
-        weight: Schedule | None = None,
+        subjects: Sequence[AppliedSubject] = (),
         steps: int = STEPS,
         guidance: float = GUIDANCE,
     ) -> Tensor:
         """Pictures [len(seeds), 48, 48, 3] for a prompt; each depends on its own seed alone."""
         texts = self.encode_text(prompt), self.encode_text("")
-        run = generate(
-            self.unet, *texts, self.noise, self.start(seeds), copy, condition, weight, steps=steps, guidance=guidance
-        )
+        run = generate(self.unet, *texts, self.noise, self.start(seeds), subjects, steps, guidance)
         with few_threads(self.unet):
             *_, last = run
         return self.codec.decode(last)
@@ -123,7 +118,7 @@ def click(scene: Scene, wanted: int) -> PointSet:
 
 
 def _thickest(mask: np.ndarray) -> tuple[float, float]:
-    ndimage = require("scipy.ndimage", "scipy", "The toy world needs")
+    ndimage = import_package("scipy.ndimage", "scipy", "The toy world needs")
 
     depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
     row, column = np.unravel_index(depth.argmax(), depth.shape)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,27 +24,47 @@ class Example:
 
     ``latent`` I' [channels, h, w] (VAE mean, scaled) and ``tokens`` c_s [1 + patches, token_dim] are the reference's;
     ``prompt`` [text tokens, context_dim]. ``view`` [channels, h', w'] is what is learned, I' itself where it is None;
-    ``counted`` [h', w'], 0..1, says which of its pixels L_LDM counts, all where it is None.
+    ``loss_mask`` [h', w'], 0..1, is the share of each of its pixels in L_LDM, 1 everywhere where it is None.
     """
 
     latent: Tensor
     tokens: Tensor
     prompt: Tensor
     view: Tensor | None = None
-    counted: Tensor | None = None
+    loss_mask: Tensor | None = None
+
+    #: The names under which keys of trainings, sketches and states hold the fields. They never change.
+    STORED: ClassVar[Mapping[str, str]] = {
+        "latent": "latent",
+        "tokens": "tokens",
+        "prompt": "prompt",
+        "view": "view",
+        "loss_mask": "counted",
+    }
 
     @property
-    def target(self) -> Tensor:
-        """The latent that is learned, [channels, h', w']."""
+    def learned_latent(self) -> Tensor:
+        """The latent of the picture to learn, [channels, h', w']."""
         return self.latent if self.view is None else self.view
+
+    def stored(self) -> dict[str, Tensor]:
+        """Its tensors by their stored names."""
+        tensors = ((name, getattr(self, field)) for field, name in self.STORED.items())
+        return {name: tensor for name, tensor in tensors if tensor is not None}
+
+    @classmethod
+    def from_stored(cls, tensors: Mapping[str, Tensor]) -> Example:
+        """The example that :meth:`stored` gave."""
+        field_of = {name: field for field, name in cls.STORED.items()}
+        return cls(**{field_of[name]: tensor for name, tensor in tensors.items()})
 
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """A picture [h, w, 3], values 0..1, and where in it something was removed, [h, w], 0 or 1."""
+    """A picture to learn [h, w, 3], values 0..1, and where in it something was removed, [h, w], 0 or 1."""
 
     image: Tensor
-    removed: Tensor
+    removed_mask: Tensor
 
 
 def training_size(height: int, width: int, resolution: int, multiple: int = 16) -> tuple[int, int]:
@@ -67,14 +88,15 @@ def examples_of(
     """
     latent = encode(reference.image)
     found = []
-    for number, view in enumerate(views(reference, settings.views)):
-        target = encode(view.image) if number else latent
-        seen = counted(view.removed, (target.shape[1], target.shape[2])) if settings.removed == "ignored" else None
-        found.append(Example(latent, reference.tokens, prompt, target if number else None, seen))
+    for number, view in enumerate(views_of(reference, settings.views)):
+        learned = encode(view.image) if number else latent
+        size = learned.shape[1], learned.shape[2]
+        mask = loss_mask_of(view.removed_mask, size) if settings.removed == "ignored" else None
+        found.append(Example(latent, reference.tokens, prompt, learned if number else None, mask))
     return found
 
 
-def views(reference: Reference, which: str = "whole") -> tuple[View, ...]:
+def views_of(reference: Reference, which: str = "whole") -> tuple[View, ...]:
     """The views of a reference. ``which``: "whole", I' as it is (the paper), or "whole+subject", also a square crop
     around the subject, which shows it in another place and size, so that training cannot memorise its position.
 
@@ -84,7 +106,7 @@ def views(reference: Reference, which: str = "whole") -> tuple[View, ...]:
     if which == "whole":
         return (whole,)
     box = subject_box(reference.subject_mask)
-    return (whole,) if box is None else (whole, View(whole.image[box], whole.removed[box]))
+    return (whole,) if box is None else (whole, View(whole.image[box], whole.removed_mask[box]))
 
 
 def subject_box(mask: Tensor) -> tuple[slice, slice] | None:
@@ -110,7 +132,7 @@ def subject_box(mask: Tensor) -> tuple[slice, slice] | None:
     return None if area > WORTH * height * width else box
 
 
-def counted(removed: Tensor, size: tuple[int, int]) -> Tensor:
-    """Which latent pixels count in the denoising loss, [h, w], 0 or 1: those without any removed pixel ``removed``
+def loss_mask_of(removed_mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """Which latent pixels count in the denoising loss, [h, w], 0 or 1: those without any pixel of ``removed_mask``
     [H, W] in them. ``size``: (h, w) of the latent."""
-    return (resize(removed, size) < 1e-3).to(torch.float32)
+    return (resize(removed_mask, size) < 1e-3).to(torch.float32)

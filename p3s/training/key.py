@@ -12,13 +12,14 @@ import hashlib
 import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..files import as_bytes
 from ..network.copy_settings import CopySettings
+from ..safetensors_format import as_bytes
 from ..sampling.diffusion import NoiseSchedule
 from .examples import Example
 from .settings import TrainSettings
@@ -30,6 +31,8 @@ METHOD = 2
 #: more. The weight of a single word in a prompt changes little, and text is encoded more exactly.
 TOLERANCE = 0.02
 TOLERANCE_OF_PROMPTS = 0.002
+#: The base model, in :meth:`TrainingInputs.facts`.
+BASE = "the base model"
 #: Numbers of a sketch. Of tensors that differ by twice the tolerance, one pair in 900 passes for equal (the chi-squared
 #: distribution of 16 degrees of freedom), by three times, 4 in a million.
 SKETCH = 16
@@ -44,8 +47,8 @@ class TrainingInputs:
 
     ``base_fingerprint``: :func:`p3s.subject.base_fingerprint.fingerprint` of the base's weights as they are trained on,
     LoRAs included.
-    ``image_hashes``: of the references' photos (``Reference.image_hash``). The rest as for
-    :func:`p3s.training.loop.train`.
+    ``image_hashes``: of the references' photos (``Reference.image_hash``). ``examples``: of each reference the whole
+    picture first. ``empty_prompt`` [text tokens, context_dim] replaces a dropped prompt.
     """
 
     base_fingerprint: str
@@ -75,30 +78,43 @@ class TrainingInputs:
             found.setdefault(name, []).append(sketch(tensor))
         return found
 
-    def _key(self, steps: int | None = None, left_out: Collection[str] = ()) -> str:
+    def facts(self) -> dict[str, str]:
+        """What an unfinished training depends on apart from its examples, by names that users know; values as text. The
+        number of steps is left out: it may be resumed with more."""
+        values = self._relevant() | asdict(self.copy_settings)
+        return {name: repr(value) for name, value in values.items()} | {
+            BASE: self.base_fingerprint,
+            "the noise schedule": self._noise(),
+            "prediction": self.noise.prediction,
+        }
+
+    def _relevant(self, left_out: Collection[str] = ()) -> dict[str, Any]:
+        """The settings that change what a step does to the weights."""
         left_out = {*TrainSettings.NEUTRAL, *left_out}
-        noise = hashlib.sha256(as_bytes(self.noise.alphas_cumprod.cpu().contiguous())).hexdigest()
+        return {name: value for name, value in asdict(self.settings).items() if name not in left_out}
+
+    def _noise(self) -> str:
+        return hashlib.sha256(as_bytes(self.noise.alphas_cumprod.float().cpu().contiguous())).hexdigest()
+
+    def _key(self, steps: int | None = None, left_out: Collection[str] = ()) -> str:
         content = [
             METHOD,
             self.base_fingerprint,
             list(self.image_hashes),
             [(name, list(tensor.shape)) for name, tensor in tensors(self.examples)],
             list(self.empty_prompt.shape),
-            [noise, self.noise.prediction],
+            [self._noise(), self.noise.prediction],
             self.copy_settings.to_dict(),
-            {name: value for name, value in asdict(self.settings).items() if name not in left_out},
+            self._relevant(left_out),
             steps,
         ]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def tensors(examples: Sequence[Example]) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of examples, by the names of their fields."""
+    """The tensors of examples, by their stored names."""
     for example in examples:
-        for name in Example.__dataclass_fields__:
-            tensor = getattr(example, name)
-            if tensor is not None:
-                yield name, tensor
+        yield from example.stored().items()
 
 
 def sketch(tensor: Tensor) -> list[float]:

@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import logging
-import math
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from ..arithmetic import deterministic, few_threads
 from ..errors import TrainingError
 from ..network.subject_copy import SubjectCopy
 from ..network.unet import UNet
-from ..sampling.diffusion import NoiseSchedule
-from .examples import Example
-from .losses import total_loss
-from .memory import free_cached_memory, is_out_of_memory, ways_to_save
-from .precision import autocast
-from .settings import TrainSettings
-from .state import Change, Checkpoints, Divergence, TrainState, inputs_of, remedies
-from .state_file import mark_diverged, save_state
-from .step import Batch, StepReport, check_examples, draw, epoch, losses, total_steps
+from ..subject.base_fingerprint import fingerprint
+from .gradients import Gradients
+from .key import BASE, TrainingInputs
+from .memory import is_out_of_memory, ways_to_save
+from .optimizer import make_optimizer
+from .state import Checkpoints, SettingChange, TrainState, remedies
+from .state_keeper import StateKeeper
+from .step import StepReport, check_examples, draw_batch, epoch_batches, total_steps
 
 log = logging.getLogger("p3s")
 
@@ -45,7 +41,7 @@ class TrainResult:
     error: Exception | None = None
     warnings: tuple[str, ...] = ()
     diverged: bool = False
-    changes: tuple[Change, ...] = ()
+    changes: tuple[SettingChange, ...] = ()
     kept: int = 0
 
 
@@ -56,22 +52,19 @@ Callback = Callable[[StepReport], bool | None]
 def train(
     base: UNet,
     copy: SubjectCopy,
-    examples: Sequence[Example],
-    empty_prompt: Tensor,
-    noise: NoiseSchedule,
-    settings: TrainSettings,
+    inputs: TrainingInputs,
     callback: Callback | None = None,
     checkpoints: Checkpoints | None = None,
     resume: TrainState | None = None,
 ) -> TrainResult:
-    """Train ``copy`` in place on ``examples``; ``base`` is frozen and only read.
+    """Train ``copy`` (:func:`p3s.training.driver.new_copy`) in place on the examples of ``inputs``; ``base`` is frozen
+    and only read.
 
-    ``empty_prompt`` [text tokens, context_dim] replaces a dropped prompt. Both networks must be on one device, the
-    copy in float32, the base in float32 or in the type of ``settings.precision``. All random choices come from
-    ``settings.seed`` through a CPU generator, so that they do not depend on the device. Equal seeds give equal weights,
-    bit for bit, on one CPU; on a GPU where the environment variable CUBLAS_WORKSPACE_CONFIG allows it (see
-    :func:`p3s.arithmetic.deterministic`). The weight of the condition is 1 in training, or the one that is learned: the
-    schedule of Eq. 10 belongs to sampling.
+    Both networks must be on one device, the copy in float32, the base in float32 or in the type of the ``precision``
+    that is set. All random choices come from the ``seed`` through a CPU generator, so that they do not depend on the
+    device. Equal seeds give equal weights, bit for bit, on one CPU; on a GPU where the environment variable
+    CUBLAS_WORKSPACE_CONFIG allows it (see :func:`p3s.arithmetic.deterministic`). The weight of the
+    condition is 1 in training, or the one that is learned: the schedule of Eq. 10 belongs to sampling.
 
     Nothing trained is lost: if a loss or gradient is no longer finite, a later step raises, or the callback asks to
     stop, the training ends with the weights of the last good step; the result says why. (An exception in the
@@ -85,18 +78,19 @@ def train(
     precision. Raises :class:`TrainingError` for inputs that do not fit
     together or are not those of ``resume``, before the first step.
     """
-    check_examples(base.config, examples, empty_prompt)
-    run = _Run(base, copy, examples, empty_prompt, noise, settings, checkpoints)
+    check_examples(base.config, inputs.examples, inputs.empty_prompt)
+    run = _Loop(base, copy, inputs)
+    keeper = StateKeeper(checkpoints, run.warn)
     if resume is not None:
         run.restore(resume)
+        keeper.saved = len(run.reports)
     error: Exception | None = None
-    with torch.inference_mode(False), torch.enable_grad(), deterministic(run.device), few_threads(base), run.prepared():
+    with torch.inference_mode(False), torch.enable_grad(), deterministic(run.device), few_threads(base), run.networks():
         try:
             while len(run.reports) < run.total:
                 report = run.step()
-                due = checkpoints is not None and checkpoints.every and report.step % checkpoints.every == 0
-                if due and report.step < run.total:
-                    run.save()
+                if report.step < run.total and keeper.due(report.step):
+                    keeper.save(run.state())
                 if callback is not None and callback(report) is False:
                     break
         except Exception as problem:
@@ -106,70 +100,70 @@ def train(
             error = problem
     completed = len(run.reports) == run.total
     if run.diverged:
-        run.mark_diverged()
+        keeper.mark_diverged(len(run.reports) + 1, run.facts, run.examples, run.empty_prompt)
     elif not completed:
-        run.save()
-    return TrainResult(tuple(run.reports), completed, error, tuple(run.warnings), run.diverged, run.changes, run.saved)
+        keeper.save(run.state())
+    return TrainResult(
+        tuple(run.reports), completed, error, tuple(run.warnings), run.diverged, run.changes, keeper.saved
+    )
 
 
-class _Run:
-    """A training in progress."""
+class _Loop:
+    """A training in progress: its networks, its optimiser, its random choices and what was reported so far."""
 
-    def __init__(
-        self,
-        base: UNet,
-        copy: SubjectCopy,
-        examples: Sequence[Example],
-        empty_prompt: Tensor,
-        noise: NoiseSchedule,
-        settings: TrainSettings,
-        checkpoints: Checkpoints | None,
-    ) -> None:
-        self.base, self.copy, self.examples, self.empty_prompt = base, copy, examples, empty_prompt
-        self.noise, self.settings, self.checkpoints = noise, settings, checkpoints
+    def __init__(self, base: UNet, copy: SubjectCopy, inputs: TrainingInputs) -> None:
+        self.base, self.copy = base, copy
+        self.facts = inputs.facts()
+        self.examples, self.empty_prompt = inputs.examples, inputs.empty_prompt
+        self.noise, self.settings = inputs.noise, inputs.settings
         self.device = next(copy.parameters()).device
-        self.optimizer = make_optimizer(copy, settings)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
-        self.generator = torch.Generator().manual_seed(settings.seed)
-        self.total = total_steps(examples, settings)
+        self.optimizer = make_optimizer(copy, self.settings)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.settings.precision == "fp16")
+        self.gradients = Gradients(base, copy, self.settings, self.optimizer, self.scaler, self.warn)
+        self.generator = torch.Generator().manual_seed(self.settings.seed)
+        self.total = total_steps(self.examples, self.settings)
         self.queue: list[list[int]] = []  # the batches that are left of the epoch
         self.reports: list[StepReport] = []
         self.warnings: list[str] = []
         self.diverged = False
-        self.changes: tuple[Change, ...] = ()
-        self._good: _Place | None = None  # the parts of the state that a step changes before it is known to be good
-        self.saved = 0  # the step of the state on the disk
+        self.changes: tuple[SettingChange, ...] = ()
+        #: After the last step whose weights are good; None while the optimiser works and if it has failed.
+        self._good: _RandomChoices | None = None
 
     @contextmanager
-    def prepared(self) -> Iterator[None]:
+    def networks(self) -> Iterator[None]:
         """The networks as training needs them, and afterwards as sampling does."""
         self.base.requires_grad_(False).train(False)
         self.copy.requires_grad_(True).train()
-        self._checkpointing(self.settings.checkpointing)
+        self.gradients.checkpointing(self.settings.checkpointing)
         try:
             yield
         finally:
-            self._checkpointing(False)
+            self.gradients.checkpointing(False)
             self.optimizer.zero_grad(set_to_none=True)
             self.copy.requires_grad_(False).train(False)
 
-    def _checkpointing(self, on: bool) -> None:
-        self.base.checkpointing = self.copy.unet.checkpointing = on
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+        log.warning("P3S: %s", text)
 
     def step(self) -> StepReport:
         """One step; raises with the weights as they were, unless the optimiser itself fails."""
         number = len(self.reports) + 1
-        self.queue = self.queue or epoch(self.examples, self.settings.batch_size, self.generator)
+        self.queue = self.queue or epoch_batches(self.examples, self.settings.batch_size, self.generator)
         rows, *self.queue = self.queue
-        batch = draw(self.examples, rows, self.empty_prompt, self.noise, self.settings, self.generator)
-        loss, denoising, consistency = self._gradients(batch, number)
-        self._check_finite(loss, number)
+        batch = draw_batch(self.examples, rows, self.empty_prompt, self.noise, self.settings, self.generator)
+        loss, denoising, consistency = self.gradients.compute(batch, number, self.total)
+        if not self.gradients.finite(loss):
+            self.diverged = True
+            advice = remedies(self.facts)
+            raise TrainingError(f"the loss is no longer finite at step {number} of {self.total}: {advice}")
         self._good = None
         self._update(number)
         # Before the next forward pass, so that its activations do not add to the gradients' memory.
         self.optimizer.zero_grad(set_to_none=True)
         self.reports.append(StepReport(number, self.total, loss.item(), denoising.item(), consistency.item()))
-        self._good = _Place(self.generator.get_state(), list(self.queue))
+        self._good = _RandomChoices(self.generator.get_state(), list(self.queue))
         return self.reports[-1]
 
     def _update(self, number: int) -> None:
@@ -179,72 +173,40 @@ class _Run:
             self.scaler.update()
         except (RuntimeError, MemoryError) as error:
             if self.reports:
-                self._warn(
+                self.warn(
                     f"step {number} was interrupted halfway: some of the weights are those after it, others before"
                 )
             if not is_out_of_memory(error):
                 raise
+            advice = ways_to_save(self.copy.settings, self.settings)
             raise TrainingError(
-                f"out of memory in the optimizer at step {number} of {self.total}: "
-                f"{ways_to_save(self.copy.settings, self.settings)} ({error})"
+                f"out of memory in the optimizer at step {number} of {self.total}: {advice} ({error})"
             ) from None
 
-    def _gradients(self, batch: Batch, number: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The losses of a batch, with their gradients computed. A pass that runs out of memory is retried with
-        gradient checkpointing; what is random in a step is in the batch already."""
-        found = self._try(batch)
-        if isinstance(found, Exception) and not self.base.checkpointing:
-            self._warn(f"step {number} ran out of memory: gradient checkpointing was turned on")
-            self._checkpointing(True)
-            found = self._try(batch)
-        if isinstance(found, Exception):
-            raise TrainingError(
-                f"out of memory at step {number} of {self.total}, even with gradient checkpointing: "
-                f"{ways_to_save(self.copy.settings, replace(self.settings, checkpointing=True))} ({found})"
-            )
-        return found
-
-    def _try(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor] | Exception:
-        found = self._pass(batch)
-        if isinstance(found, Exception):
-            self.optimizer.zero_grad(set_to_none=True)
-            free_cached_memory(self.device)
-        return found
-
-    def _pass(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor] | Exception:
-        try:
-            batch = batch.to(self.device)
-            with autocast(self.settings.precision, self.device):
-                denoising, consistency = losses(self.base, self.copy, batch, self.settings)
-                loss = total_loss(denoising, consistency, self.settings.gamma)
-            self.scaler.scale(loss).backward()
-            return loss.detach(), denoising.detach(), consistency.detach()
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            return error.with_traceback(None)  # whose frames hold the tensors that need the memory
-
-    def _warn(self, text: str) -> None:
-        self.warnings.append(text)
-        log.warning("P3S: %s", text)
-
-    def _check_finite(self, loss: Tensor, number: int) -> None:
-        """Refuse a step that would ruin the weights."""
-        self.scaler.unscale_(self.optimizer)
-        scaled = self.scaler.is_enabled() and self.scaler.get_scale() > 1  # then the scaler skips infinite gradients
-        finite = bool(torch.isfinite(loss)) if scaled else gradients_are_finite(loss, self.copy.parameters())
-        if not finite:
-            self.diverged = True
-            advice = remedies(self._inputs)
-            raise TrainingError(f"the loss is no longer finite at step {number} of {self.total}: {advice}")
-
-    @cached_property
-    def _inputs(self) -> dict[str, str]:
-        return inputs_of(self.base, self.copy.settings, self.noise, self.settings)
+    def state(self) -> TrainState | None:
+        """The state after the last good step; None where the weights are none."""
+        if self._good is None:
+            return None
+        return TrainState(
+            self.facts,
+            tuple(self.examples),
+            self.empty_prompt,
+            tuple(self.reports),
+            self.copy.state_dict(),
+            self.optimizer.state_dict(),
+            self.scaler.state_dict(),
+            self._good.generator,
+            self._good.queue,
+            changes=self.changes,
+        )
 
     def restore(self, state: TrainState) -> None:
         """Resume from ``state``. Raises TrainingError when it belongs to another training."""
-        state.check(self._inputs, self.examples, self.empty_prompt)
+        # Earlier versions kept the fingerprint of the base as it was trained on, which bf16 has rounded.
+        was = state.inputs.get(BASE)
+        if was != self.facts[BASE] and was == fingerprint(self.base.state_dict(), torch.bfloat16):
+            state = replace(state, inputs={**state.inputs, BASE: self.facts[BASE]})
+        state.check(self.facts, self.examples, self.empty_prompt)
         done = len(state.reports)
         if not done:
             return
@@ -253,8 +215,8 @@ class _Run:
                 f"the interrupted training already has {done} steps, and {self.total} are asked for: ask for at "
                 f"least {done}, or turn resume off to start over"
             )
-        changed = [n for n in self.settings.REMEDIES if state.inputs[n] != self._inputs[n]]
-        texts = ((n, state.inputs[n].strip("'"), self._inputs[n].strip("'")) for n in changed)
+        changed = [n for n in self.settings.REMEDIES if state.inputs[n] != self.facts[n]]
+        texts = ((n, state.inputs[n].strip("'"), self.facts[n].strip("'")) for n in changed)
         self.changes = (*state.changes, *((done, *text) for text in texts))
         self.examples, self.empty_prompt = state.examples, state.empty_prompt  # exactly those of before
         self.copy.load_state_dict(state.weights)
@@ -266,77 +228,11 @@ class _Run:
         self.generator.set_state(state.generator)
         self.queue = list(state.queue)
         self.reports = [replace(report, total=self.total) for report in state.reports]
-        self.saved = done
-        self._good = _Place(state.generator, list(state.queue))
-
-    def save(self) -> None:
-        """Write the state after the last good step. A failure to write becomes a warning."""
-        if self.checkpoints is None or self._good is None or self.saved == len(self.reports):
-            return
-        state = TrainState(
-            self._inputs,
-            tuple(self.examples),
-            self.empty_prompt,
-            tuple(self.reports),
-            self.copy.state_dict(),
-            self.optimizer.state_dict(),
-            self.scaler.state_dict(),
-            self._good.generator,
-            self._good.queue,
-            changes=self.changes,
-        )
-        try:
-            save_state(state, self.checkpoints.path)
-            self.saved = len(self.reports)
-        except Exception as error:  # the training is worth more than its state
-            self._warn(f"the checkpoint after step {len(self.reports)} could not be saved: {error}")
-
-    def mark_diverged(self) -> None:
-        """Keep the last state, and record in it that the loss was no longer finite after it."""
-        if self.checkpoints is None:
-            return
-        tried = {name: self._inputs[name] for name in self.settings.REMEDIES}
-        diverged = Divergence(len(self.reports) + 1, tried)
-        try:
-            if self.saved:
-                mark_diverged(self.checkpoints.path, diverged)
-            else:
-                untrained = TrainState.untrained(self._inputs, self.examples, self.empty_prompt, diverged)
-                save_state(untrained, self.checkpoints.path)
-        except Exception as error:
-            self._warn(f"that the loss was no longer finite could not be recorded in {self.checkpoints.path}: {error}")
+        self._good = _RandomChoices(state.generator, list(state.queue))
 
 
-class _Place(NamedTuple):
+class _RandomChoices(NamedTuple):
     """Where in its random choices a training is."""
 
     generator: Tensor
     queue: list[list[int]]
-
-
-def gradients_are_finite(loss: Tensor, parameters: Iterable[Parameter]) -> bool:
-    """Whether a loss and all gradients are finite. Reads each gradient once, and waits for the device once."""
-    peaks = [torch.linalg.vector_norm(p.grad, math.inf) for p in parameters if p.grad is not None]
-    return bool(torch.isfinite(torch.stack([loss, *peaks])).all())
-
-
-def make_optimizer(copy: SubjectCopy, settings: TrainSettings) -> torch.optim.Optimizer:
-    """The optimiser of all that is trained. Raises TrainingError when its package is not installed."""
-    fresh = [] if copy.learned_weight is None else list(copy.learned_weight.parameters())
-    known = {id(p) for p in fresh}
-    groups: list[dict[str, Any]] = [{"params": [p for p in copy.parameters() if id(p) not in known]}]
-    if fresh:
-        groups.append({"params": fresh, "lr": settings.weight_learning_rate, "weight_decay": 0.0})
-    rate, decay = settings.learning_rate, settings.weight_decay
-    if settings.optimizer == "adamw":
-        # Fused where it is at its best: no temporary tensors as large as the weights.
-        fused = True if next(copy.parameters()).is_cuda else None
-        return torch.optim.AdamW(groups, lr=rate, weight_decay=decay, fused=fused)
-    try:
-        from bitsandbytes.optim import AdamW8bit
-    except ImportError:
-        raise TrainingError(
-            "the optimizer adamw8bit needs the package bitsandbytes, which is not installed: install it "
-            "(pip install bitsandbytes), or choose adamw"
-        ) from None
-    return AdamW8bit(groups, lr=rate, weight_decay=decay)

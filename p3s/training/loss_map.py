@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from .step import StepReport
 
-PARTS = ("loss", "denoising", "consistency")
-FILED = 1000  # values a subject file holds at most; a curve needs no more
+CURVES = ("loss", "denoising", "consistency")
+STORED_LOSSES = 1000  # values a subject file holds at most; a curve needs no more
 
 
 def loss_map(reports: Sequence[StepReport], most: int | None = None) -> dict[str, list[float]]:
@@ -19,5 +19,5 @@ def loss_map(reports: Sequence[StepReport], most: int | None = None) -> dict[str
     """
     size = 1 if most is None else -(-len(reports) // most) or 1
     groups = [reports[i : i + size] for i in range(0, len(reports), size)]
-    result = {part: [sum(getattr(report, part) for report in g) / len(g) for g in groups] for part in PARTS}
+    result = {part: [sum(getattr(report, part) for report in g) / len(g) for g in groups] for part in CURVES}
     return {**result, "step": [group[-1].step for group in groups]}

@@ -8,19 +8,21 @@ from torch import Tensor
 from ..errors import P3SError
 
 
-def denoising_loss(prediction: Tensor, target: Tensor, counted: Tensor | None = None) -> Tensor:
-    """Eq. 14: mean squared error of the prediction, a scalar; ``target`` is the noise, or v for a v model.
+# Eq. 14:  L_LDM = E |eps - eps_theta(x_t, t, c, f)|^2
+def denoising_loss(prediction: Tensor, target: Tensor, loss_mask: Tensor | None = None) -> Tensor:
+    """Mean squared error of the prediction, a scalar; ``target`` is the noise, or v for a v model.
 
-    ``counted`` [batch, 1, h, w], 0..1, weights the pixels; the mean is taken over what counts (0 where nothing does).
+    ``loss_mask`` [batch, 1, h, w], 0..1, weights the pixels; the mean is taken over what counts (0 where nothing does).
     """
-    if counted is None:
+    if loss_mask is None:
         return F.mse_loss(prediction.float(), target.float())
     errors = (prediction.float() - target.float()).square().mean(1, keepdim=True)
-    return (errors * counted).sum() / counted.sum().clamp(min=1e-6)
+    return (errors * loss_mask).sum() / loss_mask.sum().clamp(min=1e-6)
 
 
+# Eq. 11-12:  L_ac = mean((M_c - M_o)^2) / avg,  avg = (mean(M_c) + mean(M_o)) / 2
 def attention_consistency(copy_map: Tensor, base_map: Tensor, norm: str = "mean") -> Tensor:
-    """Eq. 11-12: mean((M_c - M_o)^2) / avg, a scalar, averaged over the batch.
+    """How far the copy's maps M_c are from the base's M_o, a scalar, averaged over the batch.
 
     The maps are softmax cross-attention maps [batch, heads, image tokens, text tokens] (Eq. 13). ``norm`` chooses
     avg: "mean", the mean attention (sum / number of entries, in both maps), or "sum", the half sum of both maps as
@@ -33,6 +35,7 @@ def attention_consistency(copy_map: Tensor, base_map: Tensor, norm: str = "mean"
     return ((copy_map - base_map).square().mean(dim=(1, 2, 3)) / average).mean()
 
 
+# Eq. 15:  L = L_LDM + gamma L_ac
 def total_loss(denoising: Tensor, consistency: Tensor, gamma: float) -> Tensor:
-    """Eq. 15: L = L_LDM + gamma L_ac."""
+    """The loss that is minimised, a scalar."""
     return denoising + gamma * consistency

@@ -80,7 +80,7 @@ def ways_to_save(copy_settings: CopySettings, settings: TrainSettings, whatever_
     ``whatever_the_picture``: only what makes weights, gradients and the optimiser's state smaller."""
     ways = []
     if copy_settings.kind == "full":
-        ways.append('train a low-rank copy (kind = "lora")')
+        ways.append('train low-rank changes only (kind = "lora")')
     if settings.batch_size > 1 and not whatever_the_picture:
         ways.append(f"lower batch_size (now {settings.batch_size})")
     if not settings.checkpointing and not whatever_the_picture:

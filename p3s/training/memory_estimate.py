@@ -22,7 +22,7 @@ from .examples import Example
 from .losses import total_loss
 from .precision import DTYPES, autocast
 from .settings import TrainSettings
-from .step import Batch, losses
+from .step import Batch, batch_losses
 
 #: Bytes that an optimiser keeps for each trained number.
 STATE = {"adamw": 8, "adamw8bit": 2}
@@ -90,7 +90,7 @@ def _estimate(
         batch = _batch(shapes)
         live.peak = live.now
         with autocast(settings.precision, batch.x.device):
-            loss = total_loss(*losses(base, copy, batch, settings), settings.gamma)
+            loss = total_loss(*batch_losses(base, copy, batch, settings), settings.gamma)
         loss.backward()
     gradients = _bytes([p.grad for p in copy.parameters() if p.grad is not None])
     trained = [p.numel() for p in copy.parameters()]
@@ -106,14 +106,14 @@ def _fill(network: nn.Module, dtype: torch.dtype) -> None:
 
 def _largest(examples: Sequence[Example], batch_size: int) -> tuple[Shapes, ...]:
     """A batch of those examples that need most."""
-    area = max(e.target[0].numel() for e in examples)
-    first = next(e for e in examples if e.target[0].numel() == area)
-    rows = islice(cycle([e for e in examples if e.target.shape == first.target.shape]), batch_size)
-    return tuple(Shapes(*(tuple(t.shape) for t in (e.target, e.latent, e.tokens, e.prompt))) for e in rows)
+    area = max(e.learned_latent[0].numel() for e in examples)
+    first = next(e for e in examples if e.learned_latent[0].numel() == area)
+    rows = islice(cycle([e for e in examples if e.learned_latent.shape == first.learned_latent.shape]), batch_size)
+    return tuple(Shapes(*(tuple(t.shape) for t in (e.learned_latent, e.latent, e.tokens, e.prompt))) for e in rows)
 
 
 def _batch(rows: Sequence[Shapes]) -> Batch:
-    """What :func:`p3s.training.step.draw` gives for these examples, without values."""
+    """What :func:`p3s.training.step.draw_batch` gives for these examples, without values."""
     x = torch.empty(len(rows), *rows[0].target)
     return Batch(
         x=x,
@@ -121,7 +121,7 @@ def _batch(rows: Sequence[Shapes]) -> Batch:
         target=torch.empty_like(x),
         context=torch.empty(len(rows), *rows[0].prompt),
         sources=tuple((torch.empty(e.latent), torch.empty(e.tokens)) for e in rows),
-        counted=torch.empty_like(x[:, :1]),
+        loss_mask=torch.empty_like(x[:, :1]),
     )
 
 

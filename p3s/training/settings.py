@@ -2,85 +2,134 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from ..errors import TrainingError
-from ..network.copy_settings import is_number
+from ..settings import Setting, check, setting
+
+RESOLUTION = Setting(
+    512,
+    "Photos are scaled to about resolution x resolution pixels, uncropped, with their proportions kept.",
+    low=128,
+    high=2048,
+    step=64,
+)
 
 
 @dataclass(frozen=True)
 class TrainSettings:
     """How a subject is trained. The defaults are the paper's where nothing else is said; letters are the rows of
-    docs/method.md."""
+    docs/method.md. Raises TrainingError for a value that is not allowed."""
 
-    #: Passes over the references; ignored when ``steps`` is positive.
-    epochs: int = 60
-    steps: int = 0
-    batch_size: int = 1
-    learning_rate: float = 1e-5
-    weight_decay: float = 0.01
-    #: Learning rate of the MLP of a learned weight. It starts from nothing, and at the rate of the copy, which starts
-    #: from trained weights, it would hardly move within a training.
-    weight_learning_rate: float = 1e-3
-    seed: int = 0
-    #: Arithmetic of the step: "fp32", or "bf16" or "fp16" (with scaled gradients) with float32 weights of the copy.
-    precision: str = "fp32"
-    #: "adamw", or "adamw8bit" of the package bitsandbytes: a quarter of its memory.
-    optimizer: str = "adamw"
-    #: Keep less for the backward pass and compute it again: less memory, more work, the same result, bit for bit.
-    checkpointing: bool = False
+    epochs: int = setting(
+        60,
+        "Passes over the photos, used when steps is 0. The paper trains 60 epochs on 3 to 5 photos.",
+        low=1,
+        high=10000,
+    )
+    steps: int = setting(
+        0,
+        "Training steps; 0 follows epochs. With a single photo, 200 to 300 steps match the paper.",
+        low=0,
+        high=1000000,
+    )
+    batch_size: int = setting(
+        1, "Photos per step. If there are fewer, some are repeated, each time with different noise.", low=1, high=64
+    )
+    learning_rate: float = setting(
+        1e-5,
+        "Learning rate. Lower it if the loss becomes NaN; raise it if the subject does not come through.",
+        low=1e-8,
+        high=1.0,
+        step=1e-6,
+    )
+    weight_decay: float = setting(0.01, "Weight decay of the optimizer.", low=0.0, high=1.0)
+    #: It starts from nothing, and at the rate of the copy, which starts from trained weights, it would hardly move
+    #: within a training.
+    weight_learning_rate: float = setting(
+        1e-3, "Learning rate of the curve that is learned where weight is learned.", low=1e-8, high=1.0
+    )
+    seed: int = setting(
+        0,
+        "Fixes every random choice; on a GPU, results may still differ in the last bits.",
+        low=0,
+        high=2**64 - 1,
+    )
+    #: Of the step; the copy's own weights are float32. fp16 scales the gradients.
+    precision: str = setting(
+        "fp32",
+        "bf16 (recent GPUs) and fp16 are faster and need less memory; the trained weights stay in fp32.",
+        ("fp32", "bf16", "fp16"),
+    )
+    optimizer: str = setting(
+        "adamw",
+        "adamw8bit needs a quarter of adamw's memory, and the package bitsandbytes.",
+        ("adamw", "adamw8bit"),
+    )
+    #: Keeps less for the backward pass and computes it again: the same result, bit for bit.
+    checkpointing: bool = setting(
+        False, "Gradient checkpointing: less memory for about a third more time, and the same result."
+    )
     #: gamma of Eq. 15.
-    gamma: float = 0.1
+    gamma: float = setting(
+        0.1,
+        "Weight of the attention consistency loss, which keeps the prompt in control.",
+        low=0.0,
+        high=100.0,
+        step=0.01,
+    )
     #: (m) share of the training rows whose prompt is replaced by the empty one.
-    prompt_dropout: float = 0.1
-    #: Cross-attention layers compared by L_ac: "last", "all", or "none".
-    attention_layers: str = "last"
-    #: (e) the normaliser of Eq. 12: "mean", or "sum" as printed.
-    attention_norm: str = "mean"
-    #: (d) start of the zero convolutions: "zero" as written, or "identity". The default is the toy world's evidence
-    #: (benchmarks/README.md): from zero the subject is seldom carried over in as many steps.
-    zero_init: str = "identity"
-    #: (n) the condition of an example: "other", a random other reference of the subject, or "self".
-    pairs: str = "other"
-    #: What is learned of each reference (see :func:`p3s.training.examples.views`). Not in the paper, whose way is
-    #: "whole": the toy world's samples are better with the crop (benchmarks/README.md).
-    views: str = "whole+subject"
-    #: Whether the fill of a removed subject is "learned" like the rest of the picture (as in the paper), or "ignored"
-    #: by L_LDM.
-    removed: str = "ignored"
+    prompt_dropout: float = setting(
+        0.1,
+        "Fraction of steps trained without the prompt, for classifier-free guidance.",
+        low=0.0,
+        high=1.0,
+        step=0.01,
+    )
+    #: Of L_ac.
+    attention_layers: str = setting(
+        "last", "Cross-attention layers that the attention consistency loss compares.", ("last", "all", "none")
+    )
+    #: (e) the normaliser of Eq. 12: the mean, or the sum as printed.
+    attention_norm: str = setting(
+        "mean",
+        "Normaliser of the attention consistency loss: the mean attention, or the sum as in the paper, which makes the "
+        "loss almost 0.",
+        ("mean", "sum"),
+    )
+    #: (d) "zero" as written. The default is the toy world's evidence (benchmarks/README.md): from zero the subject is
+    #: seldom carried over in as many steps.
+    zero_init: str = setting(
+        "identity",
+        "How the zero convolutions start: identity (the subject network's own features), or zero (the paper).",
+        ("zero", "identity"),
+    )
+    #: (n) the condition of an example.
+    pairs: str = setting(
+        "other",
+        "With several photos: a random other photo is the condition, or the photo itself.",
+        ("other", "self"),
+    )
+    #: See :func:`p3s.training.examples.views_of`. The crop is not in the paper: the toy world samples better with it
+    #: (benchmarks/README.md).
+    views: str = setting(
+        "whole+subject",
+        "whole: the photo, as in the paper. whole+subject: also a crop around the subject, so that its position is not "
+        "memorised.",
+        ("whole", "whole+subject"),
+    )
+    #: "ignored" leaves the fill out of L_LDM; the paper learns it.
+    removed: str = setting(
+        "ignored",
+        "Whether the filled-in area of a removed subject is learned like the rest, or ignored by the loss.",
+        ("learned", "ignored"),
+    )
 
     #: Settings that do not change what a step does to the weights.
     NEUTRAL: ClassVar[tuple[str, ...]] = ("epochs", "steps", "checkpointing")
     #: Settings that may be changed to resume after the loss was no longer finite.
     REMEDIES: ClassVar[tuple[str, ...]] = ("learning_rate", "precision")
-    CHOICES: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "precision": ("fp32", "bf16", "fp16"),
-        "optimizer": ("adamw", "adamw8bit"),
-        "attention_layers": ("last", "all", "none"),
-        "attention_norm": ("mean", "sum"),
-        "zero_init": ("zero", "identity"),
-        "pairs": ("other", "self"),
-        "views": ("whole", "whole+subject"),
-        "removed": ("learned", "ignored"),
-    }
 
     def __post_init__(self) -> None:
-        for name, choices in self.CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise TrainingError(f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}")
-        if not isinstance(self.checkpointing, bool):
-            raise TrainingError(f"checkpointing must be true or false; got {self.checkpointing!r}")
-        largest = {"epochs": 10**6, "steps": 10**9, "batch_size": 10**4, "seed": 2**64 - 1}
-        smallest = {"epochs": 1, "batch_size": 1}
-        for name, high in largest.items():
-            value, low = getattr(self, name), smallest.get(name, 0)
-            if not isinstance(value, int) or not is_number(value, low, high):
-                raise TrainingError(f"{name} must be a whole number in {low}..{high}; got {value!r}")
-        for name in ("learning_rate", "weight_learning_rate"):
-            if not is_number(getattr(self, name), 1e-12, 1e6):
-                raise TrainingError(f"{name} must be a positive number; got {getattr(self, name)!r}")
-        for name, upper in (("weight_decay", 1e6), ("gamma", 1e6), ("prompt_dropout", 1.0)):
-            if not is_number(getattr(self, name), 0.0, upper):
-                raise TrainingError(f"{name} must be a number in 0..{upper:g}; got {getattr(self, name)!r}")
+        check(self, TrainingError)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +12,19 @@ import torch
 from torch import Tensor
 
 from ..errors import TrainingError
-from ..files import as_bytes
-from ..network.copy_settings import CopySettings
-from ..network.unet import UNet
-from ..sampling.diffusion import NoiseSchedule
-from ..subject.base_fingerprint import fingerprint
 from .examples import Example
 from .key import close, tensors
 from .settings import TrainSettings
 from .step import StepReport
 
 #: After which step, name of the setting, value before, value from then on.
-Change = tuple[int, str, str, str]
+SettingChange = tuple[int, str, str, str]
 
 
 @dataclass(frozen=True)
 class Divergence:
     """That the loss or a gradient of a later step was not finite: of which step, and the values of
-    ``TrainSettings.REMEDIES`` then, as in :func:`inputs_of`."""
+    ``TrainSettings.REMEDIES`` then, as in ``TrainingInputs.facts``."""
 
     step: int
     inputs: Mapping[str, str]
@@ -40,9 +34,9 @@ class Divergence:
 class StateHead:
     """What a training was trained on and how far it got: a state without its large parts.
 
-    inputs: names and values of what the training depends on (:func:`inputs_of`). examples, empty_prompt: those it is
-    trained on. reports: of the steps done. diverged: how the training diverged after this state, if it did. changes:
-    what was changed to resume after that, as (after which step, name, value before, value from then on).
+    inputs: names and values of what the training depends on (``TrainingInputs.facts``). examples, empty_prompt: those
+    it is trained on. reports: of the steps done. diverged: how the training diverged after this state, if it did.
+    changes: what was changed to resume after that, as (after which step, name, value before, value from then on).
     """
 
     inputs: Mapping[str, str]
@@ -50,7 +44,7 @@ class StateHead:
     empty_prompt: Tensor
     reports: tuple[StepReport, ...]
     diverged: Divergence | None = field(default=None, kw_only=True)
-    changes: tuple[Change, ...] = field(default=(), kw_only=True)
+    changes: tuple[SettingChange, ...] = field(default=(), kw_only=True)
 
     def same_references(self, examples: Sequence[Example], empty_prompt: Tensor) -> bool:
         """Whether it was trained on these, as far as another run on a GPU gives the same tensors."""
@@ -139,26 +133,9 @@ class Checkpoints:
             self.path.unlink()
 
 
-def inputs_of(base: UNet, copy_settings: CopySettings, noise: NoiseSchedule, settings: TrainSettings) -> dict[str, str]:
-    """What a training depends on apart from its examples, by names that users know. Settings that do not change what a
-    step does (``TrainSettings.NEUTRAL``) are left out: a training may be resumed with more steps.
-
-    The base counts by its sampled :func:`p3s.subject.base_fingerprint.fingerprint`: reading all of it would take
-    seconds, and another checkpoint or LoRA differs everywhere, not in single values.
-    """
-    found = {name: repr(value) for name, value in asdict(settings).items() if name not in settings.NEUTRAL}
-    found |= {name: repr(value) for name, value in asdict(copy_settings).items()}
-    schedule = hashlib.sha256(as_bytes(noise.alphas_cumprod.float().cpu().contiguous())).hexdigest()
-    return found | {
-        "the base model": fingerprint(base.state_dict()),
-        "the noise schedule": schedule,
-        "prediction": noise.prediction,
-    }
-
-
 def _remedied(before: Mapping[str, str], now: Mapping[str, str]) -> bool:
     """Whether a setting that can keep a loss finite is better than before, and none is worse. The values are those of
-    :func:`inputs_of`."""
+    ``TrainingInputs.facts``."""
 
     def ranks(inputs: Mapping[str, str]) -> list[float]:
         rate, precision = _values(inputs)
@@ -177,7 +154,7 @@ def remedies(inputs: Mapping[str, str]) -> str:
 
 
 def _values(inputs: Mapping[str, str]) -> tuple[float, str]:
-    """The values of ``TrainSettings.REMEDIES``, which :func:`inputs_of` has written with ``repr``."""
+    """The values of ``TrainSettings.REMEDIES``, which ``TrainingInputs.facts`` has written with ``repr``."""
     rate, precision = (inputs[name] for name in TrainSettings.REMEDIES)
     return float(rate), precision.strip("'")
 

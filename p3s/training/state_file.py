@@ -28,7 +28,8 @@ import torch
 from torch import Tensor
 
 from ..errors import DamagedStateError, SubjectFileError, TrainingError
-from ..files import TensorEntry, as_bytes, check_entries, read_header, safetensors_header, write_atomic
+from ..file_writing import write_atomic
+from ..safetensors_format import TensorEntry, as_bytes, check_entries, read_header, safetensors_header
 from .examples import Example
 from .memory import is_out_of_memory
 from .settings import TrainSettings
@@ -51,7 +52,7 @@ def save_state(state: TrainState, path: Path) -> Path:
     """Write the state to ``path``, all or nothing. Raises SubjectFileError when the disk does not take it; a state that
     was there before is then unchanged."""
     content = {name: getattr(state, name) for names in PARTS.values() for name in names}
-    content["examples"] = [{k: v for k, v in vars(example).items() if v is not None} for example in state.examples]
+    content["examples"] = [example.stored() for example in state.examples]
     losses = [(report.loss, report.denoising, report.consistency) for report in state.reports]
     content["reports"] = {
         "losses": torch.tensor(losses, dtype=torch.float64),
@@ -160,7 +161,7 @@ def _load_version_2(path: Path) -> TrainState:
             raise ValueError("a part does not match its checksum")
     content = torch.load(path, map_location="cpu", weights_only=True)
     _check_version(path, content.pop("format_version"), 2)
-    examples = tuple(Example(**values) for values in content.pop("examples"))
+    examples = tuple(Example.from_stored(tensors) for tensors in content.pop("examples"))
     reports = tuple(StepReport(**values) for values in content.pop("reports"))
     changes = tuple(tuple(change) for change in content.pop("changes", ()))
     diverged = content.pop("diverged")
@@ -201,7 +202,7 @@ def _content(metadata: Mapping[str, str], parts: Iterable[str], tensors: Mapping
         content |= _put_together(json.loads(metadata[part]), tensors)
     losses, total = content["reports"]["losses"].tolist(), content["reports"]["total"]
     content["reports"] = tuple(StepReport(step, total, *values) for step, values in enumerate(losses, 1))
-    content["examples"] = tuple(Example(**values) for values in content["examples"])
+    content["examples"] = tuple(Example.from_stored(tensors) for tensors in content["examples"])
     content["changes"] = tuple(tuple(change) for change in content["changes"])
     return content
 

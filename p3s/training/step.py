@@ -14,7 +14,7 @@ from ..errors import FamilyError, TrainingError
 from ..network.image_latent import fit_condition
 from ..network.injection import Injection, InjectionHooks
 from ..network.subject_copy import SubjectCopy
-from ..network.unet import Stage, UNet
+from ..network.unet import BlockStage, UNet
 from ..network.unet_config import Layer, UNetConfig
 from ..sampling.diffusion import NoiseSchedule
 from .examples import Example
@@ -42,7 +42,7 @@ class Batch:
 
     ``x`` x_t and ``target`` [batch, channels, h, w], ``timesteps`` [batch], ``context`` [batch, text tokens,
     context_dim]; ``sources`` the (I', c_s) of the condition of each row, [channels, h', w'] and [tokens, token_dim];
-    ``counted`` [batch, 1, h, w], 0..1, the share of each pixel in L_LDM.
+    ``loss_mask`` [batch, 1, h, w], 0..1, the share of each pixel in L_LDM.
     """
 
     x: Tensor
@@ -50,7 +50,7 @@ class Batch:
     target: Tensor
     context: Tensor
     sources: tuple[tuple[Tensor, Tensor], ...]
-    counted: Tensor
+    loss_mask: Tensor
 
     def to(self, device: torch.device) -> Batch:
         """The same on ``device``."""
@@ -64,11 +64,11 @@ class Batch:
             moved(self.target),
             moved(self.context),
             tuple((moved(latent), moved(tokens)) for latent, tokens in self.sources),
-            moved(self.counted),
+            moved(self.loss_mask),
         )
 
 
-def losses(base: UNet, copy: SubjectCopy, batch: Batch, settings: TrainSettings) -> tuple[Tensor, Tensor]:
+def batch_losses(base: UNet, copy: SubjectCopy, batch: Batch, settings: TrainSettings) -> tuple[Tensor, Tensor]:
     """L_LDM and L_ac of a batch, both scalars. With the ``attention_layers`` "none", or gamma 0, L_ac is not computed
     and 0."""
     copy.borrow(base)
@@ -78,20 +78,20 @@ def losses(base: UNet, copy: SubjectCopy, batch: Batch, settings: TrainSettings)
     condition = torch.cat([fit_condition(c, size) for c in conditions])
     compared = compared_layers(copy, settings.attention_layers if settings.gamma else "none")
     seen = copy.read(
-        batch.x, batch.timesteps, batch.context, condition, until=Stage.NORM2 if compared else copy.last_stage
+        batch.x, batch.timesteps, batch.context, condition, until=BlockStage.NORM2 if compared else copy.last_stage
     )
     features = copy.features(seen)
     if copy.learned_weight is not None:
-        features = features.weighted(copy.learned_weight(batch.timesteps))
+        features = features.with_weight(copy.learned_weight(batch.timesteps))
     hooks = _Watched(Injection(features, copy.settings.lam))
     prediction = base(batch.x, batch.timesteps, batch.context, hooks)
     consistency = batch.x.new_zeros(())
     for layer in compared:
-        ours = copy.unet.block(layer).attn2.map(seen.norm2[layer], batch.context)
+        ours = copy.unet.block(layer).attn2.attention_map(seen.norm2[layer], batch.context)
         twin = copy.map.twin(layer)
-        theirs = base.block(twin).attn2.map(hooks.queries[twin], batch.context)
+        theirs = base.block(twin).attn2.attention_map(hooks.queries[twin], batch.context)
         consistency = consistency + attention_consistency(ours, theirs, settings.attention_norm)
-    return denoising_loss(prediction, batch.target, batch.counted), consistency
+    return denoising_loss(prediction, batch.target, batch.loss_mask), consistency
 
 
 def compared_layers(copy: SubjectCopy, which: str) -> tuple[Layer, ...]:
@@ -113,12 +113,12 @@ class _Watched(InjectionHooks):
         return query
 
 
-def epoch(examples: Sequence[Example], batch_size: int, generator: torch.Generator) -> list[list[int]]:
+def epoch_batches(examples: Sequence[Example], batch_size: int, generator: torch.Generator) -> list[list[int]]:
     """One shuffled pass over the examples, as batches of ``batch_size`` example numbers that share a latent size. Where
     a size has too few, or a remainder, some are repeated, with a noise and a timestep of their own."""
     by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for i in torch.randperm(len(examples), generator=generator).tolist():
-        by_size[tuple(examples[i].target.shape)].append(i)
+        by_size[tuple(examples[i].learned_latent.shape)].append(i)
     batches = [
         list(islice(cycle(rows), i, i + batch_size))
         for rows in by_size.values()
@@ -129,10 +129,10 @@ def epoch(examples: Sequence[Example], batch_size: int, generator: torch.Generat
 
 def total_steps(examples: Sequence[Example], settings: TrainSettings) -> int:
     """The number of steps that the settings mean for these examples."""
-    return settings.steps or settings.epochs * len(epoch(examples, settings.batch_size, torch.Generator()))
+    return settings.steps or settings.epochs * len(epoch_batches(examples, settings.batch_size, torch.Generator()))
 
 
-def draw(
+def draw_batch(
     examples: Sequence[Example],
     rows: Sequence[int],
     empty_prompt: Tensor,
@@ -142,15 +142,15 @@ def draw(
 ) -> Batch:
     """The random choices of a step: timesteps, noise, dropped prompts, and which reference is the condition. All
     tensors are float32 on the CPU."""
-    latents = torch.stack([examples[i].target for i in rows]).float()
+    latents = torch.stack([examples[i].learned_latent for i in rows]).float()
     t = torch.randint(len(noise), (len(rows),), generator=generator)
     eps = torch.randn(latents.shape, generator=generator)
     dropped = torch.rand(len(rows), generator=generator) < settings.prompt_dropout
     prompts = [empty_prompt if gone else examples[i].prompt for i, gone in zip(rows, dropped.tolist(), strict=True)]
     sources = [_condition_of(i, examples, settings.pairs, generator) for i in rows]
     everything = torch.ones(latents.shape[2:])
-    shares = (examples[i].counted for i in rows)
-    counted = [everything if share is None else share for share in shares]
+    given = (examples[i].loss_mask for i in rows)
+    masks = [everything if mask is None else mask for mask in given]
 
     def own(tensor: Tensor) -> Tensor:
         # A copy, because autograd refuses tensors that a host made in inference mode.
@@ -162,7 +162,7 @@ def draw(
         target=noise.target(latents, eps, t),
         context=torch.stack(prompts).float(),
         sources=tuple((own(e.latent), own(e.tokens)) for e in sources),
-        counted=torch.stack(counted).float()[:, None],
+        loss_mask=torch.stack(masks).float()[:, None],
     )
 
 
@@ -193,7 +193,7 @@ def check_examples(config: UNetConfig, examples: Sequence[Example], empty_prompt
     """Raise :class:`TrainingError`, naming the reference, for examples that do not fit the base or each other."""
     check_base(config)
     if not examples:
-        raise TrainingError("no reference to train on: connect at least one")
+        raise TrainingError("no reference to train on: give at least one photo")
     prompt = tuple(empty_prompt.shape)
     for number, example in zip(reference_numbers(examples), examples, strict=True):
         name = f"reference {number}"
@@ -211,12 +211,12 @@ def check_examples(config: UNetConfig, examples: Sequence[Example], empty_prompt
                 f"{name}: its prompt has the shape {tuple(example.prompt.shape)}, the empty prompt {prompt}; both must "
                 f"be equally long and {config.context_dim} wide (encode both with this model's own CLIP)"
             )
-        if example.counted is not None and example.counted.shape != example.target.shape[1:]:
+        if example.loss_mask is not None and example.loss_mask.shape != example.learned_latent.shape[1:]:
             raise TrainingError(
-                f"{name}: counted has the shape {tuple(example.counted.shape)}, its latent "
-                f"{tuple(example.target.shape[1:])}"
+                f"{name}: loss_mask has the shape {tuple(example.loss_mask.shape)}, its latent "
+                f"{tuple(example.learned_latent.shape[1:])}"
             )
-        for part in (example.latent, example.target, example.tokens, example.prompt):
+        for part in (example.latent, example.learned_latent, example.tokens, example.prompt):
             if not torch.isfinite(part).all():
                 raise TrainingError(f"{name} holds values that are not finite (NaN or infinite)")
 

@@ -258,7 +258,7 @@ def test_a_server_that_does_not_answer_is_said_once(picker: EditorPage) -> None:
     try:
         picker.click(*DOG)
         picker.press("m")
-        wait_for_live(picker, "The masks cannot be shown: the server answered 500.")
+        wait_for_live(picker, "The masks cannot be shown: the server answered with status 500.")
         picker.stays(lambda: len(seen), 1, seconds=1)
         assert seen[0]["picture"] == {"node": "P3S_PointPicker", "image": "two.png [input]"}
         assert json.loads(seen[0]["points"]) == {"v": 1, **picker.points}

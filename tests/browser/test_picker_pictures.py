@@ -12,7 +12,7 @@ from browser.pictures import gradient
 from host.hosts import REPO
 from PIL import Image
 
-OTHER = "The points were set on another picture: check them."
+OTHER = "The points were placed on a different picture: check them."
 
 
 def stage(page: EditorPage) -> np.ndarray:
@@ -134,7 +134,7 @@ def test_what_transparency_hides_is_white_in_the_editor_and_said(editor_page: Ed
     picture.save(folder / "cut_out.png")
     editor_page.pictures["cut_out.png"] = (640, 640)
     editor_page.fresh("cut_out.png")
-    assert editor_page.status().startswith("Transparent parts are white.")
+    assert editor_page.status().startswith("Transparent areas are shown as white.")
     drawn = stage(editor_page)[:-60]  # above the hint
     half = drawn.shape[1] // 2
     assert drawn[:, half + 8 :].min() > 240

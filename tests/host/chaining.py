@@ -65,7 +65,7 @@ FRAMES = {"peer": "ComfyUI-AnimateDiff-Evolved", "minimum": "0.33.0", "section":
 STILL = "a motion module of zeros gives the images without it"
 
 CASES: dict[str, Case] = {
-    "lora": Case("LoRA", BOTH, "acts on the model, not on the subject's own copy"),
+    "lora": Case("LoRA", BOTH, "acts on the model, not on the subject network"),
     "lora-bypass": Case("LoRA in bypass mode", BOTH, minimum="0.33.0"),
     "freeu": Case("FreeU", BOTH),
     "freeu-v2": Case("FreeU V2", BOTH),
@@ -119,7 +119,7 @@ CASES: dict[str, Case] = {
         BOTH,
         "over the images of a batch: the picture without it",
     ),
-    "animatediff": Case("AnimateDiff-Evolved", BOTH, "the copy sees each frame by itself", **FRAMES),
+    "animatediff": Case("AnimateDiff-Evolved", BOTH, "the subject network sees each frame by itself", **FRAMES),
     "animatediff-conditional": Case("AnimateDiff-Evolved, with guidance conditional", ("before",), **FRAMES),
     "animatediff-low-rank": Case("AnimateDiff-Evolved, with a subject of the kind lora", ("before",), **FRAMES),
     "animatediff-windows": Case("AnimateDiff-Evolved, sliding windows", BOTH, **FRAMES),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
+NAMED = "COMFYUI_PATH"
 NO_HOST = (
     "no ComfyUI found; name one or several folders (with their own .venv where they have one) in COMFYUI_PATH, "
     "separated by '" + os.pathsep + "'"
@@ -25,6 +26,11 @@ class Host:
 
     def __str__(self) -> str:
         return f"ComfyUI {self.version} ({self.path})"
+
+    @property
+    def release(self) -> tuple[int, ...]:
+        """The version's numbers, which compare as versions do."""
+        return tuple(map(int, re.findall(r"\d+", self.version)))
 
 
 def host_at(path: Path) -> Host | None:
@@ -43,7 +49,7 @@ def find_hosts() -> list[Host]:
 
     An empty COMFYUI_PATH means none. A folder named there that holds no ComfyUI raises FileNotFoundError.
     """
-    named = os.environ.get("COMFYUI_PATH")
+    named = os.environ.get(NAMED)
     if named is not None:
         hosts = []
         for text in filter(None, named.split(os.pathsep)):
@@ -58,3 +64,17 @@ def find_hosts() -> list[Host]:
     folders += sorted((Path.home() / "comfy").glob("ComfyUI*"))
     found = [host_at(folder) for folder in folders]
     return list({host.path: host for host in found if host}.values())
+
+
+def default_hosts(found: list[Host]) -> list[Host]:
+    """Those that a quick run tests on: all that COMFYUI_PATH names, else the newest that was found."""
+    return found if NAMED in os.environ else sorted(found, key=lambda host: host.release)[-1:]
+
+
+def header(found: list[Host], used: list[Host]) -> list[str]:
+    """What pytest's header says of the hosts."""
+    left = [host for host in found if host not in used]
+    lines = [f"hosts: {', '.join(map(str, used))}" if used else f"hosts: {'none' if NAMED in os.environ else NO_HOST}"]
+    if left:
+        lines.append(f"hosts found and left out: {', '.join(map(str, left))}; --all-hosts (make test-hosts) runs all")
+    return lines

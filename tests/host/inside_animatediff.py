@@ -8,7 +8,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from comfyui_p3s.nodes.host import weights
+from comfyui_p3s.nodes.host import base_model
 from inside_literal import Literal, literal
 from inside_subjects import apply, difference, sample, subject_for
 from inside_verdicts import CONDITIONAL, EQUAL, REUSED, Chain, same
@@ -51,8 +51,8 @@ def still(chain: Chain, order: str, window: int = 0, **application: Any) -> str:
 
 def again(chain: Chain, order: str) -> str:
     """A changed setting, after which the model alone and its weights are what they were before."""
-    before, alone = weights.base_weights(chain.model), chain.image(True, **VIDEO)
-    fingerprint, config = weights.base_fingerprint(chain.model), weights.unet_config(chain.model)
+    before, alone = base_model.base_weights(chain.model), chain.image(True, **VIDEO)
+    fingerprint, config = base_model.base_fingerprint(chain.model), base_model.unet_config(chain.model)
 
     def both(strength: float) -> torch.Tensor:
         if order == "after":
@@ -62,9 +62,9 @@ def again(chain: Chain, order: str) -> str:
     first, changed, once_more = both(1.0), both(0.5), both(1.0)
     if difference(first, once_more) > EQUAL or difference(first, changed) < 0.05:
         return "the setting before stays"
-    if weights.unet_config(chain.model) != config or weights.base_fingerprint(chain.model) != fingerprint:
+    if base_model.unet_config(chain.model) != config or base_model.base_fingerprint(chain.model) != fingerprint:
         return "the model is read as another"
-    left = weights.base_weights(chain.model)
+    left = base_model.base_weights(chain.model)
     if set(left) != set(before) or any(not torch.equal(left[key], before[key]) for key in before):
         return "the weights are others"
     trained = apply(chain.model, subject_for(chain.model, kind="lora", rank=4))  # borrows the model's layers

@@ -160,7 +160,7 @@ def advanced(chain: Chain) -> str:
 
 
 def split_batch(chain: Chain) -> str:
-    """The host runs the halves of the guidance apart when it believes that memory is short."""
+    """The host runs the branches of the guidance apart when it believes that memory is short."""
     applied = chain.ours(chain.model)
     together = sample(applied)
 

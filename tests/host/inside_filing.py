@@ -9,8 +9,8 @@ from random import Random
 from typing import Any
 
 import torch
-from comfyui_p3s.nodes.host import folders
-from comfyui_p3s.nodes.training import filing
+from comfyui_p3s.nodes.host import subject_folders
+from comfyui_p3s.nodes.training import saved_subjects
 from comfyui_p3s.p3s.network.copy_settings import CopySettings
 from comfyui_p3s.p3s.sampling.diffusion import NoiseSchedule
 from comfyui_p3s.p3s.subject.file import Subject, SubjectReference
@@ -38,7 +38,7 @@ BEFORE = inputs()
 
 
 def main(arguments: dict[str, Any]) -> dict[str, Any]:
-    folder = Path(folders.save_folder())
+    folder = Path(subject_folders.save_folder())
     folder.mkdir(parents=True, exist_ok=True)
     old = Path(arguments["old_state"]).read_bytes()
     return {"states": states(folder), "subjects": subjects(), "damage": damage(folder, old)}
@@ -52,13 +52,13 @@ def subjects() -> dict[str, bool]:
         return replace(found, training_key=of.key(), sketches=of.sketches(), **changes)
 
     def known(**changes: Any) -> bool:
-        return filing.trained_before(info(inputs(**changes)), "dog") is not None
+        return saved_subjects.trained_before(info(inputs(**changes)), "dog") is not None
 
     reference = SubjectReference(torch.zeros(4, 8, 8), torch.zeros(5, 6))
     weights = {"a": torch.zeros(2)}
-    filing.save(Subject(weights, (reference,), info(BEFORE, completed=False)), "dog")
+    saved_subjects.save(Subject(weights, (reference,), info(BEFORE, completed=False)), "dog")
     cancelled = known()
-    filing.save(Subject(weights, (reference,), info(BEFORE)), "dog")
+    saved_subjects.save(Subject(weights, (reference,), info(BEFORE)), "dog")
     return {
         "cancelled": cancelled,
         "the same": known(),
@@ -86,7 +86,7 @@ def damage(folder: Path, old: bytes) -> dict[str, dict[str, int]]:
                 content = bytearray(whole)
                 content[random.randrange(len(content))] ^= 1 << random.randrange(8)
                 path.write_bytes(content)
-                found[filing.state_file(BEFORE, "cat", resumes)[0].name.split("_")[0]] += 1
+                found[saved_subjects.state_file(BEFORE, "cat", resumes)[0].name.split("_")[0]] += 1
             chosen[f"{version}, {resumes}"] = dict(found)
     path.unlink()
     return chosen
@@ -109,7 +109,7 @@ def states(folder: Path) -> dict[str, tuple[str, ...]]:
             path.write_bytes(state)
         else:
             save_state(state, path)
-        chosen, notes = filing.state_file(wanted, name, resumes)
+        chosen, notes = saved_subjects.state_file(wanted, name, resumes)
         texts = (chosen.name, *notes, *sorted(file.name for file in folder.glob("*.training")))
         short = ((f"_{before}.training", ".before"), (f"_{now}.training", ".now"), (f"{folder}/", ""))
         for long, brief in short:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from comfy.patcher_extension import WrappersMP
-from comfyui_p3s.nodes.host import weights
+from comfyui_p3s.nodes.host import base_model
 from comfyui_p3s.p3s.network.copy_settings import CopySettings
 from comfyui_p3s.p3s.network.injection import Features, fit_tokens
 from comfyui_p3s.p3s.network.subject_copy import SubjectCopy
@@ -37,7 +37,7 @@ def literal(model: Any, *used: Literal | Subject, prompts: Collection[int] = (0,
     conditionings that "conditional" leaves the subject in."""
     parts = [each if isinstance(each, Literal) else Literal(each) for each in used]
     copies = [plain_copy(model, part.subject) for part in parts]
-    channels = weights.unet_config(model).out_channels
+    channels = base_model.unet_config(model).out_channels
 
     def wrapper(executor, x, timesteps, context=None, y=None, control=None, transformer_options={}, **kwargs):  # noqa: B006
         def call(rows: slice, kinds: list[int], uuids: list[Any]) -> torch.Tensor:
@@ -66,7 +66,7 @@ def literal(model: Any, *used: Literal | Subject, prompts: Collection[int] = (0,
 def plain_copy(model: Any, subject: Subject) -> SubjectCopy:
     """The subject's copy on torch's own layers; a low-rank one on a U-Net of the base's weights."""
     with torch.inference_mode(False):
-        base = UNet.from_state_dict(weights.base_weights(model))
+        base = UNet.from_state_dict(base_model.base_weights(model))
         settings = CopySettings.from_dict(subject.info.copy_settings)
         copy = SubjectCopy(base.config, settings, subject.references[0].tokens.shape[1])
         copy.load_state_dict(subject.weights)
@@ -80,7 +80,7 @@ def features(
     """Eq. 6 and 9."""
     reference = part.subject.references[0]
     condition = copy.condition(reference.latent[None], reference.tokens[None])
-    return copy(x, timesteps, context, condition).weighted(part.weight)
+    return copy(x, timesteps, context, condition).with_weight(part.weight)
 
 
 def with_patches(

@@ -9,13 +9,13 @@ import comfy.sample
 import comfy.sd
 import comfy.utils
 import torch
-from comfyui_p3s.nodes.host import patch, weights
-from comfyui_p3s.nodes.host.sampling import Application
+from comfyui_p3s.nodes.host import apply_subject, base_model
 from comfyui_p3s.p3s.network.copy_settings import CopySettings
+from comfyui_p3s.p3s.network.copy_start import start_copy
 from comfyui_p3s.p3s.network.injection import Injection, InjectionHooks
 from comfyui_p3s.p3s.network.low_rank import Borrowed
-from comfyui_p3s.p3s.network.subject_copy import SubjectCopy
 from comfyui_p3s.p3s.network.unet import UNet
+from comfyui_p3s.p3s.sampling.application import Application
 from comfyui_p3s.p3s.sampling.schedule import Schedule
 from comfyui_p3s.p3s.subject.file import Subject, SubjectReference
 from comfyui_p3s.p3s.subject.info import SubjectInfo
@@ -34,21 +34,21 @@ def subject_for(model: Any, **settings: Any) -> Subject:
     """A subject whose every weight differs from its start, as after training."""
     chosen = CopySettings(kind="lora", rank=4, **settings)
     with torch.inference_mode(False):
-        copy = SubjectCopy.from_base(weights.base_weights(model), chosen, 20)
+        copy = start_copy(base_model.base_weights(model), chosen, 20)
         state = {
             k: v + 0.1 * draw(*v.shape, seed=i) * v[0].numel() ** -0.5
             for i, (k, v) in enumerate(copy.state_dict().items())
         }
     reference = SubjectReference(draw(4, 16, 16, seed=1), draw(17, 20, seed=1))
-    config = weights.unet_config(model)
+    config = base_model.unet_config(model)
     info = SubjectInfo(
-        config.family, weights.base_fingerprint(model), chosen.to_dict(), {}, ("",), ("",), 1, True, "", ""
+        config.family, base_model.base_fingerprint(model), chosen.to_dict(), {}, ("",), ("",), 1, True, "", ""
     )
     return Subject(state, (reference,), info)
 
 
 def apply(model: Any, subject: Subject, schedule: Schedule = FIXED) -> Any:
-    return patch.apply_subject(model, subject, 0, Application(schedule, 0.8))[0]
+    return apply_subject.apply_subject(model, subject, 0, Application(schedule, 0.8))[0]
 
 
 def call(model: Any) -> torch.Tensor:
@@ -71,11 +71,11 @@ def sample(model: Any) -> torch.Tensor:
 def against_the_core(model: Any, subject: Subject) -> dict[str, Any]:
     """The host's U-Net with the subject against our own U-Net with the weights of this MODEL, LoRAs included."""
     with torch.inference_mode(False):
-        base = UNet.from_state_dict(weights.base_weights(model))
-    copy = patch.build_copy(base.config, subject, torch.float32)
+        base = UNet.from_state_dict(base_model.base_weights(model))
+    copy = apply_subject.build_copy(base.config, subject, torch.float32)
     copy.borrow(base)
     condition = copy.condition(subject.references[0].latent[None], subject.references[0].tokens[None])
-    features = copy(*inputs(), condition).weighted(0.8)
+    features = copy(*inputs(), condition).with_weight(0.8)
     expected = base(*inputs(), InjectionHooks(Injection(features, copy.settings.lam)))
     comfy.model_management.load_models_gpu([model])
     found = call(apply(model, subject))
@@ -87,7 +87,7 @@ def against_the_core(model: Any, subject: Subject) -> dict[str, Any]:
 
 def sharing(model: Any, subject: Subject) -> dict[str, Any]:
     applied = apply(model, subject)
-    (patcher,) = applied.get_additional_models_with_key(patch.KEY)
+    (patcher,) = applied.get_additional_models_with_key(apply_subject.KEY)
     copy = patcher.model
     base = model.model.diffusion_model
     layers = {name: layer for name, layer in copy.unet.named_modules() if isinstance(layer, Borrowed)}
@@ -103,7 +103,9 @@ def sharing(model: Any, subject: Subject) -> dict[str, Any]:
         "the copy counts little": patcher.model_size() < model.model_size() / 4,
         "sampled": as_written(model, subject),
         "again the same": torch.equal(sample(apply(model, subject)), image),
-        "a clone shares the copy": apply(model.clone(), subject).get_additional_models_with_key(patch.KEY)[0].model
+        "a clone shares the copy": apply(model.clone(), subject)
+        .get_additional_models_with_key(apply_subject.KEY)[0]
+        .model
         is copy,
     }
 
@@ -132,9 +134,9 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
         "sharing": sharing(slim, small),
     }
     other = load("slim")  # the same checkpoint in a MODEL of its own
-    facts["another MODEL has its own copy"] = patch.patcher_of_copy(
-        other, weights.unet_config(other), small
-    ).model is not (patch.patcher_of_copy(slim, weights.unet_config(slim), small).model)
+    facts["another MODEL has its own copy"] = apply_subject.patcher_of_copy(
+        other, base_model.unet_config(other), small
+    ).model is not (apply_subject.patcher_of_copy(slim, base_model.unet_config(slim), small).model)
     comfy.model_management.unload_all_models()
     state = {
         k: v for k, v in comfy.utils.load_torch_file(arguments["slim"]).items() if k.startswith("model.diffusion_")

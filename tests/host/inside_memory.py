@@ -9,7 +9,7 @@ from typing import Any
 import comfy.ldm.modules.attention
 import comfy.model_management as management
 import torch
-from comfyui_p3s.nodes.host import patch
+from comfyui_p3s.nodes.host import apply_subject
 from comfyui_p3s.p3s.network.injection import EffectMask
 from inside_subjects import apply, difference, load, sample, subject_for
 
@@ -42,7 +42,7 @@ def cast(copy: Any) -> list[bool]:
 
 def partly(model: Any, **settings: Any) -> dict[str, Any]:
     applied = apply(model, subject_for(model, **settings))
-    (copy,) = [p.model for p in applied.get_additional_models_with_key(patch.KEY)]
+    (copy,) = [p.model for p in applied.get_additional_models_with_key(apply_subject.KEY)]
     whole = sample(applied)
     found: dict[str, Any] = {}
     for name in ("NO_VRAM", "LOW_VRAM", "NORMAL_VRAM"):
@@ -59,7 +59,7 @@ def partly(model: Any, **settings: Any) -> dict[str, Any]:
 def halved(model: Any) -> dict[str, bool]:
     """Weights in another type than the computation: whatever would use them uncast is an error."""
     applied = apply(model, subject_for(model))
-    (copy,) = [p.model for p in applied.get_additional_models_with_key(patch.KEY)]
+    (copy,) = [p.model for p in applied.get_additional_models_with_key(apply_subject.KEY)]
     image = sample(applied)
     copy.to(torch.bfloat16)
     return {"finite": bool(torch.isfinite(sample(applied)).all()), "another": not torch.equal(sample(applied), image)}

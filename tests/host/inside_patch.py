@@ -13,10 +13,10 @@ import comfy.utils
 import comfy_extras.nodes_custom_sampler as custom
 import torch
 from comfy.patcher_extension import WrappersMP
-from comfyui_p3s.nodes.host import attention, halves, patch, weights
-from comfyui_p3s.nodes.host.sampling import Application
+from comfyui_p3s.nodes.host import apply_subject, attention, base_model, guidance
 from comfyui_p3s.p3s.network.injection import Injection, InjectionHooks
 from comfyui_p3s.p3s.network.unet import UNet
+from comfyui_p3s.p3s.sampling.application import Application
 from comfyui_p3s.p3s.sampling.schedule import Schedule
 from comfyui_p3s.p3s.sampling.settings import SamplingSettings
 from inside_literal import literal
@@ -39,7 +39,7 @@ def same_unet(model: Any) -> float:
     """Largest difference between the host's U-Net and ours, relative to the output's size."""
     x, t, context = inputs()
     with torch.inference_mode(False):
-        ours = UNet.from_state_dict(weights.base_weights(model))
+        ours = UNet.from_state_dict(base_model.base_weights(model))
     comfy.model_management.load_models_gpu([model])
     theirs = call(model, x, t, context)
     return ((ours(x, t, context) - theirs).abs().max() / theirs.std()).item()
@@ -47,11 +47,11 @@ def same_unet(model: Any) -> float:
 
 def lora_facts(model: Any, lora: Any) -> dict[str, Any]:
     patched, _ = comfy.sd.load_lora_for_models(model, None, lora, 0.7, 0.0)
-    plain = weights.base_weights(model)
-    changed = weights.base_weights(patched)
+    plain = base_model.base_weights(model)
+    changed = base_model.base_weights(patched)
     comfy.model_management.load_models_gpu([patched])  # the shared module now holds the LoRA's weights
-    while_loaded = weights.base_weights(patched)
-    plain_while_loaded = weights.base_weights(model)
+    while_loaded = base_model.base_weights(patched)
+    plain_while_loaded = base_model.base_weights(model)
     truth = {k: v.float() for k, v in patched.model.diffusion_model.state_dict().items()}
     facts = {
         "changes": sum(not torch.equal(plain[k], changed[k]) for k in plain),
@@ -59,7 +59,7 @@ def lora_facts(model: Any, lora: Any) -> dict[str, Any]:
         "same while loaded": all(torch.equal(changed[k], while_loaded[k]) for k in changed),
         "plain is plain": all(torch.equal(plain[k], plain_while_loaded[k]) for k in plain),
         "normal tensors": not any(v.is_inference() for v in while_loaded.values()),
-        "fingerprint ignores it": weights.base_fingerprint(patched) == weights.base_fingerprint(model),
+        "fingerprint ignores it": base_model.base_fingerprint(patched) == base_model.base_fingerprint(model),
     }
     comfy.model_management.unload_all_models()
     return facts
@@ -78,15 +78,17 @@ def injection_facts(model: Any) -> dict[str, Any]:
     }.items():
         subject = subject_for(model, **settings)
         with torch.inference_mode(False):
-            base = UNet.from_state_dict(weights.base_weights(model))
-        copy = patch.build_copy(base.config, subject, torch.float32)
+            base = UNet.from_state_dict(base_model.base_weights(model))
+        copy = apply_subject.build_copy(base.config, subject, torch.float32)
         condition = copy.condition(subject.references[0].latent[None], subject.references[0].tokens[None])
-        features = copy(x, t, context, condition).weighted(0.8)
+        features = copy(x, t, context, condition).with_weight(0.8)
         expected = base(x, t, context, InjectionHooks(Injection(features, copy.settings.lam)))
         plain = base(x, t, context)
         patched = apply(model, subject, strength=0.8)
         found = call(patched, x, t, context)
-        half = call(apply(model, subject, strength=0.8, settings=SamplingSettings(halves="conditional")), x, t, context)
+        half = call(
+            apply(model, subject, strength=0.8, settings=SamplingSettings(branches="conditional")), x, t, context
+        )
         facts[name] = {
             "error": ((found - expected).abs().max() / expected.std()).item(),
             "effect": ((found - plain).abs().mean() / plain.std()).item(),
@@ -111,7 +113,7 @@ def identity_facts(model: Any) -> dict[str, bool]:
     lora_like.set_model_output_block_patch(lambda h, skip, options: (h, skip))
     chained = apply(apply(model, one), two)
     both = sample(chained)
-    copies = [p.model for p in lora_like.get_additional_models_with_key(patch.KEY)]
+    copies = [p.model for p in lora_like.get_additional_models_with_key(apply_subject.KEY)]
     between = Schedule("fixed").within(0.4, 0.6)  # two steps: the first at 0, the second at 1
     return {
         "a subject changes the image": not torch.equal(image, plain),
@@ -124,10 +126,10 @@ def identity_facts(model: Any) -> dict[str, bool]:
         "applied again is the same as fresh": torch.equal(sample(apply(model, one)), image),
         "a later clone is the same": torch.equal(sample(lora_like), image),
         "a clone does not copy the copy": copies
-        == [p.model for p in applied.get_additional_models_with_key(patch.KEY)],
+        == [p.model for p in applied.get_additional_models_with_key(apply_subject.KEY)],
         "two subjects chain": not torch.equal(both, image) and torch.equal(sample(apply(apply(model, one), two)), both),
         "the first of a chain stays as it was": torch.equal(sample(applied), image),
-        "two subjects, two copies": len(chained.get_additional_models_with_key(patch.KEY)) == 2,
+        "two subjects, two copies": len(chained.get_additional_models_with_key(apply_subject.KEY)) == 2,
         "without guidance": not torch.equal(sample(applied, cfg=1.0), sample(model, cfg=1.0)),
         "other sizes": near(applied, literal(model, one), *inputs(size=24)),
         "odd sizes": near(applied, literal(model, one), draw(2, 4, 13, 18), *inputs()[1:]),
@@ -152,25 +154,25 @@ def refusals(model: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     packed = model.clone()
     parameter = next(packed.model.diffusion_model.parameters())
     parameter.tensor_type = 2  # as GGUF marks its tensors
-    gguf = message(lambda: weights.base_weights(packed))
+    gguf = message(lambda: base_model.base_weights(packed))
     del parameter.tensor_type
     sd2 = load(arguments["sd2"])
     micro = load(arguments["micro"])
     other = load(arguments["other"])
     return {
         "gguf": gguf,
-        "flux": message(lambda: weights.unet_config(foreign("double_blocks.0.img_attn.qkv.weight"))),
+        "flux": message(lambda: base_model.unet_config(foreign("double_blocks.0.img_attn.qkv.weight"))),
         "sd2": message(lambda: apply(sd2, subject)),
         "other shapes": message(lambda: apply(micro, subject)),
-        "no such photo": message(lambda: patch.apply_subject(model, subject, 3, Application(FIXED))),
-        "other weights": list(patch.apply_subject(other, subject, 0, Application(FIXED))[1]),
-        "same weights": list(patch.apply_subject(model, subject, 0, Application(FIXED))[1]),
+        "no such photo": message(lambda: apply_subject.apply_subject(model, subject, 3, Application(FIXED))),
+        "other weights": list(apply_subject.apply_subject(other, subject, 0, Application(FIXED))[1]),
+        "same weights": list(apply_subject.apply_subject(model, subject, 0, Application(FIXED))[1]),
         "copies on several gpus": message(lambda: apply(with_a_copy_on_another_gpu(model), subject)),
         "then copied to another gpu": copied_to_another_gpu(apply(model, subject)),
         "multiplied rows": message(lambda: sample(apply(with_multiplied_rows(model), subject))),
         "multiplied rows, off": message(lambda: sample(apply(with_multiplied_rows(model), subject, 0.0))),
         "several gpus": message(
-            lambda: apply(model, subject).wrappers[WrappersMP.DIFFUSION_MODEL][patch.KEY][0](
+            lambda: apply(model, subject).wrappers[WrappersMP.DIFFUSION_MODEL][apply_subject.KEY][0](
                 None, *inputs(), transformer_options={"multigpu_thread_device": "cuda:1"}
             )
         ),
@@ -194,7 +196,7 @@ def with_multiplied_rows(model: Any) -> Any:
 
 def copied_to_another_gpu(patched: Any) -> str:
     """What the host says when that node, or Select Model Device, comes after ours."""
-    (copy,) = patched.get_additional_models_with_key(patch.KEY)
+    (copy,) = patched.get_additional_models_with_key(apply_subject.KEY)
     try:
         copy.clone().deepclone_multigpu(new_load_device=torch.device("cpu"))
     except RuntimeError as error:
@@ -216,18 +218,18 @@ def noise_facts(model: Any) -> dict[str, Any]:
         def set_sigmas(self, sigmas: torch.Tensor) -> None:
             super().set_sigmas(sigmas[19::20])
 
-    noise = weights.noise_schedule(model)
+    noise = base_model.noise_schedule(model)
     sampling = comfy.model_sampling
     return {
         "plain": [noise.prediction, len(noise), noise.alphas_cumprod[0].item(), noise.alphas_cumprod[-1].item()],
-        "v": weights.noise_schedule(resampled(model, sampling.V_PREDICTION)).prediction,
-        "lcm": message(lambda: weights.noise_schedule(resampled(model, sampling.EPS, FewSigmas))),
-        "x0": message(lambda: weights.noise_schedule(resampled(model, sampling.X0))),
+        "v": base_model.noise_schedule(resampled(model, sampling.V_PREDICTION)).prediction,
+        "lcm": message(lambda: base_model.noise_schedule(resampled(model, sampling.EPS, FewSigmas))),
+        "x0": message(lambda: base_model.noise_schedule(resampled(model, sampling.X0))),
     }
 
 
 def halves_facts() -> dict[str, bool]:
-    """by_halves with rows that say where they come from."""
+    """run_branches with rows that say where they come from."""
     facts = {}
     cases = [(c, r, "") for c, r in (([1, 0], 1), ([0, 1], 2), ([1, 0, 0], 2), ([0], 3), ([1], 2))]
     # What the guiders say counts, not the order they ask in: DualCFG's negative is its first, SAG asks for it alone.
@@ -249,7 +251,7 @@ def halves_facts() -> dict[str, bool]:
 
         calls = (lambda *a: run(1.0, *a), lambda *a: run(-1.0, *a))
         of_prompt = [m for m in mine for _ in range(rows)]
-        out = halves.by_halves(of_prompt, prompts, *calls, x, x.flatten(), x.view(n, 1, 1), control, given)
+        out = guidance.run_branches(of_prompt, prompts, *calls, x, x.flatten(), x.view(n, 1, 1), control, given)
         signs = torch.tensor([1.0 if m else -1.0 for m in mine]).repeat_interleave(rows).view(n, 1, 1, 1)
         kept = all(
             kinds == [k for k, m in zip(chunks, mine, strict=True) if m == (sign > 0)]
@@ -259,7 +261,7 @@ def halves_facts() -> dict[str, bool]:
         facts[f"{chunks} {told}"] = torch.equal(out, signs * (x + 1)) and all(s[1] for s in seen) and kept
         facts[f"{chunks} {told} as it was"] = given["cond_or_uncond"] == chunks and len(control["input"]) == 2
     conds = {name: [{"uuid": name}, {}] for name in ("positive", "middle", "negative", "empty_negative_prompt")}
-    facts["negative ones are no prompts"] = halves.prompts_of(conds) == {"positive", "middle"}
+    facts["negative ones are no prompts"] = guidance.prompts_of(conds) == {"positive", "middle"}
     tiles = torch.arange(24.0).view(2, 6, 2)
     facts["tiles keep the order"] = torch.equal(attention.as_tiles(tiles, 6).flatten(), tiles.flatten())
     facts["no tiles"] = attention.as_tiles(tiles, 2) is tiles
@@ -269,7 +271,7 @@ def halves_facts() -> dict[str, bool]:
 def guider_facts(model: Any) -> dict[str, float]:
     """With the guidance "conditional" the subject is on the prompts of a guider that asks for its negative first: at a
     scale at which it comes to the prediction of the prompt, it is compared with that prediction alone."""
-    applied = apply(model, subject_for(model), settings=SamplingSettings(halves="conditional"))
+    applied = apply(model, subject_for(model), settings=SamplingSettings(branches="conditional"))
     positive, other, negative = (conditioning(seed) for seed in (1, 2, 3))
 
     def run(model: Any, kind: type, *conds: Any, **options: Any) -> torch.Tensor:
@@ -295,9 +297,9 @@ def fp8_facts(path: str) -> dict[str, Any]:
     expected = sample(literal(model, subject))
     return {
         "stored in 8 bits": next(model.model.diffusion_model.parameters()).dtype == torch.float8_e4m3fn,
-        "weights are widened": torch.equal(weights.base_weights(model)[key], stored),
+        "weights are widened": torch.equal(base_model.base_weights(model)[key], stored),
         "applies": difference(sample(apply(model, subject)), expected) < 2e-3 < difference(sample(model), expected),
-        "works in": str(patch.compute_dtype(model)),
+        "works in": str(apply_subject.compute_dtype(model)),
     }
 
 
@@ -308,7 +310,7 @@ def inpaint_facts(path: str, plain_path: str) -> dict[str, Any]:
     subject = subject_for(plain)
     expected = sample(literal(inpaint, subject))
     return {
-        "channels": weights.unet_config(inpaint).in_channels,
+        "channels": base_model.unet_config(inpaint).in_channels,
         "effect": difference(sample(inpaint), expected),
         "error": difference(sample(apply(inpaint, subject)), expected),
     }
@@ -322,7 +324,7 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
         "unet": {"full": same_unet(model), "one ResBlock": same_unet(slim)},
         "lora": lora_facts(model, lora),
         "noise": noise_facts(slim),
-        "halves": halves_facts(),
+        "branches": halves_facts(),
         "guiders": guider_facts(slim),
         "injection": injection_facts(model),
         "identity": identity_facts(slim),

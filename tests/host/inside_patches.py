@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from comfy import clip_vision
 from comfyui_p3s.nodes import point_picker
-from comfyui_p3s.nodes.host.conditions import clip_encoder, clip_image_size
-from comfyui_p3s.nodes.host.patches import patches_of
-from comfyui_p3s.nodes.host.pictures import find_picture, load_picture
-from comfyui_p3s.nodes.host.readings import readings
-from comfyui_p3s.nodes.host.sources import PickerFile
+from comfyui_p3s.nodes.host.clip_patches import patches_of
+from comfyui_p3s.nodes.host.clip_token_cache import token_cache
+from comfyui_p3s.nodes.host.encoders import clip_encoder, clip_image_size
+from comfyui_p3s.nodes.host.picker_pictures import PickerFile
+from comfyui_p3s.nodes.host.picture_files import find_picture, load_picture
 from comfyui_p3s.p3s.reference.masks import Patches
 from comfyui_p3s.p3s.reference.rngr import clip_tokens
 from PIL import Image
@@ -74,7 +74,7 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
         return PickerFile(str(path)), load_picture(str(path))[0]
 
     found: dict[str, Any] = {}
-    readings.tokens(new()[1], vision)  # a run has used the model
+    token_cache.tokens(new()[1], vision)  # a run has used the model
 
     big = torch.from_numpy(picture(0, 2400)).float() / 255
     shown = point_picker._save_preview(big, 1)
@@ -83,7 +83,7 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
     vectors = Patches(from_preview, by_route.frame).vectors
     found["the preview is read"] = (by_route.vectors * vectors).sum(-1).mean().item() > 0.99  # from a smaller one
     found["the preview differs"] = not torch.equal(from_preview, exact(big))
-    found["a run reads the photo"] = torch.equal(readings.tokens(big, vision), exact(big))
+    found["a run reads the photo"] = torch.equal(token_cache.tokens(big, vision), exact(big))
     found["then the route shows it"] = like(patches_of(preview), exact(big))
 
     path, photo = new()

@@ -6,7 +6,7 @@ from typing import Any
 
 import comfyui_p3s
 import folder_paths
-from comfyui_p3s.nodes.host.pictures import find_picture
+from comfyui_p3s.nodes.host.picture_files import find_picture
 
 assert comfyui_p3s
 

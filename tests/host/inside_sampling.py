@@ -12,7 +12,7 @@ import comfy.model_management
 import comfy.samplers
 import torch
 from comfy.patcher_extension import WrappersMP
-from comfyui_p3s.nodes.host import patch, weights
+from comfyui_p3s.nodes.host import apply_subject, base_model
 from comfyui_p3s.p3s.network.injection import EffectMask, Injection, InjectionHooks
 from comfyui_p3s.p3s.network.unet import UNet
 from comfyui_p3s.p3s.sampling.schedule import Schedule
@@ -56,7 +56,7 @@ class Watch:
 
 
 def copies(model: Any) -> list[Any]:
-    return [p.model for p in model.get_additional_models_with_key(patch.KEY)]
+    return [p.model for p in model.get_additional_models_with_key(apply_subject.KEY)]
 
 
 def first_attention(model: Any) -> torch.nn.Module:
@@ -68,8 +68,8 @@ def agreement(model: Any) -> dict[str, float]:
     subjects = [subject_for(model, 1), subject_for(model, 2)]
     x, t, context = inputs(size=8)
     with torch.inference_mode(False):
-        base = UNet.from_state_dict(weights.base_weights(model))
-    made = [patch.build_copy(base.config, s, torch.float32) for s in subjects]
+        base = UNet.from_state_dict(base_model.base_weights(model))
+    made = [apply_subject.build_copy(base.config, s, torch.float32) for s in subjects]
     references = [s.references[0] for s in subjects]
     conditions = [c.condition(r.latent[None], r.tokens[None]) for c, r in zip(made, references, strict=True)]
 
@@ -99,17 +99,17 @@ def agreement(model: Any) -> dict[str, float]:
         ],
     }
     found = {name: difference(theirs(x, *used), ours(x, *used)) for name, used in cases.items()}
-    # Rows that repeat themselves, as the halves of the guidance do, are computed once where they are still equal.
+    # Rows that repeat themselves, as the branches of the guidance do, are computed once where they are still equal.
     twice = x[:1].repeat(2, 1, 1, 1)
     for name in ("two subjects", "two masks"):
         with Watch(first_attention(model)) as rows:
-            found[f"{name}, halves"] = difference(theirs(twice, *cases[name]), ours(twice, *cases[name]))
-        found[f"{name}, halves, rows"] = float(rows[-1])
+            found[f"{name}, branches"] = difference(theirs(twice, *cases[name]), ours(twice, *cases[name]))
+        found[f"{name}, branches, rows"] = float(rows[-1])
     return found
 
 
 def sharing(model: Any) -> dict[str, Any]:
-    """What is computed once for both halves of the guidance, and when it is not."""
+    """What is computed once for both branches of the guidance, and when it is not."""
     applied = apply(model, subject_for(model))
     (copy,) = copies(applied)
     watched = {"copy": copy.unet.input_blocks[0][0], "base": first_attention(model)}
@@ -123,7 +123,7 @@ def sharing(model: Any) -> dict[str, Any]:
     blocked.set_model_input_block_patch(lambda h, options: h)
     area = [*conditioning(1, area=(8, 8, 0, 0)), *conditioning(3, area=(8, 8, 8, 8))]
     return {
-        "halves": rows(lambda: sample(applied)),
+        "branches": rows(lambda: sample(applied)),
         "batch of three": rows(lambda: sample(applied, batch=3)),
         "another node": rows(lambda: sample(blocked)),
         "no guidance": rows(lambda: sample(applied, cfg=1.0)),
@@ -138,7 +138,7 @@ def reads(model: Any) -> dict[str, Any]:
         "plain": model,
         "subject": apply(model, subject),
         "two subjects and masks": apply(apply(model, subject, mask=LEFT), subject_for(model, 2), mask=RIGHT),
-        "fast": apply(model, subject, settings=SamplingSettings(halves="conditional", reuse=3, pool=2)),
+        "fast": apply(model, subject, settings=SamplingSettings(branches="conditional", reuse=3, pool=2)),
         "window": apply(model, subject, schedule=Schedule(end=0.7)),
     }
     found: dict[str, Any] = {}
@@ -245,11 +245,14 @@ def memory(model: Any) -> dict[str, Any]:
     stored = {t.data_ptr() for t in subject.weights.values()}
     facts = {
         "asked for": asked,
-        "needed": sum(4 * patch.compute_dtype(model).itemsize * feature_values(c, 16 * 16) for c in copies(one)),
+        "needed": sum(
+            4 * apply_subject.compute_dtype(model).itemsize * feature_values(c, 16 * 16) for c in copies(one)
+        ),
         "one copy in two branches": copies(branch) == [copy],
         "one copy in a chain": copies(both) == [copy],
         "two subjects, two copies": len(copies(two)) == 2,
-        "weights are not copied": patch.compute_dtype(model) != torch.float32 or all(p in stored for p in shares),
+        "weights are not copied": apply_subject.compute_dtype(model) != torch.float32
+        or all(p in stored for p in shares),
     }
     gone = weakref.ref(copy)
     del one, both, two, applied, probe
@@ -265,7 +268,7 @@ def memory(model: Any) -> dict[str, Any]:
 
 
 def price(model: Any) -> dict[str, float]:
-    """FLOPs of a step of two halves relative to the plain model, as the host runs it."""
+    """FLOPs of a step of two branches relative to the plain model, as the host runs it."""
     twice = draw(1, 4, 16, 16).repeat(2, 1, 1, 1), *inputs()[1:]
 
     def flops(applied: Any) -> float:

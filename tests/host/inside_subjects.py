@@ -8,11 +8,11 @@ from typing import Any
 import comfy.sample
 import comfy.sd
 import torch
-from comfyui_p3s.nodes.host import patch, weights
-from comfyui_p3s.nodes.host.sampling import Application
+from comfyui_p3s.nodes.host import apply_subject, base_model
 from comfyui_p3s.p3s.errors import P3SError
 from comfyui_p3s.p3s.network.copy_settings import CopySettings
-from comfyui_p3s.p3s.network.subject_copy import SubjectCopy
+from comfyui_p3s.p3s.network.copy_start import start_copy
+from comfyui_p3s.p3s.sampling.application import Application
 from comfyui_p3s.p3s.sampling.schedule import Schedule
 from comfyui_p3s.p3s.subject.file import Subject, SubjectReference
 from comfyui_p3s.p3s.subject.info import SubjectInfo
@@ -34,21 +34,21 @@ def subject_for(model: Any, seed: int = 1, **settings: Any) -> Subject:
     """A subject whose zero convolutions are no longer zero, as after some training."""
     chosen = CopySettings(**settings)
     with torch.inference_mode(False):
-        copy = SubjectCopy.from_base(weights.base_weights(model), chosen, 20)
+        copy = start_copy(base_model.base_weights(model), chosen, 20)
         for i, zero in enumerate([*copy.zero_self.values(), *copy.zero_cross.values()]):
             drawn = zero.up if chosen.kind == "lora" else zero
             drawn.weight.data = draw(*drawn.weight.shape, seed=seed * 100 + i) * drawn.weight.shape[1] ** -0.5
         reference = SubjectReference(draw(4, 16, 16, seed=seed), draw(17, 20, seed=seed))
-    config = weights.unet_config(model)
+    config = base_model.unet_config(model)
     info = SubjectInfo(
-        config.family, weights.base_fingerprint(model), chosen.to_dict(), {}, ("",), ("",), 1, True, "", ""
+        config.family, base_model.base_fingerprint(model), chosen.to_dict(), {}, ("",), ("",), 1, True, "", ""
     )
     return Subject({k: v.detach() for k, v in copy.state_dict().items()}, (reference,), info)
 
 
 def apply(model: Any, subject: Subject, strength: float = 1.0, schedule: Schedule = FIXED, **application: Any) -> Any:
     """A MODEL with a subject applied."""
-    return patch.apply_subject(model, subject, 0, Application(schedule, strength, **application))[0]
+    return apply_subject.apply_subject(model, subject, 0, Application(schedule, strength, **application))[0]
 
 
 def inputs(rows: int = 2, size: int = 16) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

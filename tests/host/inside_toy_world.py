@@ -9,8 +9,8 @@ import comfy.sample
 import comfyui_p3s
 import torch
 from comfy.patcher_extension import WrappersMP
-from comfyui_p3s.nodes.host import conditions, toy_world
-from comfyui_p3s.nodes.host.weights import noise_schedule, unet_config
+from comfyui_p3s.nodes.host import encoders, toy_world
+from comfyui_p3s.nodes.host.base_model import noise_schedule, unet_config
 from comfyui_p3s.p3s.toyworld.codec import CHANNELS
 
 import nodes
@@ -42,7 +42,7 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
     world = toy_world.world()
     photo = toy_world.photo("dog", 4)
     picture = photo[0, ::8, ::8]
-    latent = conditions.encode_latent(vae, model, photo[0], 384)
+    latent = encoders.encode_latent(vae, model, photo[0], 384)
 
     (positive,) = nodes.CLIPTextEncode().encode(clip, "a photo of a dog on the beach")
     (negative,) = nodes.CLIPTextEncode().encode(clip, "")

@@ -14,10 +14,9 @@ import comfy.clip_vision
 import comfy.model_management as management
 import comfy.utils
 import torch
-from comfyui_p3s.nodes.host import conditions, patch, progress, weights
-from comfyui_p3s.nodes.host.readings import Readings
-from comfyui_p3s.nodes.training import run as train_run
-from comfyui_p3s.nodes.training import task as train_task
+from comfyui_p3s.nodes.host import apply_subject, base_model, encoders, progress
+from comfyui_p3s.nodes.host.clip_token_cache import ClipTokenCache
+from comfyui_p3s.nodes.training import execution
 from comfyui_p3s.p3s.network.copy_settings import CopySettings
 from comfyui_p3s.p3s.network.injection import EffectMask
 from comfyui_p3s.p3s.reference.rngr import clip_tokens
@@ -107,7 +106,7 @@ def little_memory(path: str) -> dict[str, Any]:
         with pretended_machine(GIB // 10):
             model = load(path)
             applied = apply(model, subject_for(model, kind=kind))
-            (copy,) = applied.get_additional_models_with_key(patch.KEY)
+            (copy,) = applied.get_additional_models_with_key(apply_subject.KEY)
             error = difference(sample(applied).cpu(), expected)
             places = {
                 name: {w.device.type for w in p.model.parameters()} for name, p in (("model", applied), ("copy", copy))
@@ -127,10 +126,10 @@ def trained(model: Any, state: Path, kind: str) -> tuple[Any, list[Any]]:
     progress.show_text = lambda *_: None
     example = Example(draw(4, 16, 16, seed=7), draw(17, 20, seed=8), draw(77, 768, seed=9))
     copy_settings, settings = CopySettings(kind=kind, rank=4), TrainSettings(steps=1)
-    noise, base = weights.noise_schedule(model), weights.base_fingerprint(model, patched=True)
+    noise, base = base_model.noise_schedule(model), base_model.base_fingerprint(model, patched=True)
     inputs = TrainingInputs(base, ("",), [example], torch.zeros(77, 768), noise, copy_settings, settings)
-    task = train_task.Task(inputs, [example], subject_for(model, 1, kind=kind, rank=4).info)
-    outcome = train_run.run(SimpleNamespace(), model, task, 1, Checkpoints(state, 1), False)
+    info = subject_for(model, 1, kind=kind, rank=4).info
+    outcome = execution.run(SimpleNamespace(), model, inputs, info, 1, Checkpoints(state, 1), False)
     assert outcome.result.completed, outcome
     return outcome, shown
 
@@ -157,13 +156,13 @@ def clip(path: str) -> dict[str, float]:
     """Tokens of a photo by a run and by the route, against the CPU's."""
     photo = draw(64, 96, 3).sigmoid()
     vision = comfy.clip_vision.load(path)
-    expected = Readings().tokens(photo, vision)
+    expected = ClipTokenCache().tokens(photo, vision)
     with pretended_machine():
         vision = comfy.clip_vision.load(path)
-        by_run = Readings().tokens(photo, vision)
-        in_place = conditions.clip_encoder_in_place(vision)
+        by_run = ClipTokenCache().tokens(photo, vision)
+        in_place = encoders.clip_encoder_in_place(vision)
         assert in_place is not None
-        by_route = clip_tokens(photo, in_place, conditions.clip_image_size(vision))
+        by_route = clip_tokens(photo, in_place, encoders.clip_image_size(vision))
         return {"run": difference(by_run.cpu(), expected), "route": difference(by_route.cpu(), expected)}
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import comfyui_p3s
 import numpy as np
 from comfy_api.latest import io
-from comfyui_p3s.nodes import values
-from comfyui_p3s.nodes.types import PointEditor
+from comfyui_p3s.nodes import input_checks
+from comfyui_p3s.nodes.wire_types import PointEditor
 from comfyui_p3s.p3s.errors import P3SError, shown
 
 HALF = "sks \ud83d"  # of a surrogate pair
@@ -64,7 +64,7 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
             if isinstance(entry, io.WidgetInput) and not entry.force_input:
                 wrong += [(where, entry.id, shown(value), said(node, entry.id, value)) for value in wrong_values(entry)]
                 if entry.id not in ("image", "subject_file"):  # their choices are files
-                    right += [(where, shown(v)) for v in limits(entry) if values.widget_value(entry, v) != v]
+                    right += [(where, shown(v)) for v in limits(entry) if input_checks.widget_value(entry, v) != v]
             elif not entry.optional:
                 wires += [(where, entry.id, shown(value), said(node, entry.id, value)) for value in (None, 7)]
     return {"wrong": wrong, "right": right, "wires": wires}

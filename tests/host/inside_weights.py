@@ -11,8 +11,8 @@ import comfy.sd
 import comfy.utils
 import torch
 from comfy.patcher_extension import PatcherInjection
-from comfyui_p3s.nodes.host import patch, weights
-from comfyui_p3s.nodes.training.task import make_task
+from comfyui_p3s.nodes.host import apply_subject, base_model
+from comfyui_p3s.nodes.training.prepare import prepared
 from comfyui_p3s.p3s.network.copy_settings import CopySettings
 from comfyui_p3s.p3s.network.injection import Injection, InjectionHooks
 from comfyui_p3s.p3s.network.unet import UNet
@@ -26,14 +26,14 @@ LAYER = "input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight"
 
 
 def task(model: Any) -> Any:
-    return make_task(model, None, (), [], [], 128, CopySettings(), TrainSettings())
+    return prepared(model, None, (), [], [], 128, CopySettings(), TrainSettings())
 
 
 def against_the_core(model: Any, subject: Subject, channels: int = 4, load: Callable[[Any], Any] | None = None) -> Any:
     """The host's U-Net with the subject against our own U-Net with the weights of this MODEL."""
     with torch.inference_mode(False):
-        base = UNet.from_state_dict(weights.base_weights(model))
-    copy = patch.build_copy(base.config, subject, torch.float32)
+        base = UNet.from_state_dict(base_model.base_weights(model))
+    copy = apply_subject.build_copy(base.config, subject, torch.float32)
     copy.borrow(base)
     x, t, context = draw(2, channels, 16, 16), torch.full((2,), 500.0), draw(2, 77, 768, seed=1)
     condition = copy.condition(subject.references[0].latent[None], subject.references[0].tokens[None])
@@ -67,23 +67,23 @@ def name_of(key: str, end: str) -> str:
 
 def scaled(path: str, plain: Any, lora: Any) -> dict[str, Any]:
     model, expected = load(path), expected_of(path)
-    found = weights.base_weights(model)
+    found = base_model.base_weights(model)
     patched, _ = comfy.sd.load_lora_for_models(model, None, lora, 0.7, 0.0)
     plain_patched, _ = comfy.sd.load_lora_for_models(plain, None, lora, 0.7, 0.0)
-    change = weights.base_weights(plain_patched)[LAYER] - weights.base_weights(plain)[LAYER]
+    change = base_model.base_weights(plain_patched)[LAYER] - base_model.base_weights(plain)[LAYER]
     return {
         "stored in 8 bits": comfy.utils.load_torch_file(path)[UNET + LAYER].dtype == torch.float8_e4m3fn,
-        "other than the plain ones": not torch.equal(expected[LAYER], weights.base_weights(plain)[LAYER]),
+        "other than the plain ones": not torch.equal(expected[LAYER], base_model.base_weights(plain)[LAYER]),
         "weights": found.keys() == expected.keys()
         and all(torch.allclose(found[key], expected[key], rtol=1e-6, atol=0) for key in expected),
         "normal tensors": not any(weight.is_inference() or weight.requires_grad for weight in found.values()),
-        "fingerprint": weights.base_fingerprint(model) == fingerprint(expected),
-        "LoRA": torch.allclose(weights.base_weights(patched)[LAYER] - found[LAYER], change, atol=1e-5),
-        "its fingerprint": weights.base_fingerprint(patched, patched=True)
-        == fingerprint(weights.base_weights(patched)),
-        "the LoRA counts": weights.base_fingerprint(patched, patched=True) != fingerprint(expected),
-        "and is no part of the checkpoint": weights.base_fingerprint(patched) == fingerprint(expected),
-        "configuration": weights.unet_config(model) == weights.unet_config(plain),
+        "fingerprint": base_model.base_fingerprint(model) == fingerprint(expected),
+        "LoRA": torch.allclose(base_model.base_weights(patched)[LAYER] - found[LAYER], change, atol=1e-5),
+        "its fingerprint": base_model.base_fingerprint(patched, patched=True)
+        == fingerprint(base_model.base_weights(patched)),
+        "the LoRA counts": base_model.base_fingerprint(patched, patched=True) != fingerprint(expected),
+        "and is no part of the checkpoint": base_model.base_fingerprint(patched) == fingerprint(expected),
+        "configuration": base_model.unet_config(model) == base_model.unet_config(plain),
         "full": against_the_core(model, subject_for(model)),
         "low rank": against_the_core(model, subject_for(model, kind="lora")),
         "sampled": bool(torch.isfinite(sample(apply(model, subject_for(model)))).all()),
@@ -116,7 +116,11 @@ def inserted(path: str) -> dict[str, Any]:
             for i in [i for i, part in enumerate(block) if isinstance(part, Inserted)][::-1]:
                 block.pop(i)
 
-    config, before, mark = weights.unet_config(model), weights.base_weights(model), weights.base_fingerprint(model)
+    config, before, mark = (
+        base_model.unet_config(model),
+        base_model.base_weights(model),
+        base_model.base_fingerprint(model),
+    )
     low_rank = subject_for(model, kind="lora")
     animated = model.clone()
     animated.set_injections("ADE", [PatcherInjection(inject=inject, eject=eject)])
@@ -127,22 +131,24 @@ def inserted(path: str) -> dict[str, Any]:
 
     facts: dict[str, Any] = {"inserted": are_there()}
     for name, each in (("the plain one", model), ("the changed one", animated), ("its clone", animated.clone())):
-        found = weights.base_weights(each)
+        found = base_model.base_weights(each)
         facts[name] = (
-            weights.unet_config(each) == config
+            base_model.unet_config(each) == config
             and found.keys() == before.keys()
             and all(torch.equal(found[key], before[key]) for key in before)
-            and weights.base_fingerprint(each) == mark
+            and base_model.base_fingerprint(each) == mark
         )
         facts[f"{name}, inserted"] = are_there()
     applied = apply(model, low_rank)
     facts["a low-rank copy, inserted"] = are_there()
     # What it has borrowed is right whether they are there or not.
-    (patcher,) = applied.get_additional_models_with_key(patch.KEY)
+    (patcher,) = applied.get_additional_models_with_key(apply_subject.KEY)
     comfy.model_management.unload_all_models()
     facts["gone with the clone"] = not any(isinstance(part, Inserted) for block in blocks for part in block)
     facts["a low-rank copy"] = against_the_core(model, low_rank)
-    facts["the same copy"] = apply(model, low_rank).get_additional_models_with_key(patch.KEY)[0].model is patcher.model
+    facts["the same copy"] = (
+        apply(model, low_rank).get_additional_models_with_key(apply_subject.KEY)[0].model is patcher.model
+    )
     facts["refused in training"] = message(lambda: task(animated))
     return facts
 
@@ -165,9 +171,7 @@ def hooked(path: str, lora: Any) -> list[str]:
         hooks = comfy.hooks.create_hook_lora(lora, strength, 1.0)
         positive = comfy.hooks.set_hooks_for_conditioning([[text, {}]], hooks)
         said.append(
-            message(
-                lambda p=positive: make_task(model, None, (), p, [[text, {}]], 128, CopySettings(), TrainSettings())
-            )
+            message(lambda p=positive: prepared(model, None, (), p, [[text, {}]], 128, CopySettings(), TrainSettings()))
         )
     return said
 
@@ -185,14 +189,14 @@ def padded(path: str) -> dict[str, Any]:
         applied.patch_model(torch.device("cpu"), lowvram_model_memory=1)
 
     facts: dict[str, Any] = {
-        "channels": [weights.unet_config(model).in_channels, weights.unet_config(relit).in_channels],
+        "channels": [base_model.unet_config(model).in_channels, base_model.unet_config(relit).in_channels],
         "training": message(lambda: task(relit)),
         "loaded": against_the_core(relit, low_rank, 8),
     }
     comfy.model_management.unload_all_models()
     facts["in part"] = against_the_core(relit, low_rank, 8, in_part)
     convolution = relit.model.diffusion_model.input_blocks[0][0]
-    facts["patched at each call"] = convolution.weight.shape[1] == 4 and weights.channels_read(convolution) == 8
+    facts["patched at each call"] = convolution.weight.shape[1] == 4 and base_model.channels_read(convolution) == 8
     relit.unpatch_model(torch.device("cpu"))
     facts["the plain model again"] = against_the_core(model, low_rank)
     return facts

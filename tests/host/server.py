@@ -45,6 +45,18 @@ def link_model(base: Path, name: str) -> str:
     return link.name
 
 
+def free_port() -> int:
+    """A free port that no other pytest worker of this run is given, either: it is free until the server takes it."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    own = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % workers
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        if port // 2 % workers == own:  # half of it, because Linux gives out odd ones
+            return port
+
+
 class Server:
     """One server process. ``base`` is its base directory, ``log`` the file with all it printed.
 
@@ -74,9 +86,7 @@ class Server:
         return link_model(self.base, name)
 
     def start(self, timeout: float = 600) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         command = [*self.prefix, str(self.host.python), "main.py", "--cpu", "--base-directory", str(self.base)]
         command += ["--listen", "127.0.0.1", "--port", str(port), "--disable-auto-launch", "--disable-api-nodes"]
         command += ["--database-url", "sqlite:///:memory:", *self.arguments]

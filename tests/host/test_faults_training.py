@@ -294,5 +294,5 @@ def test_far_too_little_memory_is_refused_before_anything_is_trained(
     result = faulty.client.run(job(faulty)[0].g.graph)
     assert result.error is not None
     assert "weights, gradients and optimizer of this training take" in result.error.message
-    assert 'train a low-rank copy (kind = "lora")' in result.error.message
+    assert 'train low-rank changes only (kind = "lora")' in result.error.message
     assert list(folder.glob("*")) == []

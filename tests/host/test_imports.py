@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from host.inside import Inside
 
-import p3s.packages
+import p3s.optional_packages
 from p3s.errors import MissingPackageError
 
 SCRIPT = Path(__file__).with_name("inside_imports.py")
@@ -34,7 +34,7 @@ def test_all_nodes_load_without_the_packages_that_masks_need(inside: Inside) -> 
 
 def test_a_missing_package_is_one_clear_line() -> None:
     with pytest.raises(MissingPackageError) as caught:
-        p3s.packages.require("no_such_module", "some-package", "Masks need")
+        p3s.optional_packages.import_package("no_such_module", "some-package", "Masks need")
     text = str(caught.value)
     assert "\n" not in text
     assert text.startswith("Masks need the package some-package")

@@ -39,7 +39,7 @@ def test_attention_backends_agree(inside: Inside, facts: Any, option: str, name:
 
 @pytest.mark.parametrize("kind", ["full", "lora"])
 def test_models_that_are_partly_loaded_give_the_same(facts: Any, kind: str) -> None:
-    """But for rounding: the host also runs the halves of the guidance apart when memory is short."""
+    """But for rounding: the host also runs the branches of the guidance apart when memory is short."""
     found = facts[kind]
     assert found["NO_VRAM"]["lowvram"]
     for state in ("NO_VRAM", "LOW_VRAM", "NORMAL_VRAM"):

@@ -53,8 +53,8 @@ def test_the_prediction_is_that_of_the_sampling_settings(facts: Any) -> None:
 
 
 def test_each_half_of_the_guidance_gets_its_rows(facts: Any) -> None:
-    broken = [name for name, holds in facts["halves"].items() if not holds]
-    assert len(facts["halves"]) == 19
+    broken = [name for name, holds in facts["branches"].items() if not holds]
+    assert len(facts["branches"]) == 19
     assert not broken
 
 

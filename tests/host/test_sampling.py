@@ -25,7 +25,7 @@ def test_masks_several_subjects_and_faster_settings_are_the_cores(facts: Any) ->
 
 def test_what_the_halves_share_is_computed_once(facts: Any) -> None:
     sharing = facts["sharing"]
-    assert sharing["halves"] == {"copy": [1, 1], "base": [1, 1]}
+    assert sharing["branches"] == {"copy": [1, 1], "base": [1, 1]}
     assert sharing["batch of three"] == {"copy": [3, 3], "base": [3, 3]}
     assert sharing["no guidance"] == {"copy": [1, 1], "base": [1, 1]}
     assert sharing["another node"] == {"copy": [1, 1], "base": [2, 2]}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from host.client import Client
 from host.graphs import Graphs, sample
-from host.hosts import REPO, Host, find_hosts, host_at
+from host.hosts import NO_HOST, REPO, Host, default_hosts, find_hosts, header, host_at
 from host.inside import Inside
 from host.server import PACK, Server
 
@@ -175,6 +176,30 @@ def test_hosts_are_found_by_environment(tmp_path: Path, monkeypatch: pytest.Monk
     assert [host.version for host in find_hosts()] == ["9.8.7"]
     monkeypatch.setenv("COMFYUI_PATH", "")
     assert find_hosts() == []
+
+
+def test_the_newest_host_found_runs_and_the_header_names_those_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.delenv("COMFYUI_PATH", raising=False)
+    for name, version in (("ComfyUI", "0.9.2"), ("ComfyUI-a", "0.33.0"), ("ComfyUI-b", "0.4.10")):
+        folder = tmp_path / "comfy" / name
+        folder.mkdir(parents=True)
+        (folder / "main.py").touch()
+        (folder / "comfyui_version.py").write_text(f'__version__ = "{version}"\n')
+    found = [host for host in find_hosts() if host.path.is_relative_to(tmp_path)]
+    (newest,) = default_hosts(found)
+    assert newest.version == "0.33.0"
+    runs, left = header(found, [newest])
+    assert runs == f"hosts: {newest}"
+    assert "ComfyUI 0.9.2" in left and "ComfyUI 0.4.10" in left and "0.33.0" not in left
+    assert "--all-hosts" in left and "make test-hosts" in left
+    assert len(header(found, found)) == 1
+    assert header([], []) == [f"hosts: {NO_HOST}"]
+
+    monkeypatch.setenv("COMFYUI_PATH", os.pathsep.join(str(host.path) for host in found))
+    assert default_hosts(find_hosts()) == found, "what is named is run"
 
 
 def test_host_names_its_version(host: Host) -> None:

@@ -14,8 +14,8 @@ from host.hosts import Host
 from host.server import Server
 from subjects import make_subject, same
 
-from p3s.sampling.plot import MARK, plot_schedule
 from p3s.sampling.schedule import Schedule
+from p3s.sampling.schedule_plot import MARK, plot_schedule
 from p3s.subject.file import load_subject, save_subject
 
 SETTINGS = {"kind": "paper", "alpha": 0.5, "beta": 0.2, "k": 2.0, "value": 1.0, "keyframes": "0:0.7, 1:1.2"}
@@ -82,7 +82,7 @@ def test_weight_schedule_marks_the_samplers_steps(client: Client) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "wavy"}, "no kind 'wavy'"),
+        ({"kind": "wavy"}, "kind must be one of paper"),
         ({"kind": "keyframes", "keyframes": "0:0.7, half:1"}, "Keyframe 2: 'half:1'"),
         ({"kind": "keyframes", "keyframes": ""}, "no keyframes"),
     ],

@@ -2,6 +2,7 @@
 
 python tests/tools/generate.py imports    the picture in CONTRIBUTING.md
 python tests/tools/generate.py locales    locales/en/nodeDefs.json, from the node schemas (needs a ComfyUI)
+python tests/tools/generate.py pages      the lists of inputs in web/docs/*.md, from the node schemas (needs a ComfyUI)
 python tests/tools/generate.py templates  example_workflows/*.json (needs a ComfyUI)
 python tests/tools/generate.py schemas    tests/data/schemas_VERSION.json, once a release (needs a ComfyUI)
 python tests/tools/generate.py thumbnails example_workflows/*.jpg
@@ -24,6 +25,7 @@ from host.inside import Inside
 from host.schemas import english, read_schemas, snapshot
 from host.server import Server
 from tools import templates
+from tools.help_pages import with_rows
 from tools.import_graph import with_picture
 from tools.thumbnails import thumbnail
 
@@ -46,6 +48,13 @@ def write_json(path: Path, tree: dict[str, Any]) -> None:
 
 def write_locales() -> None:
     write_json(REPO / "locales" / "en" / "nodeDefs.json", english(schemas()))
+
+
+def write_pages() -> None:
+    for node, info in schemas().items():
+        page = REPO / "web" / "docs" / f"{node}.md"
+        page.write_text(with_rows(page.read_text(encoding="utf-8"), info), encoding="utf-8")
+        print(page.relative_to(REPO))
 
 
 def write_snapshot() -> None:
@@ -82,6 +91,7 @@ def write_thumbnails() -> None:
 COMMANDS = {
     "imports": write_imports,
     "locales": write_locales,
+    "pages": write_pages,
     "schemas": write_snapshot,
     "templates": write_templates,
     "thumbnails": write_thumbnails,

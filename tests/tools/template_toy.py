@@ -12,7 +12,7 @@ ANIMAL, SCENE = "dog", 4
 
 
 def sketch() -> str:
-    """The photo in a few letters, as web/picker/image.js makes them."""
+    """The photo in a few letters, as web/picker/perceptual_hash.js makes them."""
     cells = picture_of(scene("heldout", SCENE, "different", ANIMAL)).unflatten(0, (8, 6)).unflatten(2, (8, 6))
     return "".join(f"{int(level):x}" for level in cells.mean((1, 3)).mul(255 / 16).flatten())
 

@@ -285,7 +285,7 @@ size does not matter, and soft edges are kept.
         "One after the other",
         90,
         """
-Two Apply P3S nodes in a row, each with its own subject, strength and mask. Each subject adds the cost of its copy to
+Two Apply P3S nodes in a row, each with its own subject, strength and mask. Each subject adds the cost of its network to
 every step.
 """,
     )

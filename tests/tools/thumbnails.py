@@ -16,8 +16,8 @@ from PIL import Image, ImageDraw, ImageFont
 from rngr_pictures import colour_histograms
 from skimage.feature import canny
 
-from p3s.pictures import read_picture
-from p3s.reference.drawing import overlay
+from p3s.image_files import read_picture
+from p3s.reference.overlay import overlay
 from p3s.reference.points import PointSet
 from p3s.reference.rngr import Reference, make_reference
 

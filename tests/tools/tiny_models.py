@@ -28,6 +28,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 
 TensorDict = dict[str, torch.Tensor]
 
@@ -388,17 +389,20 @@ def make(name: str, folder: Path | None = None) -> Path:
     folder = folder or cache_folder()
     recipe = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
     path = folder / f"{name}-{recipe}.safetensors"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        try:
-            write_safetensors(MODELS[name][1](), partial)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-        for old in folder.glob(f"{name}-{'[0-9a-f]' * 8}.safetensors"):
-            if old != path:
-                old.unlink(missing_ok=True)
+    if path.exists():
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    with FileLock(path.with_suffix(".lock")):  # another worker may be making it
+        if not path.exists():
+            try:
+                write_safetensors(MODELS[name][1](), partial)
+                partial.replace(path)
+            finally:
+                partial.unlink(missing_ok=True)
+            for old in folder.glob(f"{name}-{'[0-9a-f]' * 8}.safetensors"):
+                if old != path:
+                    old.unlink(missing_ok=True)
     return path
 
 

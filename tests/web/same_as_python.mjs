@@ -1,8 +1,8 @@
 // Reads cases as JSON from standard input and answers with what the editor makes of them; see
 // test_same_as_python.py.
 
+import { decodeRunLengths } from '../../web/picker/contours.js'
 import { patchOf, validArea } from '../../web/picker/geometry.js'
-import { fromRuns } from '../../web/picker/masks.js'
 import { fromJson, fromPasted, toJson } from '../../web/picker/points.js'
 import { makeCurve, parseKeyframes } from '../../web/schedule/curve.js'
 
@@ -26,7 +26,7 @@ process.stdout.write(
     saved: saved.map((value) => toJson(fromJson(value))),
     patches: patches.map(([point, width, height, grid]) => patchOf(point, { width, height }, grid)),
     areas: areas.map(([width, height, grid]) => validArea({ width, height }, grid)),
-    masks: masks.map(([runs, size]) => [...fromRuns(runs, size)]),
+    masks: masks.map(([runs, size]) => [...decodeRunLengths(runs, size)]),
     pasted: pasted.map(([value, width, height]) => toJson(fromPasted(value, 'positive', { width, height }).points)),
     curves: curves.map(([settings, timesteps]) => tried(() => timesteps.map(makeCurve(settings)))),
     keyframes: keyframes.map((value) => tried(() => parseKeyframes(value)))

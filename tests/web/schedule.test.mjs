@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import * as curves from '../../web/schedule/curve.js'
 import { ScheduleEditor } from '../../web/schedule/editor.js'
-import { place, plotBox, valuesAt } from '../../web/schedule/plot.js'
+import { fromStage, plotBox, toStage } from '../../web/schedule/plot_scale.js'
 import { seeded } from './random.mjs'
 
 const DEFAULTS = { kind: 'paper', alpha: 0.5, beta: 0.2, k: 2, value: 1, keyframes: '0:0.7, 0.5:1, 1:1.2' }
@@ -17,7 +17,7 @@ function makeEditor(settings = {}) {
   })
   editor.setStage(STAGE.width, STAGE.height)
   editor.settings = { ...DEFAULTS, ...settings }
-  const at = (percent, weight, more) => ({ id: 1, button: 0, type: 'mouse', ...place(percent, weight, editor.box), ...more })
+  const at = (percent, weight, more) => ({ id: 1, button: 0, type: 'mouse', ...toStage(percent, weight, editor.box), ...more })
   const drag = (from, to, more) => {
     const end = at(...to) // the scale at the start
     editor.down(at(...from, more))
@@ -152,7 +152,7 @@ test('a keyframe moves between its neighbours; a click adds one, right-click and
   key('Delete')
   key('Delete')
   assert.equal(curves.parseKeyframes(editor.settings.keyframes).length, 1)
-  assert.equal(log.said.at(-1), 'The last keyframe cannot be removed.')
+  assert.equal(log.said.at(-1), 'The only keyframe cannot be removed.')
 })
 
 test('a cancelled drag changes nothing, also one that had added a keyframe', () => {
@@ -193,7 +193,7 @@ test('keys alone are enough, and undo goes back step by step', () => {
   assert.equal(key('Tab'), false, 'past the last handle')
 })
 
-test('settings from outside start the history anew, the own ones do not', () => {
+test('settings from outside reset the history, own changes do not', () => {
   const { editor, key } = makeEditor({ kind: 'keyframes' })
   key('Tab')
   key('ArrowUp')
@@ -208,12 +208,12 @@ test('settings from outside start the history anew, the own ones do not', () => 
 })
 
 test('what cannot be shown is said', () => {
-  assert.match(makeEditor({ kind: curves.FROM_A_RUN }).editor.problem, /set by another node and is known only when the workflow runs/)
-  assert.match(makeEditor({ kind: 'later' }).editor.problem, /knows no curve of the kind "later"/)
+  assert.match(makeEditor({ kind: curves.FROM_A_RUN }).editor.problem, /Another node sets this curve/)
+  assert.match(makeEditor({ kind: 'later' }).editor.problem, /has no curve of kind "later"/)
   assert.match(makeEditor({ kind: 'learned' }).editor.problem, /was learned with the subject and is stored in its file/)
   assert.match(makeEditor({ kind: 'keyframes', keyframes: '0:1, half:2' }).editor.problem, /Keyframe 2: "half:2"/)
   const { editor, at, log } = makeEditor({ kind: 'keyframes', keyframes: '' })
-  assert.match(editor.problem, /click in the graph/)
+  assert.match(editor.problem, /click in the plot/)
   editor.down(at(0.5, 0.5))
   editor.up(at(0.5, 0.5))
   assert.equal(log.changes[0].keyframes, '0.5:0.5')
@@ -228,7 +228,7 @@ test('places and values are each other\'s way back, and the scale holds the curv
     const lines = box.top / box.spacing
     assert.ok(Math.abs(lines - Math.round(lines)) < 1e-9 && lines <= 11, `${lines} lines`)
     const [percent, weight] = [random.next(), random.between(0, box.top)]
-    const back = valuesAt(place(percent, weight, box), box)
+    const back = fromStage(toStage(percent, weight, box), box)
     assert.ok(Math.abs(back.percent - percent) < 1e-9 && Math.abs(back.weight - weight) < 1e-9)
   }
 })

@@ -34,23 +34,3 @@ export function swallow(event) {
   event.preventDefault()
   event.stopPropagation()
 }
-
-const MAX_BACKING = 4096 // pixels of a canvas's store, however far the graph is zoomed in
-
-/** The size [width, height] that a canvas's store needs to be as sharp as the screen, whatever scales the canvas. */
-export function backingSize(canvas) {
-  const { width, height } = canvas.getBoundingClientRect()
-  const scale = Math.min(window.devicePixelRatio || 1, MAX_BACKING / Math.max(width, height, 1))
-  return [Math.round(width * scale), Math.round(height * scale)]
-}
-
-/** Give the canvas a store of that size; returns its context, which measures in the stage's CSS pixels, or null. */
-export function stageContext(canvas, stage) {
-  const [width, height] = backingSize(canvas)
-  if (!width || !height || !stage.width || !stage.height) return null
-  if (canvas.width !== width) canvas.width = width
-  if (canvas.height !== height) canvas.height = height
-  const context = canvas.getContext('2d')
-  context.setTransform(width / stage.width, 0, 0, height / stage.height, 0, 0)
-  return context
-}

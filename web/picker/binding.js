@@ -1,14 +1,14 @@
-// Ties a PickerView to a node: its value, its picture, its life. Everything ends with the node.
+// Ties a PickerView to a Point Picker node: its value, its picture, its masks.
 
+import { asOneStep, RUN_ENDED, runNode } from '../common/comfyui.js'
 import { executionId } from '../common/graph.js'
-import { asOneStep, chain, hideOutputImages, leaveToGraph, passWheel, runNode, selectOnly } from '../common/host.js'
-import { enterPlace, leavePlace, takePlace } from '../common/place.js'
-import { t } from '../common/texts.js'
+import { addViewWidget, bindView, graphHooks } from '../common/node_binding.js'
+import { t } from '../common/translate.js'
+import { findPicture, outputPicture, pictureRoute } from './find_picture.js'
 import { shapeChanged } from './geometry.js'
-import { keepRunPicture, runPicture } from './runs.js'
-import { findMaskNode, maskSettings } from './settings.js'
-import { looksOther } from './sketch.js'
-import { findPicture, pictureRoute, runFile } from './sources.js'
+import { linkedPicture, rememberLinkedPicture } from './linked_pictures.js'
+import { findMaskNode, maskSettings } from './mask_node.js'
+import { looksDifferent } from './perceptual_hash.js'
 import { askMasks, fetchPicture } from './server.js'
 import { PickerView } from './view.js'
 
@@ -18,25 +18,21 @@ const UPLOAD = 'upload' // the host's button, which opens the file chooser
 const POINTS_OUTPUT = 'points'
 const UI_KEY = 'p3s_image' // what the node sends after a run with a linked picture
 const SIZE_KEY = 'p3s_size' // the size of the picture that the points were last placed on
-const SKETCH_KEY = 'p3s_sketch' // and what it looks like, see image.js
-const RUN_ENDS = ['execution_success', 'execution_error', 'execution_interrupted']
-const WATCH = 400 // milliseconds; changes of upstream nodes raise no event here
+const HASH_KEY = 'p3s_sketch' // and its perceptual hash
 const MIN_SIZE = [400, 520] // wide enough for one row of buttons
 
 const TEXTS = {
   none: () => t('Choose, drop or paste a picture.'),
   loading: () => t('Loading the picture…'),
   linked: () => t('The linked picture appears here after a run.'),
-  failed: () => t('The picture cannot be loaded. Is the file still there?')
+  failed: () => t('The picture cannot be loaded. Does the file still exist?')
 }
 
 export function bindPicker(node, inputName, { app, api }) {
   const source = Math.random().toString(36) // the server answers the newest request of each editor
   const view = new PickerView({
+    ...graphHooks(node, app),
     change: (text) => changed(text),
-    select: () => selectOnly(app, node),
-    leave: () => leaveToGraph(app),
-    passWheel: (event) => passWheel(event, app),
     dragOver: (event) => node.onDragOver?.(event),
     drop: (event) => node.onDragDrop?.(event),
     pasteFiles: (files) => pasteFiles(node, files),
@@ -47,29 +43,25 @@ export function bindPicker(node, inputName, { app, api }) {
   let last = view.value
   let executed = null // the file of the linked picture, as of the last run
   let shown = null // what the view shows, as a text
-  let timer = 0
 
   const rootGraph = () => app.rootGraph ?? app.graph
   const maskNode = () => findMaskNode(node, POINTS_OUTPUT, rootGraph())
 
-  const widget = node.addDOMWidget(inputName, 'P3S_POINT_EDITOR', view.element, {
+  const widget = addViewWidget(node, inputName, 'P3S_POINT_EDITOR', view, {
     getValue: () => view.value,
     setValue: (text) => {
       view.value = text
       last = view.value
     },
     getMinHeight: () => 260,
-    hideOnZoom: false,
-    socketless: true, // clicked, not wired; and no frontend shows a custom editor outside a subgraph
-    hideInPanel: true, // there is one element; in the side panel it would be missing in the node
-    onDraw: () => view.refresh()
+    socketless: true // clicked, not wired; and no frontend shows a custom editor outside a subgraph
   })
 
   function changed(text) {
     asOneStep(app, () => {
       if (view.picture) {
         node.properties[SIZE_KEY] = [view.picture.width, view.picture.height]
-        node.properties[SKETCH_KEY] = view.sketch
+        node.properties[HASH_KEY] = view.pictureHash
       }
       // What a run has shown may be newer than what the graph's undo has left here; saved with this change, not alone,
       // because a change of its own would end the graph's redo.
@@ -82,12 +74,10 @@ export function bindPicker(node, inputName, { app, api }) {
   }
 
   async function update() {
-    takePlace(node, view.element, app)
-    view.refresh()
     const found = findPicture(node, IMAGE_INPUT, LINK_INPUT, rootGraph())
     const linked = found.kind === 'linked'
-    executed = linked ? (runPicture(node, LINK_INPUT, app) ?? node.properties[UI_KEY] ?? null) : null
-    const picture = found.picture ?? (executed && runFile(executed))
+    executed = linked ? (linkedPicture(node, LINK_INPUT, app) ?? node.properties[UI_KEY] ?? null) : null
+    const picture = found.picture ?? (executed && outputPicture(executed))
     const masks = maskNode()
     view.setMaskSource(picture ? { picture, settings: maskSettings(masks, rootGraph()) } : null, masks !== null)
     const now = JSON.stringify([found.kind, picture])
@@ -113,21 +103,21 @@ export function bindPicker(node, inputName, { app, api }) {
 
   function noticeOf({ transparent }) {
     if (executed?.batch > 1) return t('First of {count} pictures.', { count: executed.batch })
-    if (executed) return t('Picture of the last run.')
-    return transparent ? t('Transparent parts are white.') : ''
+    if (executed) return t('Picture from the last run.')
+    return transparent ? t('Transparent areas are shown as white.') : ''
   }
 
   /** Points that were placed on another picture may be wrong on this one. */
   function warn() {
     const [width, height] = node.properties[SIZE_KEY] ?? []
-    const sketch = node.properties[SKETCH_KEY]
+    const hash = node.properties[HASH_KEY]
     const now = view.picture
     if (!now || !view.pointCount) return view.warn('')
     if (width && shapeChanged({ width, height }, now)) {
       const sizes = { before: `${width} × ${height}`, now: `${now.width} × ${now.height}` }
       return view.warn(t('The shape of the picture changed from {before} to {now}: check the points.', sizes))
     }
-    view.warn(sketch && looksOther(sketch, view.sketch) ? t('The points were set on another picture: check them.') : '')
+    view.warn(hash && looksDifferent(hash, view.pictureHash) ? t('The points were placed on a different picture: check them.') : '')
   }
 
   async function runMasks() {
@@ -142,39 +132,25 @@ export function bindPicker(node, inputName, { app, api }) {
     view.refreshMasks()
   }
 
-  function start() {
-    if (timer) return
-    node.properties ??= {}
-    enterPlace(view.element)
-    view.attach()
-    for (const name of RUN_ENDS) api.addEventListener(name, onRunEnd)
-    timer = setInterval(update, WATCH)
-    update()
-  }
-
-  function stop() {
-    clearInterval(timer)
-    timer = 0
-    shown = null
-    for (const name of RUN_ENDS) api.removeEventListener(name, onRunEnd)
-    view.detach()
-    leavePlace(node, view.element)
-  }
-
-  chain(node, 'onAdded', start)
-  chain(node, 'onRemoved', stop)
-  chain(node, 'onConfigure', () => timer && update())
-  chain(node, 'onExecuted', (output) => {
-    const file = output?.[UI_KEY]?.[0]
-    // The file's name is made from its content, so this changes the workflow only if the picture did.
-    if (file && findPicture(node, IMAGE_INPUT, LINK_INPUT, rootGraph()).kind === 'linked') {
-      node.properties[UI_KEY] = file
-      keepRunPicture(node, LINK_INPUT, app, file)
+  bindView(node, view, app, {
+    update,
+    added() {
+      for (const name of RUN_ENDED) api.addEventListener(name, onRunEnd)
+    },
+    removed() {
+      shown = null
+      for (const name of RUN_ENDED) api.removeEventListener(name, onRunEnd)
+    },
+    executed(output) {
+      const file = output?.[UI_KEY]?.[0]
+      // The file's name is made from its content, so this changes the workflow only if the picture did.
+      if (file && findPicture(node, IMAGE_INPUT, LINK_INPUT, rootGraph()).kind === 'linked') {
+        node.properties[UI_KEY] = file
+        rememberLinkedPicture(node, LINK_INPUT, app, file)
+      }
+      if (!view.picture) shown = null // the run may have written a file again that was gone
     }
-    if (!view.picture) shown = null // the run may have written a file again that was gone
-    update()
   })
-  hideOutputImages(node)
   return widget
 }
 

@@ -1,14 +1,14 @@
-// The editor without its looks: points, selection, view, history, commands and keys. No DOM in here: keys come by their
-// names, pointers through Gestures, and the outside is told through `listener`.
+// The editor's state: points, selection, view, history, commands and keys. No DOM in here: keys come by their names,
+// pointers through Gestures, and changes are reported to `listener`.
 
 import { History } from '../common/history.js'
-import { t } from '../common/texts.js'
+import { t } from '../common/translate.js'
 import * as geometry from './geometry.js'
 import { Gestures } from './gestures.js'
-import { MODES } from './masks.js'
 import * as points from './points.js'
 
-const OVERLAY_NAMES = {
+// In the order in which M cycles through them.
+const OVERLAYS = {
   none: () => t('Masks hidden.'),
   masks: () => t('Masks shown.'),
   similarity: () => t('Similarity shown.')
@@ -23,7 +23,7 @@ export class Editor {
   picture = null // {width, height} in its own pixels
   stage = { width: 0, height: 0 }
   grid = false
-  overlay = 'none' // one of MODES
+  overlay = 'none' // one of OVERLAYS
   problem = null // why the saved text cannot be read
   gestures = new Gestures(this)
   #points = points.EMPTY
@@ -152,8 +152,9 @@ export class Editor {
   }
 
   nextOverlay() {
-    this.overlay = MODES[(MODES.indexOf(this.overlay) + 1) % MODES.length]
-    this.#say(OVERLAY_NAMES[this.overlay]())
+    const names = Object.keys(OVERLAYS)
+    this.overlay = names[(names.indexOf(this.overlay) + 1) % names.length]
+    this.#say(OVERLAYS[this.overlay]())
     this.#listener.render()
   }
 
@@ -322,8 +323,8 @@ export class Editor {
     const values = { count: points.MAX_POINTS }
     this.#say(
       sign === 'positive'
-        ? t('There are {count} positive points already; remove one first.', values)
-        : t('There are {count} negative points already; remove one first.', values)
+        ? t('There are already {count} positive points; remove one first.', values)
+        : t('There are already {count} negative points; remove one first.', values)
     )
     return true
   }

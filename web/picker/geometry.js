@@ -9,14 +9,6 @@ const MIN_MAX_ZOOM = 8
 
 export const clamp = (value, low, high) => Math.min(high, Math.max(low, value))
 
-/** A screen position to stage pixels, right under any CSS transform of the stage's ancestors. */
-export function toStage(clientX, clientY, rect, stage) {
-  return {
-    x: rect.width ? ((clientX - rect.left) / rect.width) * stage.width : 0,
-    y: rect.height ? ((clientY - rect.top) / rect.height) * stage.height : 0
-  }
-}
-
 /** Stage pixels that one picture pixel takes when the whole picture fits. */
 export function fitScale(stage, picture) {
   const width = Math.max(1, stage.width - 2 * MARGIN)

@@ -1,4 +1,4 @@
-// Mouse, pen and touch: press, drag, pan, pinch. A small state machine that tells the editor what was meant.
+// Mouse, pen and touch: press, drag, pan, pinch. A small state machine that turns events into commands of the editor.
 // No DOM in here; positions are stage pixels.
 
 import * as geometry from './geometry.js'

@@ -1,6 +1,6 @@
 // The points as a value: read, write, and change them. States are never altered in place. No DOM in here.
 
-import { t } from '../common/texts.js'
+import { t } from '../common/translate.js'
 import { fromPixel } from './geometry.js'
 
 export const VERSION = 1
@@ -27,7 +27,7 @@ export function fromJson(text) {
   if (!isObject(value) || !('v' in value)) throw new Error(t('The saved text is not a list of points.'))
   if (!(value.v === VERSION)) {
     const versions = { theirs: value.v, ours: VERSION }
-    throw new Error(t('The points have version {theirs}; this editor reads version {ours}.', versions))
+    throw new Error(t('The points are in format version {theirs}; this editor reads version {ours}.', versions))
   }
   return checked(value.positive ?? [], value.negative ?? [])
 }
@@ -51,7 +51,7 @@ export function fromPasted(text, sign, picture) {
   const isBoth =
     isObject(value) && SIGNS.some((s) => s in value) && SIGNS.every((s) => Array.isArray(value[s] ?? []))
   if (!isList && !isBoth) return null
-  if (!picture) throw new Error(t('Points in pixels need a picture: load one first, then paste again.'))
+  if (!picture) throw new Error(t('Points in pixels cannot be placed without a picture: load one, then paste again.'))
   const lists = isList ? { [sign]: value } : value
   const unit = areNormalised(SIGNS.flatMap((name) => lists[name] ?? [])) ? { width: 1, height: 1 } : picture
   const normalise = (name) =>
@@ -127,7 +127,7 @@ const isPixel = (point) => isObject(point) && Number.isFinite(point.x) && Number
 
 function checked(positive, negative) {
   const check = (list, sign) => {
-    if (!Array.isArray(list)) throw new Error(t('The points of one sign are not a list.'))
+    if (!Array.isArray(list)) throw new Error(t('The positive and negative points must each be a list.'))
     if (list.length > MAX_POINTS) {
       const values = { count: list.length, most: MAX_POINTS }
       throw new Error(t('There are {count} points of one sign; at most {most} are allowed.', values))

@@ -1,6 +1,6 @@
 // What the picker asks of the pack's own routes, see nodes/host/picture_route.py and mask_route.py.
 
-import { t } from '../common/texts.js'
+import { t } from '../common/translate.js'
 
 const MASK_ROUTE = '/p3s/masks'
 const FACTS = 'X-P3S-Picture'
@@ -28,5 +28,5 @@ export async function askMasks(api, request) {
 
 async function reason(response) {
   const { error } = await response.json().catch(() => ({}))
-  return error ?? t('the server answered {status}.', { status: response.status })
+  return error ?? t('the server answered with status {status}.', { status: response.status })
 }

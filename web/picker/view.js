@@ -1,71 +1,62 @@
-// The widget's DOM: a bar of buttons, the stage, a line of status. It hands events to the Editor and paints what the
-// Editor says. It knows nothing of ComfyUI; listeners live from attach() to detach().
+// The widget: shows a picture, points, masks and texts as the Editor has them; PickerInput takes what the user does. It
+// knows nothing of ComfyUI, and works from attach() to detach().
 
-import { WindowClaims } from '../common/claims.js'
-import { backingSize, listener, stageContext, swallow } from '../common/dom.js'
-import { isTab, tabAround } from '../common/focus.js'
-import { CachedLayer } from '../common/layer.js'
-import { draw } from './draw.js'
+import { CachedLayer } from '../common/cached_layer.js'
+import { FrameLoop } from '../common/frame_loop.js'
+import { stageContext } from '../common/stage.js'
+import { drawStage } from './draw_stage.js'
 import { Editor } from './editor.js'
-import * as geometry from './geometry.js'
-import { loadImage, sketchOf } from './image.js'
-import { MaskQuery } from './masks.js'
-import { MaskOverlay } from './overlay.js'
-import { buildParts } from './parts.js'
+import { buildElements } from './elements.js'
+import { loadImage, pixelsOf } from './image.js'
+import { PickerInput } from './input.js'
+import { MaskClient } from './mask_client.js'
+import { MaskOverlay } from './mask_overlay.js'
+import { HASHED_SIDE, perceptualHash } from './perceptual_hash.js'
 import { count, toJson } from './points.js'
-import { describeMasks, paintBar, paintTexts } from './texts.js'
+import { describeMasks, showBar, showTexts } from './status.js'
 
 export class PickerView {
-  #hooks
   #editor
-  #parts = buildParts()
+  #elements = buildElements()
+  #input
+  #frames
   #image = null // of loadImage
+  #loads = 0 // pictures asked for so far; only the last one is shown
   #emptyText = ''
-  #canChoose = false // whether a click in the empty stage chooses a picture
-  #asking = null // the pointer of such a click
   #notice = ''
   #warning = ''
   #message = ''
-  #frame = 0
-  #space = false
-  #abort = null
-  #claims
-  #loading = 0
-  #kept = new CachedLayer()
-  #overlay = new MaskOverlay()
-  #query
+  #pictureLayer = new CachedLayer()
+  #maskOverlay = new MaskOverlay()
+  #maskClient
   #maskSource = null // {picture, settings}: what the server calls the picture, and how its points will be read
-  #masks = { isWired: false, isRunning: false } // of the RNGR Mask that reads the points
-  #told = '' // what was last said about the masks
+  #maskNode = { isWired: false, isRunning: false } // the RNGR Mask that reads the points
+  #announced = '' // what was last said about the masks
 
   /**
    * hooks: {change(text), select(), leave(), passWheel(event), dragOver(event), drop(event), pasteFiles(files),
-   * choosePicture(), askMasks(request), runMasks()}, all optional; askMasks as MaskQuery takes it.
+   * choosePicture(), askMasks(request), runMasks()}, all optional; askMasks as MaskClient takes it.
    */
   constructor(hooks = {}) {
-    this.#hooks = hooks
-    this.#claims = new WindowClaims(this.#canvas, {
-      pointer: (event) => this.#onPointer(event),
-      wheel: (event) => this.#isOwnWheel(event) && this.#onWheel(event)
-    })
-    this.#query = new MaskQuery(hooks.askMasks, () => this.#schedule())
+    const { stage, canvas } = this.#elements
     this.#editor = new Editor({
-      render: () => this.#schedule(),
-      change: (text) => this.#hooks.change?.(text),
+      render: () => this.#frames.request(),
+      change: (text) => hooks.change?.(text),
       say: (message) => this.#say(message)
+    })
+    const press = () => {
+      this.#message = ''
+    }
+    this.#input = new PickerInput(this.#elements, this.#editor, { ...hooks, press })
+    this.#maskClient = new MaskClient(hooks.askMasks, () => this.#frames.request())
+    this.#frames = new FrameLoop(stage, canvas, {
+      resize: (width, height) => this.#editor.setStage(width, height),
+      draw: () => this.#draw()
     })
   }
 
   get element() {
-    return this.#parts.root
-  }
-
-  get #canvas() {
-    return this.#parts.canvas
-  }
-
-  get #keys() {
-    return this.#parts.keys
+    return this.#elements.root
   }
 
   get value() {
@@ -85,66 +76,37 @@ export class PickerView {
     return this.#editor.picture
   }
 
-  /** What the shown picture looks like, for looksOther; null if there is none. */
-  get sketch() {
-    return this.#image && (this.#image.sketch ??= sketchOf(this.#image))
+  /** Of the shown picture, for looksDifferent; null if there is none. */
+  get pictureHash() {
+    return this.#image && (this.#image.hash ??= perceptualHash(pixelsOf(this.#image, HASHED_SIDE)))
   }
 
-  // --- life --------------------------------------------------------------------------------------------------------
-
   attach() {
-    if (this.#abort) return
-    this.#abort = new AbortController()
-    const on = listener(this.#abort.signal)
-    on(this.#canvas, 'pointerdown pointermove pointerup pointercancel lostpointercapture', (e) => this.#onPointer(e))
-    on(this.#canvas, 'pointerenter', () => this.#claims.watch())
-    on(this.#canvas, 'pointerleave', (e) => this.#onLeave(e))
-    on(this.#canvas, 'dblclick', (e) => this.#onDoubleClick(e))
-    on(this.element, 'mousedown', (e) => e.preventDefault()) // the focus stays; no autoscroll
-    on(this.element, 'pointerdown', (e) => this.#onPress(e), { capture: true })
-    on(this.#canvas, 'contextmenu', swallow)
-    on(this.#keys, 'blur', () => this.#setSpace(false))
-    on(this.#keys, 'beforeinput', (e) => e.preventDefault())
-    on(this.element, 'wheel', (e) => this.#onWheel(e), { passive: false })
-    on(this.element, 'keydown keyup', (e) => this.#onKey(e))
-    on(this.element, 'paste', (e) => this.#onPaste(e))
-    on(this.element, 'dragover', (e) => this.#hooks.dragOver?.(e) && swallow(e))
-    on(this.element, 'drop', (e) => this.#hooks.drop?.(e) && swallow(e))
-    on(this.element, 'click', (e) => this.#onButton(e))
-    on(this.element, 'pointerdown mousedown', (e) => e.target.closest('button') && e.stopPropagation()) // moves no node
-    const observer = new ResizeObserver(() => this.refresh())
-    observer.observe(this.#parts.stage)
-    this.#abort.signal.addEventListener('abort', () => observer.disconnect())
-    this.refresh()
+    this.#input.attach()
+    this.#frames.start()
   }
 
   detach() {
-    this.#abort?.abort()
-    this.#abort = null
-    this.#claims.end()
-    this.#query.want(null)
-    cancelAnimationFrame(this.#frame)
-    this.#frame = 0
+    this.#input.detach()
+    this.#frames.stop()
+    this.#maskClient.want(null)
   }
 
-  /** Measure and paint again; call it when the graph's zoom may have changed. */
+  /** Call it when the graph's zoom may have changed. */
   refresh() {
-    const { clientWidth, clientHeight } = this.#parts.stage
-    const { width, height } = this.#editor.stage
-    if (clientWidth !== width || clientHeight !== height) this.#editor.setStage(clientWidth, clientHeight)
-    else if (backingSize(this.#canvas)[0] !== this.#canvas.width) this.#schedule()
+    this.#frames.measure()
   }
 
-  // --- picture -----------------------------------------------------------------------------------------------------
+  // --- what is shown -----------------------------------------------------------------------------------------------
 
   /**
    * Show the picture at a URL. `size` is its true size if the file is a reduced preview. Resolves to whether it loaded.
-   * While it loads, and if it fails, `emptyText` stands in the empty stage.
+   * While it loads, and if it fails, `emptyText` is shown on the empty stage.
    */
   async showPicture(url, { size = null, emptyText = '', notice = '' } = {}) {
-    const ticket = ++this.#loading
+    const load = ++this.#loads
     const image = await loadImage(url).catch(() => null)
-    if (ticket !== this.#loading) return false
+    if (load !== this.#loads) return false
     if (image === null) {
       this.showNothing(emptyText)
       return false
@@ -152,221 +114,95 @@ export class PickerView {
     this.#image = image
     this.#notice = notice
     this.#emptyText = ''
-    this.#canChoose = false
+    this.#input.canChoose = false
     this.#editor.setPicture(size ?? { width: image.full.naturalWidth, height: image.full.naturalHeight })
     return true
   }
 
   /** An empty stage with a text; `canChoose`: a click there asks for a picture. */
   showNothing(emptyText, canChoose = false) {
-    this.#loading++
+    this.#loads++
     this.#image = null
     this.#notice = ''
     this.#emptyText = emptyText
-    this.#canChoose = canChoose
+    this.#input.canChoose = canChoose
     this.#editor.setPicture(null)
   }
 
   /** A warning above the status; '' takes it away. */
   warn(text) {
     this.#warning = text
-    this.#schedule()
+    this.#frames.request()
   }
 
   /** What to ask for the masks: {picture, settings}, or null where they cannot be known; `isWired`: RNGR Mask is there. */
   setMaskSource(source, isWired = false) {
-    if (isWired === this.#masks.isWired && JSON.stringify(source) === JSON.stringify(this.#maskSource)) return
+    if (isWired === this.#maskNode.isWired && JSON.stringify(source) === JSON.stringify(this.#maskSource)) return
     this.#maskSource = source
-    this.#masks.isWired = isWired
-    this.#schedule()
+    this.#maskNode.isWired = isWired
+    this.#frames.request()
   }
 
-  /** Whether RNGR Mask was told to run and has not come to an end. */
+  /** Whether a run of RNGR Mask was asked for here and has not ended. */
   setRunning(isRunning) {
-    this.#masks.isRunning = isRunning
-    this.#schedule()
+    this.#maskNode.isRunning = isRunning
+    this.#frames.request()
   }
 
   /** After a run the server may know more. */
   refreshMasks() {
-    this.#query.refresh()
+    this.#maskClient.refresh()
   }
 
   #wantMasks() {
-    const { overlay, points, gestures } = this.#editor
-    const shown = overlay !== 'none' && points.positive.length
-    const wanted = (shown || this.#editor.grid) && this.#image && this.#maskSource // the answer also tells the grid
-    this.#query.want(wanted ? { ...this.#maskSource, points: toJson(points) } : null)
-    if (!shown) this.#told = ''
-    if (!shown || !wanted || gestures.isBusy || !this.#query.isSettled) return
-    const text = describeMasks(this.#query, this.#masks)
-    if (text === this.#told) return
-    this.#told = text
+    const { overlay, points, gestures, grid } = this.#editor
+    const client = this.#maskClient
+    const isShown = overlay !== 'none' && points.positive.length
+    const isWanted = (isShown || grid) && this.#image && this.#maskSource // the answer also tells the grid
+    client.want(isWanted ? { ...this.#maskSource, points: toJson(points) } : null)
+    if (!isShown) this.#announced = ''
+    if (!isShown || !isWanted || gestures.isBusy || !client.isSettled) return
+    const text = describeMasks(client, this.#maskNode)
+    if (text === this.#announced) return
+    this.#announced = text
     this.#say(text)
-    if (!this.#query.masks) this.#message = '' // it stands in the picture
+    if (!client.masks) this.#message = '' // it is shown in the picture
   }
 
-  // --- events ------------------------------------------------------------------------------------------------------
+  // --- drawing -----------------------------------------------------------------------------------------------------
 
-  #onButton(event) {
-    const command = event.target.closest('button')?.dataset.command
+  #draw() {
     const editor = this.#editor
-    const commands = {
-      positive: () => editor.setSign('positive'),
-      negative: () => editor.setSign('negative'),
-      undo: () => editor.undo(),
-      redo: () => editor.redo(),
-      remove: () => editor.removeSelected(),
-      masks: () => editor.nextOverlay(),
-      grid: () => editor.setGrid(!editor.grid),
-      fit: () => editor.fit(),
-      run: () => this.#hooks.runMasks?.(),
-      clearPositive: () => editor.clear('positive'),
-      clearNegative: () => editor.clear('negative')
-    }
-    commands[command]?.()
-    if (event.detail > 0) this.#keys.focus({ preventScroll: true }) // pressed by pointer: keys go to the stage
-  }
-
-  /** Any press in the editor selects its node and brings the keys to the stage. */
-  #onPress(event) {
-    this.#hooks.select?.()
-    if (!event.target.closest('button')) this.#keys.focus({ preventScroll: true })
-  }
-
-  #onPointer(event) {
-    const { gestures } = this.#editor
-    const { x, y } = this.#position(event)
-    const plain = {
-      id: event.pointerId,
-      x,
-      y,
-      button: event.button,
-      alt: event.altKey,
-      pan: this.#space,
-      type: event.pointerType,
-      time: event.timeStamp
-    }
-    event.stopPropagation()
-    if (event.type === 'pointerdown') {
-      if (event.button > 2) return
-      this.#canvas.setPointerCapture(event.pointerId)
-      this.#message = ''
-      this.#asking = this.#canChoose && event.button === 0 ? event.pointerId : null
-      gestures.down(plain)
-    } else if (event.type === 'pointermove') gestures.move(plain)
-    else if (event.type === 'pointerup') {
-      if (this.#asking === event.pointerId && this.#canChoose) this.#hooks.choosePicture?.()
-      gestures.up(plain)
-    } else gestures.cancel(plain)
-    this.#showCursor()
-  }
-
-  #onLeave(event) {
-    this.#claims.leave(event)
-    this.#editor.gestures.leave()
-  }
-
-  #onDoubleClick(event) {
-    event.stopPropagation()
-    this.#editor.gestures.doubleClick({ ...this.#position(event), time: event.timeStamp })
-  }
-
-  #isOwnWheel(event) {
-    const focused = document.activeElement === this.#keys
-    return event.target === this.#canvas && this.#editor.picture && (focused || event.ctrlKey || event.metaKey)
-  }
-
-  #onWheel(event) {
-    if (!this.#isOwnWheel(event)) return this.#hooks.passWheel?.(event)
-    swallow(event)
-    this.#editor.zoom(geometry.wheelFactor(event.deltaY, event.deltaMode), this.#position(event))
-  }
-
-  #onKey(event) {
-    if (event.key === ' ' && event.target === this.#keys) {
-      this.#setSpace(event.type === 'keydown')
-      return swallow(event)
-    }
-    if (event.type === 'keyup') return
-    const plain = { key: event.key, ctrl: event.ctrlKey || event.metaKey, shift: event.shiftKey, alt: event.altKey }
-    const onStage = event.target === this.#keys
-    if (onStage && this.#editor.key(plain)) return swallow(event)
-    if (isTab(event)) return tabAround(this.element, event)
-    if (event.key === 'Escape') return this.#stepOut(event, onStage)
-    // On a button, only the keys that would else delete the node are the editor's.
-    if (!onStage && ['Delete', 'Backspace'].includes(event.key) && this.#editor.key(plain)) swallow(event)
-  }
-
-  /** From a button to the stage, from the stage to the graph. */
-  #stepOut(event, onStage) {
-    swallow(event)
-    if (!onStage) return this.#keys.focus({ preventScroll: true })
-    this.#keys.blur()
-    this.#hooks.leave?.()
-  }
-
-  #setSpace(held) {
-    this.#space = held
-    this.#showCursor()
-  }
-
-  #onPaste(event) {
-    const files = [...(event.clipboardData?.files ?? [])].filter((file) => file.type.startsWith('image/'))
-    const text = event.clipboardData?.getData('text/plain') ?? ''
-    if (files.length ? this.#hooks.pasteFiles?.(files) : this.#editor.paste(text)) swallow(event)
-  }
-
-  #position(event) {
-    return geometry.toStage(event.clientX, event.clientY, this.#canvas.getBoundingClientRect(), this.#editor.stage)
-  }
-
-  // --- painting ----------------------------------------------------------------------------------------------------
-
-  #schedule() {
-    if (!this.#abort || this.#frame) return
-    this.#frame = requestAnimationFrame(() => {
-      this.#frame = 0
-      this.#paint()
-    })
-  }
-
-  #paint() {
-    const editor = this.#editor
+    const { canvas } = this.#elements
     this.#wantMasks()
-    const context = stageContext(this.#canvas, editor.stage)
+    const context = stageContext(canvas, editor.stage)
     if (context) {
-      draw(context, {
+      drawStage(context, {
         editor,
         image: this.#image,
         rect: this.#image && editor.rect,
-        pixelRatio: this.#canvas.width / editor.stage.width,
-        kept: this.#kept,
-        patches: this.#query.grid,
-        overlay: (context, scene) => this.#overlay.draw(context, scene, this.#query.masks)
+        pixelRatio: canvas.width / editor.stage.width,
+        pictureLayer: this.#pictureLayer,
+        patchCount: this.#maskClient.grid,
+        overlay: (context, scene) => this.#maskOverlay.draw(context, scene, this.#maskClient.masks)
       })
     }
-    paintBar(this.#parts, editor)
-    paintTexts(this.#parts, editor, {
+    showBar(this.#elements, editor)
+    showTexts(this.#elements, editor, {
       hasPicture: this.#image !== null,
       emptyText: this.#emptyText,
       warning: this.#warning,
       message: this.#message || this.#notice,
-      query: this.#query,
-      masks: this.#masks
+      maskClient: this.#maskClient,
+      maskNode: this.#maskNode
     })
-    this.#showCursor()
+    this.#input.showCursor()
   }
 
-  #showCursor() {
-    const editor = this.#editor
-    const panning = this.#space ? (editor.gestures.isBusy ? 'grabbing' : 'grab') : null
-    this.#canvas.dataset.cursor = panning ?? (this.#canChoose ? 'pointer' : !editor.picture ? 'default' : editor.hover ? 'move' : 'cross')
-  }
-
+  /** In the status line, and to screen readers. */
   #say(message) {
     this.#message = message
-    this.#parts.live.textContent = message
-    this.#schedule()
+    this.#elements.live.textContent = message
+    this.#frames.request()
   }
 }

@@ -1,8 +1,8 @@
 // Ties a CurveView to a Weight Schedule node. The curve has no value of its own: it shows and sets the node's widgets.
 
-import { asOneStep, chain, hideOutputImages, leaveToGraph, passWheel, selectOnly } from '../common/host.js'
+import { asOneStep } from '../common/comfyui.js'
 import { widgetValue } from '../common/graph.js'
-import { enterPlace, leavePlace, takePlace } from '../common/place.js'
+import { addViewWidget, bindView, graphHooks } from '../common/node_binding.js'
 import { FROM_A_RUN } from './curve.js'
 import { CurveView } from './view.js'
 
@@ -10,27 +10,20 @@ const NAMES = ['kind', 'alpha', 'beta', 'k', 'value', 'keyframes']
 const STEPS_KEY = 'p3s_steps' // the number of steps that are marked, kept with the workflow
 const SIGMAS_INPUT = 'sigmas'
 const TIMESTEPS_KEY = 'p3s_timesteps' // what the node sends after a run with linked sigmas, kept with the workflow
-const WATCH = 300 // milliseconds; typing, loading and undo raise no common event
 const MIN_HEIGHT = 170
 
 export function bindCurve(node, { app }) {
   const view = new CurveView({
+    ...graphHooks(node, app),
     change: (settings) => asOneStep(app, () => write(settings)),
     setSteps: (count) => {
       node.properties[STEPS_KEY] = count
-    },
-    select: () => selectOnly(app, node),
-    leave: () => leaveToGraph(app),
-    passWheel: (event) => passWheel(event, app)
+    }
   })
-  let timer = 0
 
-  const curve = node.addDOMWidget('curve', 'P3S_CURVE', view.element, {
+  const curve = addViewWidget(node, 'curve', 'P3S_CURVE', view, {
     serialize: false, // not an input of the node
-    getMinHeight: () => MIN_HEIGHT,
-    hideOnZoom: false,
-    hideInPanel: true, // there is one element; in the side panel it would be missing in the node
-    onDraw: () => view.refresh()
+    getMinHeight: () => MIN_HEIGHT
   })
   curve.serialize = false // nor a value of the workflow
 
@@ -38,8 +31,6 @@ export function bindCurve(node, { app }) {
   const widgetOf = (name) => node.widgets.find((widget) => widget.name === name)
 
   function update() {
-    takePlace(node, view.element, app)
-    view.refresh()
     view.setSteps(node.properties?.[STEPS_KEY] ?? 20)
     view.timesteps = isLinked(SIGMAS_INPUT) ? (node.properties?.[TIMESTEPS_KEY] ?? []) : null
     const settings = Object.fromEntries(NAMES.map((name) => [name, widgetValue(node, name, app.rootGraph ?? app.graph)]))
@@ -59,30 +50,12 @@ export function bindCurve(node, { app }) {
     }
   }
 
-  function start() {
-    if (timer) return
-    node.properties ??= {}
-    enterPlace(view.element)
-    view.attach()
-    timer = setInterval(update, WATCH)
-    update()
-  }
-
-  function stop() {
-    clearInterval(timer)
-    timer = 0
-    view.detach()
-    leavePlace(node, view.element)
-  }
-
-  chain(node, 'onAdded', start)
-  chain(node, 'onRemoved', stop)
-  chain(node, 'onConfigure', () => timer && update())
-  chain(node, 'onExecuted', (output) => {
-    if (output?.[TIMESTEPS_KEY]) node.properties[TIMESTEPS_KEY] = output[TIMESTEPS_KEY]
-    update()
+  bindView(node, view, app, {
+    update,
+    executed(output) {
+      if (output?.[TIMESTEPS_KEY]) node.properties[TIMESTEPS_KEY] = output[TIMESTEPS_KEY]
+    }
   })
-  hideOutputImages(node)
   // As high as ComfyUI makes it when it loads it: else its undo would find a change, and that would end the redo.
   const [width, height] = node.computeSize()
   node.setSize([Math.max(node.size[0], width), Math.max(node.size[1], height)])

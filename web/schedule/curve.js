@@ -3,13 +3,14 @@
 // A timestep t runs from 999 (noise) to 0 (image), a percent from 0 to 1. Settings are the node's:
 // {kind, alpha, beta, k, value, keyframes}, the last as text.
 
-import { t as inWords } from '../common/texts.js'
+import { t as inWords } from '../common/translate.js'
 
 const T = 1000
 const LAST_TIMESTEP = 999
 const NUMBER = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i
 
 export const MAX_STEPS = 1000
+export const MAX_WEIGHT = 10 // of a keyframe that is dragged; as the highest value of Weight Schedule
 export const FROM_A_RUN = null // the kind of settings that another node gives
 
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value))
@@ -33,16 +34,16 @@ const CURVES = {
 /** The weight as a function of the timestep. Throws an Error for the user where there is no curve to show. */
 export function makeCurve(settings) {
   const { kind } = settings
-  if (kind === FROM_A_RUN) throw new Error(inWords('This curve is set by another node and is known only when the workflow runs.'))
+  if (kind === FROM_A_RUN) throw new Error(inWords('Another node sets this curve; it is known only once the workflow runs.'))
   if (kind === 'learned') throw new Error(inWords('This curve was learned with the subject and is stored in its file.'))
   const make = Object.hasOwn(CURVES, kind) && CURVES[kind]
-  if (!make) throw new Error(inWords('This version of the pack knows no curve of the kind "{kind}".', { kind }))
+  if (!make) throw new Error(inWords('This version of the pack has no curve of kind "{kind}".', { kind }))
   const curve = make(settings)
   return (t) => Math.max(0, curve(clamp(t, 0, T)))
 }
 
 function keyframeCurve(pairs) {
-  if (!pairs.length) throw new Error(inWords('No keyframes: click in the graph to add one.'))
+  if (!pairs.length) throw new Error(inWords('No keyframes: click in the plot to add one.'))
   return (t) => {
     const percent = percentOf(t)
     const next = pairs.findIndex(([at]) => percent <= at)
@@ -81,7 +82,7 @@ function parseList(text) {
   try {
     value = JSON.parse(text)
   } catch {
-    throw new Error(inWords('The keyframes cannot be read as JSON.'))
+    throw new Error(inWords('The keyframes are not valid JSON.'))
   }
   value.forEach((pair, i) => {
     const values = { number: i + 1 }
@@ -140,7 +141,7 @@ export function handles(settings) {
 
 /** The settings after handle `index` was moved to a place, as far as they allow it. */
 export function moveHandle(settings, index, percent, weight) {
-  const wanted = clamp(weight, 0, 10)
+  const wanted = clamp(weight, 0, MAX_WEIGHT)
   if (settings.kind === 'keyframes') {
     const pairs = parseKeyframes(settings.keyframes)
     // To whole thousandths between its neighbours: the order stays, and no percent is used twice. The others stay as
@@ -177,7 +178,7 @@ export function addKeyframe(settings, percent, weight) {
     return null // the text is being written
   }
   if (pairs.some(([other]) => Math.abs(other - at) < 0.0005)) return null
-  pairs.push([at, round(clamp(weight, 0, 10), 3)])
+  pairs.push([at, round(clamp(weight, 0, MAX_WEIGHT), 3)])
   pairs.sort((a, b) => a[0] - b[0])
   const index = pairs.findIndex(([other]) => other === at)
   return { settings: { ...settings, keyframes: formatKeyframes(pairs, settings.keyframes) }, index }

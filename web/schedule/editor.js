@@ -1,9 +1,9 @@
-// The curve's editor without its looks: settings, selection, drag, history and keys. No DOM in here.
+// The state of the curve's editor: settings, selection, drag, history and keys. No DOM in here.
 
 import { History } from '../common/history.js'
-import { t } from '../common/texts.js'
+import { t } from '../common/translate.js'
 import * as curves from './curve.js'
-import * as plots from './plot.js'
+import * as scale from './plot_scale.js'
 
 const RADIUS = { mouse: 10, pen: 12, touch: 22 } // stage pixels in which a press takes a handle
 const STEP = { percent: 0.01, weight: 0.01 } // of an arrow key; ten times as much with Shift
@@ -83,8 +83,8 @@ export class ScheduleEditor {
   }
 
   get box() {
-    // While a handle is dragged the scale stands still, else the handle would run away from the pointer.
-    return this.#drag?.box ?? plots.plotBox(this.stage, Math.max(0, ...this.line.map(({ weight }) => weight)))
+    // While a handle is dragged the scale is fixed, or the handle would run away from the pointer.
+    return this.#drag?.box ?? scale.plotBox(this.stage, Math.max(0, ...this.line.map(({ weight }) => weight)))
   }
 
   setStage(width, height) {
@@ -113,7 +113,7 @@ export class ScheduleEditor {
 
   down(event) {
     if (this.#drag || !this.settings) return
-    const index = plots.hit(this.handles, event, this.box, RADIUS[event.type] ?? RADIUS.mouse)
+    const index = scale.hit(this.handles, event, this.box, RADIUS[event.type] ?? RADIUS.mouse)
     if (event.button === 2) {
       this.select(index)
       if (index >= 0) this.removeSelected()
@@ -123,7 +123,7 @@ export class ScheduleEditor {
     if (index >= 0) {
       this.select(index)
       this.#drag = { id: event.id, index, from: this.settings, box }
-    } else this.#addAt(plots.valuesAt(event, box), { id: event.id, box })
+    } else this.#addAt(scale.fromStage(event, box), { id: event.id, box })
   }
 
   #addAt({ percent, weight }, drag) {
@@ -140,7 +140,7 @@ export class ScheduleEditor {
     if (!this.#drag) return this.#hover(event)
     if (this.#drag.id !== event.id) return
     const { index, from, box } = this.#drag
-    const { percent, weight } = plots.valuesAt(event, box)
+    const { percent, weight } = scale.fromStage(event, box)
     this.#setDraft(curves.moveHandle(from, index, percent, Math.min(weight, box.top)))
   }
 
@@ -169,7 +169,7 @@ export class ScheduleEditor {
   }
 
   #hover(event) {
-    const { percent } = plots.valuesAt(event, this.box)
+    const { percent } = scale.fromStage(event, this.box)
     const away = this.stepPoints.map((point) => Math.abs(point.percent - percent))
     const step = percent >= -0.02 && percent <= 1.02 ? away.indexOf(Math.min(...away)) : -1
     if (step === this.hoverStep) return
@@ -194,7 +194,7 @@ export class ScheduleEditor {
   removeSelected() {
     this.cancel()
     if (this.settings?.kind !== 'keyframes' || this.selection < 0) return
-    if (this.handles.length === 1) return this.#listener.say(t('The last keyframe cannot be removed.'))
+    if (this.handles.length === 1) return this.#listener.say(t('The only keyframe cannot be removed.'))
     const next = curves.removeKeyframe(this.settings, this.selection)
     this.selection = Math.min(this.selection, this.handles.length - 2)
     this.#commit(next)
@@ -274,7 +274,7 @@ export class ScheduleEditor {
     const handle = this.handles[this.selection]
     if (this.#drag || !handle) return true
     const percent = handle.percent + dx * STEP.percent * times
-    const weight = Math.min(10, Math.max(0, handle.weight + dy * STEP.weight * times))
+    const weight = Math.min(curves.MAX_WEIGHT, Math.max(0, handle.weight + dy * STEP.weight * times))
     this.#commit(curves.moveHandle(this.settings, this.selection, percent, weight), `nudge ${this.selection}`)
     return true
   }

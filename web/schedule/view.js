@@ -1,29 +1,31 @@
-// The curve's DOM: the stage and a line with the number of steps. It knows nothing of ComfyUI; listeners live from
+// The curve's widget: the stage and a line with the number of steps. It knows nothing of ComfyUI, and works from
 // attach() to detach().
 
-import { WindowClaims } from '../common/claims.js'
-import { add, addKeys, backingSize, listener, stageContext, swallow } from '../common/dom.js'
-import { isTab, tabAround } from '../common/focus.js'
-import { t } from '../common/texts.js'
+import { add, addKeys, listener, swallow } from '../common/dom.js'
+import { EventCapture } from '../common/event_capture.js'
+import { FrameLoop } from '../common/frame_loop.js'
+import { stageContext, toStage } from '../common/stage.js'
+import { isTab, tabAround } from '../common/tab_focus.js'
+import { t } from '../common/translate.js'
 import { MAX_STEPS } from './curve.js'
-import { draw } from './draw.js'
+import { drawPlot } from './draw_plot.js'
 import { describe, ScheduleEditor } from './editor.js'
 import { CSS } from './style.js'
 
 const help = () =>
   [
-    t('The weight of the subject from noise on the left to image on the right.'),
-    t('Tab selects a handle, arrow keys move it, with Shift ten times as far.'),
-    t('With keyframes, Enter adds one and Delete removes the selected one. Control Z undoes.'),
-    t('Escape deselects; pressed again it leaves the editor.')
+    t('The weight of the subject during denoising, from noise on the left to the image on the right.'),
+    t('Tab selects a handle; the arrow keys move it, ten times as far with Shift.'),
+    t('If the curve has keyframes, Enter adds one and Delete removes the selected one. Control Z undoes.'),
+    t('Escape deselects; pressed again, it leaves the editor.')
   ].join(' ')
 
 export class CurveView {
   #hooks
   #editor
-  #claims
+  #capture
   #abort = null
-  #frame = 0
+  #frames
   #message = ''
 
   /** hooks: {change(settings), setSteps(count), select(), leave(), passWheel(event)}, all optional. */
@@ -44,9 +46,13 @@ export class CurveView {
     this.status = add(row, 'span', 'p3s-curve-status')
     this.live = add(this.element, 'div', 'p3s-unseen')
     this.live.setAttribute('aria-live', 'polite')
-    this.#claims = new WindowClaims(this.canvas, {})
+    this.#capture = new EventCapture(this.canvas, {})
+    this.#frames = new FrameLoop(this.stage, this.canvas, {
+      resize: (width, height) => this.#editor.setStage(width, height),
+      draw: () => this.#draw()
+    })
     this.#editor = new ScheduleEditor({
-      render: () => this.#schedule(),
+      render: () => this.#frames.request(),
       change: (settings) => this.#hooks.change?.(settings),
       say: (message) => this.#say(message)
     })
@@ -67,7 +73,7 @@ export class CurveView {
   set locked(locked) {
     if (locked === this.#editor.locked) return
     this.#editor.locked = locked
-    this.#schedule()
+    this.#frames.request()
   }
 
   setSteps(count) {
@@ -83,8 +89,8 @@ export class CurveView {
     const count = timesteps === null ? editor.steps : timesteps.length || ''
     if (document.activeElement !== this.steps) this.steps.value = String(count)
     this.steps.title = timesteps
-      ? t('The steps of the linked sigmas, as of the last run')
-      : t('How many sampler steps to mark, evenly spaced')
+      ? t('The steps of the linked sigmas, from the last run')
+      : t('How many evenly spaced sampler steps to mark')
   }
 
   attach() {
@@ -92,9 +98,9 @@ export class CurveView {
     this.#abort = new AbortController()
     const on = listener(this.#abort.signal)
     on(this.canvas, 'pointerdown pointermove pointerup pointercancel lostpointercapture', (e) => this.#onPointer(e))
-    on(this.canvas, 'pointerenter', () => this.#claims.watch())
+    on(this.canvas, 'pointerenter', () => this.#capture.start())
     on(this.canvas, 'pointerleave', (e) => {
-      this.#claims.leave(e)
+      this.#capture.leave(e)
       this.#editor.leave()
     })
     on(this.element, 'pointerdown', (e) => this.#onPress(e), { capture: true })
@@ -102,7 +108,7 @@ export class CurveView {
     on(this.canvas, 'contextmenu dblclick', swallow)
     on(this.keys, 'beforeinput', (e) => e.preventDefault())
     on(this.keys, 'keydown', (e) => this.#onKey(e))
-    on(this.keys, 'focus blur', () => this.#schedule())
+    on(this.keys, 'focus blur', () => this.#frames.request())
     on(this.stage, 'wheel', (e) => this.#hooks.passWheel?.(e), { passive: false })
     on(this.steps, 'input', () => {
       this.#editor.setSteps(Number(this.steps.value))
@@ -111,35 +117,25 @@ export class CurveView {
     on(this.steps, 'blur', () => this.setSteps(this.#editor.steps))
     on(this.steps, 'keydown', (e) => isTab(e) && tabAround(this.element, e))
     on(this.steps, 'pointerdown mousedown keydown', (e) => e.stopPropagation()) // not the node's
-    const observer = new ResizeObserver(() => this.refresh())
-    observer.observe(this.stage)
-    this.#abort.signal.addEventListener('abort', () => observer.disconnect())
-    this.refresh()
+    this.#frames.start()
   }
 
   detach() {
     this.#abort?.abort()
     this.#abort = null
-    this.#claims.end()
-    cancelAnimationFrame(this.#frame)
-    this.#frame = 0
+    this.#capture.stop()
+    this.#frames.stop()
   }
 
-  /** Measure and paint again; call it when the graph's zoom may have changed. */
+  /** Call it when the graph's zoom may have changed. */
   refresh() {
-    const { clientWidth: width, clientHeight: height } = this.stage
-    const { stage } = this.#editor
-    if (width !== stage.width || height !== stage.height) this.#editor.setStage(width, height)
-    else if (backingSize(this.canvas)[0] !== this.canvas.width) this.#schedule()
+    this.#frames.measure()
   }
 
   #onPointer(event) {
-    const { left, top, width, height } = this.canvas.getBoundingClientRect()
-    const { stage } = this.#editor
     const plain = {
       id: event.pointerId,
-      x: width ? ((event.clientX - left) / width) * stage.width : 0,
-      y: height ? ((event.clientY - top) / height) * stage.height : 0,
+      ...toStage(event.clientX, event.clientY, this.canvas.getBoundingClientRect(), this.#editor.stage),
       button: event.button,
       type: event.pointerType
     }
@@ -172,22 +168,14 @@ export class CurveView {
   #say(message) {
     this.#message = message
     this.live.textContent = message
-    this.#schedule()
+    this.#frames.request()
   }
 
-  #schedule() {
-    if (!this.#abort || this.#frame) return
-    this.#frame = requestAnimationFrame(() => {
-      this.#frame = 0
-      this.#paint()
-    })
-  }
-
-  #paint() {
+  #draw() {
     const editor = this.#editor
     if (!editor.settings) return
     const context = stageContext(this.canvas, editor.stage)
-    if (context) draw(context, editor)
+    if (context) drawPlot(context, editor)
     this.hint.textContent = editor.problem
     this.status.textContent = this.#statusText()
   }

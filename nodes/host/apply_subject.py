@@ -1,0 +1,228 @@
+"""Applying subjects to a MODEL through the host's public hooks.
+
+A wrapper around each call of the U-Net runs the subjects' copies on the same input and hands their features to patches
+of the attention, made for that call alone. What a run keeps lives in the run's own options. The given MODEL is never
+changed, and all that is stored on the patched one are closures over objects that do not change.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import comfy.ops
+import torch
+from comfy.model_patcher import ModelPatcher, create_model_options_clone
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ...p3s.errors import P3SError
+from ...p3s.network.copy_settings import CopySettings
+from ...p3s.network.subject_copy import SubjectCopy
+from ...p3s.network.unet_config import UNetConfig
+from ...p3s.sampling.application import Application
+from ...p3s.sampling.settings import feature_values, schedule_for
+from ...p3s.subject.file import Subject, check_family, check_weights, reference_of
+from .attention import alone_before_attention, with_patches
+from .base_model import base_fingerprint, channels_read, ejected, unet_config
+from .guidance import Conditionings, run_branches
+from .sampling_run import SamplingRun, SubjectOnModel
+
+KEY = "p3s"  # under which the host keeps what is ours
+SEVERAL_GPUS = "Apply P3S does not work with several GPUs at once: remove the multi-GPU node"
+
+
+class CopyPatcher(ModelPatcher):
+    """A subject's copy, as the host loads it beside the MODEL. Newer hosts copy what belongs to a MODEL to further
+    GPUs, and for ours could only say that its loader is at fault."""
+
+    def deepclone_multigpu(self, *_: Any, **__: Any) -> ModelPatcher:
+        # Of this type, because Select Model Device leaves the MODEL where it is then.
+        raise RuntimeError(f"{SEVERAL_GPUS}, and choose the model's device before Apply P3S")
+
+
+def apply_subject(
+    model: Any, subject: Subject, reference: int, application: Application
+) -> tuple[Any, tuple[str, ...]]:
+    """A clone of MODEL that generates the subject along with those already applied, and warnings for the user.
+
+    ``reference`` is the number of the photo that serves as the condition, from 0. Raises FamilyError or
+    SubjectFileError when model and subject do not fit.
+    """
+    if model.get_additional_models_with_key("multigpu"):
+        raise P3SError(SEVERAL_GPUS)
+    config = unet_config(model)
+    warnings = check_family(subject, config.family, base_fingerprint(model))
+    shown = reference_of(subject, reference)
+    patched = model.clone()
+    if application.off:
+        return patched, warnings
+    patcher = patcher_of_copy(model, config, subject)
+    copy = patcher.model
+    applied = SubjectOnModel(copy, shown, application, schedule_for(copy, application.schedule))
+    subjects = (*(model.get_attachment(KEY) or ()), applied)
+    patched.set_attachments(KEY, subjects)
+
+    patchers = patched.get_additional_models_with_key(KEY)
+    if all(p.model is not copy for p in patchers):
+        patchers = [*patchers, patcher]
+    patched.set_additional_models(KEY, patchers)
+
+    for kind, wrapper in wrappers(subjects, config).items():
+        patched.remove_wrappers_with_key(kind, KEY)
+        patched.add_wrapper_with_key(kind, KEY, wrapper)
+    return patched, warnings
+
+
+def compute_dtype(model: Any) -> torch.dtype:
+    """The type that the model's layers compute in, which may differ from the one its weights are stored in."""
+    return model.model.manual_cast_dtype or model.model.get_dtype()
+
+
+#: The first patcher of each copy in use, so that several Apply nodes of one subject share it. Nothing here keeps a copy
+#: alive.
+_patchers: weakref.WeakKeyDictionary[Subject, weakref.WeakValueDictionary[Any, CopyPatcher]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def patcher_of_copy(model: Any, config: UNetConfig, subject: Subject) -> CopyPatcher:
+    """A patcher of :func:`build_copy`'s copy, or of the one that it built for another MODEL of this configuration.
+
+    All patchers of a copy are clones of one, which lives as long as any of them: to the host a copy that is still in
+    use after its last known patcher is a leak. A low-rank copy runs on the layers of the MODEL itself, as the host
+    moves, casts and patches them; it serves clones of that MODEL only.
+    """
+    base, dtype = model.model.diffusion_model, compute_dtype(model)
+    devices = {"load_device": model.load_device, "offload_device": model.offload_device}
+    made = _patchers.setdefault(subject, weakref.WeakValueDictionary())
+    low_rank = CopySettings.from_dict(subject.info.copy_settings).kind == "lora"
+    # A low-rank copy keeps its base alive: no other one can have its id meanwhile.
+    key = (config, dtype, *devices.values(), id(base) if low_rank else None)
+    patcher = made.get(key)
+    if patcher is None:
+        copy = build_copy(config, subject, dtype)
+        with ejected(model):
+            copy.borrow(base, channels_read)
+        patcher = made[key] = CopyPatcher(copy, **devices)
+    return patcher.clone()
+
+
+def build_copy(config: UNetConfig, subject: Subject, dtype: torch.dtype) -> SubjectCopy:
+    """The subject's copy on the host's own layers, so that the host can stream and cast its weights."""
+    settings = CopySettings.from_dict(subject.info.copy_settings)
+    tokens = subject.references[0].tokens.shape[1]
+    plain = SubjectCopy(config, settings, tokens, device="meta")
+    check_weights(subject, {k: v.shape for k, v in plain.state_dict().items()})
+    with torch.inference_mode(False):
+        copy = SubjectCopy(config, settings, tokens, comfy.ops.manual_cast, device="meta")
+        # The curve of a learned weight is read once, and in float32 as everywhere.
+        curve = torch.float32
+        weights = {k: v.to(curve if k.startswith("learned_weight.") else dtype) for k, v in subject.weights.items()}
+        copy.load_state_dict(weights, assign=True)
+    return copy.requires_grad_(False).train(False)
+
+
+def wrappers(subjects: Sequence[SubjectOnModel], config: UNetConfig) -> dict[str, Any]:
+    """Our wrappers by the host's kinds of wrappers."""
+    channels = config.out_channels  # an inpainting U-Net reads a mask and a masked image behind the latent
+    first = config.layers()[0]
+
+    def outer_sample(executor, noise, *args, **kwargs):
+        """Around a sampling run: gives it a state of its own, and refuses first what cannot work."""
+        guider = executor.class_obj
+        before = guider.model_options
+        check_guidance(subjects, before["transformer_options"])
+        check_masks(subjects, noise.shape, guider.conds)
+        guider.model_options = create_model_options_clone(before)
+        guider.model_options["transformer_options"][KEY] = SamplingRun(subjects, guider.conds, noise.shape)
+        try:
+            return executor(noise, *args, **kwargs)
+        finally:
+            guider.model_options = before
+
+    def prepare_sampling(executor, model, noise_shape, *args, **kwargs):
+        """Before the models are loaded: asks for the additional memory that the subjects need."""
+        return executor(model, with_room(model, subjects, noise_shape), *args, **kwargs)
+
+    def predict_noise(executor, *args, **kwargs):
+        """Around each evaluation of the model by the sampler."""
+        guider = executor.class_obj
+        run = guider.model_options["transformer_options"].get(KEY)
+        if run is not None:
+            run.next_evaluation(guider.conds)
+        return executor(*args, **kwargs)
+
+    def diffusion_model(executor, x, timesteps, context=None, y=None, control=None, transformer_options={}, **kwargs):  # noqa: B006
+        """Around each call of the U-Net, on exactly the input that it gets."""
+        if "multigpu_thread_device" in transformer_options:
+            raise P3SError(SEVERAL_GPUS)
+        run = transformer_options.get(KEY) or SamplingRun(subjects)
+        weights = {
+            i: w for i in range(len(subjects)) if (w := run.weight(i, timesteps, transformer_options)) is not None
+        }
+        everywhere = {i: w for i, w in weights.items() if subjects[i].application.settings.branches == "both"}
+        if any(subjects[i].application.mask is not None for i in weights):
+            run.check_mask(x)
+
+        def call(weights: Mapping[int, float | Tensor]):
+            def part(x, timesteps, context, control, options):
+                if weights:
+                    found, equal = run.injections(weights, x, timesteps, context, options, channels)
+                    shared = equal and alone_before_attention(options, control, KEY)
+                    options = with_patches(options, found, first, shared, run.masked_attention)
+                return executor(x, timesteps, context, y, control, options, **kwargs)
+
+            return part
+
+        if len(everywhere) == len(weights):
+            return call(weights)(x, timesteps, context, control, transformer_options)
+        rows = run.rows_of_prompts(x, context, transformer_options)
+        calls = call(weights), call(everywhere)
+        return run_branches(rows, run.prompts, *calls, x, timesteps, context, control, transformer_options)
+
+    return {
+        WrappersMP.OUTER_SAMPLE: outer_sample,
+        WrappersMP.PREPARE_SAMPLING: prepare_sampling,
+        WrappersMP.PREDICT_NOISE: predict_noise,
+        WrappersMP.DIFFUSION_MODEL: diffusion_model,
+    }
+
+
+def check_guidance(subjects: Sequence[SubjectOnModel], options: Mapping[str, Any]) -> None:
+    """Raise P3SError where a node compares the prompt with the negative prompt inside the attention, and a subject
+    runs them apart."""
+    patches = options.get("patches", {}).get("attn1_output_patch", ())
+    compares = any(getattr(patch, "__module__", "").endswith("nodes_nag") for patch in patches)
+    if compares and any(s.application.settings.branches != "both" for s in subjects):
+        raise P3SError(
+            "NAGuidance compares the prompt with the negative prompt, and Apply P3S runs them apart: set its guidance "
+            "to both and its mode to exact, or remove NAGuidance"
+        )
+
+
+def check_masks(subjects: Sequence[SubjectOnModel], latents: Sequence[int], conds: Conditionings) -> None:
+    """Raise P3SError where effect masks cannot be placed on what is sampled, [images, channels, h, w]."""
+    masks = [s.application.mask for s in subjects if s.application.mask is not None]
+    if masks and any(cond.get("area") is not None for part in conds.values() for cond in part):
+        raise P3SError(
+            "the mask of Apply P3S does not work together with Conditioning (Set Area), which crops the image: use "
+            "Conditioning (Set Mask) instead, or remove the mask"
+        )
+    for mask in masks:
+        mask.check(latents[0])
+
+
+def with_room(model: Any, subjects: Sequence[SubjectOnModel], noise_shape: Sequence[int]) -> list[int]:
+    """The shape of the noise from which the host's estimate of memory has room for what subjects keep during a step.
+
+    It is higher, rather than for more images, because nodes that slide a window over the images cut their number.
+    """
+    values = sum(feature_values(s.copy, math.prod(noise_shape[2:])) for s in subjects)
+    # Features as they come, features weighted, and the longer keys and values that they become a part of.
+    needed = 4 * values * compute_dtype(model).itemsize
+    image = model.model.memory_required([1, *noise_shape[1:]])
+    images, channels, height, *others = noise_shape
+    return [images, channels, height + math.ceil(height * needed / max(1, image)), *others]

@@ -1,0 +1,114 @@
+"""Treating the prompt and the negative prompt of the guidance differently inside one call of the U-Net."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...p3s.errors import P3SError
+
+#: (x, timesteps, context, control, transformer_options) -> the U-Net's output
+Call = Callable[[Tensor, Tensor, Tensor, Any, Mapping[str, Any]], Tensor]
+#: A guider's conditionings by their names, as the host has prepared them for a run.
+Conditionings = Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+def chunks_of(options: Mapping[str, Any]) -> list[int]:
+    """One entry for each chunk of a call's batch, 0 for the first conditioning of the guider (the prompt, with
+    ordinary guidance). Without the host's list all rows are conditional."""
+    return options.get("cond_or_uncond") or [0]
+
+
+def is_prompt(name: str) -> bool:
+    """Whether a subject belongs to a guider's conditionings of this name: all but negative ones, which PerpNeg has two
+    of."""
+    return "negative" not in name
+
+
+def prompts_of(conds: Conditionings) -> frozenset[Hashable]:
+    """The uuids of the conditionings that a subject belongs to."""
+    entries = (entry for name, part in conds.items() if is_prompt(name) for entry in part)
+    return frozenset(entry["uuid"] for entry in entries if "uuid" in entry)
+
+
+def conditional_chunks(options: Mapping[str, Any], prompts: frozenset[Hashable]) -> list[bool]:
+    """For each chunk of a call's batch, whether it belongs to the prompt. Its number does not say so: guiders order
+    their conditionings in their own way, and some nodes ask for the unconditional prediction alone."""
+    chunks, uuids = chunks_of(options), options.get("uuids") or ()
+    if prompts and len(uuids) == len(chunks):
+        return [uuid in prompts for uuid in uuids]
+    return [kind == 0 for kind in chunks]
+
+
+def conditional_rows(context: Tensor, conds: Conditionings) -> list[bool]:
+    """For each row of a batch, whether it belongs to the prompt, by its text conditioning ``context`` [rows, tokens,
+    width]. For batches that another node has put together in an order of its own.
+
+    Raises P3SError where the text does not decide.
+    """
+    of_prompt, of_other = (torch.zeros(len(context), dtype=torch.bool, device=context.device) for _ in range(2))
+    for name, entry in ((name, entry) for name, part in conds.items() for entry in part):
+        text = entry.get("model_conds", {}).get("c_crossattn")
+        if text is not None and context.shape[1] % text.cond.shape[1] == 0:
+            # Prompts of unequal length come repeated to a common one.
+            known = text.cond.to(context).repeat(1, context.shape[1] // text.cond.shape[1], 1)
+            rows = of_prompt if is_prompt(name) else of_other
+            rows |= (context[:, None] == known[None]).all(3).all(2).any(1)
+    if (of_prompt == of_other).any():
+        raise P3SError(
+            "Apply P3S cannot tell which part of the batch belongs to the prompt, because another node stacks the "
+            "image in its own order (a batch of tiles?): set guidance to both and mode to exact, or that node's batch "
+            "to 1"
+        )
+    return of_prompt.tolist()
+
+
+def run_branches(
+    rows: Sequence[bool],
+    prompts: frozenset[Hashable],
+    conditional: Call,
+    other: Call,
+    x: Tensor,
+    timesteps: Tensor,
+    context: Tensor,
+    control: Mapping[str, Any] | None,
+    options: Mapping[str, Any],
+) -> Tensor:
+    """Run the rows of the batch that belong to the prompt through one call, the others through another.
+
+    Each call gets the list of its own chunks: those whose rows it has or, where rows are in another order than chunks,
+    those of ``prompts`` (:func:`prompts_of`) or the others.
+    """
+    chunks, uuids = chunks_of(options), options.get("uuids") or ()
+    of_prompt = list(rows[:: max(1, len(x) // len(chunks))])
+    if [of for of in of_prompt for _ in range(len(x) // len(chunks))] != list(rows):
+        of_prompt = conditional_chunks(options, prompts)
+    out: Tensor | None = None
+    for run, wanted in ((conditional, True), (other, False)):
+        chosen = [i for i, row in enumerate(rows) if row == wanted]
+        if not chosen:
+            continue
+        if len(chosen) == len(x):
+            return run(x, timesteps, context, control, options)
+        index = torch.tensor(chosen, device=x.device)
+
+        def pick(value: Any, index: Tensor = index) -> Any:
+            if isinstance(value, Tensor):
+                return value[index] if value.ndim and len(value) == len(x) else value
+            if isinstance(value, list):
+                return [pick(v) for v in value]
+            return {k: pick(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+        kept = [i for i, of in enumerate(of_prompt) if of == wanted]
+        part = {**options, "cond_or_uncond": [chunks[i] for i in kept]}
+        if len(uuids) == len(chunks):
+            part["uuids"] = [uuids[i] for i in kept]
+        result = run(pick(x), pick(timesteps), pick(context), pick(control), part)
+        if out is None:
+            out = result.new_empty((len(x), *result.shape[1:]))
+        out[index] = result
+    assert out is not None, "the host called the U-Net with an empty batch"
+    return out

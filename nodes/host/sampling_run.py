@@ -1,0 +1,204 @@
+"""What a sampling run computes once, and what it keeps from one step to the next."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...p3s.errors import P3SError
+from ...p3s.network.injection import EffectMask, Features, Injection
+from ...p3s.network.subject_copy import SubjectCopy
+from ...p3s.sampling.application import Application
+from ...p3s.sampling.schedule import Schedule
+from ...p3s.sampling.settings import FeatureCache, always_on, early_end, injection
+from ...p3s.subject.file import SubjectReference
+from .attention import MaskedAttention
+from .guidance import Conditionings, chunks_of, conditional_chunks, conditional_rows, is_prompt, prompts_of
+
+
+@dataclass(frozen=True, eq=False)
+class SubjectOnModel:
+    """A subject on a MODEL, and the ``schedule`` of its application with the curve that it learned filled in."""
+
+    copy: SubjectCopy
+    reference: SubjectReference
+    application: Application
+    schedule: Schedule
+
+
+class SamplingRun:
+    """One sampling run of a MODEL with subjects. Lives in the run's own options, so that runs never meet.
+
+    ``conds`` are the guider's conditionings, among which :func:`guidance.prompts_of` finds the prompts; without any,
+    the first conditioning of a call is the prompt. ``latents`` is the shape of what is sampled, [images, channels, h,
+    w].
+    """
+
+    def __init__(
+        self,
+        subjects: Sequence[SubjectOnModel],
+        conds: Conditionings | None = None,
+        latents: Sequence[int] | None = None,
+    ) -> None:
+        self.subjects = subjects
+        self.latents = latents
+        self._know(conds or {})
+        self.masked_attention = MaskedAttention()
+        self._schedules = [early_end(s.schedule, s.application.settings) for s in subjects]
+        self._always_on = [always_on(schedule) for schedule in self._schedules]
+        self._caches = [FeatureCache(s.application.settings.reuse) for s in subjects]
+        self._conditions: dict[Hashable, Tensor] = {}
+        self._masks: dict[Hashable, EffectMask] = {}
+        self._evaluation: int | None = None
+        self._calls: Counter[Hashable] = Counter()
+        self._timestep: tuple[Any, float] = None, 0.0
+
+    def next_evaluation(self, conds: Conditionings) -> None:
+        """Take note that the sampler evaluates the model, at a new x_t: by as many calls of the U-Net as it takes
+        (conditionings run apart, crops, context windows, guidance nodes). ``conds`` are now prepared for the run."""
+        self._evaluation = 0 if self._evaluation is None else self._evaluation + 1
+        self._calls.clear()
+        self._know(conds)
+
+    def _know(self, conds: Conditionings) -> None:
+        self.conds, self.prompts = conds, prompts_of(conds)
+        negative = {name: part for name, part in conds.items() if not is_prompt(name)}
+        others = {entry["uuid"] for part in negative.values() for entry in part if "uuid" in entry}
+        self._ambiguous = self.prompts & others
+        entries = (entry for part in conds.values() for entry in part)
+        self._areas = {entry.get("uuid") for entry in entries if entry.get("area") is not None}
+
+    def rows_of_prompts(self, x: Tensor, context: Tensor, options: Mapping[str, Any]) -> list[bool]:
+        """For each row of a call's batch, whether it belongs to the prompt."""
+        chunks, images = conditional_chunks(options, self.prompts), self._images(options)
+        stacked = images is not None and len(x) != images * len(chunks)
+        # The host gives the negative prompt an area of the prompt's, with the prompt's uuid.
+        if stacked or self._ambiguous.intersection(options.get("uuids", ())):
+            return conditional_rows(context, self.conds)
+        return [of_prompt for of_prompt in chunks for _ in range(len(x) // len(chunks))]
+
+    def check_mask(self, x: Tensor) -> None:
+        """Raise P3SError if a call is about a crop of the image, on which an effect mask cannot be placed."""
+        if self._is_crop(x):
+            raise P3SError(
+                "the mask of Apply P3S does not work together with nodes that sample the image in parts (Tiled "
+                "Diffusion, spatial context windows, areas): remove that node, or the mask"
+            )
+
+    def weight(self, index: int, timesteps: Tensor, options: Mapping[str, Any]) -> float | Tensor | None:
+        """eps_t times the strength, or None where the subject is off.
+
+        A schedule that is never 0 is computed where the timesteps are, because reading them would make the CPU wait for
+        the GPU. For the others the timestep is read once for each tensor of sigmas.
+        """
+        schedule, strength = self._schedules[index], self.subjects[index].application.strength
+        if self._always_on[index]:
+            return strength * schedule.weight(timesteps[:1].float())[0]
+        sigmas = options.get("sigmas")
+        if sigmas is None or sigmas is not self._timestep[0]:
+            self._timestep = sigmas, float(timesteps[0])
+        return strength * schedule.weight(self._timestep[1]) or None
+
+    def injections(
+        self,
+        weights: Mapping[int, float | Tensor],
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        options: Mapping[str, Any],
+        channels: int,
+    ) -> tuple[list[Injection], bool]:
+        """The subjects' part in a call, by their numbers, and whether the chunks of the batch repeat the first.
+
+        Of ``x`` the first ``channels`` are the latent, which is all that the copy reads.
+        """
+        chunks = len(chunks_of(options))
+        equal_latents, equal = repeated(x, timesteps, chunks, channels)
+        rows = len(x) // chunks if equal_latents else len(x)
+        of_this_kind = tuple(options.get("uuids", ())), window_of(options, self.latents), x.shape, rows
+        call = *of_this_kind, self._calls[of_this_kind]
+        self._calls[of_this_kind] += 1
+        evaluation = self._evaluation if self._stays(x, options) else None
+        found = []
+        for index, weight in weights.items():
+            copy, application = self.subjects[index].copy, self.subjects[index].application
+
+            def features(copy: SubjectCopy = copy, index: int = index) -> Features:
+                return copy(x[:rows, :channels], timesteps[:rows], context, self._condition(index, x[:, :channels]))
+
+            kept = self._caches[index].get(call, evaluation, features)
+            mask = self._mask(index, options)
+            found.append(injection(copy, kept, weight, mask, application.layers, application.settings))
+        return found, equal
+
+    def _is_crop(self, x: Tensor) -> bool:
+        return self.latents is not None and any(a < b for a, b in zip(x.shape[2:], self.latents[2:], strict=True))
+
+    def _stays(self, x: Tensor, options: Mapping[str, Any]) -> bool:
+        """Whether a call is about the same part of the image at every step: all of it, or its conditioning's area.
+        Tiles may move."""
+        return not self._is_crop(x) or self._areas.issuperset(options.get("uuids", ()))
+
+    def _images(self, options: Mapping[str, Any]) -> int | None:
+        """How many images (frames) each chunk of a call has, if that is known."""
+        window = window_of(options, self.latents)
+        if window is not None and window.dim == 0:
+            return len(window.indices)
+        return None if self.latents is None else self.latents[0]
+
+    def _mask(self, index: int, options: Mapping[str, Any]) -> EffectMask | None:
+        """A subject's effect mask for the images of a call."""
+        mask, window = self.subjects[index].application.mask, window_of(options, self.latents)
+        if mask is None or mask.images == 1 or window is None or window.dim != 0:
+            return mask
+        if (index, window) not in self._masks:
+            self._masks[index, window] = mask.of(window.indices)
+        return self._masks[index, window]
+
+    def _condition(self, index: int, x: Tensor) -> Tensor:
+        """I'' of a subject, made once."""
+        key = index, x.device, x.dtype
+        if key not in self._conditions:
+            copy, reference = self.subjects[index].copy, self.subjects[index].reference
+            latent, tokens = (t[None].to(x.device, x.dtype) for t in (reference.latent, reference.tokens))
+            self._conditions[key] = copy.condition(latent, tokens)
+        return self._conditions[key]
+
+
+class Window(NamedTuple):
+    """The part of a batch, or of another dimension ``dim`` of the latents, that a call is about."""
+
+    dim: int
+    indices: tuple[int, ...]
+
+
+def window_of(options: Mapping[str, Any], latents: Sequence[int] | None) -> Window | None:
+    """The window of a call where a node slides one over the images: the host's Context Windows, which may also slide
+    over the height or width, and AnimateDiff-Evolved's. ``latents`` is the shape of what is sampled."""
+    window = options.get("context_window")
+    if window is not None:
+        # It may take more than its own indices: newer hosts put the image before them first.
+        size = max(window.index_list) + 1 if latents is None else latents[window.dim]
+        return Window(window.dim, tuple(window.get_tensor(torch.arange(size), dim=0).tolist()))
+    frames = (options.get("ad_params") or {}).get("sub_idxs")
+    return None if frames is None else Window(0, tuple(frames))
+
+
+def repeated(x: Tensor, timesteps: Tensor, chunks: int, channels: int) -> tuple[bool, bool]:
+    """Whether all chunks of a batch repeat the first, as prompt and negative prompt have the same x_t: in their first
+    ``channels`` and timesteps, and in all channels.
+
+    They do not for crops of the image, and an inpainting model may read another masked image in each. The graph does
+    not say which nodes do so, and the values are compared, which on a GPU waits for the step's input.
+    """
+    if chunks == 1 or len(x) % chunks:
+        return False, False
+    rows, times = x.unflatten(0, (chunks, -1)), timesteps.unflatten(0, (chunks, -1))
+    same = rows == rows[:1]
+    latents = bool(same[:, :, :channels].all() & (times == times[:1]).all())
+    return latents, latents and (x.shape[1] == channels or bool(same.all()))

@@ -1,0 +1,198 @@
+"""Training an SSR-Encoder: what is drawn for a step, its losses, and the step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import P3SError, TrainingError
+from ..network.hooks import AttentionHooks
+from ..network.unet import UNet
+from ..network.unet_config import Layer
+from ..sampling.diffusion import NoiseSchedule
+from ..settings import is_number
+from .aligner import Aligner
+from .attend import KeysValues, add_subject
+from .layers import SubjectLayers
+
+
+@dataclass(frozen=True)
+class SSRTrainSettings:
+    """How an SSR-Encoder is trained; the defaults are the published ones. Raises P3SError for other values.
+
+    ``consistency`` is lambda of L_reg, ``consistency_norm`` "sum" over the scales (the authors' code) or "mean" of the
+    embeddings over them (the paper). ``prompt_dropout`` and ``image_dropout`` are the shares of rows with the empty
+    prompt, and with the embedding of the zero picture; the authors never drop the image. ``start``: W_K^S and W_V^S
+    "random" (code) or a "copy" of the U-Net's own (paper). ``learning_rate`` and ``weight_decay`` are AdamW's.
+    """
+
+    consistency: float = 0.01
+    consistency_norm: str = "sum"
+    prompt_dropout: float = 0.8
+    image_dropout: float = 0.0
+    start: str = "random"
+    learning_rate: float = 5e-5
+    weight_decay: float = 0.01
+
+    CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {"consistency_norm": ("sum", "mean"), "start": ("random", "copy")}
+    RANGES: ClassVar[dict[str, float]] = {
+        "consistency": 100,
+        "prompt_dropout": 1,
+        "image_dropout": 1,
+        "learning_rate": 1,
+        "weight_decay": 1,
+    }
+
+    def __post_init__(self) -> None:
+        for name, choices in self.CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise P3SError(f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}")
+        for name, high in self.RANGES.items():
+            if not is_number(getattr(self, name), 0, high):
+                raise P3SError(f"{name} must be a number in 0..{high:g}; got {getattr(self, name)!r}")
+
+
+class Pair(NamedTuple):
+    """One row of training data: the target's latent [channels, h, w] and prompt [L, context_dim]; of the reference the
+    hidden states [K, P, vision], the query [L, query], and the bias of its mask [P] or None."""
+
+    latent: Tensor
+    prompt: Tensor
+    states: Tensor
+    query: Tensor
+    bias: Tensor | None = None
+
+
+class Batch(NamedTuple):
+    """The tensors of one step: x_t, the timesteps [batch], what the U-Net should predict, its context; states, query
+    and bias of the aligner."""
+
+    x: Tensor
+    timesteps: Tensor
+    target: Tensor
+    context: Tensor
+    states: Tensor
+    query: Tensor
+    bias: Tensor | None
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on ``device``."""
+        return Batch(*(None if part is None else part.to(device) for part in self))  # type: ignore[arg-type]
+
+
+def draw(
+    pairs: Sequence[Pair],
+    empty: Pair,
+    noise: NoiseSchedule,
+    settings: SSRTrainSettings,
+    generator: torch.Generator,
+) -> Batch:
+    """The random choices of a step on ``pairs``: timesteps, noise, dropped prompts and images.
+
+    ``empty`` has the empty prompt, the states of the zero picture and the query of the empty text.
+    """
+    latents = torch.stack([pair.latent for pair in pairs]).float()
+    t = torch.randint(len(noise), (len(pairs),), generator=generator)
+    eps = torch.randn(latents.shape, generator=generator)
+
+    def with_empty(share: float) -> list[Pair]:
+        gone = torch.rand(len(pairs), generator=generator) < share
+        return [empty if out else pair for pair, out in zip(pairs, gone.tolist(), strict=True)]
+
+    prompts = [pair.prompt for pair in with_empty(settings.prompt_dropout)]
+    seen = with_empty(settings.image_dropout)
+    biases = [pair.states.new_zeros(pair.states.shape[1]) if pair.bias is None else pair.bias for pair in pairs]
+    return Batch(
+        x=noise.add_noise(latents, eps, t),
+        timesteps=t,
+        target=noise.target(latents, eps, t),
+        context=torch.stack(prompts).float(),
+        states=torch.stack([pair.states for pair in seen]).float(),
+        query=torch.stack([pair.query for pair in seen]).float(),
+        bias=None if all(pair.bias is None for pair in pairs) else torch.stack(biases),
+    )
+
+
+# L_reg = sum over k of  mean(1 - cos(c_s^k, z_q))      or  mean(1 - cos(mean over k of c_s^k, z_q))
+def embedding_consistency(c: Tensor, query: Tensor, scales: int, norm: str = "sum") -> Tensor:
+    """How far each token's embedding is from the meaning of that token, a scalar.
+
+    ``c``: c_s, [batch, K * L, width]; ``query``: z_q, [batch, L, width], which gets no gradient; ``scales``: K.
+    """
+    parts, meaning = c.unflatten(1, (scales, -1)), query.detach()
+    if norm == "mean":
+        return (1 - F.cosine_similarity(parts.mean(1), meaning, dim=-1)).mean()
+    return (1 - F.cosine_similarity(parts, meaning[:, None], dim=-1)).mean((0, 2)).sum()
+
+
+class Trainee(nn.Module):
+    """What is trained, in one module, so that one wrapper of several devices holds both halves."""
+
+    def __init__(self, aligner: Aligner, layers: SubjectLayers) -> None:
+        super().__init__()
+        self.aligner, self.layers = aligner, layers
+
+    def forward(self, base: UNet, batch: Batch, consistency_norm: str = "sum") -> tuple[Tensor, Tensor]:
+        """L_LDM and L_reg of a batch on a frozen U-Net, both scalars."""
+        c = self.aligner(batch.states, batch.query, batch.bias)
+        prediction = base(batch.x, batch.timesteps, batch.context, _Training(self.layers, c))
+        # L_LDM = E |eps - eps_theta(x_t, t, [c_t; c_s])|^2
+        denoising = F.mse_loss(prediction.float(), batch.target.float())
+        return denoising, embedding_consistency(c, batch.query, self.aligner.scales, consistency_norm)
+
+
+class _Training(AttentionHooks):
+    """Every row reads its own embedding, at strength 1."""
+
+    def __init__(self, layers: SubjectLayers, c: Tensor) -> None:
+        self.layers, self.c = layers, c
+
+    def cross_attention_result(self, layer: Layer, out: Tensor, q: Tensor, heads: int, grid: tuple[int, int]) -> Tensor:
+        return add_subject(out, q, heads, KeysValues(*self.layers.project(layer, self.c)), None, (True,), 1.0)
+
+
+def start(base: UNet, vision: int, settings: SSRTrainSettings, seed: int = 0, **sizes: int) -> Trainee:
+    """An untrained SSR-Encoder for a U-Net, whose queries are as wide as its text, and a vision tower of this width.
+
+    ``sizes``: inner, heads and scales of :class:`Aligner`. Equal seeds give equal weights; the global random state is
+    left alone.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        trainee = Trainee(Aligner(base.config.context_dim, vision, **sizes), SubjectLayers(base.config))
+    if settings.start == "copy":
+        trainee.layers.copy_from(base)
+    return trainee
+
+
+def optimizer(trainee: nn.Module, settings: SSRTrainSettings) -> torch.optim.Optimizer:
+    """The published optimiser: AdamW at a constant rate."""
+    return torch.optim.AdamW(trainee.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+
+
+def training_step(
+    trainee: nn.Module,
+    base: UNet,
+    batch: Batch,
+    steps: Any,
+    settings: SSRTrainSettings,
+    backward: Callable[[Tensor], object] = Tensor.backward,
+) -> tuple[float, float]:
+    """One step on a batch; returns L_LDM and L_reg before it.
+
+    ``trainee``: a :class:`Trainee`, or a wrapper of it; ``steps``: its optimiser; ``backward``: what computes the
+    gradients of a loss. Raises TrainingError for a loss that is not finite, and then changes nothing.
+    """
+    steps.zero_grad()
+    denoising, consistency = trainee(base, batch, settings.consistency_norm)
+    loss = denoising + settings.consistency * consistency
+    if not torch.isfinite(loss):
+        raise TrainingError(f"the loss is {loss.item()}: lower the learning rate, or train in float32")
+    backward(loss)
+    steps.step()
+    return denoising.item(), consistency.item()

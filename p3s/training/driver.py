@@ -1,0 +1,136 @@
+"""From references to a trained subject, for the library and for hosts.
+
+Callers bring what differs between them: the pictures' encoders, the base's weights, progress and cancelling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+
+import torch
+from torch import Tensor
+
+from ..errors import TrainingError
+from ..network.copy_settings import CopySettings
+from ..network.copy_start import start_copy
+from ..network.subject_copy import SubjectCopy
+from ..network.unet_config import UNetConfig
+from ..reference.rngr import Reference
+from ..sampling.diffusion import NoiseSchedule
+from ..subject.file import Subject, SubjectReference
+from ..subject.info import SubjectInfo, check_info
+from .examples import Example, examples_of
+from .key import TrainingInputs
+from .loop import TrainResult
+from .loss_map import STORED_LOSSES, loss_map
+from .settings import TrainSettings
+from .step import check_base, check_examples, reference_numbers
+
+
+def prepare(
+    config: UNetConfig,
+    references: Sequence[Reference],
+    prompts: Sequence[Tensor],
+    empty_prompt: Tensor,
+    encode: Callable[[Tensor], Tensor],
+    noise: NoiseSchedule,
+    base_fingerprint: Callable[[], str],
+    copy_settings: CopySettings,
+    settings: TrainSettings,
+    tell: Callable[[str], None] = lambda _: None,
+) -> TrainingInputs:
+    """All that a training on a base with this ``config`` depends on.
+
+    ``prompts``: one for each reference, and ``empty_prompt``, all [text tokens, context_dim]. ``encode`` turns a
+    picture [H, W, 3] in 0..1 into the latent that is trained, see :func:`examples_of`. ``base_fingerprint`` is asked
+    last, as it reads the base's weights. ``tell`` is called with what is done next, and may raise.
+
+    Raises FamilyError or TrainingError for a base that cannot be trained on and for inputs that do not fit together.
+    """
+    check_base(config)
+    if not references:
+        raise TrainingError("no reference to train on: give at least one photo")
+    examples: list[Example] = []
+    for number, (reference, prompt) in enumerate(zip(references, prompts, strict=True), start=1):
+        tell(f"Encoding reference {number} of {len(references)}")
+        # A tensor of its own for each reference: there is a sketch for each tensor, the same number for all callers.
+        examples += examples_of(reference, prompt.clone(), encode, settings)
+    check_examples(config, examples, empty_prompt)
+    tell("Checking whether this training was already done")
+    hashes = tuple(reference.image_hash for reference in references)
+    return TrainingInputs(base_fingerprint(), hashes, examples, empty_prompt, noise, copy_settings, settings)
+
+
+def info_of(
+    inputs: TrainingInputs,
+    references: Sequence[Reference],
+    family: str,
+    base_fingerprint: str | None = None,
+    resolution: int | None = None,
+    identifier: str = "",
+    prompt: str = "",
+    licence: str = "",
+) -> SubjectInfo:
+    """What a subject file says of a training that is not done yet; :func:`with_result` adds the rest.
+
+    ``base_fingerprint``: of the base without LoRAs, by which a file is matched with models; by default that of
+    ``inputs``. ``resolution``: of the training, in pixels, where it is known. ``identifier``, ``prompt``,
+    ``licence``: notes for people. Raises SubjectFileError for notes that a file cannot hold.
+    """
+    trained = asdict(inputs.settings) | ({} if resolution is None else {"resolution": resolution})
+    info = SubjectInfo(
+        family=family,
+        base_fingerprint=base_fingerprint or inputs.base_fingerprint,
+        copy_settings=inputs.copy_settings.to_dict(),
+        train_settings=trained,
+        points=tuple(reference.points.to_json() for reference in references),
+        image_hashes=tuple(inputs.image_hashes),
+        steps=0,
+        completed=False,
+        prediction=inputs.noise.prediction,
+        training_key=inputs.key(),
+        sketches=inputs.sketches(),
+        identifier=identifier,
+        prompt=prompt,
+        licence=licence,
+    )
+    check_info(info)
+    return info
+
+
+def new_copy(base_weights: Mapping[str, Tensor], inputs: TrainingInputs) -> SubjectCopy:
+    """The untrained copy for :func:`p3s.training.loop.train`, on the CPU; ``base_weights``: of the U-Net."""
+    settings, token_dim = inputs.settings, inputs.examples[0].tokens.shape[-1]
+    return start_copy(base_weights, inputs.copy_settings, token_dim, settings.zero_init, settings.seed)
+
+
+def with_result(info: SubjectInfo, result: TrainResult) -> SubjectInfo:
+    """``info`` of a training that has ended with this result."""
+    settings = info.train_settings
+    if result.changes:
+        settings = settings | {"changes": [list(change) for change in result.changes]}
+    return replace(
+        info,
+        train_settings=settings,
+        steps=len(result.reports),
+        completed=result.completed,
+        loss_map=loss_map(result.reports, STORED_LOSSES),
+    )
+
+
+def subject_of(copy: SubjectCopy, examples: Sequence[Example], info: SubjectInfo) -> Subject:
+    """The trained subject as its file will hold it, so that a loaded one gives the same pictures, bit for bit.
+
+    Of ``examples`` that are views of one reference, the reference is stored once. Weights are stored in 16 bits, except
+    those that do not fit into them.
+    """
+
+    def stored(weight: Tensor) -> Tensor:
+        weight = weight.detach().cpu()
+        half = weight.to(torch.float16)
+        return half if torch.isfinite(half).all() else weight
+
+    of_number = dict(zip(reversed(reference_numbers(examples)), reversed(examples), strict=True))
+    references = tuple(SubjectReference(of_number[n].latent, of_number[n].tokens) for n in sorted(of_number))
+    return Subject({key: stored(weight) for key, weight in copy.state_dict().items()}, references, info)

@@ -1,0 +1,48 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { loadNodesOf, offerFiles, refreshFiles } from '../../web/subjects/file_list.js'
+
+function loader(value, values = []) {
+  const told = []
+  const widget = { name: 'subject_file', value, options: { values }, callback: (chosen) => told.push(chosen) }
+  return { comfyClass: 'P3S_LoadSubject', widgets: [{ name: 'other' }, widget], widget, told }
+}
+
+const server = (files, ok = true) => ({ fetchApi: async () => ({ ok, json: async () => files }) })
+
+test('a node offers the files that there are and keeps its own', () => {
+  for (const files of [['cat', 'dog'], ['dog'], ['cat', 'owl'], []]) {
+    const node = loader('dog', ['dog'])
+    offerFiles(node, files)
+    assert.deepEqual(node.widget.options.values, files)
+    assert.equal(node.widget.value, 'dog')
+    assert.deepEqual(node.told, [])
+  }
+})
+
+test('a node whose file is missing takes the only one there is', () => {
+  for (const value of ['gone', '', undefined]) {
+    const node = loader(value)
+    offerFiles(node, ['dog'])
+    assert.equal(node.widget.value, 'dog')
+    assert.deepEqual(node.told, ['dog'])
+  }
+})
+
+test('loaders are found in subgraphs, too', () => {
+  const [outer, inner] = [loader('a'), loader('b')]
+  const graph = { nodes: [outer, { comfyClass: 'x', subgraph: { nodes: [{ comfyClass: 'y' }, inner] } }] }
+  assert.deepEqual(loadNodesOf(graph), [outer, inner])
+  assert.deepEqual(loadNodesOf({ _nodes: [inner] }), [inner])
+  assert.deepEqual(loadNodesOf(undefined), [])
+})
+
+test('nothing is asked without a loader, and nothing changed without an answer', async () => {
+  await refreshFiles([], { fetchApi: () => assert.fail() })
+  const node = loader('gone', ['gone'])
+  await refreshFiles([node], server(['dog'], false))
+  await refreshFiles([node], { fetchApi: () => Promise.reject(new Error('offline')) })
+  assert.deepEqual([node.widget.value, node.widget.options.values], ['gone', ['gone']])
+  await refreshFiles([node], server(['dog']))
+  assert.deepEqual([node.widget.value, node.widget.options.values], ['dog', ['dog']])
+})

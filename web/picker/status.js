@@ -1,0 +1,68 @@
+// What surrounds the picture: the buttons' states, the hint, the warning and the status line.
+
+import { t } from '../common/translate.js'
+import * as geometry from './geometry.js'
+import { count, get } from './points.js'
+
+export function showBar({ buttons }, editor) {
+  const press = (name, on) => buttons[name].setAttribute('aria-pressed', String(on))
+  press('positive', editor.sign === 'positive')
+  press('negative', editor.sign === 'negative')
+  press('masks', editor.overlay !== 'none')
+  press('grid', editor.grid)
+  buttons.undo.disabled = !editor.canUndo
+  buttons.redo.disabled = !editor.canRedo
+  buttons.remove.disabled = !editor.selection
+  buttons.fit.disabled = !editor.isZoomed
+  buttons.clearPositive.disabled = !editor.points.positive.length
+  buttons.clearNegative.disabled = !editor.points.negative.length
+}
+
+/**
+ * state: {hasPicture, emptyText, warning, message, maskClient, maskNode}; `emptyText` is shown where there is no
+ * picture, `maskNode` is {isWired, isRunning}, of the RNGR Mask that reads the points.
+ */
+export function showTexts(elements, editor, { hasPicture, emptyText, warning, message, maskClient, maskNode }) {
+  const write = (element, text) => {
+    if (element.textContent !== text) element.textContent = text
+  }
+  const hint = hasPicture ? pictureHint(editor, maskClient, maskNode) : emptyText
+  write(elements.hint, hint)
+  elements.note.classList.toggle('p3s-alone', !hasPicture)
+  const { run } = elements.buttons
+  run.hidden = !(hint && hasPicture && maskClient.isUnread && maskNode.isWired && !maskNode.isRunning)
+  write(run, run.hidden ? '' : t('Run RNGR Mask'))
+  write(elements.warning, editor.problem ? `${editor.problem} ${t('Click to start over.')}` : warning)
+
+  const { picture } = editor
+  const at = editor.hover ?? editor.selection
+  const point = get(editor.points, at)
+  const counts = `+ ${editor.points.positive.length}   − ${editor.points.negative.length}`
+  write(elements.left, point && picture ? describePoint(point, at, picture) : message || counts)
+  const zoom = editor.isZoomed ? `${Math.round(editor.view.zoom * 100)} % · ` : ''
+  write(elements.right, picture ? `${zoom}${picture.width} × ${picture.height}` : '')
+}
+
+/** One sentence on the masks, for the status and for screen readers. */
+export function describeMasks({ masks, message, isUnread }, { isWired, isRunning }) {
+  if (isUnread && isRunning) return t('RNGR Mask is running…')
+  if (isUnread && isWired) return t('The masks appear here once RNGR Mask has run.')
+  if (isUnread) return t('Connect “points” to RNGR Mask: the masks appear here once it has run.')
+  if (!masks) return message
+  const percent = (share) => `${Math.round(share * 100)} %`
+  const shares = { subject: percent(masks.subjectShare), removed: percent(masks.removedShare) }
+  return t('Subject: {subject} of the picture. Removed: {removed}.', shares)
+}
+
+function pictureHint(editor, maskClient, maskNode) {
+  if (count(editor.points) || editor.gestures.isBusy) {
+    if (editor.overlay === 'none') return ''
+    return maskClient.masks ? maskClient.message : describeMasks(maskClient, maskNode)
+  }
+  return t('Click the subject. Right-click what to leave out.')
+}
+
+function describePoint(point, { sign, index }, picture) {
+  const [x, y] = geometry.toPixel(point, picture)
+  return t('{point} at {x}, {y}', { point: `${sign === 'positive' ? '+' : '−'}${index + 1}`, x, y })
+}
