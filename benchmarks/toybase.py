@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from p3s.pictures import write_png
+from p3s.image_files import write_png
 from p3s.toyworld.models import PATCH, QUESTIONS
 from p3s.toyworld.scenes import BACKGROUNDS, CLASSES, PALETTE, all_looks, background_of, prompt, scene
 from p3s.toyworld.world import GUIDANCE, STEPS, WEIGHTS, ToyWorld, load_world, picture_of

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks import toybase
 from benchmarks.toybase import blockiness, drawn, frechet, two_colours
-from p3s.pictures import read_picture
+from p3s.image_files import read_picture
 from p3s.toyworld.scenes import BACKGROUNDS, CLASSES, PALETTE, background_of, render, scene
 
 

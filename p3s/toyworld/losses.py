@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..files import write_atomic
+from ..file_writing import write_atomic
 from .codec import Autoencoder
 from .models import CLIP_PATCH, QUESTIONS, noise_schedule, tokenize
 from .scenes import IDENTIFIER, Scene, render, scenes

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor, nn
 
-from ..files import write_atomic
+from ..file_writing import write_atomic
 from ..network.unet import UNet
 from . import operations
 from .codec import Autoencoder
