@@ -77,8 +77,8 @@ def test_a_weight_of_1_is_the_same_on_both_bit_for_bit(world: World) -> None:
 
 @pytest.mark.parametrize("start", ["zero", "identity"])
 def test_in_the_toy_world_it_fades_to_the_plain_model(start: str) -> None:
-    """Features of 0, whose keys have the logit 0, and those of the identity, some of whose keys have logits so high that
-    a millionth of exp of them still counts."""
+    """Features of 0, whose keys have the logit 0, and those of the identity, some of whose keys have logits so high
+    that a millionth of exp of them still counts."""
     toy, s = load_world(), scene("heldout", 0, "different")
     reference = toy.reference(picture_of(s), click(s, 0))
     copy = start_copy(toy.unet.state_dict(), CopySettings(), toy.clip.position.shape[1], start, 0)
