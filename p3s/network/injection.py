@@ -198,16 +198,13 @@ def subject_bias(parts: Sequence[SelfAttentionPart], start: int, queries: int, k
         own = torch.zeros(1, keys, device=device)
         own[:, begin:end] = 1
         columns.append((seen, own))
-    for part, m in ((part, part.mask) for part in parts if part.mask is not None):
-        others = [
-            other.mask
-            for other in parts
-            if other is not part and other.mask is not None and (part.isolated or other.isolated)
-        ]
+    masked = [(part, part.mask) for part in parts if part.mask is not None]
+    for part, m in masked:
+        others = [o for other, o in masked if other is not part and (part.isolated or other.isolated)]
         if others:
-            free = math.prod(1 - other for other in others)
-            apart = log_share(1 - (1 - m) * (1 - free))
-            columns.append((m * free, F.pad(apart, (0, keys - apart.shape[1]))))
+            free = (1 - _stacked(others)).prod(-1)
+            left = log_share(1 - (1 - m) * (1 - free))
+            columns.append((m * free, F.pad(left, (0, keys - left.shape[1]))))
     if not columns:
         return None
     return LogitBias(*(_stacked(side) for side in zip(*columns, strict=True)))

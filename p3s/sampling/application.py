@@ -44,7 +44,8 @@ class Application:
     strength: float = setting(
         1.0,
         "Multiplies the schedule's weight. 0 is the plain model. Tiny values do not fade to it, because the subject's "
-        "tokens still take part in attention; use 0 to switch the subject off, or weight_on attention to fade it.",
+        "tokens still take part in attention; use 0 to switch the subject off, or set weight_on to attention to let it "
+        "fade.",
         low=0.0,
         high=10.0,
         step=0.01,
@@ -56,7 +57,8 @@ class Application:
     weight_on: str = setting(
         "features",
         "What the weight multiplies. features: the subject's features, as in the paper. attention: the share of "
-        "attention that the subject's tokens get, so that the subject fades in evenly from 0. At 1 both are the same.",
+        "attention that the subject's tokens get, so that low weights come close to the plain model. At 1 both are the "
+        "same.",
         ("features", "attention"),
     )
     #: Bounded self-attention (Dahary et al. 2024). A pair of subjects takes the larger one of its values.
