@@ -195,9 +195,8 @@ def subject_bias(parts: Sequence[SelfAttentionPart], start: int, queries: int, k
         if part.weight is not None:
             w = part.weight
             seen = seen + (log_share(w.float()) if isinstance(w, Tensor) else max(math.log(w), BLOCKED))
-        own = torch.zeros(1, keys, device=device)
-        own[:, begin:end] = 1
-        columns.append((seen, own))
+        own = torch.ones(1, end - begin, device=device)
+        columns.append((seen, F.pad(own, (begin, keys - end))))
     masked = [(part, part.mask) for part in parts if part.mask is not None]
     for part, m in masked:
         others = [o for other, o in masked if other is not part and (part.isolated or other.isolated)]
