@@ -28,7 +28,6 @@ from p3s.network.copy_start import start_copy
 from p3s.network.subject_copy import SubjectCopy
 from p3s.reference.rngr import Reference
 from p3s.sampling.application import Application, AppliedSubject
-from p3s.sampling.schedule import Schedule
 from p3s.toyworld.scenes import BACKGROUNDS, IDENTIFIER, Scene, prompt, scene
 from p3s.toyworld.world import WEIGHTS, ToyWorld, click, load_world, picture_of
 from p3s.training.examples import Example, examples_of
@@ -128,12 +127,13 @@ def run_one(
     if reference is None:
         count = budget.backgrounds * budget.seeds
         return row | {key: [float(key == "leaked")] * count for key in COUNTED} | {"train_seconds": 0, "steps": 0}, []
-    key = repr(replace(method, weight=Schedule()))
+    key = repr(method.trained)
     if key not in trained:
         trained[key] = train_one(world, method, number, budget, s, reference)
     used, sampling, figures = trained[key]
     if "subjects" in sampling:
-        sampling = {"subjects": [replace(s, application=Application(method.weight)) for s in sampling["subjects"]]}
+        how = Application(method.weight, **method.applied)
+        sampling = {"subjects": [replace(s, application=how) for s in sampling["subjects"]]}
     looks = s.subjects[wanted].look, s.subjects[1 - wanted].look
     truth = portraits(s, wanted)
     scores, shown = [], [picture_of(s), reference.image]

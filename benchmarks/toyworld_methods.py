@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from p3s.network.copy_settings import CopySettings
@@ -13,7 +13,7 @@ from p3s.sampling.schedule import Schedule
 class Method:
     """``kind``: "p3s", "plain" (nothing is trained), "dreambooth" or "lora". ``rngr``: whether it trains on the clean
     reference, or on the photo as it is. ``train``: changes to the benchmark's settings of training, ``rate`` a factor
-    of its learning rate."""
+    of its learning rate. ``weight`` and ``applied``, further values of an Application: how the subject is sampled."""
 
     kind: str = "p3s"
     rngr: bool = True
@@ -21,10 +21,20 @@ class Method:
     train: dict[str, Any] = field(default_factory=dict)
     weight: Schedule = field(default_factory=Schedule)
     rate: float = 1.0
+    applied: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def trained(self) -> Method:
+        """The same for all methods that differ in sampling alone."""
+        return replace(self, weight=Schedule(), applied={})
 
 
 #: What "p3s" is here; the pack's defaults, written out so that a row keeps its meaning when one changes.
 BASE: dict[str, Any] = {"zero_init": "identity", "views": "whole+subject", "removed": "ignored"}
+
+
+#: The weight as a factor of the subject's share of attention.
+ON_ATTENTION: dict[str, Any] = {"weight_on": "attention"}
 
 
 def _p3s(copy: CopySettings | None = None, weight: Schedule | None = None, rate: float = 1.0, **train: Any) -> Method:
@@ -51,6 +61,10 @@ METHODS: dict[str, Method] = {
     "fixed": _p3s(weight=Schedule("fixed")),
     "increasing": _p3s(weight=Schedule("increasing")),
     "decreasing": _p3s(weight=Schedule("decreasing")),
+    "p3s-attention": replace(_p3s(), applied=ON_ATTENTION),
+    "fixed-attention": replace(_p3s(weight=Schedule("fixed")), applied=ON_ATTENTION),
+    "increasing-attention": replace(_p3s(weight=Schedule("increasing")), applied=ON_ATTENTION),
+    "decreasing-attention": replace(_p3s(weight=Schedule("decreasing")), applied=ON_ATTENTION),
     "learned": _p3s(CopySettings(weight="learned"), Schedule("learned")),
     "no-cross": _p3s(CopySettings(cross_attention=False)),
     "attn1-feature": _p3s(CopySettings(feature="attn1")),
@@ -70,6 +84,7 @@ TABLES: dict[str, tuple[str, ...]] = {
     "kind": ("p3s", "p3s-lora", "p3s-lora-x3", "p3s-lora-x10"),
     "consistency": ("p3s", "no-lac", "lac-all", "lac-sum"),
     "weight": ("p3s", "fixed", "increasing", "decreasing"),
+    "weight_on": tuple(name + on for name in ("p3s", "fixed", "increasing", "decreasing") for on in ("", "-attention")),
     "learned": ("p3s", "learned"),
     "structure": ("p3s", "no-cross", "attn1-feature", "one-to-one", "reference-input"),
 }

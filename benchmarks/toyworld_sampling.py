@@ -62,6 +62,10 @@ PAIRS: dict[str, dict[str, Any]] = {
     "masks, conditional half": {"branches": "conditional"},
     "masks, conditional half, strength 0.8": {"branches": "conditional", "strength": 0.8},
     "masks, conditional half, end 0.8": {"branches": "conditional", "end": 0.8},
+    "masks, isolate 0.5": {"isolate": 0.5},
+    "masks, isolate 1": {"isolate": 1.0},
+    "masks, conditional half, end 0.8, isolate 0.5": {"branches": "conditional", "end": 0.8, "isolate": 0.5},
+    "masks, conditional half, end 0.8, isolate 1": {"branches": "conditional", "end": 0.8, "isolate": 1.0},
     "masks, mode fast": asdict(FAST),
     "masks with soft edges": {"soft": True},
     "no masks": {"masks": False},
@@ -127,10 +131,14 @@ def two_row(
     """
     options = dict(PAIRS[name])
     soft, masks, strength = options.pop("soft", False), options.pop("masks", True), options.pop("strength", 1.0)
+    isolate = options.pop("isolate", 0.0)
     pair = (pair[1], pair[0]) if options.pop("swapped", False) else pair
     subjects = [
         t.applied(
-            mask=side_mask(bool(i), soft) if masks else None, strength=strength, settings=SamplingSettings(**options)
+            mask=side_mask(bool(i), soft) if masks else None,
+            strength=strength,
+            settings=SamplingSettings(**options),
+            isolate=isolate,
         )
         for i, t in enumerate(pair)
     ]

@@ -25,7 +25,7 @@ from .wire_types import Schedule, Subject, build, input_of
 
 log = logging.getLogger("p3s")
 
-STRENGTH, GUIDANCE = settings_of(Application)["strength"], settings_of(SamplingSettings)["branches"]
+HOW, GUIDANCE = settings_of(Application), settings_of(SamplingSettings)["branches"]
 WINDOW = settings_of(WeightCurve)
 
 
@@ -45,7 +45,7 @@ class Apply(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The model the subject was trained on, or another of its family."),
                 Subject.Input("subject", tooltip="From Train P3S or Load P3S Subject."),
-                input_of("strength", STRENGTH),
+                input_of("strength", HOW["strength"]),
                 input_of("start_percent", WINDOW["start"]),
                 input_of("end_percent", WINDOW["end"]),
                 input_of("guidance", GUIDANCE),
@@ -59,6 +59,8 @@ class Apply(io.ComfyNode):
                 io.Mask.Input("mask", optional=True, tooltip=EFFECT_MASK.help),
                 input_of("mode", MODE, optional=True),
                 input_of("layer_strengths", LAYER_STRENGTHS, optional=True, advanced=True),
+                input_of("weight_on", HOW["weight_on"], optional=True, advanced=True),
+                input_of("isolate", HOW["isolate"], optional=True, advanced=True),
             ],
             # The output has no id: it must differ from the inputs' ids.
             outputs=[
@@ -90,6 +92,8 @@ class Apply(io.ComfyNode):
         mask: Tensor | None = None,
         mode: str = "exact",
         layer_strengths: str = "",
+        weight_on: str = "features",
+        isolate: float = 0.0,
     ) -> io.NodeOutput:
         if start_percent > end_percent:
             raise P3SError(
@@ -97,7 +101,8 @@ class Apply(io.ComfyNode):
             )
         curve = schedule or default_schedule(CopySettings.from_dict(subject.info.copy_settings))
         curve = curve.within(start_percent, end_percent)
-        how = application(unet_config(model), curve, strength, mode, guidance, effect_mask(mask), layer_strengths)
+        config, where = unet_config(model), effect_mask(mask)
+        how = application(config, curve, strength, mode, guidance, where, layer_strengths, weight_on, isolate)
         patched, warnings = apply_subject(model, subject, reference_index, how)
         for warning in warnings:
             log.warning("Apply P3S: %s", warning)

@@ -7,7 +7,16 @@ import torch
 from small import SMALL, random_copy, random_unet
 
 from p3s.errors import MaskError
-from p3s.network.injection import EffectMask, Features, Injection, InjectionHooks, mask_bias, pool_tokens
+from p3s.network.injection import (
+    EffectMask,
+    Features,
+    Injection,
+    InjectionHooks,
+    SelfAttentionPart,
+    pool_tokens,
+    subject_bias,
+)
+from p3s.network.logit_bias import BLOCKED
 from p3s.network.unet import Attention
 from p3s.network.unet_config import Layer
 from p3s.sampling.application import Application, AppliedSubject
@@ -54,7 +63,9 @@ def test_queries_inside_see_the_subject_and_those_outside_do_not():
 def test_a_soft_mask_weighs_the_subjects_share_of_the_softmax():
     torch.manual_seed(0)
     logits, share = torch.randn(1, 6), 0.3
-    (bias,) = mask_bias([torch.tensor([[share]])], [2], 1, 6)
+    part = SelfAttentionPart(torch.zeros(1, 1, 8), torch.zeros(1, 2, 8), torch.tensor([[share]]))
+    on_queries, on_keys = (side[0] for side in subject_bias([part], 4, 1, 6))
+    bias = on_queries @ on_keys.T
     weighed = logits.exp() * torch.tensor([1, 1, 1, 1, share, share])
     torch.testing.assert_close((logits + bias).softmax(-1), weighed / weighed.sum())
 
@@ -67,8 +78,18 @@ def test_the_bias_is_where_the_query_is_when_one_of_two_subjects_has_a_mask(orde
     hooks = InjectionHooks(*[Injection(f, 0.2, mask) for mask in order])
     q, k, _ = hooks.self_attention(LAYER, z, GRID)
     bias = hooks.self_attention_bias(LAYER, k.shape[1], GRID)
-    assert (bias.device, bias.dtype, bias.shape) == (q.device, q.dtype, (1, 1, 16, 48))
-    assert torch.equal(mask_bias([None, half().tokens(GRID)], [2, 3], 16, 21)[0, :, :18], torch.zeros(16, 18))
+    assert bias.on_queries.device == bias.on_keys.device == q.device
+    assert (bias.on_queries.shape, bias.on_keys.shape) == ((1, 16, 1), (1, 48, 1))
+
+
+def test_only_what_a_masked_subject_has_appended_gets_a_bias():
+    part = SelfAttentionPart(torch.zeros(1, 16, 8), torch.zeros(1, 2, 8), None)
+    masked = part._replace(added=torch.zeros(1, 3, 8), mask=half().tokens(GRID))
+    on_queries, on_keys = (side[0] for side in subject_bias([part, masked], 17, 16, 23))
+    bias = on_queries @ on_keys.T
+    assert torch.equal(bias[:, :19], torch.zeros(16, 19)) and torch.equal(bias[:, 22:], torch.zeros(16, 1))
+    assert torch.equal(bias[:, 19:22], torch.where(half().tokens(GRID)[0] == 1, 0.0, BLOCKED)[:, None].expand(-1, 3))
+    assert subject_bias([part, part], 16, 16, 20) is None
 
 
 def test_the_sums_are_masked_by_token():

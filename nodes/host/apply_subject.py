@@ -172,7 +172,7 @@ def wrappers(subjects: Sequence[SubjectOnModel], config: UNetConfig) -> dict[str
                 if weights:
                     found, equal = run.injections(weights, x, timesteps, context, options, channels)
                     shared = equal and alone_before_attention(options, control, KEY)
-                    options = with_patches(options, found, first, shared, run.masked_attention)
+                    options = with_patches(options, found, first, shared, run.biased_attention)
                 return executor(x, timesteps, context, y, control, options, **kwargs)
 
             return part

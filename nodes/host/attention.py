@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +10,15 @@ from comfy.ldm.modules import attention
 from torch import Tensor
 
 from ...p3s.errors import P3SError
-from ...p3s.network.injection import EffectMask, Injection, extend_keys, extend_values
+from ...p3s.network.injection import (
+    EffectMask,
+    Injection,
+    SelfAttentionPart,
+    extend_keys,
+    extend_values,
+    subject_bias,
+)
+from ...p3s.network.logit_bias import LogitBias, widened
 from ...p3s.network.unet import repeat_rows
 from ...p3s.network.unet_config import Layer
 
@@ -23,8 +30,6 @@ BEFORE_ATTENTION = (
     "attn1_patch",
     "attn1_output_patch",
 )
-#: The channels of a head are extended by multiples of this, the step of the widths that fast attention kernels take.
-HEAD_STEP = 8
 
 
 def with_patches(
@@ -32,7 +37,7 @@ def with_patches(
     injections: Sequence[Injection],
     first: Layer,
     chunks_are_equal: bool,
-    masked_attention: MaskedAttention,
+    biased_attention: BiasedAttention,
 ) -> dict[str, Any]:
     """The call's transformer_options with our patches beside those of other nodes.
 
@@ -43,7 +48,7 @@ def with_patches(
     """
     # Guidance nodes (PAG, SAG) replace a block's attention with code that expects as many keys as queries.
     replaced = options.get("patches_replace", {}).get("attn1", {})
-    masks: dict[Layer, tuple[list[EffectMask | None], list[int]]] = {}
+    appended: dict[Layer, Appended] = {}
 
     def attn1_patch(q: Tensor, k: Tensor, v: Tensor, extra: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
         layer, grid = layer_of(extra), grid_of(extra)
@@ -61,17 +66,17 @@ def with_patches(
             rows = min(len(i.features.self_attention[layer]) for i in present)
             q, k, v = q[:rows], k[:rows], v[:rows]
         parts = [part for i in present if (part := i.self_attention_part(layer, grid, k)) is not None]
-        sums, added = [part.sums for part in parts], [part.added for part in parts]
-        masks[layer] = [i.mask for i in present], [f.shape[1] for f in added]
+        parts = [p._replace(sums=as_tiles(p.sums, len(q)), added=as_tiles(p.added, len(q))) for p in parts]
         k, v = as_tiles(k, len(q)), as_tiles(v, len(q))
-        sums, added = [as_tiles(t, len(q)) for t in sums], [as_tiles(t, len(q)) for t in added]
+        appended[layer] = Appended(parts, [i.mask for i in present], k.shape[1])
+        sums, added = [part.sums for part in parts], [part.added for part in parts]
         return q, extend_keys(k, added), extend_values(v, sums, added)
 
     def attn1_output_patch(n: Tensor, extra: Mapping[str, Any]) -> Tensor:
         return repeat_rows(n, extra["activations_shape"][0])
 
     def attn1_replace(q: Tensor, k: Tensor, v: Tensor, extra: Mapping[str, Any]) -> Tensor:
-        return masked_attention(q, k, v, *masks.pop(layer_of(extra)), extra)
+        return biased_attention(q, k, v, appended.pop(layer_of(extra)), extra)
 
     def attn2_patch(q: Tensor, k: Tensor, v: Tensor, extra: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
         layer, grid = layer_of(extra), grid_of(extra)
@@ -84,9 +89,9 @@ def with_patches(
     patches["attn2_patch"] = [attn2_patch, *patches.get("attn2_patch", ())]
     if chunks_are_equal:
         patches["attn1_output_patch"] = [*patches.get("attn1_output_patch", ()), attn1_output_patch]
-    masked = {layer for i in injections if i.mask is not None for layer in i.features.self_attention}
+    biased = {layer for i in injections if i.biased for layer in i.features.self_attention}
     own: dict[tuple[Any, ...], Callable[..., Any]] = {
-        tuple(layer): attn1_replace for layer in masked if layer[:2] not in replaced
+        tuple(layer): attn1_replace for layer in biased if layer[:2] not in replaced
     }
     replace = {**options.get("patches_replace", {}), "attn1": {**own, **replaced}}
     return {**options, "patches": patches, **({"patches_replace": replace} if own else {})}
@@ -117,30 +122,36 @@ def as_tiles(tokens: Tensor, batch: int) -> Tensor:
     return tokens if len(tokens) == batch else tokens.reshape(batch, -1, tokens.shape[-1])
 
 
+class Appended(NamedTuple):
+    """What subjects do to one self-attention: their parts and masks, in their order, and the number of the first key
+    that they have appended."""
+
+    parts: Sequence[SelfAttentionPart]
+    masks: Sequence[EffectMask | None]
+    start: int
+
+
 class QueryGroup(NamedTuple):
     """Queries that see the same subjects.
 
     ``rows`` are those of the batch whose image it is, out of as many as there are images (None: all), ``queries`` the
-    numbers of the tokens (None: all). ``logs`` is None where they see these subjects fully; otherwise log m of each
-    subject seen, [subjects seen, queries].
+    numbers of the tokens (None: all). ``soft``: whether they see a subject in part.
     """
 
     rows: int | None
     queries: Tensor | None
     sees: tuple[bool, ...]
-    logs: Tensor | None
+    soft: bool
 
     def to(self, device: torch.device) -> QueryGroup:
-        return self._replace(
-            **{name: t.to(device) for name in ("queries", "logs") if (t := getattr(self, name)) is not None}
-        )
+        return self if self.queries is None else self._replace(queries=self.queries.to(device))
 
 
 def query_groups(masks: Sequence[EffectMask | None], grid: tuple[int, int]) -> list[QueryGroup]:
     """The queries of a grid by what they see under the masks, on the CPU.
 
-    Together they are the softmax with the bias of :func:`p3s.network.injection.mask_bias`, but what a query does not
-    see is not computed for it.
+    Together they are the softmax with the bias of :func:`p3s.network.injection.subject_bias`, but what a query does
+    not see is not computed for it.
     """
     n = grid[0] * grid[1]
     images = max(1 if m is None else m.images for m in masks)
@@ -150,61 +161,67 @@ def query_groups(masks: Sequence[EffectMask | None], grid: tuple[int, int]) -> l
     for image in range(images):
         for kind in kinds[:, image].unique(dim=1).T:
             queries = (kinds[:, image] == kind[:, None]).all(0).nonzero().flatten()
-            sees = tuple(bool(s) for s in kind[:-1])
-            logs = shares[:, image, queries][list(sees)].log() if kind[-1] else None
+            *sees, soft = (bool(value) for value in kind)
             everything = len(queries) == n
-            groups.append(QueryGroup(None if images == 1 else image, None if everything else queries, sees, logs))
+            groups.append(
+                QueryGroup(None if images == 1 else image, None if everything else queries, tuple(sees), soft)
+            )
     return groups
 
 
-class MaskedAttention:
-    """Self-attention under effect masks, with the host's own attention. Keeps the groups of queries over a run."""
+class BiasedAttention:
+    """Self-attention under effect masks and weights on the attention. Keeps the groups of queries over a run.
+
+    A group that sees some subjects and the others not at all, as under hard masks, is attended to with the host's
+    attention of choice. For a bias it is torch's, because others may round all channels of a head to a common scale.
+    """
 
     def __init__(self) -> None:
         self._groups: dict[Any, tuple[int, list[QueryGroup]]] = {}
 
-    def __call__(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        masks: Sequence[EffectMask | None],
-        lengths: Sequence[int],
-        extra: Mapping[str, Any],
-    ) -> Tensor:
-        """``q`` [batch, n, channels], ``k`` and ``v`` with the appended tokens of the subjects, in their order and of
-        these ``lengths``, at the end; all after their projections. Raises P3SError where the queries are not the
-        tokens of the image any more."""
-        grid = grid_of(extra)
-        if q.shape[1] != grid[0] * grid[1] or len(q) > extra["activations_shape"][0]:
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, subjects: Appended, extra: Mapping[str, Any]) -> Tensor:
+        """``q`` [batch, n, channels], ``k`` and ``v`` with the tokens that the subjects have appended; all after their
+        projections. Raises P3SError under masks where the queries are not the tokens of the image any more."""
+        parts, masks, start = subjects
+        grid, masked = grid_of(extra), [m for m in masks if m is not None]
+        if masked and (q.shape[1] != grid[0] * grid[1] or len(q) > extra["activations_shape"][0]):
             raise P3SError(
                 "the mask of Apply P3S does not work together with nodes that merge or cut the tokens of the attention "
                 "(ToMe, HyperTile): remove that node, or the mask"
             )
-        own = k.shape[1] - sum(lengths)
-        ends = [own + sum(lengths[: i + 1]) for i in range(len(lengths))]
         heads, precision = extra["n_heads"], extra.get("attn_precision")
+        bias = subject_bias(parts, start, q.shape[1], k.shape[1])
+        isolated = len(masked) > 1 and any(p.isolated for p in parts if p.mask is not None)
         out = torch.empty_like(q)
         images, groups = self._groups_of(masks, grid, q.device)
         for group in groups:
-            spans = [(b - n, b) for b, n, sees in zip(ends, lengths, group.sees, strict=True) if sees]
-            rows = slice(group.rows, None, images)  # a batch holds the images once or several times, in their order
             seen = slice(None) if group.queries is None else group.queries
-            keys, values = (torch.cat([t[rows, a:b] for a, b in [(0, own), *spans]], 1) for t in (k, v))
-            if group.logs is None:
-                found = attention.optimized_attention(
-                    q[rows][:, seen], keys, values, heads, attn_precision=precision, transformer_options=extra
-                )
+            spans = seen_keys(parts, start, group.sees, k.shape[1])
+
+            def of_rows(t: Tensor, row: int | None = group.rows) -> Tensor:
+                # A batch holds the images once or several times, in their order.
+                return t if row is None or len(t) == 1 else t[row::images]
+
+            def keys(t: Tensor, spans: Sequence[slice] = spans) -> Tensor:
+                return torch.cat([of_rows(t)[:, span] for span in spans], 1)
+
+            weighed = any(sees and p.weight is not None for sees, p in zip(group.sees, parts, strict=True))
+            if bias is not None and (group.soft or weighed or isolated):
+                here = LogitBias(of_rows(bias.on_queries)[:, seen], keys(bias.on_keys))
+                found = attention_with(here, of_rows(q)[:, seen], keys(k), keys(v), heads, precision)
             else:
-                widths = [b - a for a, b in spans]
-                found = soft_attention(q[rows][:, seen], keys, values, heads, group.logs, widths, precision)
-            out[rows, seen] = found
+                found = attention.optimized_attention(
+                    of_rows(q)[:, seen], keys(k), keys(v), heads, attn_precision=precision, transformer_options=extra
+                )
+            of_rows(out)[:, seen] = found
         return out
 
     def _groups_of(
         self, masks: Sequence[EffectMask | None], grid: tuple[int, int], device: torch.device
     ) -> tuple[int, list[QueryGroup]]:
         """How many images the masks distinguish, and the groups."""
+        if all(m is None for m in masks):
+            return 1, [QueryGroup(None, None, (True,) * len(masks), False)]
         key = tuple(map(id, masks)), grid, device
         if key not in self._groups:
             images = max(1 if m is None else m.images for m in masks)
@@ -212,29 +229,18 @@ class MaskedAttention:
         return self._groups[key]
 
 
-def soft_attention(
-    q: Tensor, k: Tensor, v: Tensor, heads: int, logs: Tensor, lengths: Sequence[int], precision: Any = None
-) -> Tensor:
-    """Attention in which each subject's share of query i's softmax is multiplied by m_i.
+def seen_keys(parts: Sequence[SelfAttentionPart], start: int, sees: Sequence[bool], keys: int) -> list[slice]:
+    """The keys that queries see which see these subjects: theirs, and all those before and behind the subjects'."""
+    spans, end = [slice(0, start)], start
+    for part, seen in zip(parts, sees, strict=True):
+        begin, end = end, end + part.added.shape[1]
+        spans += [slice(begin, end)] if seen else []
+    return [*spans, slice(end, keys)]
 
-    ``logs`` [subjects, n] holds log m; the last keys are the subjects', of these ``lengths``. As a bias, log m would
-    take a number for each query and key. Here it is a product, of a channel of the queries that holds log m and one of
-    the keys that marks the subject's: softmax(q k / sqrt(d) + log m) in the memory of an attention without a bias.
-    """
-    batch, n, channels = q.shape
-    width, subjects = channels // heads, len(logs)
-    more = math.ceil(subjects / HEAD_STEP) * HEAD_STEP
-    scale = math.sqrt(width + more)  # the host divides by this instead of by sqrt(width)
-    q, k, v = (t.unflatten(2, (heads, width)) for t in (q * (scale / math.sqrt(width)), k, v))
-    on_q, on_k = q.new_zeros(n, more), k.new_zeros(k.shape[1], more)
-    on_q[:, :subjects] = (logs.T * scale).to(q.dtype)
-    for subject, keys in enumerate(on_k[len(on_k) - sum(lengths) :].split(list(lengths))):
-        keys[:, subject] = 1
 
-    def extended(t: Tensor, with_: Tensor) -> Tensor:
-        return torch.cat([t, with_[None, :, None].expand(batch, -1, heads, -1)], 3).flatten(2)
-
-    found = attention.attention_pytorch(
-        extended(q, on_q), extended(k, on_k), extended(v, torch.zeros_like(on_k)), heads, attn_precision=precision
-    )
+def attention_with(bias: LogitBias, q: Tensor, k: Tensor, v: Tensor, heads: int, precision: Any = None) -> Tensor:
+    """Attention of q, k and v [batch, tokens, channels] with a bias on the logits, in the memory of one without."""
+    width = q.shape[-1] // heads
+    wide = widened(*(t.unflatten(2, (heads, width)).transpose(1, 2) for t in (q, k, v)), bias)
+    found = attention.attention_pytorch(*wide, heads, attn_precision=precision, skip_reshape=True)
     return found.unflatten(2, (heads, -1))[..., :width].flatten(2)

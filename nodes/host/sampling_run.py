@@ -14,10 +14,10 @@ from ...p3s.errors import P3SError
 from ...p3s.network.injection import EffectMask, Features, Injection
 from ...p3s.network.subject_copy import SubjectCopy
 from ...p3s.sampling.application import Application
-from ...p3s.sampling.schedule import Schedule
+from ...p3s.sampling.schedule import Schedule, percent_of
 from ...p3s.sampling.settings import FeatureCache, always_on, early_end, injection
 from ...p3s.subject.file import SubjectReference
-from .attention import MaskedAttention
+from .attention import BiasedAttention
 from .guidance import Conditionings, chunks_of, conditional_chunks, conditional_rows, is_prompt, prompts_of
 
 
@@ -48,7 +48,7 @@ class SamplingRun:
         self.subjects = subjects
         self.latents = latents
         self._know(conds or {})
-        self.masked_attention = MaskedAttention()
+        self.biased_attention = BiasedAttention()
         self._schedules = [early_end(s.schedule, s.application.settings) for s in subjects]
         self._always_on = [always_on(schedule) for schedule in self._schedules]
         self._caches = [FeatureCache(s.application.settings.reuse) for s in subjects]
@@ -99,10 +99,21 @@ class SamplingRun:
         schedule, strength = self._schedules[index], self.subjects[index].application.strength
         if self._always_on[index]:
             return strength * schedule.weight(timesteps[:1].float())[0]
+        return strength * schedule.weight(self._timestep_of(timesteps, options)) or None
+
+    def _isolated(self, index: int, timesteps: Tensor, options: Mapping[str, Any]) -> bool:
+        """Whether a subject is kept apart from others. The timestep is read only where the answer changes in a run."""
+        application = self.subjects[index].application
+        if application.isolate in (0, 1):
+            return application.isolate == 1
+        t = torch.tensor(self._timestep_of(timesteps, options), dtype=torch.float64)
+        return application.isolates_at(float(percent_of(t)))
+
+    def _timestep_of(self, timesteps: Tensor, options: Mapping[str, Any]) -> float:
         sigmas = options.get("sigmas")
         if sigmas is None or sigmas is not self._timestep[0]:
             self._timestep = sigmas, float(timesteps[0])
-        return strength * schedule.weight(self._timestep[1]) or None
+        return self._timestep[1]
 
     def injections(
         self,
@@ -133,7 +144,18 @@ class SamplingRun:
 
             kept = self._caches[index].get(call, evaluation, features)
             mask = self._mask(index, options)
-            found.append(injection(copy, kept, weight, mask, application.layers, application.settings))
+            found.append(
+                injection(
+                    copy,
+                    kept,
+                    weight,
+                    mask,
+                    application.layers,
+                    application.settings,
+                    application.weight_on,
+                    self._isolated(index, timesteps, options),
+                )
+            )
         return found, equal
 
     def _is_crop(self, x: Tensor) -> bool:

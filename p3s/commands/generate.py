@@ -33,8 +33,13 @@ PER_SUBJECT: dict[str, tuple[type, Setting]] = {
     "mask": (Path, EFFECT_MASK),
     "layer_strengths": (str, LAYER_STRENGTHS),
     "reference_index": (int, REFERENCE_INDEX),
+    "isolate": (float, settings_of(Application)["isolate"]),
 }
-OF_ALL = {"mode": MODE, "branches": settings_of(SamplingSettings)["branches"]}
+OF_ALL = {
+    "mode": MODE,
+    "branches": settings_of(SamplingSettings)["branches"],
+    "weight_on": settings_of(Application)["weight_on"],
+}
 METAVARS = {float: "X", int: "N", Path: "PICTURE", str: "TEXT"}
 
 
@@ -72,7 +77,7 @@ def add_application(parser: argparse.ArgumentParser) -> None:
         group.add_argument(option, type=kind, nargs="+", default=[setting.default], metavar=METAVARS[kind], help=told)
     for name, setting in OF_ALL.items():
         told = f"{setting.help.replace('%', '%%')} (default: %(default)s)"
-        group.add_argument(f"--{name}", choices=setting.choices, default=setting.default, help=told)
+        group.add_argument(f"--{name.replace('_', '-')}", choices=setting.choices, default=setting.default, help=told)
 
 
 def add_schedule(parser: argparse.ArgumentParser) -> None:
@@ -94,9 +99,12 @@ def run(options: argparse.Namespace) -> None:
     models = open_models(options)
     check_prompts(models, options.prompt)
     applied = []
-    for subject, strength, mask, layers, index in zip(subjects, *given.values(), strict=True):
+    of_all = {name: getattr(options, name) for name in OF_ALL}
+    for number, subject in enumerate(subjects):
+        own = {name: values[number] for name, values in given.items()}
+        index = own.pop("reference_index")
         schedule = chosen_schedule(options, CopySettings.from_dict(subject.info.copy_settings))
-        how = application(models.unet.config, schedule, strength, options.mode, options.branches, mask, layers)
+        how = application(models.unet.config, schedule, **own, **of_all)
         each, warnings = apply_subject(models, subject, index, how)
         applied.append(each)
         for warning in warnings:

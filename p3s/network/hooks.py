@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from .logit_bias import LogitBias
 from .unet_config import Layer
 
 
@@ -20,8 +21,8 @@ class AttentionHooks:
     def self_attention_output(self, layer: Layer, out: Tensor) -> None:
         """Called with the output of a self-attention, after its output projection."""
 
-    def self_attention_bias(self, layer: Layer, keys: int, grid: tuple[int, int]) -> Tensor | None:
-        """Added to the logits of a self-attention, [1 or batch, 1, tokens, keys]; None for nothing."""
+    def self_attention_bias(self, layer: Layer, keys: int, grid: tuple[int, int]) -> LogitBias | None:
+        """Added to the logits of a self-attention; None for nothing."""
         return None
 
     def cross_attention(self, layer: Layer, z: Tensor, context: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from ..errors import MaskError
 from .hooks import AttentionHooks
+from .logit_bias import BLOCKED, LogitBias, log_share
 from .resize import resize
 from .unet import repeat_rows
 from .unet_config import Layer
@@ -36,29 +38,6 @@ def extend_values(v: Tensor, sums: Sequence[Tensor], added: Sequence[Tensor]) ->
     """
     n = sums[0].shape[1]
     return torch.cat([sum(sums, v[:, :n]), v[:, n:], *added], dim=1)
-
-
-# (effect mask, not in the paper):  softmax(q k / sqrt(d) + log m) on the keys that a subject has appended
-def mask_bias(
-    masks: Sequence[Tensor | None],
-    lengths: Sequence[int],
-    queries: int,
-    keys: int,
-    device: torch.device | str = "cpu",
-) -> Tensor:
-    """Bias of the logits under effect masks, float32 [rows, queries, keys] on ``device``; rows is 1 where all rows of
-    the batch are alike.
-
-    A subject with the mask m [1 or rows, queries] in 0..1 has its share of query i's softmax multiplied by m_i: log m_i
-    on the ``lengths`` keys that it has appended, in the order of the subjects, at the end of the ``keys``. Where m is 0
-    these keys are not seen at all; a mask of ones, or None, changes nothing.
-    """
-    shares = [torch.ones(1, queries, device=device) if m is None else m.to(device).float() for m in masks]
-    rows = max(len(share) for share in shares)
-    columns = [torch.zeros(rows, queries, keys - sum(lengths), device=device)]
-    for share, length in zip(shares, lengths, strict=True):
-        columns.append(share.log()[:, :, None].expand(rows, -1, length))
-    return torch.cat(columns, dim=2)
 
 
 def fit_tokens(f: Tensor, grid: tuple[int, int], target: tuple[int, int]) -> Tensor:
@@ -174,53 +153,126 @@ def _scale(features: Mapping[Layer, Tensor], weight: float | Tensor) -> dict[Lay
 
 
 class SelfAttentionPart(NamedTuple):
-    """What one subject does to one self-attention: added to the image's own values [batch, n, channels], appended to
-    keys and values [batch, m, channels], and where [1 or batch, n] (None: everywhere)."""
+    """What one subject does to one self-attention.
+
+    sums: added to the image's own values, [batch, n, channels].
+    added: appended to keys and values, [batch, m, channels].
+    mask: m, where it acts, [1 or batch, n]; None: everywhere.
+    weight: w, a factor of its share of the softmax, a number above 0 or a tensor that holds one; None: 1.
+    isolated: whether it and each other subject with a mask are kept apart.
+    """
 
     sums: Tensor
     added: Tensor
     mask: Tensor | None
+    weight: float | Tensor | None = None
+    isolated: bool = False
+
+
+# (not in the paper)  logits + log(w m_i) on the keys that a subject has appended, + a_i log(1 - b_j) on the image's own
+def subject_bias(parts: Sequence[SelfAttentionPart], start: int, queries: int, keys: int) -> LogitBias | None:
+    """The bias of a self-attention's logits under its ``parts``; None where they need none.
+
+    The image's own tokens are the first of the ``keys``. The tokens that the parts have appended begin at ``start``, in
+    the order of the parts; other extensions' may lie before and after them, and get no bias.
+
+    A subject has its share of query i's softmax multiplied by w m_i. Where m is 0 its keys are not seen at all; a mask
+    of ones changes nothing.
+
+    Of isolated subjects s with the others t: the query i belongs to s alone by a_i = m_s,i prod_t (1 - m_t,i), and the
+    key j to others and not to s by b_j = (1 - m_s,j) (1 - prod_t (1 - m_t,j)). The key's share is multiplied by
+    (1 - b_j)^a_i. With hard masks a query of one subject does not see the image's tokens of another at all, those
+    outside all masks see and are seen by all, and those in several masks see all.
+    """
+    device = parts[0].added.device
+    columns: list[tuple[Tensor, Tensor]] = []  # [1 or batch, queries] and [1 or batch, keys] each
+    end = start
+    for part in parts:
+        begin, end = end, end + part.added.shape[1]
+        if part.mask is None and part.weight is None:
+            continue
+        seen = torch.zeros(1, queries, device=device) if part.mask is None else log_share(part.mask)
+        if part.weight is not None:
+            w = part.weight
+            seen = seen + (log_share(w.float()) if isinstance(w, Tensor) else max(math.log(w), BLOCKED))
+        own = torch.ones(1, end - begin, device=device)
+        columns.append((seen, F.pad(own, (begin, keys - end))))
+    masked = [(part, part.mask) for part in parts if part.mask is not None]
+    for part, m in masked:
+        others = [o for other, o in masked if other is not part and (part.isolated or other.isolated)]
+        if others:
+            free = (1 - _stacked(others)).prod(-1)
+            left = log_share(1 - (1 - m) * (1 - free))
+            columns.append((m * free, F.pad(left, (0, keys - left.shape[1]))))
+    if not columns:
+        return None
+    return LogitBias(*(_stacked(side) for side in zip(*columns, strict=True)))
+
+
+def _stacked(columns: Sequence[Tensor]) -> Tensor:
+    rows = max(len(column) for column in columns)
+    return torch.stack([column.expand(rows, -1) for column in columns], -1)
 
 
 @dataclass(frozen=True)
 class Injection:
-    """A subject in one step: its features, already weighted with eps_t, and how they enter.
+    """A subject in one step: its features, and how they enter.
 
-    Under a ``mask`` queries where it is 0 see none of the subject (see :func:`mask_bias`); what is added to values and
-    to the queries of cross-attention is multiplied by it. A mask with several images is repeated over the batch, which
-    holds them in their order once or several times. With ``pool`` above 1 the appended tokens of the finest layers are
-    means of pool x pool features.
+    Either the features are already weighted with eps_t (Eq. 9), or ``weights`` has eps_t for every layer that they are
+    of: a number above 0, or a tensor that holds one. Then keys and values get the features as they are, and eps_t
+    multiplies the subject's share of the softmax (see :func:`subject_bias`) and what is added to the image's own values
+    and to the queries of cross-attention.
+
+    Under a ``mask`` queries where it is 0 see none of the subject; what is added to values and to the queries of
+    cross-attention is multiplied by it. A mask with several images is repeated over the batch, which holds them in
+    their order once or several times. ``isolated`` keeps its tokens and those of other subjects with a mask apart. With
+    ``pool`` above 1 the appended tokens of the finest layers are means of pool x pool features.
     """
 
     features: Features
     lam: float
     mask: EffectMask | None = None
     pool: int = 1
+    weights: Mapping[Layer, float | Tensor] | None = None
+    isolated: bool = False
+
+    @property
+    def biased(self) -> bool:
+        """Whether self-attention may need a bias for it."""
+        return self.mask is not None or self.weights is not None
 
     def self_attention_part(self, layer: Layer, grid: tuple[int, int], z: Tensor) -> SelfAttentionPart | None:
         """The subject's part in a self-attention on the input ``z``, or None where it has none."""
         f = self._on_grid(self.features.self_attention, layer, grid, z)
         if f is None:
             return None
-        m = self._shares(grid, z)
-        sums = self.lam * f if m is None else self.lam * m[:, :, None].to(f.dtype) * f
+        m, w = self._mask_at(grid, z), self._weight_at(layer)
+        lam = self.lam if w is None else self.lam * w
+        sums = lam * f if m is None else lam * m[:, :, None].to(f.dtype) * f
         finest = self.features.grids[layer] == max(self.features.grids.values())
-        return SelfAttentionPart(sums, pool_tokens(f, grid, self.pool) if self.pool > 1 and finest else f, m)
+        added = pool_tokens(f, grid, self.pool) if self.pool > 1 and finest else f
+        return SelfAttentionPart(sums, added, m, w, self.isolated)
 
     def cross_attention_query(self, layer: Layer, grid: tuple[int, int], z: Tensor) -> Tensor:
         """The input of W_Q of a cross-attention in place of ``z``: z + Z'(copy's norm2 output), caption of Fig. 3."""
         g = self._on_grid(self.features.cross_attention, layer, grid, z)
         if g is None:
             return z
-        m = self._shares(grid, z)
+        m, w = self._mask_at(grid, z), self._weight_at(layer)
+        g = g if w is None else w * g
         return z + (g if m is None else m[:, :, None].to(g.dtype) * g)
 
-    def _shares(self, grid: tuple[int, int], z: Tensor) -> Tensor | None:
+    def _mask_at(self, grid: tuple[int, int], z: Tensor) -> Tensor | None:
         """The mask at the tokens of ``z``, [1 or batch, n]."""
         if self.mask is None:
             return None
         m = self.mask.tokens(grid, z.device)
         return m if len(m) == 1 else repeat_rows(m, len(z))
+
+    def _weight_at(self, layer: Layer) -> float | Tensor | None:
+        """eps_t where the features are not weighted with it already; None: 1."""
+        w = None if self.weights is None else self.weights[layer]
+        return None if not isinstance(w, Tensor) and w == 1 else w
 
     def _on_grid(
         self, features: Mapping[Layer, Tensor], layer: Layer, grid: tuple[int, int], z: Tensor
@@ -244,16 +296,13 @@ class InjectionHooks(AttentionHooks):
         self._parts = tuple(p for i in self.injections if (p := i.self_attention_part(layer, grid, z)) is not None)
         if not self._parts:
             return z, z, z
-        sums, added, _ = zip(*self._parts, strict=True)
+        sums, added = [part.sums for part in self._parts], [part.added for part in self._parts]
         return z, extend_keys(z, added), extend_values(z, sums, added)
 
-    def self_attention_bias(self, layer: Layer, keys: int, grid: tuple[int, int]) -> Tensor | None:
+    def self_attention_bias(self, layer: Layer, keys: int, grid: tuple[int, int]) -> LogitBias | None:
         parts, self._parts = self._parts, ()
-        if all(p.mask is None for p in parts):
-            return None
-        sums, added, masks = zip(*parts, strict=True)
-        bias = mask_bias(masks, [a.shape[1] for a in added], sums[0].shape[1], keys, sums[0].device)
-        return bias.to(sums[0].dtype)[:, None]  # the same for every head
+        n = grid[0] * grid[1]
+        return subject_bias(parts, n, n, keys) if parts else None
 
     def cross_attention(self, layer: Layer, z: Tensor, context: Tensor, grid: tuple[int, int]) -> Tensor:
         for injection in self.injections:

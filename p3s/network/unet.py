@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..errors import FamilyError
 from .hooks import PLAIN, AttentionHooks
+from .logit_bias import LogitBias, widened
 from .unet_config import Layer, UNetConfig, unet_state
 
 
@@ -47,14 +48,18 @@ class Attention(nn.Module):
         q_in: Tensor,
         k_in: Tensor,
         v_in: Tensor,
-        bias: Tensor | None = None,
+        bias: LogitBias | None = None,
         result: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """``bias`` [1 or batch, 1, queries, keys] is added to the logits; ``result``, of softmax(...) V and Q, both
-        [batch, queries, channels], gives what the output projection reads."""
+        """``bias`` is added to the logits; ``result``, of softmax(...) V and Q, both [batch, queries, channels], gives
+        what the output projection reads."""
         queries = self.to_q(q_in)
         q, k, v = (self.split(t) for t in (queries, self.to_k(k_in), self.to_v(v_in)))
-        out = F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).flatten(2)
+        if bias is None:
+            out = F.scaled_dot_product_attention(q, k, v)
+        else:
+            out = F.scaled_dot_product_attention(*widened(q, k, v, bias))[..., : v.shape[-1]]
+        out = out.transpose(1, 2).flatten(2)
         return self.to_out(out if result is None else result(out, queries))
 
     # Eq. 13:  M = softmax(Q K^T / sqrt(d))

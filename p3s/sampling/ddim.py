@@ -15,6 +15,7 @@ from ..network.injection import Injection, InjectionHooks
 from ..network.unet import UNet
 from .application import AppliedSubject
 from .diffusion import NoiseSchedule, ddim, ddim_timesteps
+from .schedule import percent_of
 from .settings import FeatureCache, early_end, injection, schedule_for
 
 #: The paper's DDIM steps and scale of classifier-free guidance.
@@ -92,4 +93,6 @@ class _SubjectRun:
     ) -> Injection:
         copy, time = self.subject.copy, torch.full((len(x),), t, device=x.device)
         features = self._cache.get(branches, evaluation, partial(copy, x, time, context, self.subject.condition))
-        return injection(copy, features, weight, self.how.mask, self.how.layers, self.settings)
+        isolated = self.how.isolates_at(float(percent_of(torch.tensor(float(t), dtype=torch.float64))))
+        how = self.how
+        return injection(copy, features, weight, how.mask, how.layers, self.settings, how.weight_on, isolated)

@@ -93,15 +93,25 @@ def injection(
     mask: EffectMask | None = None,
     layers: Mapping[Layer, float] | None = None,
     settings: SamplingSettings = EXACT,
+    weight_on: str = "features",
+    isolated: bool = False,
 ) -> Injection:
-    """The injection of a copy's features with the weight eps_t (not 0) under the given settings."""
+    """The injection of a copy's features with the weight eps_t (not 0) under the given settings.
+
+    ``layers`` multiplies the weight in single layers, ``weight_on`` is that of an Application, ``isolated`` whether the
+    subject is kept apart from others in this step.
+    """
     if mask is not None and mask.everywhere:
         mask = None
     if settings.pairing == "one_to_one":
         features = features.for_layers({copy.map.twin(layer) for layer in copy.map.config.layers()})
-    return Injection(
-        features.with_weight(weight).with_layer_strengths(layers or {}), copy.settings.lam, mask, settings.pool
-    )
+    factors, weights = layers or {}, None
+    if weight_on == "attention":
+        weights = {layer: weight * f if (f := factors.get(layer, 1.0)) != 1 else weight for layer in features.grids}
+        features = features.for_layers([layer for layer in features.grids if factors.get(layer, 1.0) != 0])
+    else:
+        features = features.with_weight(weight).with_layer_strengths(factors)
+    return Injection(features, copy.settings.lam, mask, settings.pool, weights, isolated)
 
 
 def always_on(weight: Schedule) -> bool:

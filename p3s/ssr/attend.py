@@ -16,6 +16,7 @@ from torch import Tensor
 from ..errors import P3SError
 from ..network.hooks import PLAIN, AttentionHooks
 from ..network.injection import EffectMask
+from ..network.logit_bias import LogitBias
 from ..network.unet_config import Layer
 from ..sampling.ddim import Over
 from ..sampling.schedule import percent_of
@@ -253,7 +254,7 @@ class SSRHooks(AttentionHooks):
     def self_attention_output(self, layer: Layer, out: Tensor) -> None:
         self.over.self_attention_output(layer, out)
 
-    def self_attention_bias(self, layer: Layer, keys: int, grid: tuple[int, int]) -> Tensor | None:
+    def self_attention_bias(self, layer: Layer, keys: int, grid: tuple[int, int]) -> LogitBias | None:
         return self.over.self_attention_bias(layer, keys, grid)
 
     def cross_attention(self, layer: Layer, z: Tensor, context: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from comfy.patcher_extension import WrappersMP
 from comfyui_p3s.nodes.host import attention
-from comfyui_p3s.p3s.network.injection import EffectMask, mask_bias
+from comfyui_p3s.p3s.network.injection import EffectMask, SelfAttentionPart
 from comfyui_p3s.p3s.sampling.settings import SamplingSettings
 from inside_literal import Literal, literal
 from inside_subjects import apply, conditioning, difference, draw, load, sample, subject_for
@@ -69,7 +70,32 @@ def as_written(model: Any, inpaint: Any) -> dict[str, dict[str, float]]:
             literal(model, Literal(one, mask=MASKS)),
             {"batch": 3},
         ),
+        "weight on attention": (
+            model,
+            apply(model, one, 0.3, weight_on="attention"),
+            literal(model, Literal(one, 0.3, weight_on="attention")),
+            {"batch": 2},
+        ),
+        "weight on attention, mask": (
+            model,
+            apply(model, one, 0.3, weight_on="attention", mask=left),
+            literal(model, Literal(one, 0.3, weight_on="attention", mask=LEFT)),
+            {},
+        ),
     }
+    for name, (use, masks, batch) in {
+        "isolated": ({}, (LEFT, 1 - LEFT), 1),
+        "isolated, conditional": ({"guidance": "conditional"}, (LEFT, 1 - LEFT), 1),
+        "isolated, masks for each image": ({}, (MASKS, 1 - MASKS), 3),
+    }.items():
+        how = {"settings": conditional} if use else {}
+        first = apply(model, one, mask=EffectMask(masks[0]), isolate=1.0, **how)
+        cases[name] = (
+            apply(apply(model, one, mask=EffectMask(masks[0]), **how), two, mask=EffectMask(masks[1]), **how),
+            apply(first, two, mask=EffectMask(masks[1]), **how),
+            literal(model, Literal(one, mask=masks[0], isolate=True, **use), Literal(two, mask=masks[1], **use)),
+            {"batch": batch},
+        )
     found = {}
     for name, (plain, ours, theirs, settings) in cases.items():
         image, expected = sample(ours, steps=3, **settings), sample(theirs, steps=3, **settings)
@@ -87,11 +113,55 @@ def soft_mask(side: int = 48) -> dict[str, float]:
     mask = EffectMask(torch.linspace(0.05, 0.95, side).expand(side, side))
     extra = {"n_heads": heads, "activations_shape": [1, 8, side, side]}
     with Largest() as largest:
-        found = attention.MaskedAttention()(q, k, v, [mask], [n], extra)
+        part = SelfAttentionPart(k[:, n:], k[:, n:], mask.tokens((side, side)))
+        found = attention.BiasedAttention()(q, k, v, attention.Appended([part], [mask], n), extra)
     split = [t.unflatten(2, (heads, width)).transpose(1, 2) for t in (q, k, v)]
-    bias = mask_bias([mask.tokens((side, side))], [n], n, 2 * n)[:, None]
+    bias = torch.cat([torch.zeros(n, n), mask.tokens((side, side)).log().T.expand(n, n)], 1)
     expected = torch.nn.functional.scaled_dot_product_attention(*split, bias).transpose(1, 2).flatten(2)
     return {"error": difference(found, expected), "largest": largest.numbers / k.numel()}
+
+
+def with_tokens(model: Any, last: bool = False) -> Any:
+    """What a reference-only node does: self-attention sees three tokens more. ``last``: by a patch that comes after all
+    others."""
+
+    def more(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra: Any) -> tuple[torch.Tensor, ...]:
+        tokens = draw(1, 3, k.shape[2], seed=8).expand(len(k), -1, -1)
+        return q, torch.cat([k, tokens], 1), torch.cat([v, tokens], 1)
+
+    def wrapper(executor, x, timesteps, context=None, y=None, control=None, transformer_options={}, **kwargs):  # noqa: B006
+        patches = transformer_options["patches"]
+        patches = {**patches, "attn1_patch": [*patches["attn1_patch"], more]}
+        return executor(x, timesteps, context, y, control, {**transformer_options, "patches": patches}, **kwargs)
+
+    changed = model.clone()
+    if last:
+        changed.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "more tokens", wrapper)
+    else:
+        changed.set_model_attn1_patch(more)
+    return changed
+
+
+def beside_tokens(model: Any) -> dict[str, dict[str, float]]:
+    """Isolated subjects, one with its weight on attention, where another node appends tokens, too."""
+    one, two = subject_for(model, 1), subject_for(model, 2)
+
+    def ours(model: Any) -> Any:
+        first = apply(model, one, 0.5, mask=EffectMask(LEFT), weight_on="attention", isolate=1.0)
+        return apply(first, two, mask=EffectMask(1 - LEFT))
+
+    first = Literal(one, 0.5, LEFT, weight_on="attention", isolate=True)
+    expected = sample(literal(with_tokens(model), first, Literal(two, mask=1 - LEFT)))
+    without = sample(ours(model))
+    orders = {
+        "before": ours(with_tokens(model)),
+        "after": with_tokens(ours(model)),
+        "last": with_tokens(ours(model), last=True),
+    }
+    return {
+        name: {"error": difference(sample(both), expected), "effect": difference(expected, without)}
+        for name, both in orders.items()
+    }
 
 
 def overridden(model: Any) -> list[int]:
@@ -121,4 +191,5 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
         "pictures": as_written(micro, load(arguments["inpaint"])),
         "overridden": overridden(micro),
         "soft mask": soft_mask(),
+        "tokens": beside_tokens(micro),
     }

@@ -24,12 +24,19 @@ from comfyui_p3s.p3s.subject.file import Subject
 
 @dataclass(frozen=True)
 class Literal:
-    """A subject, its weight eps_t, its mask [h, w] or [images, h, w], and whether it is in the negative prompt too."""
+    """A subject, its weight eps_t and what that multiplies, its mask [h, w] or [images, h, w], whether it is in the
+    negative prompt too, and whether it is kept apart from other subjects with masks."""
 
     subject: Subject
     weight: float = 1.0
     mask: torch.Tensor | None = None
     guidance: str = "both"
+    weight_on: str = "features"
+    isolate: bool = False
+
+    @property
+    def on_attention(self) -> float:
+        return self.weight if self.weight_on == "attention" else 1.0
 
 
 def literal(model: Any, *used: Literal | Subject, prompts: Collection[int] = (0,)) -> Any:
@@ -80,7 +87,7 @@ def features(
     """Eq. 6 and 9."""
     reference = part.subject.references[0]
     condition = copy.condition(reference.latent[None], reference.tokens[None])
-    return copy(x, timesteps, context, condition).with_weight(part.weight)
+    return copy(x, timesteps, context, condition).with_weight(part.weight / part.on_attention)
 
 
 def with_patches(
@@ -101,6 +108,19 @@ def with_patches(
         m = F.interpolate(mask, grid, mode="bilinear", antialias=True).flatten(1)
         return m.repeat(rows // len(m), 1)
 
+    def apart(extra: Any, rows: int, tokens: int) -> torch.Tensor:
+        """What is left of every key of the image for every query, [rows, tokens, tokens]."""
+        found = torch.ones(rows, tokens, tokens)
+        masked = [part for part in parts if part.mask is not None]
+        for part in masked:
+            m, nobody = share(part, extra, rows), torch.ones(rows, tokens)
+            for other in masked:
+                if other is not part and (other.isolate or part.isolate):
+                    nobody = nobody * (1 - share(other, extra, rows))
+            alone, foreign = m * nobody, (1 - m) * (1 - nobody)
+            found *= (1 - foreign)[:, None] ** alone[:, :, None]
+        return found
+
     def attn1_patch(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra: Any) -> tuple[torch.Tensor, ...]:
         layer = Layer(*extra["block"], extra["block_index"])
         if extra["block"] in replaced or tuple(layer) in replaced:
@@ -112,7 +132,8 @@ def with_patches(
         f = [at(of.self_attention, of.grids, layer, extra) for of in found]
         summed = v.clone()
         for copy, part, each in zip(copies, parts, f, strict=True):
-            summed[:, : each.shape[1]] += copy.settings.lam * share(part, extra, len(each))[..., None] * each
+            lam = copy.settings.lam * part.on_attention
+            summed[:, : each.shape[1]] += lam * share(part, extra, len(each))[..., None] * each
         tiles = [tile(each) for each in f]
         return q, torch.cat([tile(k), *tiles], 1), torch.cat([tile(summed), *tiles], 1)
 
@@ -120,8 +141,10 @@ def with_patches(
         layer, heads = Layer(*extra["block"], extra["block_index"]), extra["n_heads"]
         lengths = [at(of.self_attention, of.grids, layer, extra).shape[1] for of in found]
         columns = [torch.zeros(len(q), q.shape[1], k.shape[1] - sum(lengths))]
+        columns[0][:, :, : q.shape[1]] = apart(extra, len(q), q.shape[1]).log()
         for part, length in zip(parts, lengths, strict=True):
-            columns.append(share(part, extra, len(q)).log()[..., None].expand(-1, -1, length))
+            weighed = part.on_attention * share(part, extra, len(q))
+            columns.append(weighed.log()[..., None].expand(-1, -1, length))
         split = [t.unflatten(2, (heads, -1)).transpose(1, 2) for t in (q, k, v)]
         return F.scaled_dot_product_attention(*split, torch.cat(columns, 2)[:, None]).transpose(1, 2).flatten(2)
 
@@ -130,7 +153,7 @@ def with_patches(
         for part, of in zip(parts, found, strict=True):
             if of.cross_attention:
                 g = at(of.cross_attention, of.grids, layer, extra)
-                q = q + share(part, extra, len(g))[..., None] * g
+                q = q + part.on_attention * share(part, extra, len(g))[..., None] * g
         return q, k, v
 
     if not found:
@@ -139,7 +162,7 @@ def with_patches(
     patches["attn1_patch"] = [*patches.get("attn1_patch", ()), attn1_patch]
     patches["attn2_patch"] = [attn2_patch, *patches.get("attn2_patch", ())]
     made = {**options, "patches": patches}
-    if any(part.mask is not None for part in parts):
+    if any(part.mask is not None or part.on_attention != 1 for part in parts):
         own = {tuple(layer): attn1_replace for layer in found[0].self_attention if layer[:2] not in replaced}
         made["patches_replace"] = {**options.get("patches_replace", {}), "attn1": {**own, **replaced}}
     return made

@@ -28,7 +28,7 @@ from comfyui_p3s.p3s.reference.rngr import Reference
 from comfyui_p3s.p3s.sampling.application import application
 from comfyui_p3s.p3s.sampling.diffusion import ddim_timesteps
 from comfyui_p3s.p3s.subject.file import Subject, load_subject, save_new_subject
-from comfyui_p3s.p3s.toyworld.world import click, picture_of, start
+from comfyui_p3s.p3s.toyworld.world import click, picture_of
 from comfyui_p3s.p3s.training.key import same
 from comfyui_p3s.p3s.training.settings import TrainSettings
 from comfyui_p3s.p3s.training.state import Checkpoints
@@ -163,7 +163,7 @@ def pictures() -> dict[str, dict[str, float]]:
         subject, _ = train_subject(world, [reference], PROMPT, replace(SETTINGS, steps=5), CopySettings())
     times = ddim_timesteps(world.noise, steps)
     sigmas = model.get_model_object("model_sampling").sigmas[times]
-    noise = start([1]) * (1 + sigmas[0] ** 2).sqrt() / sigmas[0]  # the library starts from x_t itself
+    noise = world.start([1]) * (1 + sigmas[0] ** 2).sqrt() / sigmas[0]  # the library starts from x_t itself
     positive, negative = encoded(PROMPT, "")
 
     def by_the_host(model: Any) -> torch.Tensor:
@@ -192,15 +192,21 @@ def pictures() -> dict[str, dict[str, float]]:
         ("fast", {"mode": "fast"}),
         ("all", {"strength": 1.5, "mask": left, "layer_strengths": "output: 0.5", "mode": "fast"}),
         ("off", {"strength": 0.0}),
+        ("weight on attention", {"strength": 0.4, "weight_on": "attention"}),
+        ("isolated", {"mask": left, "isolate": 0.5}),
     ):
         given = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0, "guidance": "both"}
         given |= {"guidance" if key == "branches" else key: value for key, value in values.items()}
-        (patched,) = Apply.EXECUTE_NORMALIZED(model=model, subject=subject, **given).args
-        mask = EffectMask(values["mask"]) if "mask" in values else None
+        given = [given, given | {"mask": 1 - left}] if name == "isolated" else [given]
+        patched, applied = model, []
+        for each in given:
+            (patched,) = Apply.EXECUTE_NORMALIZED(model=patched, subject=subject, **each).args
+            masked = {**values, "mask": EffectMask(each["mask"]) if "mask" in each else None}
+            with torch.inference_mode(False):
+                how = application(world.unet.config, **masked)
+                applied.append(apply_subject(world, subject, application=how)[0])
         with torch.inference_mode(False):
-            how = application(world.unet.config, **{**values, "mask": mask})
-            applied, _ = apply_subject(world, subject, application=how)
-            expected = world.sample(PROMPT, [1], [applied], steps, guidance)
+            expected = world.sample(PROMPT, [1], applied, steps, guidance)
         found[name] = {
             "error": (by_the_host(patched) - expected).abs().max().item(),
             "effect": (expected - plain).abs().max().item(),

@@ -83,6 +83,9 @@ def agreement(model: Any) -> dict[str, float]:
     def theirs(x: torch.Tensor, *used: tuple[int, float, dict[str, Any]]) -> torch.Tensor:
         patched = model
         for number, weight, options in used:
+            options = {name: value for name, value in options.items() if name != "isolated"} | (
+                {"isolate": 1.0} if options.get("isolated") else {}
+            )
             patched = apply(patched, subjects[number], weight, **options)
         return call(patched, x, t, context)
 
@@ -97,6 +100,11 @@ def agreement(model: Any) -> dict[str, float]:
             (0, 0.8, {"mask": LEFT, "settings": SamplingSettings(pool=2)}),
             (1, 1.1, {"mask": RIGHT, "settings": SamplingSettings(pool=2, pairing="one_to_one")}),
         ],
+        "weight on attention": [
+            (0, 0.2, {"weight_on": "attention", "layers": {base.config.layers()[1]: 0.5}}),
+            (1, 1.1, {"weight_on": "attention", "mask": RIGHT, "settings": SamplingSettings(pool=2)}),
+        ],
+        "isolated": [(0, 0.8, {"mask": LEFT}), (1, 1.1, {"mask": RIGHT, "isolated": True})],
     }
     found = {name: difference(theirs(x, *used), ours(x, *used)) for name, used in cases.items()}
     # Rows that repeat themselves, as the branches of the guidance do, are computed once where they are still equal.
@@ -140,6 +148,8 @@ def reads(model: Any) -> dict[str, Any]:
         "two subjects and masks": apply(apply(model, subject, mask=LEFT), subject_for(model, 2), mask=RIGHT),
         "fast": apply(model, subject, settings=SamplingSettings(branches="conditional", reuse=3, pool=2)),
         "window": apply(model, subject, schedule=Schedule(end=0.7)),
+        "weight on attention": apply(model, subject, schedule=Schedule(), weight_on="attention"),
+        "isolated": apply(apply(model, subject, mask=LEFT, isolate=1.0), subject_for(model, 2), mask=RIGHT),
     }
     found: dict[str, Any] = {}
     for name, applied in cases.items():
@@ -196,6 +206,11 @@ def identities(model: Any) -> dict[str, bool]:
     # The steps are at 0, 0.5 and 1 of the denoising.
     late = predictions(apply(model, one, schedule=Schedule("fixed", start=0.6)), steps=3)
     before = [torch.equal(a, b) for a, b in zip(late, predictions(model, steps=3), strict=True)]
+    apart = [
+        predictions(apply(apply(model, one, mask=LEFT), two, mask=RIGHT, isolate=share), steps=3)
+        for share in (0.0, 0.4, 0.6, 1.0)
+    ]
+    equal = [[torch.equal(a, b) for a, b in zip(some, apart[-1], strict=True)] for some in apart]
     return {
         "a mask of ones is no mask": torch.equal(sample(apply(model, one, mask=ones)), image),
         "a mask of zeros is the plain model": torch.equal(sample(apply(model, one, mask=zeros)), plain),
@@ -213,6 +228,23 @@ def identities(model: Any) -> dict[str, bool]:
         "a fast run repeats": torch.equal(first, again),
         "the branch without is plain": torch.equal(sample(model), plain),
         "steps before the window are plain": before == [True, True, False],
+        "subjects are apart in the first part of the run": equal
+        == [[False] * 3, [True, False, False], [True, True, False], [True] * 3],
+        "one mask isolates nothing": torch.equal(
+            sample(apply(apply(model, one, mask=LEFT, isolate=1.0), two)),
+            sample(apply(apply(model, one, mask=LEFT), two)),
+        ),
+        "a weight of 1 on attention is one on features": torch.equal(
+            sample(
+                apply(
+                    model,
+                    one,
+                    weight_on="attention",
+                    schedule=Schedule("keyframes", keyframes=((0, 1), (0.9, 1), (1, 0))),
+                )
+            ),
+            sample(apply(model, one, schedule=Schedule("keyframes", keyframes=((0, 1), (0.9, 1), (1, 0))))),
+        ),
         "one strength in each half": not torch.equal(
             sample(apply(apply(model, one), two, settings=conditional)), sample(apply(apply(model, one), two))
         ),

@@ -79,6 +79,13 @@ def images(model: Any) -> dict[str, Callable[[], torch.Tensor]]:
         "fast": apply(model, one, settings=FAST),
         "window": apply(model, one, schedule=Schedule("fixed").within(0.0, 0.6)),
         "two subjects": apply(apply(model, one, mask=LEFT), two, mask=RIGHT),
+        "isolated, weights on attention": apply(
+            apply(model, one, 0.5, mask=LEFT, weight_on="attention", isolate=1.0),
+            two,
+            0.5,
+            mask=RIGHT,
+            weight_on="attention",
+        ),
         "low rank": apply(model, subject_for(model, 3, kind="lora")),
         "learned": apply(model, subject_for(model, 4, weight="learned"), schedule=Schedule("learned")),
     }

@@ -17,9 +17,15 @@ def facts(inside: Inside) -> Any:
 
 def test_pictures_are_those_of_the_equations_as_they_are_written(facts: Any) -> None:
     found = facts["pictures"]
-    assert len(found) == 11
+    assert len(found) == 16
     assert all(of["effect"] > 0.05 for of in found.values()), found
     assert all(of["error"] < 2e-3 for of in found.values()), found
+
+
+def test_tokens_of_another_node_stay_in_place(facts: Any) -> None:
+    """Appended before ours or after, they are seen by all, and masks, weights and isolation stay with our own."""
+    assert set(facts["tokens"]) == {"before", "after", "last"}
+    assert all(of["error"] < 2e-3 < 0.02 < of["effect"] for of in facts["tokens"].values()), facts["tokens"]
 
 
 def test_a_soft_mask_takes_no_more_memory_than_the_attention(facts: Any) -> None:
