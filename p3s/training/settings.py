@@ -137,8 +137,8 @@ class TrainSettings:
     #: It never counts in the loss: the prompt does not describe it.
     backdrop: str = setting(
         "photo",
-        "What lies behind the subject in crops: the photo, a plain random colour, or random colours. Only the photo is "
-        "learned.",
+        "What lies behind the subject in crops: the photo, one random colour (plain) or several (random). The colours "
+        "are not learned.",
         ("photo", "plain", "random"),
     )
     crops: int = setting(
