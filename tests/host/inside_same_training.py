@@ -28,7 +28,7 @@ from comfyui_p3s.p3s.reference.rngr import Reference
 from comfyui_p3s.p3s.sampling.application import application
 from comfyui_p3s.p3s.sampling.diffusion import ddim_timesteps
 from comfyui_p3s.p3s.subject.file import Subject, load_subject, save_new_subject
-from comfyui_p3s.p3s.toyworld.world import click, picture_of, start
+from comfyui_p3s.p3s.toyworld.world import click, picture_of
 from comfyui_p3s.p3s.training.key import same
 from comfyui_p3s.p3s.training.settings import TrainSettings
 from comfyui_p3s.p3s.training.state import Checkpoints
@@ -169,7 +169,7 @@ def pictures() -> dict[str, dict[str, float]]:
         subject, _ = train_subject(world, [reference], PROMPT, replace(SETTINGS, steps=5), CopySettings())
     times = ddim_timesteps(world.noise, steps)
     sigmas = model.get_model_object("model_sampling").sigmas[times]
-    noise = start([1]) * (1 + sigmas[0] ** 2).sqrt() / sigmas[0]  # the library starts from x_t itself
+    noise = world.start([1]) * (1 + sigmas[0] ** 2).sqrt() / sigmas[0]  # the library starts from x_t itself
     positive, negative = encoded(PROMPT, "")
 
     def by_the_host(model: Any) -> torch.Tensor:
