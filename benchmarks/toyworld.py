@@ -155,7 +155,9 @@ def train_one(world: ToyWorld, method: Method, number: int, budget: Budget, s: S
         reference,
         world.encode_text(prompt(s.animal, s.background, IDENTIFIER)),
         world.encode_latent,
+        world.resolution,
         settings,
+        torch.Generator().manual_seed(settings.seed),
     )
     figures: dict[str, Any] = {"train_seconds": 0.0}
     if method.kind == "plain":

@@ -107,7 +107,12 @@ def test_methods_get_equal_work(world: ToyWorld, monkeypatch: pytest.MonkeyPatch
         _, _, figures = toyworld.train_one(world, METHODS[name], 0, budget, s, reference)
         assert figures["steps"] == done[METHODS[name].kind] > 100  # P3S runs a copy besides the model
     example = toyworld.examples_of(
-        reference, world.encode_text(""), world.encode_latent, toyworld.settings_of(METHODS["lora"], budget, 0)
+        reference,
+        world.encode_text(""),
+        world.encode_latent,
+        world.resolution,
+        toyworld.settings_of(METHODS["lora"], budget, 0),
+        torch.Generator(),
     )[0]
     ours = toyworld.work(world, METHODS["p3s"], budget, example)
     theirs = toyworld.work(world, METHODS["lora"], budget, example)

@@ -37,9 +37,9 @@ EMPTY = torch.zeros(3, 8)
 def reference(seed: int = 0, **changes: Any) -> Reference:
     """A photo of 3:4 with the subject in a corner."""
     generator = torch.Generator().manual_seed(seed)
-    subject, nothing = torch.zeros(64, 48), torch.zeros(64, 48)
-    subject[4:20, 4:20] = 1
-    image, tokens = (torch.rand(size, generator=generator) for size in ((64, 48, 3), (17, TOKEN_DIM)))
+    subject, nothing = torch.zeros(128, 96), torch.zeros(128, 96)
+    subject[8:40, 8:40] = 1
+    image, tokens = (torch.rand(size, generator=generator) for size in ((128, 96, 3), (17, TOKEN_DIM)))
     return replace(
         Reference(image, tokens, subject, nothing, subject, PointSet(((0.2, 0.2 + seed / 10),)), f"{seed}" * 64),
         **changes,
@@ -59,6 +59,7 @@ def prepared(*references: Reference, **changes: Any) -> TrainingInputs:
         "prompts": [torch.full((3, 8), float(number)) for number, _ in enumerate(references, 1)],
         "empty_prompt": EMPTY,
         "encode": encode,
+        "resolution": 128,
         "noise": NOISE,
         "base_fingerprint": lambda: "ab" * 32,
         "copy_settings": CopySettings(kind="lora", rank=4),
@@ -73,9 +74,21 @@ def test_an_upright_photo_and_its_square_view_are_batches_of_their_own() -> None
     assert [tuple(e.learned_latent.shape[1:]) for e in inputs.examples] == [(18, 14), (16, 16)]
     assert sorted(epoch_batches(inputs.examples, 4, torch.Generator())) == [[0] * 4, [1] * 4]
     assert total_steps(inputs.examples, inputs.settings) == 6
-    square = prepared(reference(image=torch.rand(48, 48, 3), subject_mask=reference().subject_mask[:48]))
+    square = prepared(reference(image=torch.rand(96, 96, 3), subject_mask=reference().subject_mask[:96]))
     assert [tuple(e.learned_latent.shape[1:]) for e in square.examples] == [(16, 16), (16, 16)]
     assert [sorted(rows) for rows in epoch_batches(square.examples, 4, torch.Generator())] == [[0, 0, 1, 1]]
+
+
+def test_random_crops_come_from_the_seed_and_differ_between_references() -> None:
+    def crops(seed: int) -> list[float]:
+        settings = TrainSettings(views="whole", crops=2, seed=seed)
+        examples = prepared(reference(1), reference(1), settings=settings).examples
+        assert [example.view is None for example in examples] == [True, False, False] * 2
+        return [example.view.mean().item() for example in examples if example.view is not None]
+
+    first = crops(0)
+    assert first == crops(0) != crops(1)
+    assert first[:2] != first[2:]
 
 
 def test_every_reference_is_learned_with_its_own_prompt() -> None:

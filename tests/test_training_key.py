@@ -180,6 +180,10 @@ def test_views_and_what_counts_of_them_count() -> None:
         {"copy_settings": CopySettings(lam=0.3)},
         {"settings": TrainSettings(steps=7)},
         {"settings": TrainSettings(seed=1)},
+        {"settings": TrainSettings(background_weight=0.5)},
+        {"settings": TrainSettings(backdrop="plain")},
+        {"settings": TrainSettings(crops=1)},
+        {"settings": TrainSettings(flip=True)},
     ],
 )
 def test_whatever_changes_the_result_changes_the_key(changes: dict[str, object]) -> None:

@@ -91,6 +91,10 @@ def inputs() -> list[Any]:
             advanced=True,
             tooltip="Resume where this training was cancelled or stopped. You may ask for more steps.",
         ),
+        *(
+            input_of(name, TRAIN[name], optional=True, advanced=True)
+            for name in ("background_weight", "backdrop", "crops", "flip")
+        ),
     ]
 
 

@@ -36,6 +36,11 @@ class ModelBundle(Protocol):
     @property
     def noise(self) -> NoiseSchedule: ...
 
+    @property
+    def resolution(self) -> int:
+        """Photos are trained at about this many pixels squared."""
+        ...
+
     def encode_text(self, text: str) -> Tensor:
         """The U-Net's context of a prompt, [text tokens, context_dim]."""
         ...
@@ -86,6 +91,7 @@ def train_subject(
         [text] * len(references),
         models.encode_text(""),
         models.encode_latent,
+        models.resolution,
         models.noise,
         lambda: fingerprint(models.unet.state_dict()),
         copy_settings,

@@ -44,6 +44,11 @@ class ToyWorld:
     #: How each part was trained, as JSON text.
     made: dict[str, str]
 
+    @property
+    def resolution(self) -> int:
+        """Side of its pictures, in pixels."""
+        return SIDE
+
     @torch.no_grad()
     def encode_text(self, text: str) -> Tensor:
         """The U-Net's context of a prompt, [14, 64]. Raises ValueError for a word that the world does not know."""

@@ -34,6 +34,7 @@ def prepare(
     prompts: Sequence[Tensor],
     empty_prompt: Tensor,
     encode: Callable[[Tensor], Tensor],
+    resolution: int,
     noise: NoiseSchedule,
     base_fingerprint: Callable[[], str],
     copy_settings: CopySettings,
@@ -43,8 +44,9 @@ def prepare(
     """All that a training on a base with this ``config`` depends on.
 
     ``prompts``: one for each reference, and ``empty_prompt``, all [text tokens, context_dim]. ``encode`` turns a
-    picture [H, W, 3] in 0..1 into the latent that is trained, see :func:`examples_of`. ``base_fingerprint`` is asked
-    last, as it reads the base's weights. ``tell`` is called with what is done next, and may raise.
+    picture [H, W, 3] in 0..1 into the latent that is trained, of about ``resolution`` squared pixels, see
+    :func:`examples_of`. ``base_fingerprint`` is asked last, as it reads the base's weights. ``tell`` is called with
+    what is done next, and may raise.
 
     Raises FamilyError or TrainingError for a base that cannot be trained on and for inputs that do not fit together.
     """
@@ -52,10 +54,11 @@ def prepare(
     if not references:
         raise TrainingError("no reference to train on: give at least one photo")
     examples: list[Example] = []
+    generator = torch.Generator().manual_seed(settings.seed)
     for number, (reference, prompt) in enumerate(zip(references, prompts, strict=True), start=1):
         tell(f"Encoding reference {number} of {len(references)}")
         # A tensor of its own for each reference: there is a sketch for each tensor, the same number for all callers.
-        examples += examples_of(reference, prompt.clone(), encode, settings)
+        examples += examples_of(reference, prompt.clone(), encode, resolution, settings, generator)
     check_examples(config, examples, empty_prompt)
     tell("Checking whether this training was already done")
     hashes = tuple(reference.image_hash for reference in references)

@@ -1,4 +1,4 @@
-"""What training uses of a clean reference: the whole picture, a crop around the subject, and which pixels count."""
+"""What training uses of a clean reference: views of it as latents, and which of their pixels count."""
 
 from __future__ import annotations
 
@@ -10,12 +10,9 @@ import torch
 from torch import Tensor
 
 from ..errors import TrainingError
-from ..network.resize import resize
 from ..reference.rngr import Reference
 from .settings import TrainSettings
-
-MARGIN = 0.15  # of the subject's larger side, on every side of the crop
-WORTH = 0.7  # a crop with more than this share of the picture's area shows nothing new
+from .views import views_of
 
 
 @dataclass(frozen=True)
@@ -59,14 +56,6 @@ class Example:
         return cls(**{field_of[name]: tensor for name, tensor in tensors.items()})
 
 
-@dataclass(frozen=True, eq=False)
-class View:
-    """A picture to learn [h, w, 3], values 0..1, and where in it something was removed, [h, w], 0 or 1."""
-
-    image: Tensor
-    removed_mask: Tensor
-
-
 def training_size(height: int, width: int, resolution: int, multiple: int = 16) -> tuple[int, int]:
     """The (height, width) in pixels at which a photo is trained: about ``resolution`` squared in area, with the
     photo's proportions as near as whole multiples of ``multiple`` allow. Nothing is cropped. Raises TrainingError for a
@@ -79,60 +68,29 @@ def training_size(height: int, width: int, resolution: int, multiple: int = 16) 
 
 
 def examples_of(
-    reference: Reference, prompt: Tensor, encode: Callable[[Tensor], Tensor], settings: TrainSettings
+    reference: Reference,
+    prompt: Tensor,
+    encode: Callable[[Tensor], Tensor],
+    resolution: int,
+    settings: TrainSettings,
+    generator: torch.Generator,
 ) -> list[Example]:
     """The training examples of one reference, the whole picture first.
 
     ``prompt`` [text tokens, context_dim]; ``encode`` turns a picture [H, W, 3] in 0..1 into a scaled VAE latent
-    [channels, h, w] (float32, CPU) of the size that is trained.
+    [channels, h, w] (float32, CPU) of the size that is trained, about ``resolution`` squared pixels in area.
+    ``generator``: of what is random in views (:func:`p3s.training.views.views_of`).
     """
-    latent = encode(reference.image)
-    found = []
-    for number, view in enumerate(views_of(reference, settings.views)):
-        learned = encode(view.image) if number else latent
-        size = learned.shape[1], learned.shape[2]
-        mask = loss_mask_of(view.removed_mask, size) if settings.removed == "ignored" else None
-        found.append(Example(latent, reference.tokens, prompt, learned if number else None, mask))
+    whole, *others = views_of(reference, resolution, settings, generator)
+    latent = encode(whole.image)
+    found = [Example(latent, reference.tokens, prompt, None, whole.loss_mask(_size(latent), settings))]
+    for view in others:
+        learned = encode(view.image)
+        mask = view.loss_mask(_size(learned), settings)
+        if mask is None or mask.any():
+            found.append(Example(latent, reference.tokens, prompt, learned, mask))
     return found
 
 
-def views_of(reference: Reference, which: str = "whole") -> tuple[View, ...]:
-    """The views of a reference. ``which``: "whole", I' as it is (the paper), or "whole+subject", also a square crop
-    around the subject, which shows it in another place and size, so that training cannot memorise its position.
-
-    The crop is left out where the subject already fills the picture.
-    """
-    whole = View(reference.image, reference.negative_mask)
-    if which == "whole":
-        return (whole,)
-    box = subject_box(reference.subject_mask)
-    return (whole,) if box is None else (whole, View(whole.image[box], whole.removed_mask[box]))
-
-
-def subject_box(mask: Tensor) -> tuple[slice, slice] | None:
-    """Rows and columns of a square around ``mask`` [h, w] with a margin, moved and trimmed so that it lies in
-    the picture; None where the mask is empty or the crop would be most of the picture."""
-    height, width = mask.shape
-    rows, columns = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()
-    if not len(rows):
-        return None
-    (top, bottom), (left, right) = (
-        (int(rows[0]), int(rows[-1]) + 1),
-        (int(columns[0]), int(columns[-1]) + 1),
-    )
-    side = max(1, round(max(bottom - top, right - left) * (1 + 2 * MARGIN)))
-
-    def span(start: int, end: int, limit: int) -> slice:
-        length = min(side, limit)
-        first = min(max((start + end - length) // 2, 0), limit - length)
-        return slice(first, first + length)
-
-    box = span(top, bottom, height), span(left, right, width)
-    area = (box[0].stop - box[0].start) * (box[1].stop - box[1].start)
-    return None if area > WORTH * height * width else box
-
-
-def loss_mask_of(removed_mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """Which latent pixels count in the denoising loss, [h, w], 0 or 1: those without any pixel of ``removed_mask``
-    [H, W] in them. ``size``: (h, w) of the latent."""
-    return (resize(removed_mask, size) < 1e-3).to(torch.float32)
+def _size(latent: Tensor) -> tuple[int, int]:
+    return latent.shape[1], latent.shape[2]

@@ -90,7 +90,10 @@ class TrainingInputs:
 
     def _relevant(self, left_out: Collection[str] = ()) -> dict[str, Any]:
         """The settings that change what a step does to the weights."""
-        left_out = {*TrainSettings.NEUTRAL, *left_out}
+        as_before = (
+            name for name in TrainSettings.LATER if getattr(self.settings, name) == getattr(TrainSettings, name)
+        )
+        left_out = {*TrainSettings.NEUTRAL, *as_before, *left_out}
         return {name: value for name, value in asdict(self.settings).items() if name not in left_out}
 
     def _noise(self) -> str:

@@ -91,6 +91,12 @@ def files(folder: Path) -> dict[str, Any]:
         ("one photo", 1, CopySettings(), SETTINGS),
         ("two photos", 2, CopySettings(), replace(SETTINGS, batch_size=3)),
         ("low rank", 1, CopySettings(kind="lora", rank=4), replace(SETTINGS, views="whole")),
+        (
+            "all views",
+            2,
+            CopySettings(kind="lora", rank=4),
+            replace(SETTINGS, background_weight=0.1, backdrop="random", crops=2, flip=True),
+        ),
     ):
         inputs = toy_world.Vae(), references[:count], *encoded(PROMPT, ""), 48, copy, settings
         node = saved_subjects.save(trained(toy_world.model(), *inputs), name)
@@ -134,9 +140,9 @@ class Told(StableDiffusion):
 def upright(path: str) -> dict[str, Any]:
     """A photo of 3:4 whose view is a square, so that its two examples have latents of two sizes."""
     model = load(path)
-    subject = torch.zeros(64, 48)
-    subject[4:20, 4:20] = 1
-    photo, tokens = (torch.rand(s, generator=torch.Generator().manual_seed(0)) for s in ((64, 48, 3), (17, 20)))
+    subject = torch.zeros(128, 96)
+    subject[8:40, 8:40] = 1
+    photo, tokens = (torch.rand(s, generator=torch.Generator().manual_seed(0)) for s in ((128, 96, 3), (17, 20)))
     reference = Reference(photo, tokens, subject, subject * 0, subject, PointSet(((0.2, 0.2),)), "0" * 64)
     settings = TrainSettings(epochs=2, batch_size=4)
     with torch.inference_mode(False):
