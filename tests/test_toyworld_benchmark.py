@@ -6,6 +6,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -45,6 +46,29 @@ def test_low_rank_copies_are_also_trained_at_rates_of_their_own() -> None:
     assert rates == pytest.approx([1, 1, 3, 10])
     assert len({replace(each, learning_rate=1.0) for each in settings}) == 1
     assert len({replace(METHODS[name], rate=1.0) == METHODS["p3s-lora"] for name in names[1:]}) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "alpha", "rate"),
+    [
+        ("stratified", {"timesteps": "stratified"}, None, 1),
+        ("min-snr", {"loss_weighting": "min_snr"}, None, 1),
+        ("warm-up", {"warmup_steps": 10}, None, 1),
+        ("no-dropout", {"prompt_dropout": 0.0}, None, 1),
+        ("p3s-lora-alpha2", {}, 32.0, 1),
+        ("p3s-lora-alpha4", {}, 64.0, 1),
+        ("p3s-lora-alpha2-x3", {}, 32.0, 3),
+        ("p3s-lora-alpha4-x3", {}, 64.0, 3),
+    ],
+)
+def test_a_method_differs_from_its_like_in_what_it_names(
+    name: str, train: dict[str, Any], alpha: float | None, rate: float
+) -> None:
+    like, method = METHODS["p3s" if alpha is None else "p3s-lora"], METHODS[name]
+    copy = like.copy if alpha is None else replace(like.copy, alpha=alpha)
+    assert method == replace(like, train=like.train | train, copy=copy, rate=rate)
+    settings = [toyworld.settings_of(each, toyworld.Budget(), 3) for each in (like, method)]
+    assert settings[1] == replace(settings[0], **train, learning_rate=rate * settings[0].learning_rate)
 
 
 def test_real_pictures_of_the_clicked_animal_and_of_the_other_are_told_apart(world: ToyWorld) -> None:

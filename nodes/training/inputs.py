@@ -91,6 +91,11 @@ def inputs() -> list[Any]:
             advanced=True,
             tooltip="Resume where this training was cancelled or stopped. You may ask for more steps.",
         ),
+        input_of("alpha", COPY["alpha"], optional=True, advanced=True),
+        *(
+            input_of(name, TRAIN[name], optional=True, advanced=True)
+            for name in ("timesteps", "loss_weighting", "warmup_steps")
+        ),
     ]
 
 

@@ -28,7 +28,7 @@ from comfyui_p3s.p3s.reference.rngr import Reference
 from comfyui_p3s.p3s.sampling.application import application
 from comfyui_p3s.p3s.sampling.diffusion import ddim_timesteps
 from comfyui_p3s.p3s.subject.file import Subject, load_subject, save_new_subject
-from comfyui_p3s.p3s.toyworld.world import click, picture_of, start
+from comfyui_p3s.p3s.toyworld.world import click, picture_of
 from comfyui_p3s.p3s.training.key import same
 from comfyui_p3s.p3s.training.settings import TrainSettings
 from comfyui_p3s.p3s.training.state import Checkpoints
@@ -40,6 +40,7 @@ import nodes
 
 PROMPT = "a photo of a sks dog on the grass"
 SETTINGS = TrainSettings(steps=3, batch_size=4, learning_rate=1e-3)
+LATER = {"views": "whole", "timesteps": "stratified", "loss_weighting": "min_snr", "warmup_steps": 2}
 NOTES = {"identifier": "sks", "licence": "CC0"}
 
 
@@ -91,6 +92,7 @@ def files(folder: Path) -> dict[str, Any]:
         ("one photo", 1, CopySettings(), SETTINGS),
         ("two photos", 2, CopySettings(), replace(SETTINGS, batch_size=3)),
         ("low rank", 1, CopySettings(kind="lora", rank=4), replace(SETTINGS, views="whole")),
+        ("all that came later", 1, CopySettings(kind="lora", rank=4, alpha=8.0), replace(SETTINGS, **LATER)),
     ):
         inputs = toy_world.Vae(), references[:count], *encoded(PROMPT, ""), 48, copy, settings
         node = saved_subjects.save(trained(toy_world.model(), *inputs), name)
@@ -163,7 +165,7 @@ def pictures() -> dict[str, dict[str, float]]:
         subject, _ = train_subject(world, [reference], PROMPT, replace(SETTINGS, steps=5), CopySettings())
     times = ddim_timesteps(world.noise, steps)
     sigmas = model.get_model_object("model_sampling").sigmas[times]
-    noise = start([1]) * (1 + sigmas[0] ** 2).sqrt() / sigmas[0]  # the library starts from x_t itself
+    noise = world.start([1]) * (1 + sigmas[0] ** 2).sqrt() / sigmas[0]  # the library starts from x_t itself
     positive, negative = encoded(PROMPT, "")
 
     def by_the_host(model: Any) -> torch.Tensor:
