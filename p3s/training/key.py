@@ -35,7 +35,7 @@ TOLERANCE_OF_PROMPTS = 0.002
 #: The base model, in :meth:`TrainingInputs.facts`.
 BASE = "the base model"
 #: What :meth:`TrainingInputs.facts` leaves out, as it would have it.
-UNSAID = {name: repr(value) for name, value in (TrainSettings.ADDED | CopySettings.ADDED).items()}
+UNSAID = {name: repr(value) for name, value in {**TrainSettings.ADDED, **CopySettings.ADDED}.items()}
 #: Numbers of a sketch. Of tensors that differ by twice the tolerance, one pair in 900 passes for equal (the chi-squared
 #: distribution of 16 degrees of freedom), by three times, 4 in a million.
 SKETCH = 16
