@@ -30,7 +30,16 @@ class Method:
 
 
 #: What "p3s" is here; the pack's defaults, written out so that a row keeps its meaning when one changes.
-BASE: dict[str, Any] = {"zero_init": "identity", "views": "whole+subject", "removed": "ignored"}
+BASE: dict[str, Any] = {
+    "zero_init": "identity",
+    "views": "whole+subject",
+    "removed": "ignored",
+    "timesteps": "uniform",
+    "loss_weighting": "none",
+    "warmup_steps": 0,
+    "prompt_dropout": 0.1,
+}
+RANK = CopySettings().rank
 
 
 #: The weight as a factor of the subject's share of attention.
@@ -49,6 +58,16 @@ METHODS: dict[str, Method] = {
     # The same at rates of its own, where the full copy's is too low for changes that start from nothing.
     "p3s-lora-x3": _p3s(CopySettings(kind="lora"), rate=3.0),
     "p3s-lora-x10": _p3s(CopySettings(kind="lora"), rate=10.0),
+    # The same with changes that are scaled up, at the full copy's rate and at three times that.
+    "p3s-lora-alpha2": _p3s(CopySettings(kind="lora", alpha=2.0 * RANK)),
+    "p3s-lora-alpha4": _p3s(CopySettings(kind="lora", alpha=4.0 * RANK)),
+    "p3s-lora-alpha2-x3": _p3s(CopySettings(kind="lora", alpha=2.0 * RANK), rate=3.0),
+    "p3s-lora-alpha4-x3": _p3s(CopySettings(kind="lora", alpha=4.0 * RANK), rate=3.0),
+    # Timesteps, their weights, the learning rate's start, and every row with its prompt.
+    "stratified": _p3s(timesteps="stratified"),
+    "min-snr": _p3s(loss_weighting="min_snr"),
+    "warm-up": _p3s(warmup_steps=10),
+    "no-dropout": _p3s(prompt_dropout=0.0),
     # The paper's training data: the whole clean reference and nothing else.
     "p3s-whole": _p3s(views="whole", removed="learned"),
     "no-rngr": Method(rngr=False, train=BASE | {"views": "whole", "removed": "learned"}),

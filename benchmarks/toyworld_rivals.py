@@ -48,7 +48,8 @@ def rival(world: ToyWorld, kind: str) -> UNet:
 
 
 def rival_loss(unet: UNet, batch: Batch) -> torch.Tensor:
-    return denoising_loss(unet(batch.x, batch.timesteps, batch.context), batch.target, batch.loss_mask)
+    prediction = unet(batch.x, batch.timesteps, batch.context)
+    return denoising_loss(prediction, batch.target, batch.loss_mask, batch.row_weights)
 
 
 def rival_work(world: ToyWorld, kind: str, batch: Batch) -> int:
@@ -69,9 +70,9 @@ def tune(world: ToyWorld, kind: str, examples: Sequence[Example], settings: Trai
     optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     generator = torch.Generator().manual_seed(settings.seed)
     empty = world.encode_text("")
-    for _ in range(settings.steps):
+    for step in range(settings.steps):
         rows = torch.randint(len(examples), (settings.batch_size,), generator=generator).tolist()
-        batch = draw_batch(examples, rows, empty, world.noise, settings, generator)
+        batch = draw_batch(examples, rows, empty, world.noise, settings, generator, step)
         loss = rival_loss(unet, batch)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -7,6 +7,7 @@ the nodes' inputs, the options of the command line, the rows of the help pages a
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -67,6 +68,12 @@ def check(settings: Any, error: type[P3SError] = P3SError, prefix: str = "") -> 
         value = getattr(settings, name)
         if not each.allows(value):
             raise error(f"{prefix}{name} must be {each.expected}; got {shown(value)}")
+
+
+def as_before(values: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` by name as versions without the settings in ``added`` wrote them: without those of these settings that
+    have the value given there."""
+    return {name: value for name, value in values.items() if name not in added or value != added[name]}
 
 
 def is_number(value: Any, low: float, high: float) -> bool:

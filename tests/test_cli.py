@@ -276,13 +276,15 @@ def test_help_reads_well(command: str, capsys: pytest.CaptureFixture[str]) -> No
 def test_options_become_settings() -> None:
     parser = argparse.ArgumentParser()
     generate_command.add_schedule(parser)
-    add_settings(parser, "t", CopySettings())
+    renamed = {"alpha": "lora_alpha"}  # a schedule has an alpha, too
+    add_settings(parser, "t", CopySettings(), renamed)
     assert generate_command.chosen_schedule(parser.parse_args([]), CopySettings(weight="learned")).kind == "learned"
     line = ["--schedule", "keyframes", "--keyframes", "1:0.5, 0:0.25", "--end", "0.75", "--kind", "lora", "--rank", "3"]
+    line += ["--alpha", "0.25", "--lora-alpha", "6"]
     given = parser.parse_args(line)
-    schedule = Schedule("keyframes", keyframes=((0.0, 0.25), (1.0, 0.5)), end=0.75)
+    schedule = Schedule("keyframes", keyframes=((0.0, 0.25), (1.0, 0.5)), end=0.75, alpha=0.25)
     assert generate_command.chosen_schedule(given, CopySettings()) == schedule
-    assert chosen(given, CopySettings(lam=0.3)) == CopySettings(lam=0.3, kind="lora", rank=3)
+    assert chosen(given, CopySettings(lam=0.3), renamed) == CopySettings(lam=0.3, kind="lora", rank=3, alpha=6.0)
 
 
 @pytest.mark.parametrize("command", ["train", "generate"])

@@ -55,13 +55,25 @@ def test_ddim_equals_diffusers(prediction):
     torch.testing.assert_close(image, step.pred_original_sample, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("steps", [7, 30, 37, 64, 300, 501, 600, 999, 1000])
-def test_any_number_of_steps_goes_from_noise_to_image_evenly(steps):
-    times = ddim_timesteps(NoiseSchedule.stable_diffusion(), steps)
-    assert len(times) == steps and times[-1] == (1 if steps < 1000 else 0)
-    gaps = {a - b for a, b in pairwise(times)}
-    assert gaps <= {1000 // steps, -(-1000 // steps)}
-    assert 1000 - 1000 / steps - 1 <= times[0] <= 999
+def test_any_number_of_steps_goes_from_noise_to_image_evenly():
+    """The first timestep is one stride below 1001, and so rises with the number of steps: 60 steps begin between 50 and
+    100. (With the stride rounded down they would begin at 945, below 50 steps.)"""
+    schedule, first = NoiseSchedule.stable_diffusion(), []
+    for steps in range(1, 1001):
+        times = ddim_timesteps(schedule, steps)
+        gaps = {a - b for a, b in pairwise(times)}
+        assert len(times) == steps and gaps <= {1000 // steps, -(-1000 // steps)} and 0 not in gaps
+        assert times[-1] == (1 if steps < 1000 else 0)
+        assert times[0] == (1001 - -(-1000 // steps) if steps < 1000 else 999)
+        first.append(times[0])
+    assert first == sorted(first)
+    assert (first[49], first[59], first[99]) == (981, 984, 991)
+
+
+@pytest.mark.parametrize("steps", [n for n in range(1, 1000) if 1000 % n == 0])
+def test_steps_that_divide_the_timesteps_are_those_of_the_original_sampler(steps):
+    stride = 1000 // steps
+    assert ddim_timesteps(NoiseSchedule.stable_diffusion(), steps) == list(range(1, 1000, stride))[::-1]
 
 
 @pytest.mark.parametrize("prediction", ["eps", "v"])

@@ -18,16 +18,20 @@ from PIL import Image
 from real_models import SIDE, write_real_models
 
 from benchmarks.dreambench import protocol
-from benchmarks.dreambench.__main__ import main
+from benchmarks.dreambench.__main__ import COPY_NAMES, _parser, main
 from benchmarks.dreambench.data import CENTRE, LIST, Case, read_cases, read_points
 from benchmarks.dreambench.metrics import Embeddings, Scores, score, summary
 from benchmarks.dreambench.report import PAPER, table
+from p3s.commands.generate import chosen_schedule
+from p3s.commands.options import chosen
 from p3s.errors import MaskError, P3SError, PointError
 from p3s.image_files import read_picture, write_png
 from p3s.models.stable_diffusion import StableDiffusion, load_stable_diffusion
+from p3s.network.copy_settings import CopySettings
 from p3s.reference.points import PointSet
 from p3s.reference.rngr import image_hash
 from p3s.subject.file import load_subject
+from p3s.training.settings import TrainSettings
 
 pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
@@ -159,6 +163,21 @@ def test_a_subject_is_trained_on_all_its_photos_as_they_are(finished: Path, give
     settings = subject.info.train_settings
     assert (settings["epochs"], settings["learning_rate"], settings["gamma"]) == (60, 1e-5, 0.1)
     assert (settings["zero_init"], settings["views"], settings["removed"]) == ("zero", "whole", "learned")
+
+
+def test_settings_that_came_later_are_named_in_a_folder_only_where_they_are_not_as_before(finished: Path) -> None:
+    """So that a run of an earlier version is continued."""
+    known = json.loads((finished / "run.json").read_text())
+    assert "train seed" in known and "copy lam" in known
+    added = {f"train {name}" for name in TrainSettings.ADDED} | {f"copy {name}" for name in CopySettings.ADDED}
+    assert known.keys().isdisjoint(added)
+
+
+def test_the_alpha_of_low_rank_changes_is_not_that_of_the_schedule(given: list[str]) -> None:
+    options = _parser().parse_args([*given, "--out=x", "--kind=lora", "--lora-alpha=8", "--alpha=0.25"])
+    copy = chosen(options, CopySettings(), COPY_NAMES)
+    assert copy == CopySettings(kind="lora", alpha=8.0)
+    assert chosen_schedule(options, copy).alpha == 0.25
 
 
 # going on

@@ -6,7 +6,8 @@ import torch
 
 from p3s.errors import P3SError
 from p3s.network.unet import Attention
-from p3s.training.losses import attention_consistency, denoising_loss, total_loss
+from p3s.sampling.diffusion import NoiseSchedule
+from p3s.training.losses import attention_consistency, denoising_loss, min_snr_weights, total_loss
 
 
 def maps(seed, batch=1):
@@ -58,6 +59,33 @@ def test_eq_14_and_15():
     x, y = torch.randn(2, 3), torch.randn(2, 3)
     assert denoising_loss(x, y).item() == pytest.approx(((x - y).numpy() ** 2).mean(), rel=1e-5)
     assert total_loss(torch.tensor(2.0), torch.tensor(3.0), 0.1).item() == pytest.approx(2.3)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_row_weights_are_factors_of_the_rows_errors(masked):
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(3, 4, 5, 6, generator=generator) for _ in range(2))
+    mask = (torch.rand(3, 1, 5, 6, generator=generator) < 0.5).float() if masked else torch.ones(3, 1, 5, 6)
+    weights = torch.tensor([0.5, 0.0, 2.0])
+    errors = (((x - y).numpy() ** 2).mean(1) * mask[:, 0].numpy()).sum((1, 2))
+    expected = (errors * weights.numpy()).sum() / mask.sum().item()
+    given = mask if masked else None
+    assert denoising_loss(x, y, given, weights).item() == pytest.approx(expected, rel=1e-5)
+    assert torch.equal(denoising_loss(x, y, given, torch.ones(3)), denoising_loss(x, y, mask))
+
+
+@pytest.mark.parametrize("prediction", ["eps", "v"])
+def test_min_snr_is_the_published_weight(prediction):
+    """Hang et al. 2023, gamma 5, at every timestep, and where nothing or all is noise."""
+    alphas = torch.cat([torch.ones(1), NoiseSchedule.stable_diffusion().alphas_cumprod, torch.zeros(1)])
+    found = min_snr_weights(NoiseSchedule(alphas, prediction), torch.arange(1002)).numpy()
+    abar = alphas[1:-1].double().numpy()
+    snr = abar / (1 - abar)
+    expected = np.minimum(snr, 5) / (snr if prediction == "eps" else snr + 1)
+    np.testing.assert_allclose(found[1:-1], expected, rtol=1e-4)
+    assert (found[0], found[-1]) == ((0, 1) if prediction == "eps" else (0, 0))
+    # The error of x_0 weighs snr times the factor for eps, (snr + 1) times that for v: min(snr, 5) for both.
+    assert (found[1:-1] * (snr if prediction == "eps" else snr + 1)).max() == pytest.approx(5, rel=1e-4)
 
 
 def test_an_unknown_normaliser_is_refused():

@@ -19,13 +19,15 @@ from p3s.safetensors_format import read_header
 from p3s.sampling.application import AppliedSubject
 from p3s.sampling.ddim import generate
 from p3s.sampling.diffusion import NoiseSchedule
-from p3s.subject.file import check_weights, load_subject, save_subject
+from p3s.subject.file import V1_COPY_SETTINGS, check_weights, load_subject, save_subject
 from p3s.training.settings import TrainSettings
 from p3s.training.step import batch_losses, draw_batch
 
 NOISE = NoiseSchedule.stable_diffusion()
 EMPTY = torch.randn(7, SMALL.context_dim, generator=torch.Generator().manual_seed(99))
 LORA = CopySettings(kind="lora", rank=4)
+SCALED = CopySettings(kind="lora", rank=4, alpha=10.0)
+scaled_or_not = pytest.mark.parametrize("settings", [LORA, SCALED], ids=["alpha 0", "alpha 10"])
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +63,9 @@ def inputs(size=16, batch=2):
 def merged(copy, base):
     """The full copy with the same function: each change added to its base layer's weight."""
     state, own = base.state_dict(), dict(copy.state_dict())
+    scale = {LORA: 1.0, SCALED: 2.5}[copy.settings]
     weights = {k: v for k, v in own.items() if not k.startswith(("unet.", "zero_"))}
-    full = SubjectCopy(SMALL, replace(copy.settings, kind="full"), TOKEN_DIM)
+    full = SubjectCopy(SMALL, CopySettings(), TOKEN_DIM)
     for key in full.state_dict():
         name, _, last = key.rpartition(".")
         if key.startswith("unet."):
@@ -70,10 +73,10 @@ def merged(copy, base):
             change = own.get(f"{name}.up.weight")
             if last == "weight" and change is not None:
                 down = own[f"{name}.down.weight"]
-                weights[key] += (change.flatten(1) @ down.flatten(1)).view(weights[key].shape)
+                weights[key] += scale * (change.flatten(1) @ down.flatten(1)).view(weights[key].shape)
         elif key.startswith("zero_") and last == "weight":
             change = own[f"{name}.up.weight"] @ own[f"{name}.down.weight"]
-            weights[key] = own[f"{name}.diagonal.weight"].diag() + change
+            weights[key] = own[f"{name}.diagonal.weight"].diag() + scale * change
         elif key.startswith("zero_"):
             weights[key] = own[f"{name}.diagonal.bias"]
     full.load_state_dict(weights)
@@ -99,26 +102,29 @@ def test_before_training_it_is_the_full_copy(base, zero_init):
         same_features(lora(*inputs()), full(*inputs()), exact=True)
 
 
-def test_after_training_it_is_the_full_copy_with_the_changes_merged(base):
-    lora = trained(base)
+@scaled_or_not
+def test_after_training_it_is_the_full_copy_with_the_changes_merged(base, settings):
+    lora = trained(base, settings)
     lora.borrow(base)
     with torch.no_grad():
         same_features(lora(*inputs()), merged(lora, base)(*inputs()))
 
 
-def test_the_losses_are_those_of_the_merged_copy(base):
-    settings = TrainSettings(prompt_dropout=0.0, attention_layers="all")
-    lora, batch = trained(base), batch_of(random_examples(2), settings)
+@scaled_or_not
+def test_the_losses_are_those_of_the_merged_copy(base, settings):
+    training = TrainSettings(prompt_dropout=0.0, attention_layers="all")
+    lora, batch = trained(base, settings), batch_of(random_examples(2), training)
     with torch.no_grad():
         ours, theirs = (
-            batch_losses(base, lora, batch, settings),
-            batch_losses(base, merged(lora, base), batch, settings),
+            batch_losses(base, lora, batch, training),
+            batch_losses(base, merged(lora, base), batch, training),
         )
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
-def test_sampling_is_that_of_the_merged_copy(base):
-    lora, (x, _, context, condition) = trained(base), inputs(batch=1)
+@scaled_or_not
+def test_sampling_is_that_of_the_merged_copy(base, settings):
+    lora, (x, _, context, condition) = trained(base, settings), inputs(batch=1)
 
     def picture(copy):
         *_, x0 = generate(base, context[0], EMPTY, NOISE, x, [AppliedSubject(copy, condition)], steps=2)
@@ -186,6 +192,26 @@ def test_the_base_is_neither_kept_alive_twice_nor_saved(base):
     assert len(gc.get_referrers(first)) <= 1, "a base that is no longer borrowed must go"
 
 
+def test_alpha_as_large_as_the_rank_is_alpha_0_bit_for_bit(base):
+    """Also in training. Another alpha starts at the same place, without a change, and trains to another one."""
+    states = []
+    for alpha in (0.0, 4.0, 8.0):
+        copy = fresh(base, replace(LORA, alpha=alpha))
+        train(base, copy, random_examples(), EMPTY, NOISE, TrainSettings(steps=2, learning_rate=1e-3))
+        states.append(copy.state_dict())
+    assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
+    assert not all(torch.equal(states[0][k], states[2][k]) for k in states[0])
+
+
+def test_alpha_is_in_a_file_only_where_it_scales_and_never_forgotten():
+    """Files and keys without it mean what they meant."""
+    assert "alpha" not in LORA.to_dict() and CopySettings().to_dict().keys() == V1_COPY_SETTINGS
+    assert CopySettings.from_dict(LORA.to_dict()) == LORA
+    assert SCALED.to_dict() == LORA.to_dict() | {"alpha": 10.0}
+    assert CopySettings.from_dict(SCALED.to_dict()) == SCALED
+    assert (LORA.change_scale, SCALED.change_scale, replace(LORA, alpha=1.0).change_scale) == (1.0, 2.5, 0.25)
+
+
 UNREAD = ("unet.out.", "unet.output_blocks.7.1.proj_out.")
 LAST = "unet.output_blocks.7.1.transformer_blocks.0."
 
@@ -241,10 +267,11 @@ def test_an_inpainting_base_lends_its_first_convolution_too(base):
         same_features(copy(*inputs()), expected)
 
 
-def test_the_file_round_trip(tmp_path, base):
-    copy = trained(base)
+@scaled_or_not
+def test_the_file_round_trip(tmp_path, base, settings):
+    copy = trained(base, settings)
     subject = replace(
-        make_subject(copy_settings=LORA.to_dict()),
+        make_subject(copy_settings=settings.to_dict()),
         weights={k: v.detach().to(torch.float16) for k, v in copy.state_dict().items()},
     )
     path = save_subject(subject, tmp_path / "a.safetensors")
@@ -284,7 +311,9 @@ def test_a_full_copy_needs_no_base(base):
     assert not any(isinstance(m, Borrowed) for m in copy.modules())
 
 
-@pytest.mark.parametrize("bad", [{"kind": "half"}, {"rank": 0}, {"rank": 1.5}, {"rank": 10**6}])
+@pytest.mark.parametrize(
+    "bad", [{"kind": "half"}, {"rank": 0}, {"rank": 1.5}, {"rank": 10**6}, {"alpha": -1.0}, {"alpha": 5000.0}]
+)
 def test_values_out_of_range_are_refused(bad):
     with pytest.raises(P3SError, match=next(iter(bad))):
         CopySettings(**bad)

@@ -194,6 +194,21 @@ def test_a_table_of_the_toy_world(
     assert [line for line in printed if line not in PAGE.splitlines()] == []
 
 
+def test_the_figures_that_decided_defaults() -> None:
+    """docs/method.md quotes *selection* from the tables."""
+    page = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if "table `" in line]
+    assert len(rows) == 3
+    for line in rows:
+        (name,) = re.findall(r"table `(\w+)`", line)
+        table = PAGE.split(f"### `{name}`:")[1].split("\n### ")[0]
+        said = dict(re.findall(r"`([\w-]+)` (0\.\d\d)", line))
+        said["p3s"] = re.findall(r"\*selection\* (0\.\d\d);", line)[0]
+        assert len(said) > 1
+        for method, figure in said.items():
+            assert cells(table, f"{method} |")[1].split()[0] == figure, method
+
+
 def test_the_tables_of_training() -> None:
     printed = training.tables(training.load(RESULTS / "training.jsonl")).splitlines()
     assert len(printed) > 30

@@ -68,8 +68,12 @@ def same(a, b):
         ({"kind": "lora", "rank": 4, "weight": "learned"}, {}),
         ({"kind": "lora", "rank": 4}, {"precision": "fp16"}),
         ({"kind": "lora", "rank": 4}, {"precision": "bf16"}),
+        (
+            {"kind": "lora", "rank": 4, "alpha": 8.0, "weight": "learned"},
+            {"timesteps": "stratified", "loss_weighting": "min_snr", "warmup_steps": 6},
+        ),
     ],
-    ids=["full", "lora with a learned weight", "fp16", "bf16"],
+    ids=["full", "lora with a learned weight", "fp16", "bf16", "stratified, min_snr, warm-up, alpha"],
 )
 @pytest.mark.parametrize("stop", [1, 5])
 def test_interrupted_and_resumed_is_uninterrupted(base, kept, copy_settings, settings, stop):
@@ -150,6 +154,8 @@ def test_an_optimiser_that_fails_half_way_leaves_the_state_before(base, tmp_path
         ({"learning_rate": 2e-3}, r"learning_rate \(was 0.001, is 0.002\)"),
         ({"seed": 1}, "seed"),
         ({"precision": "bf16"}, "precision"),
+        ({"timesteps": "stratified"}, r"timesteps \(was 'uniform', is 'stratified'\)"),
+        ({"warmup_steps": 3}, r"warmup_steps \(was 0, is 3\)"),
         ({"examples": EXAMPLES[::-1]}, "references or their prompts"),
         ({"examples": EXAMPLES[:4]}, "references or their prompts"),
         (
@@ -174,6 +180,8 @@ def test_another_base_or_copy_is_refused(base, kept):
         run(other, fresh(other), resume=load_state(kept.path))
     with pytest.raises(TrainingError, match=r"kind \(was 'full', is 'lora'\)"):
         run(base, fresh(base, kind="lora"), resume=load_state(kept.path))
+    with pytest.raises(TrainingError, match=r"alpha \(was 0\.0, is 8\.0\)"):
+        run(base, fresh(base, alpha=8.0), resume=load_state(kept.path))
 
 
 def test_tensors_that_a_gpu_gave_a_second_time_are_the_same_references(base, kept):
@@ -195,6 +203,45 @@ def test_more_steps_and_checkpointing_may_be_asked_for(base, kept):
     assert resumed.completed and all(r.total == 9 for r in resumed.reports)
     assert same(copy, whole)
     assert run(base, fresh(base), resume=load_state(kept.path), steps=4).completed
+
+
+def test_a_warm_up_does_not_depend_on_the_number_of_steps(base, kept):
+    whole, copy = fresh(base), fresh(base)
+    expected = run(base, whole, warmup_steps=6)
+    run(base, fresh(base), checkpoints=kept, stop=4, steps=5, warmup_steps=6)
+    assert run(base, copy, resume=load_state(kept.path), warmup_steps=6).reports == expected.reports
+    assert same(copy, whole)
+
+
+# Weight decay: earlier versions had one group of parameters for all but the learned weight
+
+
+def with_one_group(copy, settings):
+    """The optimiser of earlier versions."""
+    known = {id(p) for p in copy.learned_weight.parameters()} if copy.learned_weight else set()
+    groups = [{"params": [p for p in copy.parameters() if id(p) not in known]}]
+    if known:
+        fresh = {"params": list(copy.learned_weight.parameters())}
+        groups.append(fresh | {"lr": settings.weight_learning_rate, "weight_decay": 0.0})
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+
+
+@pytest.mark.parametrize("copy_settings", [{}, {"kind": "lora", "rank": 4, "weight": "learned"}], ids=["full", "lora"])
+def test_a_training_in_which_all_decays_is_continued_as_it_was_started(base, kept, monkeypatch, copy_settings):
+    whole, other, copy = (fresh(base, **copy_settings) for _ in range(3))
+    with monkeypatch.context() as before:
+        before.setattr("p3s.training.loop.make_optimizer", with_one_group)
+        expected = run(base, whole, weight_decay=1.0)
+        run(base, fresh(base, **copy_settings), 3, checkpoints=kept, weight_decay=1.0)
+    first = load_state(kept.path)
+    assert len(first.optimizer["param_groups"]) == (2 if "weight" in copy_settings else 1)
+    run(base, fresh(base, **copy_settings), 6, resume=first, checkpoints=kept, weight_decay=1.0)
+    second = load_state(kept.path)
+    assert [g["weight_decay"] for g in second.optimizer["param_groups"]][:2] == [1.0, 1.0]
+    assert run(base, copy, resume=second, weight_decay=1.0).reports == expected.reports
+    assert same(copy, whole)
+    run(base, other, weight_decay=1.0)
+    assert not same(other, whole)
 
 
 def test_fewer_steps_than_were_trained_are_refused(base, kept):

@@ -6,6 +6,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -59,6 +60,29 @@ def test_methods_that_differ_in_sampling_alone_share_a_training(world: ToyWorld)
     assert len(kept) == 1
     assert not torch.equal(shown["p3s"][-1], shown["p3s-attention"][-1])
     assert torch.equal(shown["fixed"][-1], fixed[-1])
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "alpha", "rate"),
+    [
+        ("stratified", {"timesteps": "stratified"}, None, 1),
+        ("min-snr", {"loss_weighting": "min_snr"}, None, 1),
+        ("warm-up", {"warmup_steps": 10}, None, 1),
+        ("no-dropout", {"prompt_dropout": 0.0}, None, 1),
+        ("p3s-lora-alpha2", {}, 32.0, 1),
+        ("p3s-lora-alpha4", {}, 64.0, 1),
+        ("p3s-lora-alpha2-x3", {}, 32.0, 3),
+        ("p3s-lora-alpha4-x3", {}, 64.0, 3),
+    ],
+)
+def test_a_method_differs_from_its_like_in_what_it_names(
+    name: str, train: dict[str, Any], alpha: float | None, rate: float
+) -> None:
+    like, method = METHODS["p3s" if alpha is None else "p3s-lora"], METHODS[name]
+    copy = like.copy if alpha is None else replace(like.copy, alpha=alpha)
+    assert method == replace(like, train=like.train | train, copy=copy, rate=rate)
+    settings = [toyworld.settings_of(each, toyworld.Budget(), 3) for each in (like, method)]
+    assert settings[1] == replace(settings[0], **train, learning_rate=rate * settings[0].learning_rate)
 
 
 def test_real_pictures_of_the_clicked_animal_and_of_the_other_are_told_apart(world: ToyWorld) -> None:

@@ -184,10 +184,27 @@ def test_views_and_what_counts_of_them_count() -> None:
         {"settings": TrainSettings(backdrop="plain")},
         {"settings": TrainSettings(crops=1)},
         {"settings": TrainSettings(flip=True)},
+        {"settings": TrainSettings(timesteps="stratified")},
+        {"settings": TrainSettings(loss_weighting="min_snr")},
+        {"settings": TrainSettings(warmup_steps=1)},
+        {"copy_settings": CopySettings(alpha=1.0)},
     ],
 )
 def test_whatever_changes_the_result_changes_the_key(changes: dict[str, object]) -> None:
     assert key(**changes) != key()
+
+
+def test_settings_that_came_later_count_only_where_they_are_not_as_before() -> None:
+    """``test_keys_are_fixed_for_ever`` has the keys of trainings without them."""
+    before = inputs(settings=TrainSettings(timesteps="uniform", loss_weighting="none", warmup_steps=0))
+    assert before.facts().keys().isdisjoint({"timesteps", "loss_weighting", "warmup_steps", "alpha"})
+    now = inputs(
+        settings=TrainSettings(timesteps="stratified", loss_weighting="min_snr", warmup_steps=5),
+        copy_settings=CopySettings(alpha=2.0),
+    )
+    added = {"timesteps": "'stratified'", "loss_weighting": "'min_snr'", "warmup_steps": "5", "alpha": "2.0"}
+    assert now.facts() == before.facts() | added
+    assert now.state_key()[:8] != before.state_key()[:8]
 
 
 def test_references_in_another_order_are_another_training() -> None:

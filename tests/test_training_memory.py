@@ -380,5 +380,5 @@ def test_adamw8bit_is_that_of_bitsandbytes(base, monkeypatch):
     settings = TrainSettings(optimizer="adamw8bit", learning_rate=3e-4, weight_decay=0.02, weight_learning_rate=0.1)
     optimizer = make_optimizer(copy, settings)
     assert type(optimizer) is AdamW8bit
-    assert [(g["lr"], g["weight_decay"]) for g in optimizer.param_groups] == [(3e-4, 0.02), (0.1, 0.0)]
+    assert [(g["lr"], g["weight_decay"]) for g in optimizer.param_groups] == [(3e-4, 0.02), (3e-4, 0.0), (0.1, 0.0)]
     assert sum(len(g["params"]) for g in optimizer.param_groups) == len(list(copy.parameters()))

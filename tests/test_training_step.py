@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from p3s.network.unet import Attention
 from p3s.network.unet_config import Layer
 from p3s.sampling.diffusion import NoiseSchedule
 from p3s.training.settings import TrainSettings
-from p3s.training.step import batch_losses, compared_layers, draw_batch, epoch_batches
+from p3s.training.step import batch_losses, compared_layers, draw_batch, draw_timesteps, epoch_batches
 
 NOISE = NoiseSchedule.stable_diffusion()
 EMPTY = torch.randn(7, SMALL.context_dim, generator=torch.Generator().manual_seed(99))
@@ -119,3 +120,87 @@ def test_at_gamma_0_no_map_is_made(base, monkeypatch, layers):
     found, result = run(base, gamma=0.0, attention_layers=layers)
     assert [report.consistency for report in result.reports] == [0, 0]
     assert all(torch.equal(a, b) for a, b in zip(expected.parameters(), found.parameters(), strict=True))
+
+
+# Timesteps
+
+
+def timesteps(steps, rows=1, seed=0, which="stratified"):
+    """Those of the rows of so many steps, one after the other."""
+    settings, generator = TrainSettings(timesteps=which, seed=seed), torch.Generator().manual_seed(seed)
+    return [t for step in range(steps) for t in draw_timesteps(rows, 1000, settings, generator, step).tolist()]
+
+
+@pytest.mark.parametrize(("seed", "rows"), [(0, 1), (1, 1), (2**64 - 1, 1), (0, 4), (3, 7)])
+def test_any_20_stratified_rows_in_succession_have_every_tenth_of_the_timesteps(seed, rows):
+    """Within a step and over several; independent ones lack one in 79 % of the cases."""
+    found = timesteps(2100 // rows, rows, seed)
+    missed = [i for i in range(len(found) - 19) if len({t // 100 for t in found[i : i + 20]}) < 10]
+    assert missed == []
+    assert {(b - a) % 1000 for a, b in pairwise(found)} == {618, 619}  # 1000 (sqrt(5) - 1) / 2 = 618.03
+
+
+def test_the_number_of_rows_in_a_step_does_not_change_the_sequence():
+    assert timesteps(60) == timesteps(15, rows=4) == timesteps(3, rows=20)
+
+
+def test_stratified_timesteps_are_uniform_over_a_training_and_over_seeds():
+    counts = Counter(timesteps(20_000))
+    assert set(counts) == set(range(1000))
+    assert 17 <= min(counts.values()) <= max(counts.values()) <= 23  # 20 expected; drawn independently 7..37
+    tenths = Counter(t // 100 for seed in range(2000) for t in timesteps(1, seed=seed))
+    assert all(150 <= tenths[tenth] <= 250 for tenth in range(10))  # 200 expected, 3.7 standard deviations
+
+
+def test_nothing_else_of_a_step_depends_on_how_timesteps_are_drawn():
+    examples = random_examples(3)
+    one, other = (one_batch(examples, TrainSettings(timesteps=which)) for which in ("uniform", "stratified"))
+    assert not torch.equal(one.timesteps, other.timesteps)
+    assert torch.equal(one.target, other.target)  # the noise
+    assert torch.equal(one.context, other.context)
+    for a, b in zip(one.sources, other.sources, strict=True):
+        assert torch.equal(a[0], b[0]) and torch.equal(a[1], b[1])
+
+
+def test_a_training_draws_the_sequence(base, monkeypatch):
+    seen = []
+    losses = batch_losses
+    monkeypatch.setattr(
+        "p3s.training.gradients.batch_losses",
+        lambda *given: seen.extend(given[2].timesteps.tolist()) or losses(*given),
+    )
+    run(base, timesteps="stratified", batch_size=3)
+    assert seen == timesteps(2, rows=3)
+
+
+# Weights of timesteps
+
+
+@pytest.mark.parametrize("prediction", ["eps", "v"])
+def test_min_snr_weighs_the_rows_of_a_batch(base, prediction):
+    """The loss of a batch is the mean of its rows' own losses times their weights."""
+    copy, examples, noise = random_copy(base), random_examples(3), replace(NOISE, prediction=prediction)
+    weighted, plain = (TrainSettings(loss_weighting=which, prompt_dropout=0.0) for which in ("min_snr", "none"))
+
+    def batch(settings):
+        generator = torch.Generator().manual_seed(0)  # t = 44, 239, 933
+        return draw_batch(examples, [0, 1, 2], EMPTY, noise, settings, generator)
+
+    drawn = batch(plain)
+    assert drawn.row_weights is None
+    rows = [
+        replace(
+            drawn,
+            **{name: getattr(drawn, name)[i : i + 1] for name in ("x", "timesteps", "target", "context", "loss_mask")},
+            sources=drawn.sources[i : i + 1],
+        )
+        for i in range(3)
+    ]
+    own = [batch_losses(base, copy, row, plain)[0].item() for row in rows]
+    abar = NOISE.alphas_cumprod.double()[drawn.timesteps]
+    snr = (abar / (1 - abar)).tolist()
+    weights = [min(s, 5) / (s if prediction == "eps" else s + 1) for s in snr]
+    assert len({round(weight, 3) for weight in weights}) > 1
+    expected = sum(w * loss for w, loss in zip(weights, own, strict=True)) / 3
+    assert batch_losses(base, copy, batch(weighted), weighted)[0].item() == pytest.approx(expected, rel=1e-4)
+    assert batch_losses(base, copy, drawn, plain)[0].item() == pytest.approx(sum(own) / 3, rel=1e-4)

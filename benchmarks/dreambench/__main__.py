@@ -26,6 +26,9 @@ from .metrics import Encoders, Scores
 from .protocol import Protocol, Run, write_text
 from .report import table, write_sheet
 
+#: Options with another name than the setting: a weight schedule has an alpha, too.
+COPY_NAMES = {"alpha": "lora_alpha"}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the protocol; the exit status. Errors that a user can fix are one line, without a traceback."""
@@ -42,7 +45,7 @@ def _run(options: argparse.Namespace) -> None:
     cases, absent = read_cases(options.data, options.subjects, options.prompts)
     points = read_points(options.points, cases)
     standard = Protocol()
-    copy = chosen(options, standard.copy)
+    copy = chosen(options, standard.copy, COPY_NAMES)
     protocol = Protocol(
         chosen(options, standard.train),
         copy,
@@ -146,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
         )
     work.add_argument("--score-identifier", action="store_true", help="CLIP-T scores prompts with the identifier")
     add_settings(parser, "training", standard.train)
-    add_settings(parser, "the copy", standard.copy)
+    add_settings(parser, "the copy", standard.copy, COPY_NAMES)
     add_schedule(parser)
     return parser
 

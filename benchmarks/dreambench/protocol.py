@@ -34,6 +34,7 @@ from p3s.reference.rngr import Reference, image_hash
 from p3s.sampling.application import Application
 from p3s.sampling.ddim import GUIDANCE, STEPS
 from p3s.sampling.schedule import Schedule
+from p3s.settings import as_before
 from p3s.subject.base_fingerprint import fingerprint
 from p3s.subject.file import Subject, load_subject, save_subject
 from p3s.training.progress import progress_bar
@@ -44,7 +45,14 @@ from .metrics import Encoders, Scores, score
 from .report import picture_name
 
 #: The paper's training, where this repository's defaults go beyond it.
-PAPER_TRAINING = TrainSettings(zero_init="zero", views="whole", removed="learned")
+PAPER_TRAINING = TrainSettings(
+    zero_init="zero",
+    views="whole",
+    removed="learned",
+    timesteps="uniform",
+    loss_weighting="none",
+    warmup_steps=0,
+)
 #: Distance between the seeds of two prompts, so that the pictures of a prompt have neighbouring ones.
 SEEDS_A_PROMPT = 1000
 
@@ -96,8 +104,10 @@ class Run:
 
     def _facts(self) -> dict[str, Any]:
         protocol = self.protocol
-        facts = {f"train {name}": value for name, value in asdict(protocol.train).items()}
-        facts |= {f"copy {name}": value for name, value in asdict(protocol.copy).items()}
+        train = as_before(asdict(protocol.train), TrainSettings.ADDED)
+        copy = as_before(asdict(protocol.copy), CopySettings.ADDED)
+        facts = {f"train {name}": value for name, value in train.items()}
+        facts |= {f"copy {name}": value for name, value in copy.items()}
         facts |= {"weight": repr(protocol.weight), "points": self.points_name, "resolution": self.models.resolution}
         for name in ("sample_steps", "guidance", "identifier", "score_identifier"):
             facts[name] = getattr(protocol, name)

@@ -95,6 +95,11 @@ def inputs() -> list[Any]:
             input_of(name, TRAIN[name], optional=True, advanced=True)
             for name in ("background_weight", "backdrop", "crops", "flip")
         ),
+        input_of("alpha", COPY["alpha"], optional=True, advanced=True),
+        *(
+            input_of(name, TRAIN[name], optional=True, advanced=True)
+            for name in ("timesteps", "loss_weighting", "warmup_steps")
+        ),
     ]
 
 

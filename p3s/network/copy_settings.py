@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from ..errors import P3SError
-from ..settings import check, setting
+from ..settings import as_before, check, setting
 
 
 @dataclass(frozen=True)
@@ -67,16 +67,31 @@ class CopySettings:
     rank: int = setting(
         16, "Rank of lora's changes. A higher rank can learn more; the file grows with it.", low=1, high=1024
     )
+    #: See :attr:`change_scale`.
+    alpha: float = setting(
+        0.0,
+        "Alpha of lora: its changes are multiplied by alpha / rank. 0 stands for the rank, that is a factor of 1.",
+        low=0.0,
+        high=4096.0,
+        step=1.0,
+    )
 
     #: Settings that subject files of format version 1 do not know; at these defaults they are left out of a file.
     LATER: ClassVar[tuple[str, ...]] = ("weight", "kind", "rank")
+    #: Settings that earlier files of version 2 do not know, either, with the values that those mean.
+    ADDED: ClassVar[Mapping[str, Any]] = {"alpha": 0.0}
 
     def __post_init__(self) -> None:
         check(self)
 
+    @property
+    def change_scale(self) -> float:
+        """The factor of all low-rank changes, alpha / rank; 1 where alpha is 0."""
+        return self.alpha / self.rank if self.alpha else 1.0
+
     def to_dict(self) -> dict[str, Any]:
         """For a subject file's metadata; :meth:`from_dict` gives equal settings back."""
-        values = asdict(self)
+        values = as_before(asdict(self), self.ADDED)
         if all(values[name] == getattr(CopySettings, name) for name in self.LATER):
             return {name: value for name, value in values.items() if name not in self.LATER}
         return values
@@ -85,7 +100,7 @@ class CopySettings:
     def from_dict(cls, values: Mapping[str, Any]) -> CopySettings:
         """From a subject file's metadata. Unknown and missing names are refused: ignoring one would silently change
         the image."""
-        values = {name: getattr(cls, name) for name in cls.LATER} | dict(values)
+        values = {name: getattr(cls, name) for name in cls.LATER} | dict(cls.ADDED) | dict(values)
         names = set(asdict(cls()))
         if set(values) != names:
             wrong = ", ".join(sorted(set(values) ^ names))

@@ -31,32 +31,42 @@ class Borrowed(nn.Module):
         return self._lender[0](x)
 
 
-class LowRankLayer(Borrowed):
-    """W x + b of the borrowed layer, plus ``up(down(x))``; ``up`` starts at zero."""
+# scale * up(down(x)),  scale = alpha / rank
+def _change(x: Tensor, down: nn.Module, up: nn.Module, scale: float) -> Tensor:
+    """A change of low rank, scaled where it is narrow."""
+    narrow = down(x)
+    return up(narrow if scale == 1 else scale * narrow)
 
-    def __init__(self, down: nn.Module, up: nn.Module) -> None:
+
+class LowRankLayer(Borrowed):
+    """W x + b of the borrowed layer, plus ``scale * up(down(x))``; ``up`` starts at zero."""
+
+    def __init__(self, down: nn.Module, up: nn.Module, scale: float = 1.0) -> None:
         super().__init__()
         self.down = down
         self.up = up
+        self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) + self.up(self.down(x))
+        return super().forward(x) + _change(x, self.down, self.up, self.scale)
 
 
 class LowRank:
     """``operations`` (see :class:`UNet`) for a network that borrows its layers and changes the linear ones and the
-    convolutions by at most ``rank``; the changes are built from the given ``operations``."""
+    convolutions by at most ``rank``, times ``scale``; the changes are built from the given ``operations``."""
 
     GroupNorm = LayerNorm = staticmethod(lambda *_, **__: Borrowed())
 
-    def __init__(self, operations: Any, rank: int) -> None:
+    def __init__(self, operations: Any, rank: int, scale: float = 1.0) -> None:
         self.operations = operations
         self.rank = rank
+        self.scale = scale
 
     def Linear(self, inp: int, out: int, bias: bool = True, **factory: Any) -> LowRankLayer:
         rank = min(self.rank, inp, out)
         layer = self.operations.Linear
-        return LowRankLayer(layer(inp, rank, bias=False, **factory), layer(rank, out, bias=False, **factory))
+        down, up = layer(inp, rank, bias=False, **factory), layer(rank, out, bias=False, **factory)
+        return LowRankLayer(down, up, self.scale)
 
     def Conv2d(
         self, inp: int, out: int, kernel: int, stride: int = 1, padding: int = 0, **factory: Any
@@ -64,7 +74,7 @@ class LowRank:
         rank = min(self.rank, inp * kernel**2, out)
         layer = self.operations.Conv2d
         down = layer(inp, rank, kernel, stride, padding, bias=False, **factory)
-        return LowRankLayer(down, layer(rank, out, 1, bias=False, **factory))
+        return LowRankLayer(down, layer(rank, out, 1, bias=False, **factory), self.scale)
 
 
 class Diagonal(nn.Module):
@@ -81,17 +91,19 @@ class Diagonal(nn.Module):
 
 
 class LowRankZero(nn.Module):
-    """A zero convolution as diagonal + low rank + bias: both of its starts, zero and the identity, are exact."""
+    """A zero convolution as diagonal + scale * low rank + bias: both of its starts, zero and the identity, are
+    exact."""
 
-    def __init__(self, width: int, rank: int, operations: Any, **factory: Any) -> None:
+    def __init__(self, width: int, rank: int, operations: Any, scale: float = 1.0, **factory: Any) -> None:
         super().__init__()
         rank = min(rank, width)
         self.diagonal = Diagonal(width, **factory)
         self.down = operations.Linear(width, rank, bias=False, **factory)
         self.up = operations.Linear(rank, width, bias=False, **factory)
+        self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.diagonal(x) + self.up(self.down(x))
+        return self.diagonal(x) + _change(x, self.down, self.up, self.scale)
 
 
 def convolution_channels(convolution: Any) -> int:

@@ -66,15 +66,15 @@ class SubjectCopy(nn.Module):
         self.settings = settings
         self.map = LayerMap.of(base, settings.pairing)
         config = self.map.config
-        low_rank = settings.kind == "lora"
-        self.unet = UNet(config, LowRank(operations, settings.rank) if low_rank else operations, **factory)
+        low_rank, scale = settings.kind == "lora", settings.change_scale
+        self.unet = UNet(config, LowRank(operations, settings.rank, scale) if low_rank else operations, **factory)
         self.image_latent = ImageLatent(config.in_channels, token_dim, settings.image_dim, operations, **factory)
 
         def zero_convolutions() -> nn.ModuleDict:
             widths = {str(layer): config.channels(layer) for layer in config.layers()}
             if low_rank:
                 rank = ZERO_RANKS * settings.rank
-                return nn.ModuleDict({k: LowRankZero(n, rank, operations, **factory) for k, n in widths.items()})
+                return nn.ModuleDict({k: LowRankZero(n, rank, operations, scale, **factory) for k, n in widths.items()})
             return nn.ModuleDict({k: operations.Linear(n, n, **factory) for k, n in widths.items()})
 
         self.zero_self = zero_convolutions()

@@ -21,6 +21,7 @@ from torch import Tensor
 from ..network.copy_settings import CopySettings
 from ..safetensors_format import as_bytes
 from ..sampling.diffusion import NoiseSchedule
+from ..settings import as_before
 from .examples import Example
 from .settings import TrainSettings
 from .step import total_steps
@@ -33,6 +34,8 @@ TOLERANCE = 0.02
 TOLERANCE_OF_PROMPTS = 0.002
 #: The base model, in :meth:`TrainingInputs.facts`.
 BASE = "the base model"
+#: What :meth:`TrainingInputs.facts` leaves out, as it would have it.
+UNSAID = {name: repr(value) for name, value in {**TrainSettings.ADDED, **CopySettings.ADDED}.items()}
 #: Numbers of a sketch. Of tensors that differ by twice the tolerance, one pair in 900 passes for equal (the chi-squared
 #: distribution of 16 degrees of freedom), by three times, 4 in a million.
 SKETCH = 16
@@ -81,7 +84,7 @@ class TrainingInputs:
     def facts(self) -> dict[str, str]:
         """What an unfinished training depends on apart from its examples, by names that users know; values as text. The
         number of steps is left out: it may be resumed with more."""
-        values = self._relevant() | asdict(self.copy_settings)
+        values = self._relevant() | as_before(asdict(self.copy_settings), CopySettings.ADDED)
         return {name: repr(value) for name, value in values.items()} | {
             BASE: self.base_fingerprint,
             "the noise schedule": self._noise(),
@@ -90,11 +93,9 @@ class TrainingInputs:
 
     def _relevant(self, left_out: Collection[str] = ()) -> dict[str, Any]:
         """The settings that change what a step does to the weights."""
-        as_before = (
-            name for name in TrainSettings.LATER if getattr(self.settings, name) == getattr(TrainSettings, name)
-        )
-        left_out = {*TrainSettings.NEUTRAL, *as_before, *left_out}
-        return {name: value for name, value in asdict(self.settings).items() if name not in left_out}
+        left_out = {*TrainSettings.NEUTRAL, *left_out}
+        values = as_before(asdict(self.settings), TrainSettings.ADDED)
+        return {name: value for name, value in values.items() if name not in left_out}
 
     def _noise(self) -> str:
         return hashlib.sha256(as_bytes(self.noise.alphas_cumprod.float().cpu().contiguous())).hexdigest()

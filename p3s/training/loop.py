@@ -20,7 +20,7 @@ from ..subject.base_fingerprint import fingerprint
 from .gradients import Gradients
 from .key import BASE, TrainingInputs
 from .memory import is_out_of_memory, ways_to_save
-from .optimizer import make_optimizer
+from .optimizer import load_optimizer, make_optimizer, rate_share
 from .state import Checkpoints, SettingChange, TrainState, remedies
 from .state_keeper import StateKeeper
 from .step import StepReport, check_examples, draw_batch, epoch_batches, total_steps
@@ -118,6 +118,7 @@ class _Loop:
         self.noise, self.settings = inputs.noise, inputs.settings
         self.device = next(copy.parameters()).device
         self.optimizer = make_optimizer(copy, self.settings)
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]  # after the warm-up
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.settings.precision == "fp16")
         self.gradients = Gradients(base, copy, self.settings, self.optimizer, self.scaler, self.warn)
         self.generator = torch.Generator().manual_seed(self.settings.seed)
@@ -152,7 +153,9 @@ class _Loop:
         number = len(self.reports) + 1
         self.queue = self.queue or epoch_batches(self.examples, self.settings.batch_size, self.generator)
         rows, *self.queue = self.queue
-        batch = draw_batch(self.examples, rows, self.empty_prompt, self.noise, self.settings, self.generator)
+        batch = draw_batch(
+            self.examples, rows, self.empty_prompt, self.noise, self.settings, self.generator, number - 1
+        )
         loss, denoising, consistency = self.gradients.compute(batch, number, self.total)
         if not self.gradients.finite(loss):
             self.diverged = True
@@ -168,6 +171,8 @@ class _Loop:
 
     def _update(self, number: int) -> None:
         """Let the optimiser change the weights. It allocates as much as two copies of them in the first step."""
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * rate_share(number, self.settings)
         try:
             self.scaler.step(self.optimizer)
             self.scaler.update()
@@ -220,10 +225,7 @@ class _Loop:
         self.changes = (*state.changes, *((done, *text) for text in texts))
         self.examples, self.empty_prompt = state.examples, state.empty_prompt  # exactly those of before
         self.copy.load_state_dict(state.weights)
-        rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(dict(state.optimizer))
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
+        load_optimizer(self.optimizer, state.optimizer, self.copy)
         self.scaler.load_state_dict(dict(state.scaler))
         self.generator.set_state(state.generator)
         self.queue = list(state.queue)

@@ -6,18 +6,39 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import P3SError
+from ..sampling.diffusion import NoiseSchedule
+
+MIN_SNR_GAMMA = 5.0
 
 
 # Eq. 14:  L_LDM = E |eps - eps_theta(x_t, t, c, f)|^2
-def denoising_loss(prediction: Tensor, target: Tensor, loss_mask: Tensor | None = None) -> Tensor:
+def denoising_loss(
+    prediction: Tensor, target: Tensor, loss_mask: Tensor | None = None, row_weights: Tensor | None = None
+) -> Tensor:
     """Mean squared error of the prediction, a scalar; ``target`` is the noise, or v for a v model.
 
     ``loss_mask`` [batch, 1, h, w], 0..1, weights the pixels; the mean is taken over what counts (0 where nothing does).
+    ``row_weights`` [batch] are factors of the rows' errors.
     """
-    if loss_mask is None:
+    if loss_mask is None and row_weights is None:
         return F.mse_loss(prediction.float(), target.float())
     errors = (prediction.float() - target.float()).square().mean(1, keepdim=True)
+    if row_weights is not None:
+        errors = errors * row_weights[:, None, None, None]
+    if loss_mask is None:
+        return errors.mean()
     return (errors * loss_mask).sum() / loss_mask.sum().clamp(min=1e-6)
+
+
+# Hang et al. 2023:  w_t = min(snr, 5) / snr  where the noise is predicted,  min(snr, 5) / (snr + 1)  where v is
+def min_snr_weights(noise: NoiseSchedule, t: Tensor) -> Tensor:
+    """Min-SNR's factors of the denoising loss at integer timesteps ``t`` [batch], 0..1, [batch] float32. They bound the
+    weight of the error of x_0, which is the signal-to-noise ratio itself where the error of the noise counts alike."""
+    abar = noise.alphas_cumprod.to(t.device)[t]
+    snr = abar / (1 - abar)
+    if noise.prediction == "eps":
+        return (MIN_SNR_GAMMA / snr).clamp(max=1)
+    return snr.clamp(max=MIN_SNR_GAMMA) / (snr + 1)
 
 
 # Eq. 11-12:  L_ac = mean((M_c - M_o)^2) / avg,  avg = (mean(M_c) + mean(M_o)) / 2

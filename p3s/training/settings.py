@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ..errors import TrainingError
 from ..settings import Setting, check, setting
@@ -44,7 +45,9 @@ class TrainSettings:
         high=1.0,
         step=1e-6,
     )
-    weight_decay: float = setting(0.01, "Weight decay of the optimizer.", low=0.0, high=1.0)
+    weight_decay: float = setting(
+        0.01, "Weight decay of matrices and convolutions; biases and norms have none.", low=0.0, high=1.0
+    )
     #: It starts from nothing, and at the rate of the copy, which starts from trained weights, it would hardly move
     #: within a training.
     weight_learning_rate: float = setting(
@@ -125,6 +128,26 @@ class TrainSettings:
         "Whether the filled-in area of a removed subject is learned like the rest, or ignored by the loss.",
         ("learned", "ignored"),
     )
+    #: See :func:`p3s.training.step.draw_timesteps`.
+    timesteps: str = setting(
+        "uniform",
+        "How timesteps are drawn: uniform, each independently of the others, or stratified, spread evenly over rows "
+        "and steps.",
+        ("uniform", "stratified"),
+    )
+    #: See :func:`p3s.training.losses.min_snr_weights`.
+    loss_weighting: str = setting(
+        "none",
+        "Weights of the timesteps in the denoising loss: none, or min_snr (Min-SNR, gamma 5), with which those of "
+        "little noise count less.",
+        ("none", "min_snr"),
+    )
+    warmup_steps: int = setting(
+        0,
+        "Steps in which the learning rate rises linearly to its full value; 0 starts with it.",
+        low=0,
+        high=1000000,
+    )
 
     #: Of what is outside the subject's area (:func:`p3s.training.views.subject_area_of`).
     background_weight: float = setting(
@@ -148,10 +171,19 @@ class TrainSettings:
         False, "Also learn a mirrored version of each view. Not for subjects with writing or a mark on one side."
     )
 
-    #: Settings that came after trainings were filed; at these defaults they are left out of keys and states.
-    LATER: ClassVar[tuple[str, ...]] = ("background_weight", "backdrop", "crops", "flip")
     #: Settings that do not change what a step does to the weights.
     NEUTRAL: ClassVar[tuple[str, ...]] = ("epochs", "steps", "checkpointing")
+    #: Settings that keys and states of earlier versions lack, with the values by which a training is one of those: at
+    #: them they are left out still. Whatever the defaults become, these values stay.
+    ADDED: ClassVar[Mapping[str, Any]] = {
+        "background_weight": 1.0,
+        "backdrop": "photo",
+        "crops": 0,
+        "flip": False,
+        "timesteps": "uniform",
+        "loss_weighting": "none",
+        "warmup_steps": 0,
+    }
     #: Settings that may be changed to resume after the loss was no longer finite.
     REMEDIES: ClassVar[tuple[str, ...]] = ("learning_rate", "precision")
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import TrainingError
 from .examples import Example
-from .key import close, tensors
+from .key import UNSAID, close, tensors
 from .settings import TrainSettings
 from .step import StepReport
 
@@ -67,10 +67,11 @@ class StateHead:
         A state that diverged would do so again: it needs a lower learning rate or a more exact precision.
         """
         remedied = self.diverged is not None and _remedied(self.diverged.inputs, inputs)
+        was, now = UNSAID | dict(self.inputs), UNSAID | dict(inputs)
         wrong = [
-            f"{name} (was {_short(self.inputs.get(name))}, is {_short(inputs.get(name))})"
-            for name in sorted(self.inputs.keys() | inputs.keys())
-            if self.inputs.get(name) != inputs.get(name) and not (remedied and name in TrainSettings.REMEDIES)
+            f"{name} (was {_short(was.get(name))}, is {_short(now.get(name))})"
+            for name in sorted(was.keys() | now.keys())
+            if was.get(name) != now.get(name) and not (remedied and name in TrainSettings.REMEDIES)
         ]
         if not self._same_examples(examples):
             wrong.append("the references or their prompts")

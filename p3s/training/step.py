@@ -18,9 +18,11 @@ from ..network.unet import BlockStage, UNet
 from ..network.unet_config import Layer, UNetConfig
 from ..sampling.diffusion import NoiseSchedule
 from .examples import Example
-from .losses import attention_consistency, denoising_loss
+from .losses import attention_consistency, denoising_loss, min_snr_weights
 from .settings import TrainSettings
 
+#: The fraction of the golden ratio.
+GOLDEN = (5**0.5 - 1) / 2
 #: The kind of U-Net that reads this many channels and predicts 4.
 WIDER = {8: "an InstructPix2Pix or IC-Light model", 9: "an inpainting model"}
 
@@ -42,7 +44,8 @@ class Batch:
 
     ``x`` x_t and ``target`` [batch, channels, h, w], ``timesteps`` [batch], ``context`` [batch, text tokens,
     context_dim]; ``sources`` the (I', c_s) of the condition of each row, [channels, h', w'] and [tokens, token_dim];
-    ``loss_mask`` [batch, 1, h, w], 0..1, the share of each pixel in L_LDM.
+    ``loss_mask`` [batch, 1, h, w], 0..1, the share of each pixel in L_LDM; ``row_weights`` [batch], factors of the rows
+    in it, None where all have the same.
     """
 
     x: Tensor
@@ -51,6 +54,7 @@ class Batch:
     context: Tensor
     sources: tuple[tuple[Tensor, Tensor], ...]
     loss_mask: Tensor
+    row_weights: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same on ``device``."""
@@ -65,6 +69,7 @@ class Batch:
             moved(self.context),
             tuple((moved(latent), moved(tokens)) for latent, tokens in self.sources),
             moved(self.loss_mask),
+            None if self.row_weights is None else moved(self.row_weights),
         )
 
 
@@ -91,7 +96,7 @@ def batch_losses(base: UNet, copy: SubjectCopy, batch: Batch, settings: TrainSet
         twin = copy.map.twin(layer)
         theirs = base.block(twin).attn2.attention_map(hooks.queries[twin], batch.context)
         consistency = consistency + attention_consistency(ours, theirs, settings.attention_norm)
-    return denoising_loss(prediction, batch.target, batch.loss_mask), consistency
+    return denoising_loss(prediction, batch.target, batch.loss_mask, batch.row_weights), consistency
 
 
 def compared_layers(copy: SubjectCopy, which: str) -> tuple[Layer, ...]:
@@ -139,11 +144,12 @@ def draw_batch(
     noise: NoiseSchedule,
     settings: TrainSettings,
     generator: torch.Generator,
+    step: int = 0,
 ) -> Batch:
     """The random choices of a step: timesteps, noise, dropped prompts, and which reference is the condition. All
-    tensors are float32 on the CPU."""
+    tensors are float32 on the CPU. ``step``: how many steps with as many rows came before."""
     latents = torch.stack([examples[i].learned_latent for i in rows]).float()
-    t = torch.randint(len(noise), (len(rows),), generator=generator)
+    t = draw_timesteps(len(rows), len(noise), settings, generator, step)
     eps = torch.randn(latents.shape, generator=generator)
     dropped = torch.rand(len(rows), generator=generator) < settings.prompt_dropout
     prompts = [empty_prompt if gone else examples[i].prompt for i, gone in zip(rows, dropped.tolist(), strict=True)]
@@ -163,7 +169,25 @@ def draw_batch(
         context=torch.stack(prompts).float(),
         sources=tuple((own(e.latent), own(e.tokens)) for e in sources),
         loss_mask=torch.stack(masks).float()[:, None],
+        row_weights=min_snr_weights(noise, t) if settings.loss_weighting == "min_snr" else None,
     )
+
+
+# stratified:  t_n = floor(T frac(u_0 + n (sqrt(5) - 1) / 2)),  n = step * rows + row
+def draw_timesteps(rows: int, count: int, settings: TrainSettings, generator: torch.Generator, step: int) -> Tensor:
+    """The timesteps of a step's rows, [rows], in 0..``count`` - 1, uniform over seeds.
+
+    "stratified": the additive recurrence of the golden ratio, whose u_0 comes from the seed. Of any 20 rows in
+    succession, within a step or over several, every tenth of the timesteps gets at least one. It depends on nothing but
+    the number of the step, so that a resumed training continues it.
+    """
+    # Drawn either way: what else is random in a training is then the same with both.
+    independent = torch.randint(count, (rows,), generator=generator)
+    if settings.timesteps == "uniform":
+        return independent
+    first = torch.rand((), dtype=torch.float64, generator=torch.Generator().manual_seed(settings.seed))
+    n = step * rows + torch.arange(rows, dtype=torch.float64)
+    return ((first + n * GOLDEN) % 1 * count).long()
 
 
 def _condition_of(row: int, examples: Sequence[Example], pairs: str, generator: torch.Generator) -> Example:

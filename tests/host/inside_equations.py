@@ -9,6 +9,7 @@ from comfy.patcher_extension import WrappersMP
 from comfyui_p3s.nodes.host import attention
 from comfyui_p3s.p3s.network.injection import EffectMask, SelfAttentionPart
 from comfyui_p3s.p3s.sampling.settings import SamplingSettings
+from comfyui_p3s.p3s.subject.file import Subject
 from inside_literal import Literal, literal
 from inside_subjects import apply, conditioning, difference, draw, load, sample, subject_for
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -32,11 +33,25 @@ class Largest(TorchDispatchMode):
         return made
 
 
+def scaled_changes(model: Any) -> tuple[Subject, Subject]:
+    """A low-rank subject whose alpha is three times its rank, with changes of every layer, and one of alpha 0 whose
+    changes are three times those."""
+    scaled, plain = (subject_for(model, 1, kind="lora", rank=4, **alpha) for alpha in ({"alpha": 12.0}, {}))
+    with torch.inference_mode(False):
+        for i, name in enumerate(scaled.weights):
+            if name.endswith(".up.weight"):
+                shape = scaled.weights[name].shape
+                scaled.weights[name] = draw(*shape, seed=i) * 0.1 * shape[1] ** -0.5
+                plain.weights[name] = 3 * scaled.weights[name]
+    return scaled, plain
+
+
 def as_written(model: Any, inpaint: Any) -> dict[str, dict[str, float]]:
     """Pictures against those of inside_literal.py, and what the subject does to them: where sharing, masks and the
     order of a batch could go wrong without a sign of it."""
     one, two = subject_for(model, 1), subject_for(model, 2)
     low_rank = subject_for(model, 1, kind="lora", rank=4)
+    scaled, as_scaled = scaled_changes(model)
     conditional = SamplingSettings("conditional")
     # Two crops that are one at the first step, and then two.
     crops = {
@@ -53,6 +68,7 @@ def as_written(model: Any, inpaint: Any) -> dict[str, dict[str, float]]:
         "batch": (model, apply(model, one), literal(model, one), {"batch": 3}),
         "cfg 1": (model, apply(model, one), literal(model, one), {"cfg": 1.0}),
         "low rank": (model, apply(model, low_rank), literal(model, low_rank), {}),
+        "low rank, alpha": (model, apply(model, scaled), literal(model, as_scaled), {}),
         "conditional": (model, apply(model, one, settings=conditional), literal(model, half), {"batch": 2}),
         "crops, conditional": (model, apply(model, one, settings=conditional), literal(model, half), crops),
         "crops that start equal": (model, apply(model, one), literal(model, one), crops),

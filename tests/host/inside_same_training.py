@@ -40,6 +40,7 @@ import nodes
 
 PROMPT = "a photo of a sks dog on the grass"
 SETTINGS = TrainSettings(steps=3, batch_size=4, learning_rate=1e-3)
+LATER = {"views": "whole", "timesteps": "stratified", "loss_weighting": "min_snr", "warmup_steps": 2}
 NOTES = {"identifier": "sks", "licence": "CC0"}
 
 
@@ -97,6 +98,7 @@ def files(folder: Path) -> dict[str, Any]:
             CopySettings(kind="lora", rank=4),
             replace(SETTINGS, background_weight=0.1, backdrop="random", crops=2, flip=True),
         ),
+        ("all that came later", 1, CopySettings(kind="lora", rank=4, alpha=8.0), replace(SETTINGS, **LATER)),
     ):
         inputs = toy_world.Vae(), references[:count], *encoded(PROMPT, ""), 48, copy, settings
         node = saved_subjects.save(trained(toy_world.model(), *inputs), name)
