@@ -232,6 +232,7 @@ def test_what_is_applied_is_what_the_core_samples(subject: Path, tmp_path: Path,
         (["--layer-strengths", f"{layer.side} {layer.block}: 0.25"], Application(layers={layer: 0.25})),
         (["--mode", "fast"], Application(settings=FAST)),
         (["--branches", "conditional"], Application(settings=SamplingSettings("conditional"))),
+        (["--weight-on", "attention"], Application(weight_on="attention")),
     ):
         found = picture(*options)
         assert np.array_equal(found, expected(how)), options
@@ -254,6 +255,15 @@ def test_several_subjects_in_one_picture(subject: Path, tmp_path: Path) -> None:
     assert np.array_equal(picture(*both, *indices, "--strength", "1", "0"), picture(one))
     assert np.array_equal(picture(*both, "--strength", "0"), picture(one, "--strength", "0"))
     assert not np.array_equal(picture(*both, *indices), second)
+
+    ramp = (torch.arange(48) < 24).float().expand(48, 48)
+    sides = [str(tmp_path / "left.png"), str(tmp_path / "right.png")]
+    for side, path in zip((ramp, 1 - ramp), sides, strict=True):
+        write_png(side[..., None].expand(-1, -1, 3), Path(path))
+    halves = picture(*both, *indices, "--mask", *sides)
+    apart = picture(*both, *indices, "--mask", *sides, "--isolate", "1")
+    assert not np.array_equal(apart, halves)
+    assert np.array_equal(picture(*both, *indices, "--mask", *sides, "--isolate", "0", "1"), apart)
 
 
 # options
@@ -353,6 +363,7 @@ def test_mistakes_are_one_line(arguments, message, tmp_path: Path, monkeypatch, 
         (["--prompt", "a horse"], "does not know 'horse'"),
         (["--steps", "0"], "steps must lie in"),
         (["--guidance", "nan"], "guidance must be a finite number; got nan"),
+        (["--isolate", "1.5"], "isolate must be a number in 0..1; got 1.5"),
         (["--strength", "-1"], "strength must be a number in 0..10; got -1.0"),
         (
             ["--strength", "1", "0.5"],

@@ -241,6 +241,7 @@ def seen_keys(parts: Sequence[SelfAttentionPart], start: int, sees: Sequence[boo
 def attention_with(bias: LogitBias, q: Tensor, k: Tensor, v: Tensor, heads: int, precision: Any = None) -> Tensor:
     """Attention of q, k and v [batch, tokens, channels] with a bias on the logits, in the memory of one without."""
     width = q.shape[-1] // heads
-    wide = widened(*(t.unflatten(2, (heads, width)).transpose(1, 2) for t in (q, k, v)), bias)
+    q, k, v = (t.unflatten(2, (heads, width)).transpose(1, 2) for t in (q, k, v))
+    wide = widened(q, k, v, bias)
     found = attention.attention_pytorch(*wide, heads, attn_precision=precision, skip_reshape=True)
     return found.unflatten(2, (heads, -1))[..., :width].flatten(2)

@@ -230,7 +230,7 @@ def test_the_inputs_are_in_their_order_for_ever(client: Client) -> None:
     assert inputs("P3S_Train") == [*wires, *required, *optional, *run]
     assert outputs("P3S_Train") == ["P3S_SUBJECT", "LOSS_MAP", "STRING"]
     settings = ["strength", "start_percent", "end_percent", "guidance"]
-    later = ["schedule", "reference_index", "mask", "mode", "layer_strengths"]
+    later = ["schedule", "reference_index", "mask", "mode", "layer_strengths", "weight_on", "isolate"]
     assert inputs("P3S_Apply") == ["model", "subject", *settings, *later]
     assert outputs("P3S_Apply") == ["MODEL"]
 

@@ -80,7 +80,7 @@ def test_appending_is_no_break() -> None:
 
 def test_every_frontend_is_given_which_inputs_are_advanced(inside: Inside) -> None:
     schemas = read_schemas(inside)
-    assert advanced(schemas["P3S_Apply"]) == ["reference_index", "layer_strengths"]
+    assert advanced(schemas["P3S_Apply"]) == ["reference_index", "layer_strengths", "weight_on", "isolate"]
     assert {"gamma", "licence", "views", "resume"} < set(advanced(schemas["P3S_Train"]))
     assert not {"name", "steps", "precision", "kind", "retrain"} & set(advanced(schemas["P3S_Train"]))
 
