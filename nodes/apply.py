@@ -90,7 +90,7 @@ class Apply(io.ComfyNode):
         schedule: WeightCurve | None = None,
         reference_index: int = 0,
         mask: Tensor | None = None,
-        mode: str = "exact",
+        mode: str = "exact",  # of graphs from before there was a choice
         layer_strengths: str = "",
         weight_on: str = "features",
         isolate: float = 0.0,

@@ -25,7 +25,7 @@ from p3s.network.copy_settings import CopySettings
 from p3s.network.injection import EffectMask
 from p3s.sampling.application import Application
 from p3s.sampling.schedule import Schedule
-from p3s.sampling.settings import FAST, SamplingSettings
+from p3s.sampling.settings import FAST, STANDARD, SamplingSettings
 from p3s.subject.file import Subject, load_subject, save_subject
 from p3s.toyworld.scenes import IDENTIFIER, prompt, scene
 from p3s.toyworld.world import click, load_world, picture_of
@@ -215,7 +215,7 @@ def test_what_is_applied_is_what_the_core_samples(subject: Path, tmp_path: Path,
         write_png(made, tmp_path / "expected.png")
         return pixels(tmp_path / "expected.png")
 
-    plain, usual = expected(), expected(Application())
+    plain, usual = expected(), expected(Application(settings=STANDARD))
     assert np.array_equal(picture(), usual) and not np.array_equal(plain, usual)
     everywhere_off = "input: 0, middle: 0, output: 0"
     none = str(tmp_path / "none.png")
@@ -230,11 +230,13 @@ def test_what_is_applied_is_what_the_core_samples(subject: Path, tmp_path: Path,
     for options, how in (
         (["--mask", str(tmp_path / "left.png")], Application(mask=EffectMask(left))),
         (["--layer-strengths", f"{layer.side} {layer.block}: 0.25"], Application(layers={layer: 0.25})),
-        (["--mode", "fast"], Application(settings=FAST)),
-        (["--branches", "conditional"], Application(settings=SamplingSettings("conditional"))),
         (["--weight-on", "attention"], Application(weight_on="attention")),
+        (["--mode", "fast"], Application(settings=FAST)),
+        (["--mode", "exact"], Application()),
+        (["--mode", "exact", "--branches", "conditional"], Application(settings=SamplingSettings("conditional"))),
     ):
         found = picture(*options)
+        how = how if "--mode" in options else replace(how, settings=STANDARD)
         assert np.array_equal(found, expected(how)), options
         assert not np.array_equal(found, usual) and not np.array_equal(found, plain), options
 

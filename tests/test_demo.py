@@ -16,10 +16,12 @@ from subjects import make_subject
 
 from p3s.__main__ import main
 from p3s.demo import stand_ins
-from p3s.demo.chain import ABOUT, TRAINING, WEIGHTS, generate_row, run_demo
+from p3s.demo.chain import ABOUT, COLUMNS, TRAINING, generate_row, run_demo
 from p3s.demo.contact_sheet import Panel, Row, draw_sheet, loss_curve
+from p3s.models.pipeline import apply_subject
 from p3s.reference.rngr import make_reference
-from p3s.sampling.schedule import Schedule
+from p3s.sampling.application import Application
+from p3s.sampling.settings import EXACT, FAST, STANDARD
 from p3s.subject.file import load_subject, save_subject
 from p3s.toyworld.world import load_world
 
@@ -43,23 +45,31 @@ def test_the_chain_writes_a_sheet_and_a_subject_and_says_what_it_is(ran: tuple[P
     names = ["photo.png", "points.json", "sheet.png", "subject.safetensors"]
     assert sorted(path.name for path in folder.iterdir()) == names
     assert said.startswith(f"P3S demo\n{ABOUT}")
-    assert "weight 0 gives the plain model's pictures: yes, bit for bit" in said
+    assert "at strength 0 the picture is the plain model's: yes, bit for bit" in said
     info = load_subject(folder / "subject.safetensors").info
     assert (info.steps, info.completed, info.identifier) == (3, True, "sks")
     sheet = picture(folder / "sheet.png")
     assert sheet.shape[0] > 600 and sheet.shape[1] > 1000
 
 
-def test_the_saved_subject_changes_pictures_but_not_at_weight_0(ran: tuple[Path, str]) -> None:
+def test_the_columns_differ_in_what_they_name(ran: tuple[Path, str]) -> None:
     folder, _ = ran
-    subject = load_subject(folder / "subject.safetensors")
-    row = generate_row(load_world(), subject, "a photo of a sks dog", seed=0, steps=2)
-    assert list(row) == list(WEIGHTS)
-    plain, zero, _, paper, one = row.values()
-    assert torch.equal(plain, zero)
-    assert not torch.equal(plain, paper)
-    assert not torch.equal(paper, one)
-    assert WEIGHTS["weight of Eq. 10 (0.7 to 1.2)"] == Schedule()
+    world = load_world()
+    applied, _ = apply_subject(world, load_subject(folder / "subject.safetensors"))
+    text = "a photo of a sks dog"
+    row = generate_row(world, applied, text, seed=3, steps=2)
+    assert list(row) == list(COLUMNS)
+    (plain,) = world.sample(text, [3], steps=2)
+    assert torch.equal(row["plain model"], plain)
+    for name, seed, settings in (
+        ("with the subject", 3, STANDARD),
+        ("another seed", 4, STANDARD),
+        ("mode fast", 3, FAST),
+        ("mode exact", 3, EXACT),
+    ):
+        how = replace(applied, application=Application(settings=settings))
+        assert torch.equal(row[name], world.sample(text, [seed], [how], steps=2)[0]), name
+        assert not torch.equal(row[name], plain), name
 
 
 def test_the_scene_has_the_clicked_dog_kept_and_the_other_removed() -> None:

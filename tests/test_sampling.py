@@ -14,6 +14,7 @@ from p3s.sampling.schedule import KINDS, Schedule
 from p3s.sampling.settings import (
     EXACT,
     FAST,
+    STANDARD,
     FeatureCache,
     SamplingSettings,
     always_on,
@@ -110,10 +111,11 @@ def test_the_size_of_features_is_known_beforehand(cross):
 
 
 def test_what_users_choose_becomes_an_application():
-    assert application(SMALL).settings == EXACT
+    assert application(SMALL).settings == STANDARD == SamplingSettings(branches="conditional", end=0.8)
+    assert application(SMALL, mode="exact").settings == EXACT == SamplingSettings()
     assert application(SMALL, mode="fast").settings == application(SMALL, mode="fast", branches="conditional").settings
     assert application(SMALL, mode="fast").settings == FAST
-    assert application(SMALL, branches="conditional").settings == SamplingSettings("conditional")
+    assert application(SMALL, mode="exact", branches="conditional").settings == SamplingSettings("conditional")
     found = application(SMALL, Schedule("fixed"), 0.5, layer_strengths="input 1: 0.25, middle: 0")
     assert (found.schedule, found.strength, found.mask) == (Schedule("fixed"), 0.5, None)
     assert found.layers == {Layer("input", 1): 0.25, Layer("middle", 0): 0.0}
@@ -128,7 +130,7 @@ def test_an_application_that_does_nothing_is_off():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"mode": "slow"}, "mode must be one of exact, fast; got 'slow'"),
+        ({"mode": "slow"}, "mode must be one of standard, exact, fast; got 'slow'"),
         ({"branches": "none"}, "branches must be one of both, conditional; got 'none'"),
         ({"strength": -1.0}, "strength must be a number in 0..10; got -1.0"),
         ({"layer_strengths": "input 0: 1"}, "layer_strengths: input 0 has no self-attention"),

@@ -15,9 +15,8 @@ from ..models.pipeline import ModelBundle, apply_subject, train_subject
 from ..network.copy_settings import CopySettings
 from ..reference.overlay import heat_map, overlay
 from ..reference.rngr import Reference
-from ..sampling.application import Application
-from ..sampling.schedule import Schedule
-from ..subject.file import Subject, load_subject, save_subject
+from ..sampling.application import Application, AppliedSubject, application
+from ..subject.file import load_subject, save_subject
 from ..toyworld.scenes import IDENTIFIER, prompt, scene
 from ..toyworld.world import STEPS, click, load_world, picture_of
 from ..training.loop import TrainResult
@@ -25,13 +24,14 @@ from ..training.progress import progress_bar
 from ..training.settings import TrainSettings
 from .contact_sheet import Panel, Row, draw_sheet, loss_curve
 
-#: What is generated for every prompt (None: without the subject); weight 0 must give the plain model's picture.
-WEIGHTS: Mapping[str, Schedule | None] = {
-    "plain model": None,
-    "weight 0": Schedule("fixed", value=0.0),
-    "weight 0.5 throughout": Schedule("fixed", value=0.5),
-    "weight of Eq. 10 (0.7 to 1.2)": Schedule(),
-    "weight 1 throughout": Schedule("fixed", value=1.0),
+#: What is generated for every prompt: the mode in which the subject is applied (None: without it), and whether from the
+#: first seed or the second.
+COLUMNS: Mapping[str, tuple[str | None, int]] = {
+    "plain model": (None, 0),
+    "with the subject": ("standard", 0),
+    "another seed": ("standard", 1),
+    "mode fast": ("fast", 0),
+    "mode exact": ("exact", 0),
 }
 ABOUT = (
     "A toy world: drawn animals of 48 x 48 pixels, and small models of the real architecture that were trained on "
@@ -83,16 +83,19 @@ def run_demo(
     subject = load_subject(path)
 
     texts = [prompt(drawn.animal, background, IDENTIFIER) for background in BACKGROUNDS]
-    say(f"4/5 generating {len(texts) * len(WEIGHTS)} pictures, {sample_steps} steps each")
-    pictures = [generate_row(models, subject, text, settings.seed, sample_steps) for text in texts]
-    same = all(torch.equal(row["plain model"], row["weight 0"]) for row in pictures)
-    say(f"    weight 0 gives the plain model's pictures: {'yes, bit for bit' if same else 'NO'}")
+    say(f"4/5 generating {len(texts) * len(COLUMNS) + 1} pictures, {sample_steps} steps each")
+    applied, _ = apply_subject(models, subject)
+    pictures = [generate_row(models, applied, text, settings.seed, sample_steps) for text in texts]
+    off = [replace(applied, application=Application(strength=0.0))]
+    same = torch.equal(models.sample(texts[0], [settings.seed], off, sample_steps)[0], pictures[0]["plain model"])
+    say(f"    at strength 0 the picture is the plain model's: {'yes, bit for bit' if same else 'NO'}")
 
     seconds = time.monotonic() - begin
     notes = (
         ABOUT,
         f"One photo, one positive and one negative point; {settings.steps} training steps; "
-        f"{seconds:.0f} s in all on this machine's CPU. Pictures of one prompt start from the same noise.",
+        f"{seconds:.0f} s in all on this machine's CPU. Pictures of one prompt start from the same noise, except for "
+        "another seed.",
     )
     sheet = draw_sheet(
         "P3S: from two clicks to generated pictures",
@@ -110,13 +113,13 @@ def run_demo(
     return folder / "sheet.png"
 
 
-def generate_row(models: ModelBundle, subject: Subject, text: str, seed: int, steps: int) -> dict[str, Tensor]:
-    """One picture [H, W, 3] for each of ``WEIGHTS``, all from the same noise."""
-    applied, _ = apply_subject(models, subject)
+def generate_row(models: ModelBundle, applied: AppliedSubject, text: str, seed: int, steps: int) -> dict[str, Tensor]:
+    """The pictures [H, W, 3] of a prompt, by the names of ``COLUMNS``."""
     pictures = {}
-    for name, weight in WEIGHTS.items():
-        subjects = [] if weight is None else [replace(applied, application=Application(weight))]
-        (pictures[name],) = models.sample(text, [seed], subjects, steps)
+    for name, (mode, further) in COLUMNS.items():
+        how = None if mode is None else application(models.unet.config, mode=mode)
+        subjects = [] if how is None else [replace(applied, application=how)]
+        (pictures[name],) = models.sample(text, [seed + further], subjects, steps)
     return pictures
 
 

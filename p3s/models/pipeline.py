@@ -15,6 +15,7 @@ from ..reference.masks import MaskSettings
 from ..reference.points import PointSet
 from ..reference.rngr import Reference
 from ..sampling.application import Application, AppliedSubject
+from ..sampling.application import application as usual
 from ..sampling.diffusion import NoiseSchedule
 from ..subject.base_fingerprint import fingerprint
 from ..subject.file import Subject, check_family, check_weights, reference_of
@@ -110,7 +111,7 @@ def apply_subject(
     """A subject on the device of the U-Net, for ``ModelBundle.sample``, and warnings for the user.
 
     ``reference``: which photo is the condition, from 0. ``application``: how it acts
-    (:func:`p3s.sampling.application.application`); by default everywhere, with its own schedule.
+    (:func:`p3s.sampling.application.application`); by default as that does without further arguments.
 
     Raises FamilyError or SubjectFileError when subject and model do not fit, P3SError for a reference that it lacks.
     """
@@ -122,7 +123,7 @@ def apply_subject(
     copy.load_state_dict({key: weight.float() for key, weight in subject.weights.items()}, assign=True)
     copy.to(_device(models)).requires_grad_(False).train(False)
     latent, tokens = (t[None].float().to(_device(models)) for t in (shown.latent, shown.tokens))
-    return AppliedSubject(copy, copy.condition(latent, tokens), application or Application()), warnings
+    return AppliedSubject(copy, copy.condition(latent, tokens), application or usual(config)), warnings
 
 
 def _device(models: ModelBundle) -> torch.device:

@@ -12,7 +12,7 @@ from ..network.unet import UNet
 from ..sampling.application import Application, AppliedSubject
 from ..sampling.ddim import generate
 from ..sampling.diffusion import NoiseSchedule
-from ..sampling.settings import SamplingSettings
+from ..sampling.settings import STANDARD
 from .examples import Example
 from .precision import autocast
 
@@ -48,8 +48,7 @@ def sample_preview(
     start = torch.randn(1, len(example.latent), *size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad(), autocast(precision, device):
         latent, tokens = (part[None].to(device, torch.float32) for part in (example.latent, example.tokens))
-        faster = Application(settings=SamplingSettings(branches="conditional"))
-        subject = AppliedSubject(copy, copy.condition(latent, tokens), faster)
+        subject = AppliedSubject(copy, copy.condition(latent, tokens), Application(settings=STANDARD))
         estimates = generate(
             base,
             example.prompt.to(device),
