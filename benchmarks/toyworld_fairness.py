@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -39,7 +40,7 @@ def main() -> None:
         text, seeds = prompt(s.animal, background), [100 * i + k for k in range(args.seeds)]
         shown = [picture]
         for name, lam in (("plain", None), ("lambda 0.2", 0.2), ("lambda 0", 0.0)):
-            with_it = {} if lam is None else {"over": reference_only(world, picture, s.caption(), lam)}
+            with_it: dict[str, Any] = {} if lam is None else {"over": reference_only(world, picture, s.caption(), lam)}
             pictures = world.sample(text, seeds, **with_it)
             scored = score(world, pictures, look, unlike.subjects[0].look, s.animal, background)
             for row, likeness in zip(scored, preference(world, pictures, look).tolist(), strict=True):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +105,7 @@ class ImageEncoder:
             found.append(_pooled(features).float().cpu())
         return torch.cat(found)
 
+    @cached_property
     def fingerprint(self) -> str:
         """What tells these weights from others."""
         return fingerprint(self.model.state_dict())
@@ -110,8 +113,7 @@ class ImageEncoder:
 
 def _load(folder: Path) -> tuple[Any, dict[str, Any]]:
     """The model of a folder, and what transformers tells of the weights."""
-    import transformers
-
+    transformers: Any = import_module("transformers")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     kind, options = config.get("model_type"), dict[str, Any](output_loading_info=True)
     if kind in ("clip", "clip_vision_model"):
@@ -137,11 +139,10 @@ class Encoders:
     """CLIP and DINOv2, from folders for transformers."""
 
     def __init__(self, clip: Path, dino: Path, device: str) -> None:
-        import transformers
-
+        transformers: Any = import_module("transformers")
         self.image, self.dino = ImageEncoder(clip, device), ImageEncoder(dino, device)
         with quiet(transformers):
-            self.text: Any = transformers.CLIPTextModelWithProjection.from_pretrained(clip)
+            self.text = transformers.CLIPTextModelWithProjection.from_pretrained(clip)
             self.tokenizer = transformers.CLIPTokenizer.from_pretrained(clip)
         self.text.to(device, torch.float32).requires_grad_(False).eval()
         self.device = device
@@ -158,5 +159,5 @@ class Encoders:
 
     def fingerprints(self) -> dict[str, str]:
         """What tells these weights from others."""
-        weights = {"image": self.image.model, "text": self.text, "dino": self.dino.model}
-        return {name: fingerprint(model.state_dict()) for name, model in weights.items()}
+        text = fingerprint(self.text.state_dict())
+        return {"image": self.image.fingerprint, "text": text, "dino": self.dino.fingerprint}
