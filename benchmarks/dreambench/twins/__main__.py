@@ -56,7 +56,7 @@ def _run(options: argparse.Namespace) -> None:
         raise P3SError(f"--ssr: expected one file or two; got {len(options.ssr)}")
     # What can be wrong without any model is found before one is loaded.
     found = twosomes(read_cases(options.data, options.subjects)[0])[: options.photos] if options.data else None
-    pairs = read_pairs(options.pairs)[: options.photos] if options.pairs else []
+    pairs = read_pairs(options.twins)[: options.photos] if options.twins else []
     ssr = load_ssr(*options.ssr) if options.ssr else None
     methods = [method for method in options.methods if method != "ssr" or ssr is not None]
     if not methods:
@@ -106,7 +106,7 @@ def _notes(
         f"{protocol.guidance:g}; intervals are 95 % bootstrap intervals over photos",
         f"photos of two DreamBench subjects side by side, a point in the middle of each, in {options.out / 'pairs'}"
         if options.data
-        else f"photos and points of {options.pairs}",
+        else f"photos and points of {options.twins}",
     ]
     if any(not pair.twins[0].truth for pair in pairs):
         notes.append(
@@ -129,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--pairs", type=Path, metavar="FOLDER", help="photos and their pairs.json, as in the README")
+    source.add_argument("--twins", type=Path, metavar="FOLDER", help="photos and their pairs.json, as in the README")
     source.add_argument(
         "--data",
         type=Path,

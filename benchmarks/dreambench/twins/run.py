@@ -91,7 +91,7 @@ class Run:
         if wrong:
             raise P3SError(
                 f"no mask follows from {len(wrong)} of the clicks. {' '.join(wrong)} Correct these points, or leave "
-                f"the photos out, in a copy of {pairs[0].photo.parent}, and give it as --pairs"
+                f"the photos out, in a copy of {pairs[0].photo.parent}, and give it as --twins"
             )
 
     def scores(self, pair: Pair) -> Scores:
