@@ -182,7 +182,7 @@ def test_the_table_is_of_these_scores(finished: Path) -> None:
     for encoder, part in enumerate((by_clip, by_dino)):
         shares: dict[str, list[list[float]]] = {}
         for row in (PHOTOS, *METHODS):
-            title = "real photos (3 of the photos)" if row == PHOTOS else row
+            title = "real photos (3 pairs)" if row == PHOTOS else row
             cells = re.search(rf"^\| {re.escape(title)} \| (.*) \|$", part, re.MULTILINE)
             assert cells is not None
             nearer, less, own, other = cells[1].split(" | ")

@@ -62,7 +62,7 @@ class ModelBundle(Protocol):
         guidance: float = ...,
         over: Over = ...,
     ) -> Tensor:
-        """Pictures [len(seeds), H, W, 3] for a prompt, with subjects as :func:`apply_subject` gives them; ``over`` as of
+        """Pictures [len(seeds), H, W, 3] for a prompt, with subjects as :func:`apply_subject` gives them. ``over``: see
         :func:`p3s.sampling.ddim.generate`."""
         ...
 

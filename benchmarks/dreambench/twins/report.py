@@ -54,7 +54,7 @@ def table(
                 for part in ("clicked", "other")
             ]
             count = len(found)
-            title = f"real photos ({count} of the photos)" if row == PHOTOS else row
+            title = f"real photos ({count} pairs)" if row == PHOTOS else row
             lines.append(line(title, _cell(nearer), less, *cosines))
     lines += ["", "## The photos", "", f"Nearer to the clicked one, by {encoders[0]}, for a click on a and on b:", ""]
     lines += [line("photo", "class", "a", "b", "photos of their own", *methods), rule(5 + len(methods))]
