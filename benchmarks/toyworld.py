@@ -36,6 +36,7 @@ from p3s.training.loop import train
 from p3s.training.settings import TrainSettings
 from p3s.training.step import batch_losses, draw_batch
 
+from .reference_only import reference_only
 from .toyworld_methods import METHODS, TABLES, Method
 from .toyworld_metrics import clip_scores, interval, portraits, score
 from .toyworld_rivals import rival_work, tune
@@ -162,6 +163,9 @@ def train_one(world: ToyWorld, method: Method, number: int, budget: Budget, s: S
     figures: dict[str, Any] = {"train_seconds": 0.0}
     if method.kind == "plain":
         return world, {}, figures
+    if method.kind == "reference-only":
+        caption = prompt(s.animal, s.background)
+        return world, {"over": reference_only(world, reference.image, caption, method.copy.lam)}, figures
     own = work(world, method, budget, examples[0])
     steps = max(1, round(budget.steps * work(world, METHODS["p3s"], budget, examples[0]) / own))
     settings = replace(settings, steps=steps)

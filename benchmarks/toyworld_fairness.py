@@ -11,42 +11,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from p3s.network.hooks import PLAIN
-from p3s.network.injection import Features, Injection, InjectionHooks
-from p3s.network.subject_copy import CopyReader
-from p3s.sampling.diffusion import ddim
 from p3s.toyworld.scenes import BACKGROUNDS, prompt, scene
-from p3s.toyworld.world import GUIDANCE, STEPS, WEIGHTS, ToyWorld, load_world, picture_of
+from p3s.toyworld.world import WEIGHTS, load_world, picture_of
 
+from .reference_only import reference_only
 from .toyworld_metrics import interval, preference, score, validate
-
-
-@torch.no_grad()
-def reference_only(
-    world: ToyWorld, latent: Tensor, caption: str, text: str, seeds: list[int], lam: float, weight: float = 1.0
-) -> Tensor:
-    """Sample ``text`` while the self-attentions also see the hidden states of a reference's latent."""
-    own, words, empty = (world.encode_text(t)[None] for t in (caption, text, ""))
-    noise = torch.randn(latent[None].shape, generator=torch.Generator().manual_seed(1234))
-
-    def predict(x: Tensor, t: int) -> Tensor:
-        times = torch.full((1,), t)
-        reader = CopyReader()
-        world.unet(world.noise.add_noise(latent[None], noise, times), times, own, reader)
-        hidden = {layer: z.expand(len(x), -1, -1) for layer, z in reader.norm1.items()}
-        features = Features(hidden, {}, reader.grids).with_weight(weight)
-        hooks = InjectionHooks(Injection(features, lam)) if weight else PLAIN
-        times = times.expand(len(x))
-        uncond, cond = (world.unet(x, times, c.expand(len(x), -1, -1), hooks) for c in (empty, words))
-        return uncond + GUIDANCE * (cond - uncond)
-
-    for latents in ddim(predict, world.noise, world.start(seeds), STEPS):
-        last = latents
-    return world.codec.decode(last)
 
 
 def main() -> None:
@@ -65,10 +38,10 @@ def main() -> None:
         look, picture = s.subjects[0].look, picture_of(s)
         background = [b for b in BACKGROUNDS if b != s.background][i % 7]
         text, seeds = prompt(s.animal, background), [100 * i + k for k in range(args.seeds)]
-        latent = world.codec.encode(picture[None])[0]
         shown = [picture]
-        for name, lam, weight in (("plain", 0.0, 0.0), ("lambda 0.2", 0.2, 1.0), ("lambda 0", 0.0, 1.0)):
-            pictures = reference_only(world, latent, s.caption(), text, seeds, lam, weight)
+        for name, lam in (("plain", None), ("lambda 0.2", 0.2), ("lambda 0", 0.0)):
+            with_it: dict[str, Any] = {} if lam is None else {"over": reference_only(world, picture, s.caption(), lam)}
+            pictures = world.sample(text, seeds, **with_it)
             scored = score(world, pictures, look, unlike.subjects[0].look, s.animal, background)
             for row, likeness in zip(scored, preference(world, pictures, look).tolist(), strict=True):
                 rows.setdefault(name, []).append(row | {"likeness": likeness})

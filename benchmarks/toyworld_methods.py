@@ -11,9 +11,10 @@ from p3s.sampling.schedule import Schedule
 
 @dataclass(frozen=True)
 class Method:
-    """``kind``: "p3s", "plain" (nothing is trained), "dreambooth" or "lora". ``rngr``: whether it trains on the clean
-    reference, or on the photo as it is. ``train``: changes to the benchmark's settings of training, ``rate`` a factor
-    of its learning rate. ``weight`` and ``applied``, further values of an Application: how the subject is sampled."""
+    """``kind``: "p3s", "dreambooth" or "lora"; or, where nothing is trained, "plain" or "reference-only".
+    ``rngr``: whether it trains on (or reads) the clean reference, or the photo as it is. ``train``: changes to the
+    benchmark's settings of training, ``rate`` a factor of its learning rate. ``weight`` and ``applied``, further values
+    of an Application: how the subject is sampled."""
 
     kind: str = "p3s"
     rngr: bool = True
@@ -52,6 +53,7 @@ def _p3s(copy: CopySettings | None = None, weight: Schedule | None = None, rate:
 
 METHODS: dict[str, Method] = {
     "plain": Method("plain"),
+    "reference-only": Method("reference-only"),
     "p3s": _p3s(),
     # Low-rank changes of the base's own weights instead of a copy with weights of its own.
     "p3s-lora": _p3s(CopySettings(kind="lora")),

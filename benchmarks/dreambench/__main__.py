@@ -13,21 +13,16 @@ import argparse
 import hashlib
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
-from p3s.commands.generate import add_schedule, chosen_schedule
-from p3s.commands.models import add_computing, check_folder, open_stable_diffusion
-from p3s.commands.options import add_settings, chosen
+from p3s.commands.models import check_folder, open_stable_diffusion
 from p3s.errors import P3SError
 
 from .data import LIST, read_cases, read_points
 from .metrics import Encoders, Scores
+from .options import add_base, add_generating, add_method, changes, protocol_of
 from .protocol import Protocol, Run, write_text
 from .report import table, write_sheet
-
-#: Options with another name than the setting: a weight schedule has an alpha, too.
-COPY_NAMES = {"alpha": "lora_alpha"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,22 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> None:
     cases, absent = read_cases(options.data, options.subjects, options.prompts)
     points = read_points(options.points, cases)
-    standard = Protocol()
-    copy = chosen(options, standard.copy, COPY_NAMES)
-    protocol = Protocol(
-        chosen(options, standard.train),
-        copy,
-        chosen_schedule(options, copy),
-        options.images,
-        options.sample_steps,
-        options.guidance,
-        options.identifier,
-        options.score_identifier,
-    )
+    protocol = protocol_of(options, Protocol())
     check_folder("--dino", options.dino, "facebook/dinov2-base")
     check_folder("--score-clip", options.score_clip or options.clip, "a CLIP")
     models = open_stable_diffusion(options)
-    encoders = Encoders(options.score_clip or options.clip, options.dino, str(models.device))
+    encoders = Encoders(Path(options.score_clip or options.clip), Path(options.dino), str(models.device))
     points_name = hashlib.sha256(options.points.read_bytes()).hexdigest() if options.points else "centre"
     run = Run(protocol, models, encoders, points, points_name, options.out)
     run.claim_folder()
@@ -88,22 +72,11 @@ def _run(options: argparse.Namespace) -> None:
 
 def _changes(protocol: Protocol) -> list[str]:
     """What differs from the paper's settings."""
-    standard = Protocol()
-    pairs = [
-        (f"{name} = {value}", value != getattr(usual, name))
-        for ours, usual in (
-            (protocol.train, standard.train),
-            (protocol.copy, standard.copy),
-            (protocol.weight, standard.weight),
-        )
-        for name, value in asdict(ours).items()
-    ]
-    changed = [text for text, differs in pairs if differs]
+    changed = changes(protocol, Protocol())
     return [f"other than the paper's settings: {', '.join(changed)}"] if changed else []
 
 
 def _parser() -> argparse.ArgumentParser:
-    standard = Protocol()
     parser = argparse.ArgumentParser(
         "python -m benchmarks.dreambench",
         description=__doc__,
@@ -122,35 +95,13 @@ def _parser() -> argparse.ArgumentParser:
         help='JSON: {"dog": {"00.jpg": {"positive": [[0.4, 0.5]], "negative": [[0.8, 0.5]]}}}, in 0..1 of width and '
         "height. Photos that it leaves out: the middle is positive, and nothing is removed",
     )
-    models = parser.add_argument_group("models")
-    models.add_argument(
-        "--model",
-        "--world",
-        required=True,
-        metavar="MODELS",
-        help="Stable Diffusion 1.5: a .safetensors checkpoint, or a folder as diffusers writes it. --world is an older "
-        "name of this option",
-    )
-    models.add_argument("--clip", required=True, metavar="FOLDER", help="openai/clip-vit-large-patch14")
+    models = add_base(parser)
     models.add_argument("--dino", required=True, metavar="FOLDER", help="DINOv2, such as facebook/dinov2-base")
     models.add_argument("--score-clip", metavar="FOLDER", help="another CLIP for the scores (default: that of --clip)")
-    add_computing(models)
-    work = parser.add_argument_group("generating and scoring")
+    work = add_generating(parser, "generating and scoring", Protocol())
     work.add_argument("--prompts", type=int, metavar="N", help="only the first N of each subject (default: all 25)")
-    for name, kind, text in (
-        ("images", int, "pictures a prompt"),
-        ("sample_steps", int, "steps of DDIM"),
-        ("guidance", float, "scale of classifier-free guidance"),
-        ("identifier", str, "the rare word of the prompts"),
-    ):
-        default = getattr(standard, name)
-        work.add_argument(
-            f"--{name.replace('_', '-')}", type=kind, default=default, metavar="N", help=f"{text} (default: {default})"
-        )
     work.add_argument("--score-identifier", action="store_true", help="CLIP-T scores prompts with the identifier")
-    add_settings(parser, "training", standard.train)
-    add_settings(parser, "the copy", standard.copy, COPY_NAMES)
-    add_schedule(parser)
+    add_method(parser, Protocol())
     return parser
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from p3s.errors import P3SError
 from p3s.reference.clip import quiet
 from p3s.subject.base_fingerprint import fingerprint
 
@@ -68,35 +72,84 @@ def summary(subjects: Iterable[Scores]) -> dict[str, float]:
     }
 
 
-class Encoders:
-    """CLIP and DINOv2 with their own preprocessing, from folders for transformers."""
+class ImageEncoder:
+    """An image encoder with its own preprocessing, from a folder for transformers. What it gives is: of CLIP, the
+    projected embedding; of others the pooled output, in DINOv2 the class token after the last norm. The folder of
+    NearID (arXiv 2604.01973) is read without the code that it holds: it is a SigLIP vision tower under other names.
 
-    def __init__(self, clip: Path, dino: Path, device: str) -> None:
+    Raises P3SError, naming the folder, for files that are none of this.
+    """
+
+    def __init__(self, folder: Path, device: str) -> None:
         import transformers
 
-        with quiet(transformers):
-            self.image: Any = transformers.CLIPVisionModelWithProjection.from_pretrained(clip)
-            self.text: Any = transformers.CLIPTextModelWithProjection.from_pretrained(clip)
-            self.dino: Any = transformers.Dinov2Model.from_pretrained(dino)
-            self.tokenizer = transformers.CLIPTokenizer.from_pretrained(clip)
-            self.clip_processor = transformers.AutoImageProcessor.from_pretrained(clip)
-            self.dino_processor = transformers.AutoImageProcessor.from_pretrained(dino)
+        try:
+            with quiet(transformers):
+                self.processor: Any = transformers.AutoImageProcessor.from_pretrained(folder)
+                self.model, loaded = _load(folder)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise P3SError(f"{folder}: no image encoder can be read there ({str(error).splitlines()[0]})") from None
+        if missing := sorted(loaded["missing_keys"]):
+            raise P3SError(f"{folder}: the weights lack {', '.join(missing[:3])}, which would be random")
+        self.model.to(device, torch.float32).requires_grad_(False).eval()
         self.device = device
-        models: tuple[Any, ...] = (self.image, self.text, self.dino)
-        for model in models:
-            model.to(device, torch.float32).requires_grad_(False).eval()
 
     @torch.no_grad()
-    def pictures(self, pictures: Iterable[Tensor]) -> Embeddings:
-        """Of pictures [H, W, 3], values 0..1, of any sizes."""
-        found: list[tuple[Tensor, Tensor]] = []
+    def __call__(self, pictures: Iterable[Tensor]) -> Tensor:
+        """Embeddings [n, d], float32 on the CPU, of pictures [H, W, 3], values 0..1, of any sizes."""
         pixels = [(picture * 255).round().to(torch.uint8).numpy() for picture in pictures]
+        found = []
         for i in range(0, len(pixels), BATCH):
-            part = pixels[i : i + BATCH]
-            clip = self.image(pixel_values=self._prepared(self.clip_processor, part)).image_embeds
-            dino = self.dino(pixel_values=self._prepared(self.dino_processor, part)).pooler_output
-            found.append((clip.cpu(), dino.cpu()))
-        return Embeddings(torch.cat([clip for clip, _ in found]), torch.cat([dino for _, dino in found]))
+            prepared = self.processor(images=pixels[i : i + BATCH], return_tensors="pt").to(self.device)
+            features = getattr(self.model, "get_image_features", self.model)(**prepared)
+            found.append(_pooled(features).float().cpu())
+        return torch.cat(found)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What tells these weights from others."""
+        return fingerprint(self.model.state_dict())
+
+
+def _load(folder: Path) -> tuple[Any, dict[str, Any]]:
+    """The model of a folder, and what transformers tells of the weights."""
+    transformers: Any = import_module("transformers")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    kind, options = config.get("model_type"), dict[str, Any](output_loading_info=True)
+    if kind in ("clip", "clip_vision_model"):
+        return transformers.CLIPVisionModelWithProjection.from_pretrained(folder, **options)
+    if kind == "nearid":
+        tower = transformers.SiglipVisionConfig(**config["vision_config"])
+        options |= {"config": tower, "key_mapping": {r"^backbone\.": ""}}
+        return transformers.SiglipVisionModel.from_pretrained(folder, **options)
+    return transformers.AutoModel.from_pretrained(folder, **options)
+
+
+def _pooled(features: Any) -> Tensor:
+    """The embedding in what a model gave."""
+    for name in ("image_embeds", "pooler_output"):
+        if isinstance(found := getattr(features, name, None), Tensor):
+            return found
+    if not isinstance(features, Tensor):
+        raise P3SError(f"an encoder gives no pooled embedding of a picture, only {', '.join(features)}")
+    return features
+
+
+class Encoders:
+    """CLIP and DINOv2, from folders for transformers."""
+
+    def __init__(self, clip: Path, dino: Path, device: str) -> None:
+        transformers: Any = import_module("transformers")
+        self.image, self.dino = ImageEncoder(clip, device), ImageEncoder(dino, device)
+        with quiet(transformers):
+            self.text = transformers.CLIPTextModelWithProjection.from_pretrained(clip)
+            self.tokenizer = transformers.CLIPTokenizer.from_pretrained(clip)
+        self.text.to(device, torch.float32).requires_grad_(False).eval()
+        self.device = device
+
+    def pictures(self, pictures: Sequence[Tensor]) -> Embeddings:
+        """Of pictures [H, W, 3], values 0..1, of any sizes."""
+        return Embeddings(self.image(pictures), self.dino(pictures))
 
     @torch.no_grad()
     def prompts(self, prompts: Sequence[str]) -> Tensor:
@@ -106,7 +159,5 @@ class Encoders:
 
     def fingerprints(self) -> dict[str, str]:
         """What tells these weights from others."""
-        return {name: fingerprint(getattr(self, name).state_dict()) for name in ("image", "text", "dino")}
-
-    def _prepared(self, processor: Any, pixels: Sequence[np.ndarray]) -> Tensor:
-        return processor(images=list(pixels), return_tensors="pt").pixel_values.to(self.device)
+        text = fingerprint(self.text.state_dict())
+        return {"image": self.image.fingerprint, "text": text, "dino": self.dino.fingerprint}

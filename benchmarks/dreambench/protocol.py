@@ -16,6 +16,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from p3s.network.copy_settings import CopySettings
 from p3s.reference.framing import Frame
 from p3s.reference.points import PointSet
 from p3s.reference.rngr import Reference, image_hash
-from p3s.sampling.application import Application
+from p3s.sampling.application import Application, AppliedSubject
 from p3s.sampling.ddim import GUIDANCE, STEPS
 from p3s.sampling.schedule import Schedule
 from p3s.settings import as_before
@@ -49,9 +50,7 @@ PAPER_TRAINING = TrainSettings(
     zero_init="zero",
     views="whole",
     removed="learned",
-    timesteps="uniform",
-    loss_weighting="none",
-    warmup_steps=0,
+    **TrainSettings.ADDED,
 )
 #: Distance between the seeds of two prompts, so that the pictures of a prompt have neighbouring ones.
 SEEDS_A_PROMPT = 1000
@@ -87,31 +86,11 @@ class Run:
 
     def claim_folder(self) -> None:
         """Note in the folder what this run's results depend on. Raises P3SError where other results lie there."""
-        facts = json.loads(json.dumps(self._facts()))
-        file = self.folder / "run.json"
-        if not file.exists():
-            write_text(file, json.dumps(facts, indent=1))
-            return
-        try:
-            found = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError:
-            found = {}
-        if differing := [key for key in facts | found if facts.get(key) != found.get(key)]:
-            raise P3SError(
-                f"{self.folder} holds the results of another run, which differs in {', '.join(differing)}: "
-                "choose another --out"
-            )
+        claim(self.folder / "run.json", self._facts())
 
     def _facts(self) -> dict[str, Any]:
-        protocol = self.protocol
-        train = as_before(asdict(protocol.train), TrainSettings.ADDED)
-        copy = as_before(asdict(protocol.copy), CopySettings.ADDED)
-        facts = {f"train {name}": value for name, value in train.items()}
-        facts |= {f"copy {name}": value for name, value in copy.items()}
-        facts |= {"weight": repr(protocol.weight), "points": self.points_name, "resolution": self.models.resolution}
-        for name in ("sample_steps", "guidance", "identifier", "score_identifier"):
-            facts[name] = getattr(protocol, name)
-        facts |= {"precision of sampling": self.models.precision, "U-Net": fingerprint(self.models.unet.state_dict())}
+        facts = facts_of(self.protocol, self.models) | {"points": self.points_name}
+        facts["score_identifier"] = self.protocol.score_identifier
         return facts | {f"encoder {name}": value for name, value in self.encoders.fingerprints().items()}
 
     def check_points(self, cases: Sequence[Case]) -> None:
@@ -141,31 +120,8 @@ class Run:
         return scores
 
     def _subject(self, case: Case, file: Path) -> Subject:
-        """The trained subject, from its file if that is whole."""
-        if file.exists():
-            try:
-                return load_subject(file)
-            except SubjectFileError as error:
-                self.say(f"{case.name}: {error}; trained again")
-        references = [self._reference(photo) for photo in case.photos]
-        prompt = f"a photo of a {self.protocol.identifier} {case.kind}"
-        with progress_bar() as show:
-            subject, result = train_subject(
-                self.models,
-                references,
-                prompt,
-                self.protocol.train,
-                self.protocol.copy,
-                self.protocol.identifier,
-                callback=show,
-            )
-        if result.error is not None:
-            raise result.error
-        save_subject(subject, file, overwrite=True)
-        self.say(
-            f"{case.name}: {len(references)} photos, {len(result.reports)} steps, loss {result.reports[-1].loss:.3f}"
-        )
-        return subject
+        references = lambda: [self._reference(photo) for photo in case.photos]  # noqa: E731
+        return trained_subject(self.protocol, self.models, case.name, case.kind, references, file, self.say)
 
     def _reference(self, photo: Path) -> Reference:
         """The clean reference. Where no mask follows from the points and nothing is to be removed, the photo as it is:
@@ -177,37 +133,108 @@ class Run:
             if points.negative:
                 raise type(error)(f"{photo}: {error}") from None
         self.say(f"{photo}: no mask follows from its points, and none is needed")
-        frame = Frame(picture.shape[1], picture.shape[0])
-        tokens = self.models.encode_clip(frame.clip_input(picture, self.models.clip.config.image_size))
-        nothing = torch.zeros(picture.shape[:2])
-        return Reference(picture, tokens[0].float().cpu(), nothing, nothing, nothing, points, image_hash(picture))
+        return as_it_is(self.models, picture, points)
 
     def _pictures(self, case: Case, subject: Subject, folder: Path) -> list[Tensor]:
         """All pictures of a subject, prompt by prompt; those that are missing are generated."""
-        protocol, found = self.protocol, dict[tuple[int, int], Tensor]()
-        for number in range(len(case.prompts)):
-            for image in range(protocol.images):
-                picture = _whole_picture(folder / picture_name(number, image))
-                if picture is not None:
-                    found[number, image] = picture
-        applied = None
-        for number in range(len(case.prompts)):
-            missing = [image for image in range(protocol.images) if (number, image) not in found]
-            if not missing:
-                continue
-            applied = applied or apply_subject(self.models, subject, application=Application(protocol.weight))[0]
-            made = self.models.sample(
-                case.prompt(number, protocol.identifier),
-                [protocol.train.seed + SEEDS_A_PROMPT * number + image for image in missing],
-                [applied],
-                protocol.sample_steps,
-                protocol.guidance,
-            )
+        protocol = self.protocol
+        prompts = [case.prompt(number, protocol.identifier) for number in range(len(case.prompts))]
+
+        @cache
+        def applied() -> AppliedSubject:
+            return apply_subject(self.models, subject, application=Application(protocol.weight))[0]
+
+        def sample(prompt: str, seeds: Sequence[int]) -> Tensor:
+            return self.models.sample(prompt, seeds, [applied()], protocol.sample_steps, protocol.guidance)
+
+        return all_pictures(protocol, prompts, folder, sample)
+
+
+def claim(file: Path, facts: Mapping[str, Any]) -> None:
+    """Note in a file what the results in its folder depend on. Raises P3SError where it names something else."""
+    facts = json.loads(json.dumps(facts))
+    if not file.exists():
+        write_text(file, json.dumps(facts, indent=1))
+        return
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        found = {}
+    if differing := [key for key in facts | found if facts.get(key) != found.get(key)]:
+        raise P3SError(
+            f"{file.parent} holds the results of another run, which differs in {', '.join(differing)}: "
+            "choose another --out"
+        )
+
+
+def facts_of(protocol: Protocol, models: StableDiffusion) -> dict[str, Any]:
+    """What trained subjects and their pictures depend on, besides photos and points."""
+    train = as_before(asdict(protocol.train), TrainSettings.ADDED)
+    copy = as_before(asdict(protocol.copy), CopySettings.ADDED)
+    facts = {f"train {name}": value for name, value in train.items()}
+    facts |= {f"copy {name}": value for name, value in copy.items()}
+    facts |= {"weight": repr(protocol.weight), "resolution": models.resolution}
+    for name in ("sample_steps", "guidance", "identifier"):
+        facts[name] = getattr(protocol, name)
+    return facts | {"precision of sampling": models.precision, "U-Net": fingerprint(models.unet.state_dict())}
+
+
+def trained_subject(
+    protocol: Protocol,
+    models: StableDiffusion,
+    name: str,
+    kind: str,
+    references: Callable[[], Sequence[Reference]],
+    file: Path,
+    say: Callable[[str], None] = print,
+) -> Subject:
+    """The subject in a file if that is whole; else it is trained, as "a photo of a sks dog" for the class (``kind``)
+    dog, and written there."""
+    if file.exists():
+        try:
+            return load_subject(file)
+        except SubjectFileError as error:
+            say(f"{name}: {error}; trained again")
+    photos = references()
+    prompt = f"a photo of a {protocol.identifier} {kind}"
+    with progress_bar() as show:
+        subject, result = train_subject(
+            models, photos, prompt, protocol.train, protocol.copy, protocol.identifier, callback=show
+        )
+    if result.error is not None:
+        raise result.error
+    save_subject(subject, file, overwrite=True)
+    say(f"{name}: {len(photos)} photos, {len(result.reports)} steps, loss {result.reports[-1].loss:.3f}")
+    return subject
+
+
+def as_it_is(models: StableDiffusion, picture: Tensor, points: PointSet) -> Reference:
+    """A photo [H, W, 3] as a reference from which nothing is removed, without masks."""
+    frame = Frame(picture.shape[1], picture.shape[0])
+    tokens = models.encode_clip(frame.clip_input(picture, models.clip.config.image_size))
+    nothing = torch.zeros(picture.shape[:2])
+    return Reference(picture, tokens[0].float().cpu(), nothing, nothing, nothing, points, image_hash(picture))
+
+
+def all_pictures(
+    protocol: Protocol,
+    prompts: Sequence[str],
+    folder: Path,
+    sample: Callable[[str, Sequence[int]], Tensor],
+) -> list[Tensor]:
+    """The pictures in a folder, prompt by prompt; those that are missing are sampled from a prompt and seeds."""
+    found = []
+    for number, prompt in enumerate(prompts):
+        files = [folder / picture_name(number, image) for image in range(protocol.images)]
+        pictures = [_whole_picture(file) for file in files]
+        missing = [image for image, picture in enumerate(pictures) if picture is None]
+        if missing:
+            made = sample(prompt, [protocol.train.seed + SEEDS_A_PROMPT * number + image for image in missing])
             for image, picture in zip(missing, made, strict=True):
-                write_png(picture, folder / picture_name(number, image))
-                # As a later run will read it.
-                found[number, image] = read_picture(folder / picture_name(number, image))
-        return [found[key] for key in sorted(found)]
+                write_png(picture, files[image])
+        # As a later run will read them.
+        found += [read_picture(file) if p is None else p for p, file in zip(pictures, files, strict=True)]
+    return found
 
 
 def write_text(file: Path, text: str) -> None:

@@ -34,16 +34,14 @@ def table(name: str, results: Mapping[str, Scores], notes: Sequence[str]) -> str
     """Markdown: the paper's rows, this run's, and this run by subject."""
     pictures = sum(len(scores.clip_i) for scores in results.values())
     lines = [f"# DreamBench: {name}", "", *(f"- {note}" for note in notes), ""]
-    lines += [_line("method", *COLUMNS), _rule(len(COLUMNS) + 1)]
+    lines += [line("method", *COLUMNS), rule(len(COLUMNS) + 1)]
     for method, numbers in PAPER.items():
         cells = numbers.split()
-        lines.append(_line(f"paper: {method}", *cells, *[""] * (len(COLUMNS) - len(cells))))
-    lines.append(
-        _line(f"**{name}** ({len(results)} subjects, {pictures} pictures)", *_cells(summary(results.values())))
-    )
-    lines.append(_line("95 % intervals, subjects redrawn", *_intervals(results.values()), "", ""))
-    lines += ["", "By subject:", "", _line("subject", *COLUMNS), _rule(len(COLUMNS) + 1)]
-    lines += [_line(subject, *_cells(summary([scores]))) for subject, scores in results.items()]
+        lines.append(line(f"paper: {method}", *cells, *[""] * (len(COLUMNS) - len(cells))))
+    lines.append(line(f"**{name}** ({len(results)} subjects, {pictures} pictures)", *_cells(summary(results.values()))))
+    lines.append(line("95 % intervals, subjects redrawn", *_intervals(results.values()), "", ""))
+    lines += ["", "By subject:", "", line("subject", *COLUMNS), rule(len(COLUMNS) + 1)]
+    lines += [line(subject, *_cells(summary([scores]))) for subject, scores in results.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -62,11 +60,11 @@ def _intervals(subjects: Iterable[Scores]) -> list[str]:
     return cells
 
 
-def _line(*cells: str) -> str:
+def line(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _rule(columns: int) -> str:
+def rule(columns: int) -> str:
     return "|---" * columns + "|"
 
 

@@ -16,6 +16,7 @@ from ..reference.points import PointSet
 from ..reference.rngr import Reference
 from ..sampling.application import Application, AppliedSubject
 from ..sampling.application import application as usual
+from ..sampling.ddim import Over
 from ..sampling.diffusion import NoiseSchedule
 from ..subject.base_fingerprint import fingerprint
 from ..subject.file import Subject, check_family, check_weights, reference_of
@@ -65,8 +66,10 @@ class ModelBundle(Protocol):
         subjects: Sequence[AppliedSubject] = (),
         steps: int = ...,
         guidance: float = ...,
+        over: Over = ...,
     ) -> Tensor:
-        """Pictures [len(seeds), H, W, 3] for a prompt, with subjects as :func:`apply_subject` gives them."""
+        """Pictures [len(seeds), H, W, 3] for a prompt, with subjects as :func:`apply_subject` gives them. ``over``: see
+        :func:`p3s.sampling.ddim.generate`."""
         ...
 
 

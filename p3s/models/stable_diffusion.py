@@ -21,7 +21,7 @@ from ..reference.masks import MaskSettings
 from ..reference.points import PointSet
 from ..reference.rngr import Reference, make_reference
 from ..sampling.application import AppliedSubject
-from ..sampling.ddim import GUIDANCE, STEPS, generate
+from ..sampling.ddim import GUIDANCE, STEPS, Over, alone, generate
 from ..sampling.diffusion import NoiseSchedule
 from ..settings import settings_of
 from ..training.examples import training_size
@@ -90,6 +90,7 @@ class StableDiffusion:
         subjects: Sequence[AppliedSubject] = (),
         steps: int = STEPS,
         guidance: float = GUIDANCE,
+        over: Over = alone,
     ) -> Tensor:
         """Pictures [len(seeds), resolution, resolution, 3] for a prompt, sampled as one batch."""
         side = self.resolution // 2 ** (len(self.vae.config.block_out_channels) - 1)
@@ -98,7 +99,7 @@ class StableDiffusion:
         context, empty = (self.encode_text(text).to(self.device) for text in (prompt, ""))
         start = start.to(self.device)
         with autocast(self.precision, self.device):
-            *_, latents = generate(self.unet, context, empty, self.noise, start, subjects, steps, guidance)
+            *_, latents = generate(self.unet, context, empty, self.noise, start, subjects, steps, guidance, over)
         pictures = self.vae.decode(latents.float() / self.vae.config.scaling_factor).sample
         return (pictures.movedim(1, -1) / 2 + 0.5).clamp(0, 1).cpu()
 

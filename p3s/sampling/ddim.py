@@ -24,6 +24,11 @@ STEPS, GUIDANCE = 50, 7.5
 Over = Callable[[AttentionHooks, int, Sequence[bool]], AttentionHooks]
 
 
+def alone(hooks: AttentionHooks, t: int, prompts: Sequence[bool]) -> AttentionHooks:
+    """The ``Over`` of no other method."""
+    return hooks
+
+
 @torch.no_grad()
 def generate(
     base: UNet,
@@ -34,7 +39,7 @@ def generate(
     subjects: Sequence[AppliedSubject] = (),
     steps: int = STEPS,
     guidance: float = GUIDANCE,
-    over: Over = lambda hooks, t, prompts: hooks,
+    over: Over = alone,
 ) -> Iterator[Tensor]:
     """DDIM with classifier-free guidance; yields the estimate of x_0 [batch, channels, h, w] after every step.
 

@@ -18,7 +18,7 @@ from ..reference.masks import MaskSettings
 from ..reference.points import PointSet
 from ..reference.rngr import Reference, make_reference
 from ..sampling.application import AppliedSubject
-from ..sampling.ddim import generate
+from ..sampling.ddim import Over, alone, generate
 from ..sampling.diffusion import NoiseSchedule
 from .codec import Autoencoder
 from .models import PATCH, Clip, Judge, TextEncoder, noise_schedule, tokenize
@@ -81,10 +81,11 @@ class ToyWorld:
         subjects: Sequence[AppliedSubject] = (),
         steps: int = STEPS,
         guidance: float = GUIDANCE,
+        over: Over = alone,
     ) -> Tensor:
         """Pictures [len(seeds), 48, 48, 3] for a prompt; each depends on its own seed alone."""
         texts = self.encode_text(prompt), self.encode_text("")
-        run = generate(self.unet, *texts, self.noise, self.start(seeds), subjects, steps, guidance)
+        run = generate(self.unet, *texts, self.noise, self.start(seeds), subjects, steps, guidance, over)
         with few_threads(self.unet):
             *_, last = run
         return self.codec.decode(last)

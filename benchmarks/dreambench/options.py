@@ -1,0 +1,83 @@
+"""What the commands of this folder have in common on the command line."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+
+from p3s.commands.generate import add_schedule, chosen_schedule
+from p3s.commands.models import add_computing
+from p3s.commands.options import add_settings, chosen
+
+from .protocol import Protocol
+
+#: Options with another name than the setting: a weight schedule has an alpha, too.
+COPY_NAMES = {"alpha": "lora_alpha"}
+
+
+def add_base(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """--model, --clip and what they run on."""
+    models = parser.add_argument_group("models")
+    models.add_argument(
+        "--model",
+        "--world",
+        required=True,
+        metavar="MODELS",
+        help="Stable Diffusion 1.5: a .safetensors checkpoint, or a folder as diffusers writes it. --world is an older "
+        "name of this option",
+    )
+    models.add_argument("--clip", required=True, metavar="FOLDER", help="openai/clip-vit-large-patch14")
+    add_computing(models)
+    return models
+
+
+def add_generating(parser: argparse.ArgumentParser, title: str, standard: Protocol) -> argparse._ArgumentGroup:
+    """What of a protocol is no setting of training, copy or schedule."""
+    work = parser.add_argument_group(title)
+    for name, kind, text in (
+        ("images", int, "pictures a prompt"),
+        ("sample_steps", int, "steps of DDIM"),
+        ("guidance", float, "scale of classifier-free guidance"),
+        ("identifier", str, "the rare word of the prompts"),
+    ):
+        default = getattr(standard, name)
+        work.add_argument(
+            f"--{name.replace('_', '-')}", type=kind, default=default, metavar="N", help=f"{text} (default: {default})"
+        )
+    return work
+
+
+def add_method(parser: argparse.ArgumentParser, standard: Protocol) -> None:
+    """The settings of training, copy and schedule."""
+    add_settings(parser, "training", standard.train)
+    add_settings(parser, "the copy", standard.copy, COPY_NAMES)
+    add_schedule(parser)
+
+
+def protocol_of(options: argparse.Namespace, standard: Protocol) -> Protocol:
+    """The protocol that the user asked for. Raises P3SError for a wrong value."""
+    copy = chosen(options, standard.copy, COPY_NAMES)
+    return Protocol(
+        chosen(options, standard.train),
+        copy,
+        chosen_schedule(options, copy),
+        options.images,
+        options.sample_steps,
+        options.guidance,
+        options.identifier,
+        getattr(options, "score_identifier", False),
+    )
+
+
+def changes(protocol: Protocol, standard: Protocol) -> list[str]:
+    """The settings that are not ``standard``'s."""
+    pairs = [
+        (f"{name} = {value}", value != getattr(usual, name))
+        for ours, usual in (
+            (protocol.train, standard.train),
+            (protocol.copy, standard.copy),
+            (protocol.weight, standard.weight),
+        )
+        for name, value in asdict(ours).items()
+    ]
+    return [text for text, differs in pairs if differs]
