@@ -18,9 +18,10 @@ from PIL import Image
 from real_models import SIDE, write_real_models
 
 from benchmarks.dreambench import protocol
-from benchmarks.dreambench.__main__ import COPY_NAMES, _parser, main
+from benchmarks.dreambench.__main__ import _parser, main
 from benchmarks.dreambench.data import CENTRE, LIST, Case, read_cases, read_points
 from benchmarks.dreambench.metrics import Embeddings, Scores, score, summary
+from benchmarks.dreambench.options import COPY_NAMES
 from benchmarks.dreambench.report import PAPER, table
 from p3s.commands.generate import chosen_schedule
 from p3s.commands.options import chosen

@@ -42,7 +42,7 @@ pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
 
 LIVE = ["a {0} {1} in the snow", "a wet {0} {1}", "a {0} {1} in a hat"]
-QUICK = ["--prompts=2", "--images=2", "--sample-steps=1", "--steps=1", f"--resolution={SIDE}"]
+QUICK = ["--prompts=2", "--images=2", "--sample-steps=2", "--steps=1", f"--resolution={SIDE}"]
 METHODS = ["p3s", "p3s-no-rngr", "plain", "reference-only", "ssr"]
 PAIRS = ("dog-dog2.png", "dog6-dog.png", "dog6-dog2.png")
 
@@ -197,7 +197,7 @@ def test_the_table_is_of_these_scores(finished: Path) -> None:
             else:
                 assert less.startswith(f"{np.mean(shares['p3s']) - np.mean(shares[row]):.2f} [")
     assert "| dog-dog2.png | dog | dog | dog2 | 2, 2 | " in by_photo
-    assert text.count("3 of 3 photos so far") == 1 and "2 prompts, 2 pictures each; DDIM, 1 steps" in text
+    assert text.count("3 of 3 photos so far") == 1 and "2 prompts, 2 pictures each; DDIM, 2 steps" in text
     assert "clicks change nothing in p3s-no-rngr and plain" in text and "other than the defaults: steps = 1\n" in text
     sheet = read_picture(finished / "sheet.png")
     assert sheet.shape[0] > 6 * 200 and sheet.shape[1] > 5 * 200
@@ -261,7 +261,7 @@ def test_ssr_reads_the_clean_picture_and_its_mask(finished: Path, files: dict[st
     run = SubjectRun(AppliedSSR(embeds), SubjectLayers.from_state_dict(ssr.layers, UNET))
     start = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(1001))
     texts = [models.encode_text(text) for text in ("a wet dog", "")]
-    *_, last = generate(models.unet, *texts, models.noise, start, (), 1, over=over_sampling([run]))
+    *_, last = generate(models.unet, *texts, models.noise, start, (), 2, over=over_sampling([run]))
     picture = models.vae.decode(last / models.vae.config.scaling_factor).sample[0].movedim(0, -1)
     kept = read_picture(finished / pair.name / "ssr" / "b" / "01-1.png")
     torch.testing.assert_close(kept, (picture / 2 + 0.5).clamp(0, 1), atol=0.01, rtol=0)
