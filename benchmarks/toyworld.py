@@ -167,7 +167,8 @@ def train_one(world: ToyWorld, method: Method, number: int, budget: Budget, s: S
         caption = prompt(s.animal, s.background)
         return world, {"over": reference_only(world, reference.image, caption, method.copy.lam)}, figures
     own = work(world, method, budget, examples[0])
-    steps = max(1, round(budget.steps * work(world, METHODS["p3s"], budget, examples[0]) / own))
+    equal = budget.steps * method.work * work(world, METHODS["p3s"], budget, examples[0]) / own
+    steps = method.train.get("steps") or max(1, round(equal))
     settings = replace(settings, steps=steps)
     figures |= {"steps": steps, "step_gflop": round(own / 1e9, 2)}
     repeated, started = batch_of(examples, budget.batch), time.time()

@@ -6,15 +6,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from p3s.network.copy_settings import CopySettings
+from p3s.sampling.application import MODE
 from p3s.sampling.schedule import Schedule
+from p3s.sampling.settings import EXACT, FAST, MODES
+from p3s.training.settings import TrainSettings
 
 
 @dataclass(frozen=True)
 class Method:
     """``kind``: "p3s", "dreambooth" or "lora"; or, where nothing is trained, "plain" or "reference-only".
     ``rngr``: whether it trains on (or reads) the clean reference, or the photo as it is. ``train``: changes to the
-    benchmark's settings of training, ``rate`` a factor of its learning rate. ``weight`` and ``applied``, further values
-    of an Application: how the subject is sampled."""
+    benchmark's settings of training, ``rate`` a factor of its learning rate. ``work``: how much of the benchmark's work
+    it gets; with ``steps`` among ``train``, it takes these instead. ``weight`` and ``applied``, further values of an
+    Application: how the subject is sampled, by default as the node does."""
 
     kind: str = "p3s"
     rngr: bool = True
@@ -22,7 +26,8 @@ class Method:
     train: dict[str, Any] = field(default_factory=dict)
     weight: Schedule = field(default_factory=Schedule)
     rate: float = 1.0
-    applied: dict[str, Any] = field(default_factory=dict)
+    work: float = 1.0
+    applied: dict[str, Any] = field(default_factory=lambda: dict(STANDARD_WAY))
 
     @property
     def trained(self) -> Method:
@@ -30,21 +35,25 @@ class Method:
         return replace(self, weight=Schedule(), applied={})
 
 
+#: How the node applies a subject by default.
+STANDARD_WAY: dict[str, Any] = {"settings": MODES[MODE.default]}
+
+
 #: What "p3s" is here; the pack's defaults, written out so that a row keeps its meaning when one changes.
 BASE: dict[str, Any] = {
     "zero_init": "identity",
     "views": "whole+subject",
     "removed": "ignored",
-    "timesteps": "uniform",
-    "loss_weighting": "none",
-    "warmup_steps": 0,
     "prompt_dropout": 0.1,
+    **TrainSettings.ADDED,
 }
 RANK = CopySettings().rank
+SHIPPED = TrainSettings()
+SHIPPED_STEPS = 2 * SHIPPED.epochs
 
 
 #: The weight as a factor of the subject's share of attention.
-ON_ATTENTION: dict[str, Any] = {"weight_on": "attention"}
+ON_ATTENTION = STANDARD_WAY | {"weight_on": "attention"}
 
 
 def _p3s(copy: CopySettings | None = None, weight: Schedule | None = None, rate: float = 1.0, **train: Any) -> Method:
@@ -55,6 +64,12 @@ METHODS: dict[str, Method] = {
     "plain": Method("plain"),
     "reference-only": Method("reference-only"),
     "p3s": _p3s(),
+    "p3s-exact": replace(_p3s(), applied={"settings": EXACT}),
+    "p3s-fast": replace(_p3s(), applied={"settings": FAST}),
+    # The settings that the node has by default, for real weights: 60 epochs of the photo and its crop.
+    "p3s-shipped": Method(
+        train=BASE | {"learning_rate": SHIPPED.learning_rate, "batch_size": 1, "steps": SHIPPED_STEPS}
+    ),
     # Low-rank changes of the base's own weights instead of a copy with weights of its own.
     "p3s-lora": _p3s(CopySettings(kind="lora")),
     # The same at rates of its own, where the full copy's is too low for changes that start from nothing.
@@ -99,13 +114,17 @@ METHODS: dict[str, Method] = {
     "reference-input": _p3s(CopySettings(copy_input="reference")),
     "dreambooth": Method("dreambooth", rngr=False, rate=0.4),
     "dreambooth-rngr": Method("dreambooth", train=BASE, rate=0.4),
-    "lora": Method("lora", rngr=False, rate=2.0),
-    "lora-rngr": Method("lora", train=BASE, rate=2.0),
+    "lora": Method("lora", rngr=False, rate=4.0),
+    "lora-rngr": Method("lora", train=BASE, rate=4.0),
+    "dreambooth-rngr-x2": Method("dreambooth", train=BASE, rate=0.4, work=2.0),
+    "lora-rngr-x2": Method("lora", train=BASE, rate=4.0, work=2.0),
 }
 
 TABLES: dict[str, tuple[str, ...]] = {
-    "main": ("p3s", "no-rngr", "dreambooth", "lora", "plain"),
-    "clean": ("p3s", "dreambooth-rngr", "lora-rngr"),
+    "main": ("p3s", "p3s-exact", "p3s-fast", "no-rngr", "dreambooth-rngr", "lora-rngr", "reference-only", "plain"),
+    "shipped": ("p3s", "p3s-shipped"),
+    "twice": ("p3s", "dreambooth-rngr-x2", "lora-rngr-x2"),
+    "photo": ("p3s", "no-rngr", "dreambooth", "lora"),
     "data": ("p3s", "removed-learned", "view-whole", "p3s-whole"),
     "views": (
         "p3s",

@@ -73,6 +73,13 @@ def test_near_weight_0_the_picture_no_longer_depends_on_the_subject_and_is_not_t
     assert (one - plain(world)).abs().mean() > 0.01
 
 
+def test_a_gain_multiplies_the_strength(world):
+    half = image(world, settings=SamplingSettings(gain=0.5))
+    assert torch.equal(half, image(world, strength=0.5))
+    assert not torch.equal(half, image(world))
+    assert torch.equal(image(world, settings=SamplingSettings(gain=0.0)), plain(world))
+
+
 @pytest.mark.parametrize("branches", ["both", "conditional"])
 def test_one_step_by_hand(world, branches):
     """Eq. 9 with eps_t of Eq. 10, and uncond + g (cond - uncond)."""

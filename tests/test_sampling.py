@@ -111,7 +111,7 @@ def test_the_size_of_features_is_known_beforehand(cross):
 
 
 def test_what_users_choose_becomes_an_application():
-    assert application(SMALL).settings == STANDARD == SamplingSettings(branches="conditional", end=0.8)
+    assert application(SMALL).settings == STANDARD == SamplingSettings("conditional", end=0.8, gain=0.8)
     assert application(SMALL, mode="exact").settings == EXACT == SamplingSettings()
     assert application(SMALL, mode="fast").settings == application(SMALL, mode="fast", branches="conditional").settings
     assert application(SMALL, mode="fast").settings == FAST

@@ -91,15 +91,15 @@ class SamplingRun:
             )
 
     def weight(self, index: int, timesteps: Tensor, options: Mapping[str, Any]) -> float | Tensor | None:
-        """eps_t times the strength, or None where the subject is off.
+        """eps_t times the application's factor, or None where the subject is off.
 
         A schedule that is never 0 is computed where the timesteps are, because reading them would make the CPU wait for
         the GPU. For the others the timestep is read once for each tensor of sigmas.
         """
-        schedule, strength = self._schedules[index], self.subjects[index].application.strength
+        schedule, factor = self._schedules[index], self.subjects[index].application.factor
         if self._always_on[index]:
-            return strength * schedule.weight(timesteps[:1].float())[0]
-        return strength * schedule.weight(self._timestep_of(timesteps, options)) or None
+            return factor * schedule.weight(timesteps[:1].float())[0]
+        return factor * schedule.weight(self._timestep_of(timesteps, options)) or None
 
     def _isolated(self, index: int, timesteps: Tensor, options: Mapping[str, Any]) -> bool:
         """Whether a subject is kept apart from others. The timestep is read only where the answer changes in a run."""

@@ -90,8 +90,8 @@ class _SubjectRun:
         self._cache = FeatureCache(self.settings.reuse)
 
     def weight(self, t: int) -> float:
-        """eps_t times the strength."""
-        return 0.0 if self.how.off else self.how.strength * self._schedule.weight(float(t))
+        """eps_t times the application's factor."""
+        return 0.0 if self.how.off else self.how.factor * self._schedule.weight(float(t))
 
     def injection(
         self, x: Tensor, t: int, context: Tensor, weight: float, branches: tuple[str, ...], evaluation: int

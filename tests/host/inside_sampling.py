@@ -6,6 +6,7 @@ import gc
 import weakref
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import comfy.model_management
@@ -16,7 +17,7 @@ from comfyui_p3s.nodes.host import apply_subject, base_model
 from comfyui_p3s.p3s.network.injection import EffectMask, Injection, InjectionHooks
 from comfyui_p3s.p3s.network.unet import UNet
 from comfyui_p3s.p3s.sampling.schedule import Schedule
-from comfyui_p3s.p3s.sampling.settings import SamplingSettings, feature_values, injection
+from comfyui_p3s.p3s.sampling.settings import STANDARD, SamplingSettings, feature_values, injection
 from inside_subjects import apply, call, conditioning, difference, draw, inputs, load, sample, subject_for
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -219,6 +220,10 @@ def identities(model: Any) -> dict[str, bool]:
         ),
         "a second subject of weight 0 changes nothing": torch.equal(
             sample(apply(apply(model, one), two, schedule=Schedule("fixed", value=0.0))), image
+        ),
+        "a mode's gain is a strength": torch.equal(
+            sample(apply(model, one, settings=STANDARD)),
+            sample(apply(model, one, STANDARD.gain, settings=replace(STANDARD, gain=1.0))),
         ),
         "zeros in the conditional half": torch.equal(
             sample(apply(model, one, mask=zeros, settings=conditional)), plain
