@@ -39,20 +39,23 @@ def english(schemas: dict[str, Any]) -> dict[str, Any]:
 
 
 def snapshot(schemas: dict[str, Any]) -> dict[str, Any]:
-    """What saved workflows depend on: names, types, order and defaults. Of file lists, which differ from one machine to
-    another, the choices are left out; such inputs have no default."""
+    """What saved workflows depend on: names, types, order and defaults, of optional inputs what it means to leave them
+    out. Of file lists, which differ from one machine to another, the choices are left out; such inputs have no
+    default."""
 
-    def entry(name: str, required: bool, kind: Any, options: dict[str, Any]) -> dict[str, Any]:
+    def entry(
+        left_out: dict[str, Any], name: str, required: bool, kind: Any, options: dict[str, Any]
+    ) -> dict[str, Any]:
         found = {"name": name, "required": required, "type": kind}
         if "default" in options:
-            found["default"] = options["default"]
+            found["default"] = options["default"] if required else left_out.get(name, options["default"])
             if "options" in options:
                 found["choices"] = list(options["options"])
         return found
 
     return {
         node: {
-            "inputs": [entry(*each) for each in inputs_of(info)],
+            "inputs": [entry(info["left_out"], *each) for each in inputs_of(info)],
             "outputs": [
                 {"name": name, "type": kind} for name, kind in zip(info["output_name"], info["output"], strict=True)
             ],

@@ -59,7 +59,7 @@ def test_what_is_constant_is_computed_once_a_run_and_nothing_where_the_subject_i
 
 def test_identities(facts: Any) -> None:
     broken = [name for name, holds in facts["identities"].items() if not holds]
-    assert len(facts["identities"]) == 14
+    assert len(facts["identities"]) == 15
     assert not broken
 
 
