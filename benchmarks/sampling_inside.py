@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
@@ -22,7 +22,7 @@ import comfy.ops
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
-from comfyui_p3s.nodes.host import apply_subject, attention, base_model
+from comfyui_p3s.nodes.host import apply_subject, attention, sampling_run, base_model
 from comfyui_p3s.nodes.host.sampling_run import SamplingRun, SubjectOnModel
 from comfyui_p3s.p3s.network.copy_settings import CopySettings
 from comfyui_p3s.p3s.network.injection import EffectMask
@@ -31,9 +31,10 @@ from comfyui_p3s.p3s.network.unet import UNet
 from comfyui_p3s.p3s.network.unet_config import UNetConfig
 from comfyui_p3s.p3s.sampling.application import Application
 from comfyui_p3s.p3s.sampling.schedule import Schedule
-from comfyui_p3s.p3s.sampling.settings import EXACT, FAST, SamplingSettings
+from comfyui_p3s.p3s.sampling.settings import EXACT, FAST, STANDARD, SamplingSettings
 from comfyui_p3s.p3s.subject.file import SubjectReference
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "host"))
@@ -92,6 +93,7 @@ P3S = {
     "P3S, exact": (Use(),),
     "P3S, exact, a low-rank subject": (Use(3, "lora"),),
     "P3S, exact, conditional half": (Use(settings=SamplingSettings("conditional")),),
+    "P3S, standard": (Use(settings=STANDARD),),
     "P3S, fast": (Use(settings=FAST),),
     "P3S, off": (Use(weight=0.0),),
     "P3S, exact, masked to a half": (Use(side="left"),),
@@ -140,15 +142,16 @@ class Shapes:
             with unset_fake_temporarily():
                 return real_groups(*args)
 
-        def weight(run: SamplingRun, index: int, timesteps: torch.Tensor) -> Any:
+        def weight(run: SamplingRun, index: int, timesteps: torch.Tensor, options: Mapping[str, Any]) -> Any:
             with unset_fake_temporarily():
-                found = real_weight(run, index, torch.full((1,), 500.0))
+                found = real_weight(run, index, torch.full((1,), 500.0), {})
                 return None if found is None else float(found)
 
         with (
-            mock.patch.object(torch, "equal", lambda a, b: True),
+            mock.patch.object(sampling_run, "repeated", lambda x, timesteps, chunks, channels: (chunks > 1,) * 2),
             mock.patch.object(attention, "query_groups", groups),
             mock.patch.object(SamplingRun, "weight", weight),
+            sdpa_kernel(SDPBackend.MATH),  # of the fused ones not every torch counts all
             torch.no_grad(),
             self.mode,
             FlopCounterMode(display=False) as counter,
@@ -187,8 +190,10 @@ class Shapes:
                     hint = torch.zeros(2, 3, 8 * self.side, 8 * self.side)
                     made = self.control(x=x, hint=hint, timesteps=t, context=context)
                     given = {"control": {key: list(parts) for key, parts in made.items()}}
-                # Another tensor of sigmas is another evaluation; IPAdapter-plus would read it.
+                # IPAdapter-plus would read it.
                 step = {**options, "sigmas": torch.zeros(1)} if subjects else options
+                if subjects:
+                    options[apply_subject.KEY].next_evaluation({})
                 self.model.model.diffusion_model(x, t, context, transformer_options=step, **given)
         tflop = counter.get_total_flops() / 1e12 / steps
         end = max([s.application.settings.end for s in subjects], default=1.0)

@@ -25,7 +25,7 @@ from torch import Tensor
 from p3s.network.injection import EffectMask
 from p3s.sampling.application import AppliedSubject
 from p3s.sampling.ddim import generate
-from p3s.sampling.settings import FAST, SamplingSettings
+from p3s.sampling.settings import FAST, STANDARD, SamplingSettings
 from p3s.toyworld.scenes import BACKGROUNDS, CLASSES, IDENTIFIER, PLURALS, SIDE, prompt, scene
 from p3s.toyworld.world import WEIGHTS, ToyWorld, load_world, picture_of
 
@@ -39,6 +39,8 @@ COUNTED = ("selection", "preferred", "prompt", "one")
 #: Alone, and together.
 WAYS: dict[str, dict[str, Any]] = {
     "exact": {},
+    "standard": asdict(STANDARD),
+    "standard, gain 0.6": asdict(STANDARD) | {"gain": 0.6},
     "conditional half": {"branches": "conditional"},
     "reuse 2": {"branches": "conditional", "reuse": 2},
     "reuse 3": {"branches": "conditional", "reuse": 3},
@@ -57,18 +59,17 @@ WAYS: dict[str, dict[str, Any]] = {
 
 #: Two subjects in one picture: how they are kept apart. Each is on the side where it is in its photo, or on the other.
 PAIRS: dict[str, dict[str, Any]] = {
-    "masks": {},
-    "masks, sides swapped": {"swapped": True},
-    "masks, conditional half": {"branches": "conditional"},
-    "masks, conditional half, strength 0.8": {"branches": "conditional", "strength": 0.8},
-    "masks, conditional half, end 0.8": {"branches": "conditional", "end": 0.8},
-    "masks, isolate 0.5": {"isolate": 0.5},
-    "masks, isolate 1": {"isolate": 1.0},
-    "masks, conditional half, end 0.8, isolate 0.5": {"branches": "conditional", "end": 0.8, "isolate": 0.5},
-    "masks, conditional half, end 0.8, isolate 1": {"branches": "conditional", "end": 0.8, "isolate": 1.0},
-    "masks, mode fast": asdict(FAST),
-    "masks with soft edges": {"soft": True},
-    "no masks": {"masks": False},
+    "standard": asdict(STANDARD),
+    "standard, isolate 0.5": asdict(STANDARD) | {"isolate": 0.5},
+    "standard, isolate 1": asdict(STANDARD) | {"isolate": 1.0},
+    "standard, gain 1, isolate 1": asdict(STANDARD) | {"gain": 1.0, "isolate": 1.0},
+    "standard, isolate 1, sides swapped": asdict(STANDARD) | {"isolate": 1.0, "swapped": True},
+    "standard, isolate 1, soft edges": asdict(STANDARD) | {"isolate": 1.0, "soft": True},
+    "exact": {},
+    "exact, isolate 1": {"isolate": 1.0},
+    "fast": asdict(FAST),
+    "fast, isolate 1": asdict(FAST) | {"isolate": 1.0},
+    "standard, no masks": asdict(STANDARD) | {"masks": False},
     "plain model": {"strength": 0.0},
 }
 COUNTED_OF_TWO = ("right side", "preferred", "mixed", "prompt")

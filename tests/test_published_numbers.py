@@ -11,13 +11,18 @@ from typing import Any
 import pytest
 
 from benchmarks import flops, toyworld, training
-from benchmarks.toyworld_methods import TABLES
 from benchmarks.toyworld_metrics import interval
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGE = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+EARLIER_PAGE = (ROOT / "benchmarks" / "toyworld-2026-11-21.md").read_text(encoding="utf-8")
+#: Tables of the toy world: the page, the results and the tables' names.
+TOY_TABLES = (
+    (PAGE, "toyworld.jsonl", ("main", "weight")),
+    (EARLIER_PAGE, "toyworld_2026-11-21.jsonl", ("start", "consistency", "data", "learned", "structure", "kind")),
+)
 
 
 def cells(page: str, start: str) -> list[str]:
@@ -76,9 +81,10 @@ def test_what_the_toy_world_says_of_selection() -> None:
     ("row", "names"),
     [
         ("one sampling step with guidance, plain model", ["plain model"]),
-        ("Apply P3S |", ["P3S, exact"]),
-        ("Apply P3S, `guidance` conditional", ["P3S, exact, conditional half"]),
+        ("Apply P3S (on average", ["P3S, standard"]),
         ("Apply P3S, `mode` fast", ["P3S, fast"]),
+        ("Apply P3S, `mode` exact |", ["P3S, exact"]),
+        ("Apply P3S, `mode` exact, `guidance` conditional", ["P3S, exact, conditional half"]),
         (
             "for comparison: ControlNet; IPAdapter-plus; reference-only",
             ["ControlNet", "IPAdapter-plus", "reference-only"],
@@ -99,7 +105,10 @@ def test_the_work_of_a_training_step_relative_to_a_plain_pass() -> None:
 
 
 def test_the_time_of_a_sampling_step() -> None:
-    found = re.search(r"([\d.]+) times the plain model, ([\d.]+) in the mode \*fast\*, ([\d.]+) for ControlNet", README)
+    found = re.search(
+        r"([\d.]+) times the plain model in the mode \*exact\*, ([\d.]+) in the mode \*fast\*, ([\d.]+) for ControlNet",
+        README,
+    )
     assert found is not None
     timed, fast = variants("sampling_wall.json"), variants("sampling_wall_fast.json")
     rows = (timed["P3S, exact"], fast["P3S, fast"], timed["ControlNet"])
@@ -130,7 +139,7 @@ def test_the_table_of_training(kind: str, precision: str) -> None:
 def test_what_is_counted_on_shapes_alone() -> None:
     """Of which no results are kept."""
     models, lean = flops.Models(512), flops.Models(512, cross_attention=False)
-    (said,) = numbers(cells(README, "trained without `cross_attention`")[1])
+    (said,) = numbers(cells(README, "`mode` exact, trained without `cross_attention`")[1])
     assert said == round(lean.step() / flops.count(models.plain), 2)
     assert f"has {sum(p.numel() for p in models.copy.parameters()) / 1e6:.1f} million trained parameters" in README
 
@@ -140,23 +149,24 @@ def test_the_work_in_the_comparison_with_other_methods() -> None:
     row = dict(zip(names, cells(README, "work of a sampling step, x plain"), strict=True))
     counted = variants("sampling.json")
     assert numbers(row["IPAdapter"]) == [round(counted["IPAdapter-plus"]["work"], 2)]
-    assert numbers(row["P3S"]) == [round(counted[name]["work"], 2) for name in ("P3S, exact", "P3S, fast")]
+    assert numbers(row["P3S"]) == [round(counted[name]["work"], 2) for name in ("P3S, standard", "P3S, fast")]
 
 
 def test_the_work_of_a_sampling_step_in_other_texts() -> None:
     counted = variants("sampling.json")
-    exact, conditional, fast = (
-        counted[name]["work"] for name in ("P3S, exact", "P3S, exact, conditional half", "P3S, fast")
+    exact, conditional, standard, fast = (
+        counted[name]["work"] for name in ("P3S, exact", "P3S, exact, conditional half", "P3S, standard", "P3S, fast")
     )
     defs = json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8"))
     said = {
         defs["P3S_Apply"]["inputs"]["mode"]["tooltip"]: (
-            rf"exact: the method of the paper, {exact:.1f} times .* fast: {fast:.1f} times"
+            rf"denoising; {standard:.1f} times .* exact: .* {exact:.1f} times\. fast: .* {fast:.1f} times"
         ),
         (ROOT / "web" / "docs" / "P3S_Apply.md").read_text(encoding="utf-8"): (
-            rf"A step costs {exact:.1f} times .* \({conditional:.1f} times with .* {fast:.1f} times in the mode "
+            rf"A step costs {exact:.1f} times .* \({conditional:.1f} times with .* {standard:.1f} times in the mode "
+            rf"\*standard\* and {fast:.1f} times in the mode "
         ),
-        (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"): rf"A step costs {exact:.2f} times the plain",
+        (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"): rf"A step costs {standard:.2f} times the plain",
     }
     for text, expected in said.items():
         assert re.search(expected, text), expected
@@ -165,7 +175,7 @@ def test_the_work_of_a_sampling_step_in_other_texts() -> None:
 def test_memory_in_the_text() -> None:
     """Rounded, of a training with and without checkpointing."""
     found = re.search(
-        r"about (\d+) GB of GPU memory\..* \*lora\*: it needs (\d+) to (\d+) GB, or (\d+) to (\d+) GB", README
+        r"about (\d+) GB of GPU memory .* \*lora\*: it needs (\d+) to (\d+) GB, or (\d+) to (\d+) GB", README
     )
     assert found is not None
     rows = training_rows()
@@ -183,15 +193,15 @@ def test_sizes_of_files_in_the_text() -> None:
 # benchmarks/README.md
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize(("page", "file", "name"), [(p, f, name) for p, f, names in TOY_TABLES for name in names])
 def test_a_table_of_the_toy_world(
-    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    page: str, file: str, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["toyworld", "table", str(RESULTS / "toyworld.jsonl"), "--table", name])
+    monkeypatch.setattr(sys, "argv", ["toyworld", "table", str(RESULTS / file), "--table", name])
     toyworld.main()
     printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert len(printed) > 2
-    assert [line for line in printed if line not in PAGE.splitlines()] == []
+    assert [line for line in printed if line not in page.splitlines()] == []
 
 
 def test_the_figures_that_decided_defaults() -> None:
@@ -201,7 +211,7 @@ def test_the_figures_that_decided_defaults() -> None:
     assert len(rows) == 3
     for line in rows:
         (name,) = re.findall(r"table `(\w+)`", line)
-        table = PAGE.split(f"### `{name}`:")[1].split("\n### ")[0]
+        table = EARLIER_PAGE.split(f"## `{name}`:")[1].split("\n## ")[0]
         said = dict(re.findall(r"`([\w-]+)` (0\.\d\d)", line))
         said["p3s"] = re.findall(r"\*selection\* (0\.\d\d);", line)[0]
         assert len(said) > 1
@@ -222,10 +232,11 @@ def test_the_tables_of_training() -> None:
         ("P3S at weight 0", "P3S, off"),
         ("IPAdapter-plus (16 tokens)", "IPAdapter-plus"),
         ("**P3S, `mode` fast** | 1.8", "P3S, fast"),
+        ("**P3S, `mode` standard**", "P3S, standard"),
         ("P3S, fast, two subjects, half", "P3S, fast, two subjects, a half each"),
         ("ControlNet | 2.", "ControlNet"),
-        ("P3S, `guidance` conditional", "P3S, exact, conditional half"),
-        ("P3S, a mask of half", "P3S, exact, masked to a half"),
+        ("P3S, exact, `guidance` conditional", "P3S, exact, conditional half"),
+        ("P3S, exact, a mask of half", "P3S, exact, masked to a half"),
         ("**P3S, `mode` exact** | 2.", "P3S, exact"),
         ("P3S, exact, a low-rank subject | 2.", "P3S, exact, a low-rank subject"),
         ("reference-only (a second pass", "reference-only"),
