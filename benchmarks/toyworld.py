@@ -37,7 +37,7 @@ from p3s.training.settings import TrainSettings
 from p3s.training.step import batch_losses, draw_batch
 
 from .reference_only import reference_only
-from .toyworld_methods import METHODS, TABLES, Method
+from .toyworld_methods import METHODS, RATE, TABLES, Method
 from .toyworld_metrics import clip_scores, interval, portraits, score
 from .toyworld_rivals import rival_work, tune
 
@@ -54,7 +54,7 @@ class Budget:
 
     steps: int = 100
     batch: int = 4
-    rate: float = 2.5e-4
+    rate: float = RATE
     backgrounds: int = 2
     seeds: int = 2
     guidance: float = 3.0

@@ -47,6 +47,8 @@ BASE: dict[str, Any] = {
     "prompt_dropout": 0.1,
     **TrainSettings.ADDED,
 }
+#: Learning rates that were best of four or more on references that are in no table (README.md).
+RATE, DREAMBOOTH_RATE, LORA_RATE = 7e-4, 1e-4, 1e-3
 RANK = CopySettings().rank
 SHIPPED = TrainSettings()
 SHIPPED_STEPS = 2 * SHIPPED.epochs
@@ -112,12 +114,12 @@ METHODS: dict[str, Method] = {
     "attn1-feature": _p3s(CopySettings(feature="attn1")),
     "one-to-one": _p3s(CopySettings(pairing="one_to_one")),
     "reference-input": _p3s(CopySettings(copy_input="reference")),
-    "dreambooth": Method("dreambooth", rngr=False, rate=0.4),
-    "dreambooth-rngr": Method("dreambooth", train=BASE, rate=0.4),
-    "lora": Method("lora", rngr=False, rate=4.0),
-    "lora-rngr": Method("lora", train=BASE, rate=4.0),
-    "dreambooth-rngr-x2": Method("dreambooth", train=BASE, rate=0.4, work=2.0),
-    "lora-rngr-x2": Method("lora", train=BASE, rate=4.0, work=2.0),
+    "dreambooth": Method("dreambooth", rngr=False, rate=DREAMBOOTH_RATE / RATE),
+    "dreambooth-rngr": Method("dreambooth", train=BASE, rate=DREAMBOOTH_RATE / RATE),
+    "lora": Method("lora", rngr=False, rate=LORA_RATE / RATE),
+    "lora-rngr": Method("lora", train=BASE, rate=LORA_RATE / RATE),
+    "dreambooth-rngr-x2": Method("dreambooth", train=BASE, rate=DREAMBOOTH_RATE / RATE, work=2.0),
+    "lora-rngr-x2": Method("lora", train=BASE, rate=LORA_RATE / RATE, work=2.0),
 }
 
 TABLES: dict[str, tuple[str, ...]] = {
