@@ -43,7 +43,7 @@ ABOUT = (
 SCENE, WANTED = 4, 1
 BACKGROUNDS = ("grass", "forest", "room")
 #: How a subject of the toy world is trained within the time of a demo.
-TRAINING = TrainSettings(steps=150, batch_size=4, learning_rate=7e-4)
+TRAINING = TrainSettings(steps=100, batch_size=4, learning_rate=4e-4)
 
 
 def run_demo(

@@ -84,7 +84,7 @@ suit this small world; with Stable Diffusion, start from the template **train_an
         name="toy_dog",
         steps=200,
         batch_size=2,
-        learning_rate=2.5e-4,
+        learning_rate=5e-4,
         resolution=384,
         zero_init="identity",
         identifier="sks",
