@@ -22,7 +22,7 @@ import comfy.ops
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
-from comfyui_p3s.nodes.host import apply_subject, attention, sampling_run, base_model
+from comfyui_p3s.nodes.host import apply_subject, attention, base_model, sampling_run
 from comfyui_p3s.nodes.host.sampling_run import SamplingRun, SubjectOnModel
 from comfyui_p3s.p3s.network.copy_settings import CopySettings
 from comfyui_p3s.p3s.network.injection import EffectMask

@@ -46,7 +46,6 @@ BASE: dict[str, Any] = {
     "removed": "ignored",
     "prompt_dropout": 0.1,
     **TrainSettings.ADDED,
-    "background_weight": 0.1,
 }
 #: Learning rates that were best of four or more on references that are in no table (README.md).
 RATE, DREAMBOOTH_RATE, LORA_RATE = 4e-4, 1e-4, 1e-3
@@ -93,12 +92,11 @@ METHODS: dict[str, Method] = {
     "no-rngr": Method(rngr=False, train=BASE | {"views": "whole", "removed": "learned"}),
     "removed-learned": _p3s(removed="learned"),
     "view-whole": _p3s(views="whole"),
-    "background-1": _p3s(background_weight=1.0),
+    "background-0.1": _p3s(background_weight=0.1),
     "backdrop-plain": _p3s(backdrop="plain"),
     "backdrop-random": _p3s(backdrop="random"),
     "crops-3": _p3s(crops=3),
     "flip": _p3s(flip=True),
-    "crops-3-background-1": _p3s(crops=3, background_weight=1.0),
     "zero-start": _p3s(zero_init="zero"),
     "no-lac": _p3s(attention_layers="none"),
     "lac-all": _p3s(attention_layers="all"),
@@ -131,12 +129,11 @@ TABLES: dict[str, tuple[str, ...]] = {
     "data": ("p3s", "removed-learned", "view-whole", "p3s-whole"),
     "views": (
         "p3s",
-        "background-1",
+        "background-0.1",
         "backdrop-plain",
         "backdrop-random",
         "crops-3",
         "flip",
-        "crops-3-background-1",
     ),
     "start": ("p3s", "zero-start"),
     "kind": ("p3s", "p3s-lora", "p3s-lora-x3", "p3s-lora-x10"),

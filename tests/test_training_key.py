@@ -18,6 +18,8 @@ from p3s.training.settings import TrainSettings
 from p3s.training.step import StepReport
 
 NOISE = NoiseSchedule.stable_diffusion()
+#: A training from before the settings that came later.
+BEFORE = TrainSettings(**TrainSettings.ADDED)
 
 
 def inputs(**changes: Any) -> TrainingInputs:
@@ -111,14 +113,14 @@ def test_keys_are_fixed_for_ever(copy: dict[str, Any], key: str, state_key: str)
         empty_prompt=pattern(3, 8),
         noise=NoiseSchedule(torch.tensor([0.75, 0.5, 0.25]), "v"),
         copy_settings=CopySettings(**copy),
-        settings=TrainSettings(steps=7, precision="bf16", learning_rate=2.5e-4),
+        settings=replace(BEFORE, steps=7, precision="bf16", learning_rate=2.5e-4),
     )
     assert (found.key(), found.state_key()) == (key, state_key)
 
 
 def test_what_a_state_holds_of_its_training_is_fixed_for_ever() -> None:
     """By these texts a state is compared with the training that resumes it."""
-    settings = TrainSettings(steps=7, precision="bf16", learning_rate=2.5e-4)
+    settings = replace(BEFORE, steps=7, precision="bf16", learning_rate=2.5e-4)
     noise = NoiseSchedule(torch.tensor([0.75, 0.5, 0.25]), "v")
     assert inputs(noise=noise, settings=settings).facts() == {
         "batch_size": "1",
@@ -196,10 +198,10 @@ def test_whatever_changes_the_result_changes_the_key(changes: dict[str, object])
 
 def test_settings_that_came_later_count_only_where_they_are_not_as_before() -> None:
     """``test_keys_are_fixed_for_ever`` has the keys of trainings without them."""
-    before = inputs(settings=TrainSettings(timesteps="uniform", loss_weighting="none", warmup_steps=0))
-    assert before.facts().keys().isdisjoint({"timesteps", "loss_weighting", "warmup_steps", "alpha"})
+    before = inputs(settings=BEFORE)
+    assert before.facts().keys().isdisjoint({*TrainSettings.ADDED, "alpha"})
     now = inputs(
-        settings=TrainSettings(timesteps="stratified", loss_weighting="min_snr", warmup_steps=5),
+        settings=replace(BEFORE, timesteps="stratified", loss_weighting="min_snr", warmup_steps=5),
         copy_settings=CopySettings(alpha=2.0),
     )
     added = {"timesteps": "'stratified'", "loss_weighting": "'min_snr'", "warmup_steps": "5", "alpha": "2.0"}

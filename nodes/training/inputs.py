@@ -104,9 +104,11 @@ def inputs() -> list[Any]:
 
 
 def settings(values: dict[str, Any]) -> tuple[CopySettings, TrainSettings]:
-    """The settings among the node's values; the defaults stand for those that are not there. Raises P3SError."""
+    """The settings among the node's values. Those that are not there, in graphs from before there was an input for
+    them, are as before; the defaults stand for others. Raises P3SError."""
 
-    def of(kind: type) -> Any:
-        return kind(**{f.name: values[f.name] for f in fields(kind) if f.name in values})
+    def of(kind: Any) -> Any:
+        given = {f.name: values[f.name] for f in fields(kind) if f.name in values}
+        return kind(**{**kind.ADDED, **given})
 
     return of(CopySettings), of(TrainSettings)
