@@ -336,7 +336,7 @@ def test_where_rows_and_tokens_are_not_the_images_the_mask_is_refused() -> None:
 
 def test_settings_out_of_range_are_refused() -> None:
     for options, message in [
-        ({"strength": math.nan}, r"strength must be a number in 0\.\.10; got nan"),
+        ({"strength": math.nan}, r"strength must be a number in 0\.\.2; got nan"),
         ({"strength": -0.1}, "strength must be"),
         ({"guidance": "left"}, "guidance must be one of both, conditional; got 'left'"),
         ({"weighting": "k"}, "weighting must be one of embedding, output"),
