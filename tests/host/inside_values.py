@@ -63,7 +63,7 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
             where = f"{schema.node_id}.{entry.id}"
             if isinstance(entry, io.WidgetInput) and not entry.force_input:
                 wrong += [(where, entry.id, shown(value), said(node, entry.id, value)) for value in wrong_values(entry)]
-                if entry.id not in ("image", "subject_file"):  # their choices are files
+                if entry.id not in ("image", "subject_file", "aligner_file", "layers_file"):  # their choices are files
                     right += [(where, shown(v)) for v in limits(entry) if input_checks.widget_value(entry, v) != v]
             elif not entry.optional:
                 wires += [(where, entry.id, shown(value), said(node, entry.id, value)) for value in (None, 7)]
