@@ -147,7 +147,7 @@ def with_subjects(options: Mapping[str, Any], run: SSRRun, acting: Sequence[Subj
     def attn2_replace(q: Tensor, k: Tensor, v: Tensor, extra: Mapping[str, Any]) -> Tensor:
         def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
             return attention.optimized_attention(
-                q, k, v, heads, attn_precision=extra["attn_precision"], transformer_options=extra
+                q, k, v, heads, attn_precision=extra.get("attn_precision"), transformer_options=extra
             )
 
         layer, heads = layer_of(extra), extra["n_heads"]

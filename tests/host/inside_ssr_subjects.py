@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import comfy.utils
 import torch
 from comfy.patcher_extension import WrappersMP
 from comfyui_p3s.nodes.host import base_model, ssr
 from comfyui_p3s.nodes.host.attention import grid_of, layer_of
+from comfyui_p3s.p3s.network.injection import EffectMask
 from comfyui_p3s.p3s.network.unet_config import UNetConfig
 from comfyui_p3s.p3s.ssr.aligner import Aligner
 from comfyui_p3s.p3s.ssr.attend import AppliedSSR
@@ -102,10 +102,7 @@ def written(
                 rows.append(0 * part if guidance == "conditional" and not prompt else strength * part)
             added = torch.stack(rows)
             if mask is not None:
-                shown = comfy.utils.common_upscale(
-                    mask.reshape(1, 1, *mask.shape[-2:]), *reversed(grid_of(extra)), "area", "disabled"
-                )
-                added = added * shown.flatten()[:, None].to(added)
+                added = added * EffectMask(mask).tokens(grid_of(extra))[0][:, None].to(added)
             return out + added
 
         patches = {name: list(found) for name, found in transformer_options.get("patches", {}).items()}

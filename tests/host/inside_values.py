@@ -44,7 +44,9 @@ def said(node: Any, name: str, value: Any) -> str:
     """The error of a node that is run with a value for one input, its widgets' defaults, and no wires: those are missed
     only after the values are looked at."""
     schema = node.define_schema()
-    given = {e.id: e.default for e in schema.inputs if getattr(e, "default", None) is not None} | {name: value}
+    given = {e.id: e.default for e in schema.inputs if getattr(e, "default", None) is not None}
+    given |= {e.id: "no file" for e in schema.inputs if isinstance(e, io.Combo.Input) and e.default is None}
+    given[name] = value
     try:
         node.EXECUTE_NORMALIZED(**{name: [value] if schema.is_input_list else value for name, value in given.items()})
     except P3SError as error:
