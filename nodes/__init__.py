@@ -19,6 +19,9 @@ NODES: tuple[tuple[str, str], ...] = (
     ("load_save_subject", "LoadSubject"),
     ("load_save_subject", "SaveSubject"),
     ("toy_world", "ToyWorld"),
+    ("ssr_load", "LoadSSR"),
+    ("ssr_encode", "SSREncode"),
+    ("ssr_apply", "ApplySSR"),
 )
 
 ROUTES = (("picture_route", "pictures"), ("mask_route", "masks"))

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ..p3s.errors import P3SError
 from ..p3s.network.copy_settings import CopySettings
-from ..p3s.network.injection import EffectMask
 from ..p3s.sampling.application import EFFECT_MASK, MODE, Application, application
 from ..p3s.sampling.layer_strengths import LAYER_STRENGTHS, parse_layer_strengths
 from ..p3s.sampling.schedule import Schedule as WeightCurve
@@ -21,6 +20,7 @@ from ..p3s.subject.file import Subject as TrainedSubject
 from .host.apply_subject import apply_subject
 from .host.base_model import unet_config
 from .input_checks import checked
+from .masks import effect_mask
 from .wire_types import Schedule, Subject, build, input_of
 
 log = logging.getLogger("p3s")
@@ -101,27 +101,9 @@ class Apply(io.ComfyNode):
             )
         curve = schedule or default_schedule(CopySettings.from_dict(subject.info.copy_settings))
         curve = curve.within(start_percent, end_percent)
-        config, where = unet_config(model), effect_mask(mask)
+        config, where = unet_config(model), effect_mask(mask, "Apply P3S")
         how = application(config, curve, strength, mode, guidance, where, layer_strengths, weight_on, isolate)
         patched, warnings = apply_subject(model, subject, reference_index, how)
         for warning in warnings:
             log.warning("Apply P3S: %s", warning)
         return io.NodeOutput(patched)
-
-
-def effect_mask(mask: Tensor | None) -> EffectMask | None:
-    """From a MASK: [height, width], [masks, height, width] or, as some nodes give it, [masks, 1, height, width].
-
-    Raises MaskError for other shapes and for values outside 0..1.
-    """
-    if mask is None:
-        return None
-    if mask.ndim == 4 and 1 in (mask.shape[1], mask.shape[3]):
-        mask = mask.squeeze(1 if mask.shape[1] == 1 else 3)
-    found = EffectMask(mask)
-    if found.nowhere:
-        log.warning(
-            "Apply P3S: the mask is empty (0 everywhere), so the subject is off. Load Image gives an empty mask for a "
-            "picture without transparency"
-        )
-    return found

@@ -15,8 +15,10 @@ from comfy_api.latest import io
 
 from ..p3s.errors import P3SError, shown
 from ..p3s.sampling.schedule import Schedule as WeightCurve
+from ..p3s.ssr.embeds import SubjectEmbeds
+from ..p3s.ssr.file import SSRModel as SSREncoder
 from ..p3s.subject.file import Subject as TrainedSubject
-from .wire_types import PointEditor, Reference, Schedule, Subject
+from .wire_types import PointEditor, Reference, Schedule, SSREmbeds, SSRModel, Subject
 
 #: Why a wire of the host may carry None, and what to do.
 EMPTY = {
@@ -24,6 +26,7 @@ EMPTY = {
     "VAE": "{} is empty: the checkpoint it comes from holds no VAE. Load the VAE of SD 1.x",
     "CLIP_VISION": "{} is empty: the checkpoint it comes from holds no CLIP vision model. Load CLIP ViT-L/14 with Load "
     "CLIP Vision",
+    "CLIP": "{} is empty: the file it comes from holds no text encoder. Load one of SD 1.x with Load Checkpoint",
     "CONDITIONING": "{} is empty: connect CLIP Text Encode",
 }
 #: What the pack's own wires carry, and the node that it comes from. (A node with outputs of any type fits every wire.)
@@ -31,6 +34,8 @@ OURS: dict[str, tuple[type, str]] = {
     str(Reference.io_type): (tuple, "RNGR Mask"),
     str(Subject.io_type): (TrainedSubject, "Train P3S or Load P3S Subject"),
     str(Schedule.io_type): (WeightCurve, "Weight Schedule"),
+    str(SSRModel.io_type): (SSREncoder, "Load SSR-Encoder"),
+    str(SSREmbeds.io_type): (SubjectEmbeds, "SSR Encode"),
 }
 
 

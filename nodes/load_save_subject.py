@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from comfy_api.latest import io
 
 from ..p3s.errors import SubjectFileError
@@ -53,11 +51,7 @@ class LoadSubject(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, subject_file=None) -> str:
-        path = subject_folders.find_subject(subject_file)
-        if path is None:
-            return ""
-        state = os.stat(path)
-        return f"{state.st_mtime_ns} {state.st_size}"
+        return subject_folders.SUBJECTS.state(subject_file)
 
     @classmethod
     def execute(cls, subject_file: str) -> io.NodeOutput:

@@ -17,6 +17,8 @@ Points = io.Custom("P3S_POINTS")  # p3s.reference.points.PointSet
 Reference = io.Custom("P3S_REFERENCE")  # tuple of p3s.reference.rngr.Reference
 Subject = io.Custom("P3S_SUBJECT")  # p3s.subject.file.Subject
 Schedule = io.Custom("P3S_SCHEDULE")  # p3s.sampling.schedule.Schedule
+SSRModel = io.Custom("P3S_SSR_MODEL")  # p3s.ssr.file.SSRModel
+SSREmbeds = io.Custom("P3S_SSR_EMBEDS")  # p3s.ssr.embeds.SubjectEmbeds
 
 # Not the wire type's name: every input of that type would else get the editor.
 POINT_EDITOR = "P3S_POINT_EDITOR"

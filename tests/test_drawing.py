@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from p3s.errors import MaskError
-from p3s.reference.overlay import REMOVED, SUBJECT, heat_map, overlay, reduced
+from p3s.reference.overlay import REMOVED, SUBJECT, VIRIDIS, heat_map, heat_over, overlay, reduced
 from p3s.reference.points import PointSet
 from p3s.reference.rngr import Reference
 
@@ -84,6 +84,16 @@ def test_small_pictures_can_be_drawn(height: int, width: int) -> None:
 def test_overlay_needs_the_photo_of_the_reference() -> None:
     with pytest.raises(MaskError, match=r"photo \[200, 400, 3\], got \[400, 200, 3\]"):
         overlay(reference(), torch.zeros(400, 200, 3))
+
+
+def test_a_heat_map_over_a_photo_shows_both() -> None:
+    photo = torch.zeros(2, 3, 3)
+    photo[0] = torch.tensor((1.0, 0.5, 0.0))
+    levels = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    drawn = heat_over(photo, levels)
+    lowest, highest = (torch.tensor(VIRIDIS[i]) / 255 for i in (0, -1))
+    torch.testing.assert_close(drawn[0, 1], 0.6 * highest + 0.4 * (0.299 + 0.587 / 2))
+    torch.testing.assert_close(drawn[1, 0], 0.6 * lowest)
 
 
 def test_heat_map_runs_from_dark_to_bright() -> None:

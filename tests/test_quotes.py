@@ -51,7 +51,9 @@ def texts() -> list[str]:
     return found
 
 
-TEXTS = texts()
+#: Some messages name the node that they are about.
+NODES = ("Apply P3S", "Apply SSR")
+TEXTS = [named for text in texts() for named in (text, *(text.replace(VALUE, node) for node in NODES if VALUE in text))]
 QUOTES = list(quotes())
 
 

@@ -14,6 +14,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 import pytest
+from ssr_models import MODEL
 from tools.import_graph import REPO
 
 from p3s.commands import generate, mask, train
@@ -25,6 +26,9 @@ from p3s.sampling.layer_strengths import LAYER_STRENGTHS
 from p3s.sampling.schedule import Schedule
 from p3s.sampling.settings import SamplingSettings
 from p3s.settings import Setting, settings_of
+from p3s.ssr.attend import AppliedSSR
+from p3s.ssr.embeds import WEIGHT, SubjectEmbeds
+from p3s.ssr.query import QuerySettings
 from p3s.subject.file import REFERENCE_INDEX
 from p3s.subject.info import IDENTIFIER, LICENCE
 from p3s.training.settings import RESOLUTION, TrainSettings
@@ -38,8 +42,10 @@ CLASSES: list[tuple[Any, set[str]]] = [
     (Schedule(keyframes=((0.0, 1.0),)), {"learned"}),
     # What is made of other inputs; the text for ``layers`` is LAYER_STRENGTHS.
     (Application(), {"schedule", "settings", "mask", "layers"}),
+    (QuerySettings(), set()),
+    (AppliedSSR(SubjectEmbeds((), MODEL)), {"embeds", "mask", "layers"}),
 ]
-SINGLE = [LAYER_STRENGTHS, EFFECT_MASK, MODE, REFERENCE_INDEX, IDENTIFIER, LICENCE, RESOLUTION]
+SINGLE = [LAYER_STRENGTHS, EFFECT_MASK, MODE, REFERENCE_INDEX, IDENTIFIER, LICENCE, RESOLUTION, WEIGHT]
 SETTINGS: list[tuple[Any, str, Setting]] = [
     (object, name, known) for object, _ in CLASSES for name, known in settings_of(type(object)).items()
 ]
@@ -73,7 +79,8 @@ def test_its_class_accepts_the_range_or_choices_and_nothing_else(object: Any, na
     if name == "keyframes":
         return  # a text of pairs, see test_schedule.py
     allowed = known.choices or ((True, False) if isinstance(known.default, bool) else (known.low, known.high))
-    others = {"start": {"end": 1.0}, "end": {"start": 0.0}}.get(name, {}) if isinstance(object, Schedule) else {}
+    window = isinstance(object, (Schedule, AppliedSSR))
+    others = {"start": {"end": 1.0}, "end": {"start": 0.0}}.get(name, {}) if window else {}
     for value in allowed:
         assert getattr(replace(object, **{name: value}, **others), name) == value
     for value in outside(known):
@@ -84,7 +91,7 @@ def test_its_class_accepts_the_range_or_choices_and_nothing_else(object: Any, na
 @each_setting
 def test_its_default_is_one_that_it_allows(object: Any, name: str, known: Setting) -> None:
     assert known.allows(known.default)
-    assert getattr(type(object)(), name) == known.default
+    assert {f.name: f.default for f in fields(object)}[name] == known.default
     number = isinstance(known.default, (int, float)) and not isinstance(known.default, bool)
     assert number == math.isfinite(known.low) == math.isfinite(known.high)
 

@@ -303,6 +303,18 @@ def test_an_effect_mask_acts_where_it_is_and_in_its_measure() -> None:
     torch.testing.assert_close(found, soft.flatten()[None, :, None] * everywhere, atol=1e-5, rtol=1e-5)
 
 
+def test_a_batch_of_some_images_takes_their_masks() -> None:
+    """As in a window that slides over the images."""
+    out, q = inputs(2)
+    masks = torch.stack([torch.eye(4, 6), torch.full((4, 6), 0.5), torch.ones(4, 6).tril()])
+    whole = run(applied(mask=EffectMask(masks)))
+    for images in ((2, 0), (1, 2)):
+        found = whole.add(LAYER, out, q, 8, (4, 6), (True,), images=images)
+        assert torch.equal(found, one_layer(out, q, run(applied(mask=EffectMask(masks[list(images)])))))
+    one = run(applied(mask=EffectMask(masks[0])))
+    assert torch.equal(one.add(LAYER, out, q, 8, (4, 6), (True,), images=(2, 0)), one_layer(out, q, one))
+
+
 def test_queries_that_a_mask_leaves_out_are_not_computed() -> None:
     out, q = inputs(2)
     m = torch.zeros(4, 6)
@@ -336,7 +348,7 @@ def test_where_rows_and_tokens_are_not_the_images_the_mask_is_refused() -> None:
 
 def test_settings_out_of_range_are_refused() -> None:
     for options, message in [
-        ({"strength": math.nan}, r"strength must be a number in 0\.\.10; got nan"),
+        ({"strength": math.nan}, r"strength must be a number in 0\.\.2; got nan"),
         ({"strength": -0.1}, "strength must be"),
         ({"guidance": "left"}, "guidance must be one of both, conditional; got 'left'"),
         ({"weighting": "k"}, "weighting must be one of embedding, output"),

@@ -87,6 +87,16 @@ def test_keys_and_values_come_from_the_files_tensors_of_that_layer() -> None:
     )
 
 
+def test_a_file_read_in_inference_mode_makes_layers_outside_of_it() -> None:
+    """As hosts do, which run nodes in inference mode."""
+    with torch.inference_mode():
+        state = {key: tensor.clone() for key, tensor in random_layers().state_dict().items()}
+    layers = SubjectLayers.from_state_dict(state, SMALL)
+    assert not any(p.requires_grad for p in layers.parameters())
+    k, _ = layers.project(next(iter(file_index(SMALL))), torch.ones(1, 2, SMALL.context_dim))
+    torch.testing.assert_close(k, state["1.to_k_SSR.weight"].sum(1).expand(1, 2, -1))
+
+
 def test_layers_start_from_those_of_the_text() -> None:
     base, layers = random_unet(), random_layers()
     layers.copy_from(base)

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from ssr_models import MODEL
 
+from p3s.settings import settings_of
 from p3s.ssr.attend import AppliedSSR
-from p3s.ssr.embeds import QuerySettings, SubjectEmbeds
+from p3s.ssr.embeds import SubjectEmbeds
+from p3s.ssr.query import QuerySettings
 from p3s.ssr.training import SSRTrainSettings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,6 +51,7 @@ def test_the_defaults_are_those_of_the_code(kind: str, name: str, default: str) 
 
 
 def test_every_choice_is_a_row() -> None:
-    choices = {("QuerySettings", name) for name in ("framing", "mask_mode")}
-    choices |= {(kind, name) for kind in ("AppliedSSR", "SSRTrainSettings") for name in SETTINGS[kind].CHOICES}
+    described = ("QuerySettings", "AppliedSSR")
+    choices = {(kind, name) for kind in described for name, s in settings_of(type(SETTINGS[kind])).items() if s.choices}
+    choices |= {("SSRTrainSettings", name) for name in SSRTrainSettings.CHOICES}
     assert choices <= {row[:2] for row in decisions()}

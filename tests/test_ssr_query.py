@@ -14,8 +14,8 @@ from p3s.errors import FamilyError, MaskError, P3SError
 from p3s.reference.framing import CLIP_MEAN, Frame
 from p3s.reference.points import PointSet
 from p3s.reference.rngr import make_reference
-from p3s.ssr.embeds import Encoded, QuerySettings, SubjectEmbeds, check_query, encode, kept_tokens
-from p3s.ssr.query import View, focus_map, query_bias
+from p3s.ssr.embeds import Encoded, SubjectEmbeds, check_query, encode, kept_tokens
+from p3s.ssr.query import QuerySettings, View, focus_map, query_bias
 
 ALL = torch.ones(4, 4, dtype=torch.bool)
 
@@ -82,12 +82,12 @@ def test_an_empty_mask_and_wrong_settings_are_refused() -> None:
     for mode in ("soft", "strict"):
         with pytest.raises(MaskError, match="mask: it is empty"):
             query_bias(ALL, torch.zeros(4, 4), mode=mode)
-    with pytest.raises(MaskError, match="mask_mode must be one of soft, strict, got 'hard'"):
+    with pytest.raises(MaskError, match="mask_mode must be one of soft, strict; got 'hard'"):
         query_bias(ALL, mode="hard")
     for focus in (-1, 10.5, math.nan, True):
         with pytest.raises(MaskError, match=r"focus must be a number in 0\.\.10"):
             query_bias(ALL, focus=focus)
-    with pytest.raises(MaskError, match="framing must be one of pad, crop, got 'fit'"):
+    with pytest.raises(MaskError, match="framing must be one of pad, crop; got 'fit'"):
         View(3, 4, "fit")
 
 
@@ -224,5 +224,5 @@ def test_subjects_of_two_encoders_do_not_chain_and_weights_are_checked() -> None
     again = one + SubjectEmbeds(one.subjects, replace(MODEL))  # the same model, loaded again
     assert len(again.subjects) == 2
     for weight in (-0.1, 11, math.nan):
-        with pytest.raises(P3SError, match=r"weight must be a number in 0\.\.10"):
+        with pytest.raises(P3SError, match=r"weight must be a number in 0\.\.5"):
             run(photo(), weight=weight)

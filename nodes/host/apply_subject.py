@@ -14,7 +14,6 @@ from typing import Any
 
 import comfy.ops
 import torch
-from comfy.model_patcher import ModelPatcher, create_model_options_clone
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
@@ -25,22 +24,20 @@ from ...p3s.network.unet_config import UNetConfig
 from ...p3s.sampling.application import Application
 from ...p3s.sampling.settings import feature_values, schedule_for
 from ...p3s.subject.file import Subject, check_family, check_weights, reference_of
+from .attention import SUBJECT_KEY as KEY
 from .attention import alone_before_attention, with_patches
 from .base_model import base_fingerprint, channels_read, ejected, unet_config
-from .guidance import Conditionings, run_branches
-from .sampling_run import SamplingRun, SubjectOnModel
+from .guidance import check_masks, run_branches
+from .patchers import OneDevicePatcher, attach, compute_dtype
+from .sampling_run import SamplingRun, SubjectOnModel, wrappers_of_run
 
-KEY = "p3s"  # under which the host keeps what is ours
 SEVERAL_GPUS = "Apply P3S does not work with several GPUs at once: remove the multi-GPU node"
 
 
-class CopyPatcher(ModelPatcher):
-    """A subject's copy, as the host loads it beside the MODEL. Newer hosts copy what belongs to a MODEL to further
-    GPUs, and for ours could only say that its loader is at fault."""
+class CopyPatcher(OneDevicePatcher):
+    """A subject's copy, as the host loads it beside the MODEL."""
 
-    def deepclone_multigpu(self, *_: Any, **__: Any) -> ModelPatcher:
-        # Of this type, because Select Model Device leaves the MODEL where it is then.
-        raise RuntimeError(f"{SEVERAL_GPUS}, and choose the model's device before Apply P3S")
+    several_gpus = f"{SEVERAL_GPUS}, and choose the model's device before Apply P3S"
 
 
 def apply_subject(
@@ -64,21 +61,8 @@ def apply_subject(
     applied = SubjectOnModel(copy, shown, application, schedule_for(copy, application.schedule))
     subjects = (*(model.get_attachment(KEY) or ()), applied)
     patched.set_attachments(KEY, subjects)
-
-    patchers = patched.get_additional_models_with_key(KEY)
-    if all(p.model is not copy for p in patchers):
-        patchers = [*patchers, patcher]
-    patched.set_additional_models(KEY, patchers)
-
-    for kind, wrapper in wrappers(subjects, config).items():
-        patched.remove_wrappers_with_key(kind, KEY)
-        patched.add_wrapper_with_key(kind, KEY, wrapper)
+    attach(patched, KEY, patcher, wrappers(subjects, config))
     return patched, warnings
-
-
-def compute_dtype(model: Any) -> torch.dtype:
-    """The type that the model's layers compute in, which may differ from the one its weights are stored in."""
-    return model.model.manual_cast_dtype or model.model.get_dtype()
 
 
 #: The first patcher of each copy in use, so that several Apply nodes of one subject share it. Nothing here keeps a copy
@@ -130,30 +114,15 @@ def wrappers(subjects: Sequence[SubjectOnModel], config: UNetConfig) -> dict[str
     channels = config.out_channels  # an inpainting U-Net reads a mask and a masked image behind the latent
     first = config.layers()[0]
 
-    def outer_sample(executor, noise, *args, **kwargs):
-        """Around a sampling run: gives it a state of its own, and refuses first what cannot work."""
-        guider = executor.class_obj
-        before = guider.model_options
-        check_guidance(subjects, before["transformer_options"])
-        check_masks(subjects, noise.shape, guider.conds)
-        guider.model_options = create_model_options_clone(before)
-        guider.model_options["transformer_options"][KEY] = SamplingRun(subjects, guider.conds, noise.shape)
-        try:
-            return executor(noise, *args, **kwargs)
-        finally:
-            guider.model_options = before
+    def start(guider: Any, latents: Sequence[int]) -> SamplingRun:
+        check_guidance(subjects, guider.model_options["transformer_options"])
+        masks = [s.application.mask for s in subjects if s.application.mask is not None]
+        check_masks(masks, latents, guider.conds, "Apply P3S")
+        return SamplingRun(subjects, guider.conds, latents)
 
     def prepare_sampling(executor, model, noise_shape, *args, **kwargs):
         """Before the models are loaded: asks for the additional memory that the subjects need."""
         return executor(model, with_room(model, subjects, noise_shape), *args, **kwargs)
-
-    def predict_noise(executor, *args, **kwargs):
-        """Around each evaluation of the model by the sampler."""
-        guider = executor.class_obj
-        run = guider.model_options["transformer_options"].get(KEY)
-        if run is not None:
-            run.next_evaluation(guider.conds)
-        return executor(*args, **kwargs)
 
     def diffusion_model(executor, x, timesteps, context=None, y=None, control=None, transformer_options={}, **kwargs):  # noqa: B006
         """Around each call of the U-Net, on exactly the input that it gets."""
@@ -171,7 +140,7 @@ def wrappers(subjects: Sequence[SubjectOnModel], config: UNetConfig) -> dict[str
             def part(x, timesteps, context, control, options):
                 if weights:
                     found, equal = run.injections(weights, x, timesteps, context, options, channels)
-                    shared = equal and alone_before_attention(options, control, KEY)
+                    shared = equal and alone_before_attention(options, control)
                     options = with_patches(options, found, first, shared, run.biased_attention)
                 return executor(x, timesteps, context, y, control, options, **kwargs)
 
@@ -180,13 +149,18 @@ def wrappers(subjects: Sequence[SubjectOnModel], config: UNetConfig) -> dict[str
         if len(everywhere) == len(weights):
             return call(weights)(x, timesteps, context, control, transformer_options)
         rows = run.rows_of_prompts(x, context, transformer_options)
+        if rows is None:
+            raise P3SError(
+                "Apply P3S cannot tell which part of the batch belongs to the prompt, because another node stacks the "
+                "image in its own order (a batch of tiles?): set guidance to both and mode to exact, or that node's "
+                "batch to 1"
+            )
         calls = call(weights), call(everywhere)
         return run_branches(rows, run.prompts, *calls, x, timesteps, context, control, transformer_options)
 
     return {
-        WrappersMP.OUTER_SAMPLE: outer_sample,
+        **wrappers_of_run(KEY, start),
         WrappersMP.PREPARE_SAMPLING: prepare_sampling,
-        WrappersMP.PREDICT_NOISE: predict_noise,
         WrappersMP.DIFFUSION_MODEL: diffusion_model,
     }
 
@@ -201,18 +175,6 @@ def check_guidance(subjects: Sequence[SubjectOnModel], options: Mapping[str, Any
             "NAGuidance compares the prompt with the negative prompt, and Apply P3S runs them apart: set its guidance "
             "to both and its mode to exact, or remove NAGuidance"
         )
-
-
-def check_masks(subjects: Sequence[SubjectOnModel], latents: Sequence[int], conds: Conditionings) -> None:
-    """Raise P3SError where effect masks cannot be placed on what is sampled, [images, channels, h, w]."""
-    masks = [s.application.mask for s in subjects if s.application.mask is not None]
-    if masks and any(cond.get("area") is not None for part in conds.values() for cond in part):
-        raise P3SError(
-            "the mask of Apply P3S does not work together with Conditioning (Set Area), which crops the image: use "
-            "Conditioning (Set Mask) instead, or remove the mask"
-        )
-    for mask in masks:
-        mask.check(latents[0])
 
 
 def with_room(model: Any, subjects: Sequence[SubjectOnModel], noise_shape: Sequence[int]) -> list[int]:

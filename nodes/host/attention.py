@@ -22,6 +22,8 @@ from ...p3s.network.logit_bias import LogitBias, widened
 from ...p3s.network.unet import repeat_rows
 from ...p3s.network.unet_config import Layer
 
+#: Under which the host keeps what is of Apply P3S, and what is of Apply SSR.
+SUBJECT_KEY, SSR_KEY = "p3s", "p3s_ssr"
 #: Patches of other nodes after which the chunks of a batch may differ before the first self-attention.
 BEFORE_ATTENTION = (
     "emb_patch",
@@ -106,10 +108,11 @@ def grid_of(extra: Mapping[str, Any]) -> tuple[int, int]:
     return tuple(extra["activations_shape"][2:])
 
 
-def alone_before_attention(options: Mapping[str, Any], control: Any, key: str) -> bool:
-    """Whether no other node can make the chunks of a batch differ before the first self-attention."""
+def alone_before_attention(options: Mapping[str, Any], control: Any) -> bool:
+    """Whether no other node can make the chunks of a batch differ before the first self-attention. Apply SSR, which
+    changes cross-attention alone, cannot."""
     patches, wrappers = options.get("patches", {}), options.get("wrappers", {})
-    others = set(wrappers.get("diffusion_model", {})) - {key}
+    others = set(wrappers.get("diffusion_model", {})) - {SUBJECT_KEY, SSR_KEY}
     return control is None and not others and not any(patches.get(name) for name in BEFORE_ATTENTION)
 
 

@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 
 from ...p3s.errors import P3SError
+from ...p3s.network.injection import EffectMask
 
 #: (x, timesteps, context, control, transformer_options) -> the U-Net's output
 Call = Callable[[Tensor, Tensor, Tensor, Any, Mapping[str, Any]], Tensor]
+#: Where a call's options say for each row whether it belongs to the prompt, if the chunks do not.
+ROWS = "p3s_rows"
 #: A guider's conditionings by their names, as the host has prepared them for a run.
 Conditionings = Mapping[str, Sequence[Mapping[str, Any]]]
 
@@ -43,11 +46,9 @@ def conditional_chunks(options: Mapping[str, Any], prompts: frozenset[Hashable])
     return [kind == 0 for kind in chunks]
 
 
-def conditional_rows(context: Tensor, conds: Conditionings) -> list[bool]:
+def conditional_rows(context: Tensor, conds: Conditionings) -> list[bool] | None:
     """For each row of a batch, whether it belongs to the prompt, by its text conditioning ``context`` [rows, tokens,
-    width]. For batches that another node has put together in an order of its own.
-
-    Raises P3SError where the text does not decide.
+    width]; None where the text does not decide. For batches that another node has put together in an order of its own.
     """
     of_prompt, of_other = (torch.zeros(len(context), dtype=torch.bool, device=context.device) for _ in range(2))
     for name, entry in ((name, entry) for name, part in conds.items() for entry in part):
@@ -57,13 +58,19 @@ def conditional_rows(context: Tensor, conds: Conditionings) -> list[bool]:
             known = text.cond.to(context).repeat(1, context.shape[1] // text.cond.shape[1], 1)
             rows = of_prompt if is_prompt(name) else of_other
             rows |= (context[:, None] == known[None]).all(3).all(2).any(1)
-    if (of_prompt == of_other).any():
+    return None if (of_prompt == of_other).any() else of_prompt.tolist()
+
+
+def check_masks(masks: Sequence[EffectMask], latents: Sequence[int], conds: Conditionings, node: str) -> None:
+    """Raise P3SError, naming the node, where effect masks cannot be placed on what is sampled, [images, channels, h,
+    w]."""
+    if masks and any(cond.get("area") is not None for part in conds.values() for cond in part):
         raise P3SError(
-            "Apply P3S cannot tell which part of the batch belongs to the prompt, because another node stacks the "
-            "image in its own order (a batch of tiles?): set guidance to both and mode to exact, or that node's batch "
-            "to 1"
+            f"the mask of {node} does not work together with Conditioning (Set Area), which crops the image: use "
+            "Conditioning (Set Mask) instead, or remove the mask"
         )
-    return of_prompt.tolist()
+    for mask in masks:
+        mask.check(latents[0])
 
 
 def run_branches(
@@ -103,7 +110,7 @@ def run_branches(
             return {k: pick(v) for k, v in value.items()} if isinstance(value, dict) else value
 
         kept = [i for i, of in enumerate(of_prompt) if of == wanted]
-        part = {**options, "cond_or_uncond": [chunks[i] for i in kept]}
+        part = {**options, "cond_or_uncond": [chunks[i] for i in kept], ROWS: [wanted] * len(chosen)}
         if len(uuids) == len(chunks):
             part["uuids"] = [uuids[i] for i in kept]
         result = run(pick(x), pick(timesteps), pick(context), pick(control), part)

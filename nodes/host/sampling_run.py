@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+from comfy.model_patcher import create_model_options_clone
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...p3s.errors import P3SError
@@ -31,38 +33,23 @@ class SubjectOnModel:
     schedule: Schedule
 
 
-class SamplingRun:
-    """One sampling run of a MODEL with subjects. Lives in the run's own options, so that runs never meet.
+class ModelRun:
+    """What is known of one sampling run of a MODEL: its prompts, and what a call of the U-Net is about. Lives in the
+    run's own options, so that runs never meet.
 
-    ``conds`` are the guider's conditionings, among which :func:`guidance.prompts_of` finds the prompts; without any,
-    the first conditioning of a call is the prompt. ``latents`` is the shape of what is sampled, [images, channels, h,
-    w].
+    ``node`` is the name of the node that asks, for its messages. ``conds`` are the guider's conditionings, among which
+    :func:`guidance.prompts_of` finds the prompts; without any, the first conditioning of a call is the prompt.
+    ``latents`` is the shape of what is sampled, [images, channels, h, w].
     """
 
-    def __init__(
-        self,
-        subjects: Sequence[SubjectOnModel],
-        conds: Conditionings | None = None,
-        latents: Sequence[int] | None = None,
-    ) -> None:
-        self.subjects = subjects
+    def __init__(self, node: str, conds: Conditionings | None = None, latents: Sequence[int] | None = None) -> None:
+        self.node = node
         self.latents = latents
         self._know(conds or {})
-        self.biased_attention = BiasedAttention()
-        self._schedules = [early_end(s.schedule, s.application.settings) for s in subjects]
-        self._always_on = [always_on(schedule) for schedule in self._schedules]
-        self._caches = [FeatureCache(s.application.settings.reuse) for s in subjects]
-        self._conditions: dict[Hashable, Tensor] = {}
-        self._masks: dict[Hashable, EffectMask] = {}
-        self._evaluation: int | None = None
-        self._calls: Counter[Hashable] = Counter()
         self._timestep: tuple[Any, float] = None, 0.0
 
     def next_evaluation(self, conds: Conditionings) -> None:
-        """Take note that the sampler evaluates the model, at a new x_t: by as many calls of the U-Net as it takes
-        (conditionings run apart, crops, context windows, guidance nodes). ``conds`` are now prepared for the run."""
-        self._evaluation = 0 if self._evaluation is None else self._evaluation + 1
-        self._calls.clear()
+        """Take note that the sampler evaluates the model. ``conds`` are now prepared for the run."""
         self._know(conds)
 
     def _know(self, conds: Conditionings) -> None:
@@ -73,22 +60,76 @@ class SamplingRun:
         entries = (entry for part in conds.values() for entry in part)
         self._areas = {entry.get("uuid") for entry in entries if entry.get("area") is not None}
 
-    def rows_of_prompts(self, x: Tensor, context: Tensor, options: Mapping[str, Any]) -> list[bool]:
-        """For each row of a call's batch, whether it belongs to the prompt."""
-        chunks, images = conditional_chunks(options, self.prompts), self._images(options)
-        stacked = images is not None and len(x) != images * len(chunks)
+    def ordered(self, x: Tensor, options: Mapping[str, Any]) -> bool:
+        """Whether the rows of a call are its chunks', one after the other, and the chunks tell which are prompts."""
+        images = self.images(options)
+        stacked = images is not None and len(x) != images * len(chunks_of(options))
         # The host gives the negative prompt an area of the prompt's, with the prompt's uuid.
-        if stacked or self._ambiguous.intersection(options.get("uuids", ())):
+        return not stacked and not self._ambiguous.intersection(options.get("uuids", ()))
+
+    def rows_of_prompts(self, x: Tensor, context: Tensor, options: Mapping[str, Any]) -> list[bool] | None:
+        """For each row of a call's batch, whether it belongs to the prompt; None where that cannot be told."""
+        if not self.ordered(x, options):
             return conditional_rows(context, self.conds)
+        chunks = conditional_chunks(options, self.prompts)
         return [of_prompt for of_prompt in chunks for _ in range(len(x) // len(chunks))]
 
     def check_mask(self, x: Tensor) -> None:
         """Raise P3SError if a call is about a crop of the image, on which an effect mask cannot be placed."""
         if self._is_crop(x):
             raise P3SError(
-                "the mask of Apply P3S does not work together with nodes that sample the image in parts (Tiled "
+                f"the mask of {self.node} does not work together with nodes that sample the image in parts (Tiled "
                 "Diffusion, spatial context windows, areas): remove that node, or the mask"
             )
+
+    def percent(self, timesteps: Tensor, options: Mapping[str, Any]) -> float:
+        """The denoising percent, 0 (noise) .. 1 (image), of a call. Reads from the device once for each tensor of
+        sigmas."""
+        return float(percent_of(torch.tensor(self._timestep_of(timesteps, options), dtype=torch.float64)))
+
+    def _timestep_of(self, timesteps: Tensor, options: Mapping[str, Any]) -> float:
+        sigmas = options.get("sigmas")
+        if sigmas is None or sigmas is not self._timestep[0]:
+            self._timestep = sigmas, float(timesteps[0])
+        return self._timestep[1]
+
+    def _is_crop(self, x: Tensor) -> bool:
+        return self.latents is not None and any(a < b for a, b in zip(x.shape[2:], self.latents[2:], strict=True))
+
+    def images(self, options: Mapping[str, Any]) -> int | None:
+        """How many images (frames) each chunk of a call has, if that is known."""
+        window = window_of(options, self.latents)
+        if window is not None and window.dim == 0:
+            return len(window.indices)
+        return None if self.latents is None else self.latents[0]
+
+
+class SamplingRun(ModelRun):
+    """One sampling run of a MODEL with subjects."""
+
+    def __init__(
+        self,
+        subjects: Sequence[SubjectOnModel],
+        conds: Conditionings | None = None,
+        latents: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__("Apply P3S", conds, latents)
+        self.subjects = subjects
+        self.biased_attention = BiasedAttention()
+        self._schedules = [early_end(s.schedule, s.application.settings) for s in subjects]
+        self._always_on = [always_on(schedule) for schedule in self._schedules]
+        self._caches = [FeatureCache(s.application.settings.reuse) for s in subjects]
+        self._conditions: dict[Hashable, Tensor] = {}
+        self._masks: dict[Hashable, EffectMask] = {}
+        self._evaluation: int | None = None
+        self._calls: Counter[Hashable] = Counter()
+
+    def next_evaluation(self, conds: Conditionings) -> None:
+        """Take note that the sampler evaluates the model, at a new x_t: by as many calls of the U-Net as it takes
+        (conditionings run apart, crops, context windows, guidance nodes). ``conds`` are now prepared for the run."""
+        self._evaluation = 0 if self._evaluation is None else self._evaluation + 1
+        self._calls.clear()
+        super().next_evaluation(conds)
 
     def weight(self, index: int, timesteps: Tensor, options: Mapping[str, Any]) -> float | Tensor | None:
         """eps_t times the application's factor, or None where the subject is off.
@@ -106,14 +147,7 @@ class SamplingRun:
         application = self.subjects[index].application
         if application.isolate in (0, 1):
             return application.isolate == 1
-        t = torch.tensor(self._timestep_of(timesteps, options), dtype=torch.float64)
-        return application.isolates_at(float(percent_of(t)))
-
-    def _timestep_of(self, timesteps: Tensor, options: Mapping[str, Any]) -> float:
-        sigmas = options.get("sigmas")
-        if sigmas is None or sigmas is not self._timestep[0]:
-            self._timestep = sigmas, float(timesteps[0])
-        return self._timestep[1]
+        return application.isolates_at(self.percent(timesteps, options))
 
     def injections(
         self,
@@ -158,20 +192,10 @@ class SamplingRun:
             )
         return found, equal
 
-    def _is_crop(self, x: Tensor) -> bool:
-        return self.latents is not None and any(a < b for a, b in zip(x.shape[2:], self.latents[2:], strict=True))
-
     def _stays(self, x: Tensor, options: Mapping[str, Any]) -> bool:
         """Whether a call is about the same part of the image at every step: all of it, or its conditioning's area.
         Tiles may move."""
         return not self._is_crop(x) or self._areas.issuperset(options.get("uuids", ()))
-
-    def _images(self, options: Mapping[str, Any]) -> int | None:
-        """How many images (frames) each chunk of a call has, if that is known."""
-        window = window_of(options, self.latents)
-        if window is not None and window.dim == 0:
-            return len(window.indices)
-        return None if self.latents is None else self.latents[0]
 
     def _mask(self, index: int, options: Mapping[str, Any]) -> EffectMask | None:
         """A subject's effect mask for the images of a call."""
@@ -190,6 +214,32 @@ class SamplingRun:
             latent, tokens = (t[None].to(x.device, x.dtype) for t in (reference.latent, reference.tokens))
             self._conditions[key] = copy.condition(latent, tokens)
         return self._conditions[key]
+
+
+def wrappers_of_run(key: str, start: Callable[[Any, Sequence[int]], ModelRun]) -> dict[str, Any]:
+    """The host's wrappers, by their kinds, that keep a :class:`ModelRun` under ``key`` in the options of each sampling
+    run. ``start`` makes it from the guider and the shape of what is sampled, and refuses what cannot work."""
+
+    def outer_sample(executor, noise, *args, **kwargs):
+        guider = executor.class_obj
+        before = guider.model_options
+        run = start(guider, noise.shape)
+        guider.model_options = create_model_options_clone(before)
+        guider.model_options["transformer_options"][key] = run
+        try:
+            return executor(noise, *args, **kwargs)
+        finally:
+            guider.model_options = before
+
+    def predict_noise(executor, *args, **kwargs):
+        """Around each evaluation of the model by the sampler."""
+        guider = executor.class_obj
+        run = guider.model_options["transformer_options"].get(key)
+        if run is not None:
+            run.next_evaluation(guider.conds)
+        return executor(*args, **kwargs)
+
+    return {WrappersMP.OUTER_SAMPLE: outer_sample, WrappersMP.PREDICT_NOISE: predict_noise}
 
 
 class Window(NamedTuple):

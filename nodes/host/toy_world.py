@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ...p3s.arithmetic import few_threads
 from ...p3s.toyworld.codec import CHANNELS, Autoencoder
-from ...p3s.toyworld.models import PATCH
+from ...p3s.toyworld.models import PATCH, words
 from ...p3s.toyworld.scenes import SIDE, Scene, scene
 from ...p3s.toyworld.world import ToyWorld, load_world, picture_of
 
@@ -87,6 +87,11 @@ class Text:
         """CONDITIONING [1, 14, 64]. Raises ValueError, which lists the known words, for others."""
         return [[world().encode_text(tokens)[None], {"pooled_output": None}]]
 
+    def query(self, text: str) -> tuple[Tensor, slice | None]:
+        """For SSR Encode: tokens [1, 14, 64], and which of them are words."""
+        count = len(words(text))
+        return world().encode_text(text)[None], slice(0, count) if count else None
+
 
 class Vae:
     """A VAE between pictures [batch, height, width, 3] and latents [batch, 8, 12, 12]."""
@@ -103,6 +108,7 @@ class Vision:
     """A CLIP_VISION whose patches are a twelfth of the picture."""
 
     image_size = SIDE
+    image_mean = (0.5, 0.5, 0.5)
 
     def encode_image(self, image: Tensor, crop: object = True) -> dict[str, Tensor]:
         return {"last_hidden_state": self.encode_in_place(image)}
@@ -110,6 +116,10 @@ class Vision:
     def encode_in_place(self, image: Tensor) -> Tensor:
         """For ``clip_encoder_in_place``: this model never leaves the CPU."""
         return world().encode_clip(image.float().cpu())
+
+    def layer_outputs(self, picture: Tensor) -> Tensor:
+        """For SSR Encode: [batch, 3, 145, 96]."""
+        return world().encode_clip_layers(picture.float().cpu())
 
 
 def drawn(animal: str, number: int) -> Scene:

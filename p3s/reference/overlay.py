@@ -15,6 +15,8 @@ SUBJECT = (40, 130, 255)  # blue and orange stay apart for colour-blind eyes; ha
 REMOVED = (255, 120, 0)
 WHITE = (255, 255, 255)
 TINT = 0.35
+HEAT = 0.6
+LUMA = (0.299, 0.587, 0.114)  # of Rec. 601
 #: Evenly spaced colours of matplotlib's viridis, as in web/picker/colormap.js.
 VIRIDIS = (
     (68, 1, 84),
@@ -86,6 +88,13 @@ def reduced(picture: Tensor, side: int | None) -> Tensor:
 def heat_map(reference: Reference) -> Tensor:
     """The similarity map in :func:`viridis`."""
     return viridis(reference.similarity)
+
+
+def heat_over(photo: Tensor, levels: Tensor) -> Tensor:
+    """A map [H, W] of values from 0 on as :func:`viridis` over its photo [H, W, 3], which shows in grey. Returns
+    [H, W, 3], float32 on the CPU, values 0..1."""
+    grey = photo.detach().float().cpu().clamp(0, 1) @ torch.tensor(LUMA)
+    return HEAT * viridis(levels.cpu()) + (1 - HEAT) * grey[..., None]
 
 
 def viridis(levels: Tensor) -> Tensor:

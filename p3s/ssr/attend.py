@@ -5,9 +5,9 @@ A host that gives q and the text's attention before its output projection needs 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,13 +20,12 @@ from ..network.logit_bias import LogitBias
 from ..network.unet_config import Layer
 from ..sampling.ddim import Over
 from ..sampling.schedule import percent_of
-from ..settings import is_number
-from .embeds import WEIGHTINGS, SubjectEmbeds
+from ..settings import check, setting
+from .embeds import WEIGHTING, Joint, SubjectEmbeds
 from .layers import SubjectLayers
 
 #: softmax(q k^T / sqrt(d)) v of q, k, v [rows, tokens, channels] and the number of heads, [rows, tokens, channels]
 Attend = Callable[[Tensor, Tensor, Tensor, int], Tensor]
-LARGEST_STRENGTH = 10.0
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
@@ -139,32 +138,41 @@ def _selection(rows: list[int]) -> slice | list[int]:
 class AppliedSSR:
     """Subjects in a sampling run: when, where and how strongly they act.
 
-    ``strength`` s; the authors advise 0.5 to 0.8. ``guidance``: "both" lets the other rows of a batch read the
-    embedding of the zero picture, "conditional" leaves them alone. They act from ``start`` to ``end``, denoising
-    percents in 0..1. ``mask``: where in the generated image. ``layers`` multiplies the strength in single layers, 0 or
-    more. ``weighting``: see :meth:`SubjectEmbeds.joint`.
+    ``strength`` is s, ``start`` and ``end`` are denoising percents in 0..1. ``mask``: where in the generated image.
+    ``layers`` multiplies the strength in single layers, 0 or more.
 
-    Raises P3SError for other values.
+    Raises P3SError for a value out of its range.
     """
 
     embeds: SubjectEmbeds
-    strength: float = 0.65
-    guidance: str = "both"
-    start: float = 0.0
-    end: float = 1.0
+    strength: float = setting(
+        0.65,
+        "How strongly the subject acts; 0 is the plain model. The authors of SSR-Encoder advise 0.5 to 0.8: more "
+        "copies the layout of the photo, and the prompt has less say.",
+        low=0.0,
+        high=2.0,
+        step=0.01,
+    )
+    guidance: str = setting(
+        "both",
+        "both: the negative prompt's side of guidance sees the embedding of an empty picture, as the authors of "
+        "SSR-Encoder do. conditional: that side sees nothing.",
+        ("both", "conditional"),
+    )
+    start: float = setting(
+        0.0,
+        "The subject acts from this fraction of denoising on. A later start leaves the layout to the prompt.",
+        low=0.0,
+        high=1.0,
+        step=0.001,
+    )
+    end: float = setting(1.0, "The subject acts up to this fraction of denoising.", low=0.0, high=1.0, step=0.001)
     mask: EffectMask | None = None
     layers: Mapping[Layer, float] = field(default_factory=dict)
-    weighting: str = "embedding"
-
-    CHOICES: ClassVar[Mapping[str, tuple[str, ...]]] = {"guidance": ("both", "conditional"), "weighting": WEIGHTINGS}
+    weighting: str = setting(WEIGHTING.default, WEIGHTING.help, WEIGHTING.choices)
 
     def __post_init__(self) -> None:
-        for name, choices in self.CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise P3SError(f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}")
-        for name, high in (("strength", LARGEST_STRENGTH), ("start", 1.0), ("end", 1.0)):
-            if not is_number(getattr(self, name), 0, high):
-                raise P3SError(f"{name} must be a number in 0..{high:g}; got {getattr(self, name)!r}")
+        check(self)
         if self.start > self.end:
             raise P3SError(f"start ({self.start:g}) must not be greater than end ({self.end:g}): swap them")
 
@@ -184,14 +192,17 @@ class AppliedSSR:
 
 
 class SubjectRun:
-    """Applied subjects over one sampling run: K and V of every layer are computed once for a device and dtype."""
+    """Applied subjects over one sampling run: K and V of every layer are computed once for a device and dtype.
+    ``layers`` are those of the U-Net."""
 
     def __init__(self, applied: AppliedSSR, layers: SubjectLayers) -> None:
         self.applied = applied
-        self._layers = layers
+        self._projections = layers
+        self.layers = tuple(layers.index)
         self._joint = applied.embeds.joint(applied.weighting)
         self._kept: dict[tuple[Layer, torch.device, torch.dtype], tuple[KeysValues, KeysValues | None]] = {}
-        self._reach: dict[tuple[tuple[int, int], torch.device], tuple[Reach, ...]] = {}
+        self._reach: dict[Hashable, tuple[Reach, ...]] = {}
+        self._moved: dict[tuple[torch.device, torch.dtype], Joint] = {}
 
     def add(
         self,
@@ -202,16 +213,17 @@ class SubjectRun:
         grid: tuple[int, int],
         prompts: Sequence[bool],
         attend: Attend = attention,
+        images: tuple[int, ...] | None = None,
     ) -> Tensor:
-        """:func:`add_subject` in a layer; ``grid`` is (height, width) of the tokens. ``out`` itself where the subjects
-        do not act.
+        """:func:`add_subject` in a layer; ``grid`` is (height, width) of the tokens, ``images`` are the numbers of
+        those that the batch holds (None: all). ``out`` itself where the subjects do not act.
 
         Raises P3SError for an effect mask where the queries are not the tokens of the image.
         """
         factor = self.applied.factor(layer)
         if factor == 0 or self._joint is None:
             return out
-        reach = self._reach_on(grid, q.device)
+        reach = self._reach_on(grid, q.device, images)
         if reach is not EVERYWHERE and q.shape[1] != grid[0] * grid[1]:
             raise P3SError(
                 "the mask of Apply SSR does not work together with a node that merges or cuts the tokens of the "
@@ -222,19 +234,30 @@ class SubjectRun:
     def _keys_values(self, layer: Layer, q: Tensor) -> tuple[KeysValues, KeysValues | None]:
         key = layer, q.device, q.dtype
         if key not in self._kept:
-            assert self._joint is not None
-            c, for_values, unconditional = (t.to(q.device, q.dtype) for t in self._joint)
+            c, for_values, unconditional = self._joint_on(q.device, q.dtype)
             both = self.applied.guidance == "both"
             self._kept[key] = (
-                KeysValues(*self._layers.project(layer, c, for_values)),
-                KeysValues(*self._layers.project(layer, unconditional)) if both else None,
+                KeysValues(*self._projections.project(layer, c, for_values)),
+                KeysValues(*self._projections.project(layer, unconditional)) if both else None,
             )
         return self._kept[key]
 
-    def _reach_on(self, grid: tuple[int, int], device: torch.device) -> tuple[Reach, ...]:
-        key = grid, device
+    def _joint_on(self, device: torch.device, dtype: torch.dtype) -> Joint:
+        key = device, dtype
+        if key not in self._moved:
+            assert self._joint is not None
+            self._moved[key] = Joint(*(part.to(device, dtype) for part in self._joint))
+        return self._moved[key]
+
+    def _reach_on(
+        self, grid: tuple[int, int], device: torch.device, images: tuple[int, ...] | None
+    ) -> tuple[Reach, ...]:
+        mask = self.applied.mask
+        images = None if mask is None or mask.images == 1 else images
+        key = grid, device, images
         if key not in self._reach:
-            self._reach[key] = reach_of(self.applied.mask, grid, device)
+            chosen = mask if mask is None or images is None else mask.of(images)
+            self._reach[key] = reach_of(chosen, grid, device)
         return self._reach[key]
 
 

@@ -10,13 +10,24 @@ import torch
 from torch import Tensor
 
 from ..errors import FamilyError, MaskError, P3SError
-from ..settings import is_number
+from ..settings import Setting
 from .file import SSRModel
-from .query import View, focus_map, query_bias
+from .query import QuerySettings, View, focus_map, query_bias
 
 QUERY_TOKENS = 77  # of one text: what the aligner was trained on
-LARGEST_WEIGHT = 10.0
-WEIGHTINGS = ("embedding", "output")
+WEIGHT = Setting(
+    1.0,
+    "This subject's weight among several that are chained. 0 leaves it out.",
+    low=0.0,
+    high=5.0,
+    step=0.05,
+)
+WEIGHTING = Setting(
+    "embedding",
+    "What a subject's weight multiplies. embedding: what keys and values are made of, as the authors of SSR-Encoder "
+    "mean it. output: the values alone, so that a weight does not move the attention.",
+    ("embedding", "output"),
+)
 
 
 class Vision(NamedTuple):
@@ -27,16 +38,6 @@ class Vision(NamedTuple):
     size: int
     states: Callable[[Tensor], Tensor]
     zeros: Callable[[], Tensor]
-
-
-@dataclass(frozen=True)
-class QuerySettings:
-    """How a photo is read. ``framing``: see :class:`p3s.ssr.query.View`; ``mask_mode`` and ``focus``: see
-    :func:`p3s.ssr.query.query_bias`. They raise MaskError for other values."""
-
-    framing: str = "pad"
-    mask_mode: str = "soft"
-    focus: float = 1.0
 
 
 class Embed(NamedTuple):
@@ -62,7 +63,7 @@ class SubjectEmbeds:
     """Subjects that share one softmax, and the SSR-Encoder that made them, whose layers read them. Adding two chains
     them.
 
-    Raises P3SError for a weight outside 0..10.
+    Raises P3SError for a weight that ``WEIGHT`` does not allow.
     """
 
     subjects: tuple[Embed, ...]
@@ -70,8 +71,8 @@ class SubjectEmbeds:
 
     def __post_init__(self) -> None:
         for subject in self.subjects:
-            if not is_number(subject.weight, 0, LARGEST_WEIGHT):
-                raise P3SError(f"weight must be a number in 0..{LARGEST_WEIGHT:g}; got {subject.weight!r}")
+            if not WEIGHT.allows(subject.weight):
+                raise P3SError(f"weight must be {WEIGHT.expected}; got {subject.weight!r}")
 
     def __add__(self, more: SubjectEmbeds) -> SubjectEmbeds:
         if more.model.sha256 != self.model.sha256:
@@ -83,13 +84,10 @@ class SubjectEmbeds:
 
     # c = [w_1 c_1, w_2 c_2, ...],  c' = [c'_1, c'_2, ...]
     def joint(self, weighting: str = "embedding") -> Joint | None:
-        """The subjects with a weight above 0, one after the other; None where there are none.
-
-        ``weighting``: "embedding" multiplies what keys and values are made of, as the authors mean it; "output" the
-        values alone, so that a weight does not move the attention.
-        """
-        if weighting not in WEIGHTINGS:
-            raise P3SError(f"weighting must be one of {', '.join(WEIGHTINGS)}; got {weighting!r}")
+        """The subjects with a weight above 0, one after the other; None where there are none. ``weighting`` as
+        ``WEIGHTING`` says; P3SError for another one."""
+        if not WEIGHTING.allows(weighting):
+            raise P3SError(f"weighting must be {WEIGHTING.expected}; got {weighting!r}")
         present = [s for s in self.subjects if s.weight]
         if not present:
             return None

@@ -80,6 +80,19 @@ def load_ssr(aligner_file: str | os.PathLike[str], layers_file: str | os.PathLik
     return SSRModel(aligner, two.layers, _digest(one.aligner, two.layers, aligner.heads))
 
 
+def describe(model: SSRModel) -> str:
+    """A few lines about an SSR-Encoder, for people."""
+    aligner = model.aligner
+    sizes = [sum(t.numel() for t in half) for half in (aligner.state_dict().values(), model.layers.values())]
+    lines = [
+        f"Aligner: query {aligner.to_q.in_features} wide, vision {aligner.to_k.in_features} wide, {aligner.scales} "
+        f"scales, {aligner.heads} heads, {sizes[0]:,} parameters",
+        f"Subject layers: {len(model.layers) // 2} cross-attentions, {sizes[1]:,} parameters",
+        f"sha256: {model.sha256}",
+    ]
+    return "\n".join(lines)
+
+
 def save_ssr(model: SSRModel, path: str | os.PathLike[str], overwrite: bool = False) -> Path:
     """Write both halves to one safetensors file, all or nothing. Equal models give equal bytes.
 

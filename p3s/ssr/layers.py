@@ -55,9 +55,10 @@ class SubjectLayers(nn.Module):
         Raises FamilyError, with both families and the widths, where they do not fit each other.
         """
         check_layers(state, config)
-        layers = cls(config, operations, device="meta")
+        # Frozen first: tensors made in inference mode, as in a host, cannot be asked for gradients.
+        layers = cls(config, operations, device="meta").requires_grad_(False)
         layers.load_state_dict({key: tensor.to(dtype or tensor.dtype) for key, tensor in state.items()}, assign=True)
-        return layers.requires_grad_(False)
+        return layers
 
     # K = c W_K^S,  V = c W_V^S
     def project(self, layer: Layer, for_keys: Tensor, for_values: Tensor | None = None) -> tuple[Tensor, Tensor]:

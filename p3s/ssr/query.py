@@ -10,11 +10,39 @@ from torch import Tensor
 from ..errors import MaskError
 from ..image_files import in_range
 from ..reference.framing import Frame
+from ..settings import check, setting
 
-FRAMINGS = ("pad", "crop")
-MASK_MODES = ("soft", "strict")
-LARGEST_FOCUS = 10.0
 SAME_ASPECT = 0.02  # relative tolerance, as of an inpainted picture: many nodes round sizes to multiples of 8
+
+
+@dataclass(frozen=True)
+class QuerySettings:
+    """How a photo is read: ``framing`` of :class:`View`, ``mask_mode`` and ``focus`` of :func:`query_bias`. Raises
+    MaskError for other values."""
+
+    framing: str = setting(
+        "pad",
+        "What CLIP sees of a photo that is not square. pad: all of it. crop: the square in its middle, as the authors "
+        "of SSR-Encoder do.",
+        ("pad", "crop"),
+    )
+    mask_mode: str = setting(
+        "soft",
+        "What a mask does. soft: it draws the query's attention to the subject, by focus, as the authors do. strict: "
+        "nothing but the subject is seen, which tells similar subjects apart better.",
+        ("soft", "strict"),
+    )
+    focus: float = setting(
+        1.0,
+        "How much a soft mask draws the attention: 1 is a hint, 5 hides nearly all else. Not used in strict mode or "
+        "without a mask.",
+        low=0.0,
+        high=10.0,
+        step=0.1,
+    )
+
+    def __post_init__(self) -> None:
+        check(self, MaskError)
 
 
 @dataclass(frozen=True)
@@ -31,8 +59,7 @@ class View:
     frame: Frame = field(init=False)  # of what is shown
 
     def __post_init__(self) -> None:
-        if self.framing not in FRAMINGS:
-            raise MaskError(f"framing must be one of {', '.join(FRAMINGS)}, got {self.framing!r}.")
+        QuerySettings(framing=self.framing)
         frame = Frame(self.width, self.height)
         side = min(self.width, self.height)
         object.__setattr__(self, "frame", Frame(side, side) if self.framing == "crop" else frame)
@@ -127,10 +154,7 @@ def query_bias(valid: Tensor, shares: Tensor | None = None, focus: float = 1.0, 
     Raises:
         MaskError: an unknown mode, a focus outside its range, or a mask that is 0 all over the photo.
     """
-    if mode not in MASK_MODES:
-        raise MaskError(f"mask_mode must be one of {', '.join(MASK_MODES)}, got {mode!r}.")
-    if isinstance(focus, bool) or not isinstance(focus, (int, float)) or not 0 <= focus <= LARGEST_FOCUS:
-        raise MaskError(f"focus must be a number in 0..{LARGEST_FOCUS:g}, got {focus!r}.")
+    QuerySettings(mask_mode=mode, focus=focus)
     if shares is not None and (shares[valid] == 1).all():
         shares = None
     if shares is None:

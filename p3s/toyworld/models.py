@@ -52,17 +52,22 @@ def noise_schedule() -> NoiseSchedule:
 WORD_NUMBERS = {word: number for number, word in enumerate(vocabulary(), 1)}  # 0 fills up
 
 
+def words(text: str) -> list[str]:
+    """The words of a text."""
+    return text.lower().replace(",", " ").split()
+
+
 def tokenize(texts: Sequence[str]) -> Tensor:
     """Word numbers [batch, 14]; 0 after the end. Raises ValueError for an unknown word or too long a text."""
     rows = []
     for text in texts:
-        words = text.lower().replace(",", " ").split()
-        unknown = [word for word in words if word not in WORD_NUMBERS]
+        found = words(text)
+        unknown = [word for word in found if word not in WORD_NUMBERS]
         if unknown:
             raise ValueError(f"the toy world does not know {unknown[0]!r}; it knows: {', '.join(WORD_NUMBERS)}")
-        if len(words) > WORDS:
-            raise ValueError(f"at most {WORDS} words fit, {text!r} has {len(words)}")
-        rows.append([WORD_NUMBERS[word] for word in words] + [0] * (WORDS - len(words)))
+        if len(found) > WORDS:
+            raise ValueError(f"at most {WORDS} words fit, {text!r} has {len(found)}")
+        rows.append([WORD_NUMBERS[word] for word in found] + [0] * (WORDS - len(found)))
     return torch.tensor(rows)
 
 
@@ -107,13 +112,19 @@ class Clip(nn.Module):
         self.text_projection = nn.Linear(TEXT_DIM, CLIP_JOINT, bias=False)
         self.temperature = nn.Parameter(torch.tensor(2.5))
 
-    def hidden(self, pictures: Tensor) -> Tensor:
-        """The last hidden state [batch, 1 + 144, 96], without the final norm."""
+    def hidden_states(self, pictures: Tensor) -> list[Tensor]:
+        """The outputs of all layers, each [batch, 1 + 144, 96], without the final norm. A picture of 0.5 is zero."""
         x = self.patches(pictures.permute(0, 3, 1, 2) * 2 - 1).flatten(2).transpose(1, 2)
         x = torch.cat([self.class_token.expand(len(x), 1, -1), x], 1) + self.position
+        states = []
         for layer in self.layers:
             x = layer(x)
-        return x
+            states.append(x)
+        return states
+
+    def hidden(self, pictures: Tensor) -> Tensor:
+        """The last hidden state [batch, 1 + 144, 96], without the final norm."""
+        return self.hidden_states(pictures)[-1]
 
     def image_embedding(self, hidden: Tensor) -> Tensor:
         """Unit vectors [batch, 48] from the last hidden state."""

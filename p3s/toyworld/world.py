@@ -59,6 +59,11 @@ class ToyWorld:
         """CLIP's last hidden state [batch, 145, 96] of pictures [batch, 48, 48, 3], as ``make_reference`` needs it."""
         return self.clip.hidden(pictures)
 
+    @torch.no_grad()
+    def encode_clip_layers(self, pictures: Tensor) -> Tensor:
+        """The outputs of all of CLIP's layers, [batch, 3, 145, 96]."""
+        return torch.stack(self.clip.hidden_states(pictures), 1)
+
     def reference(self, picture: Tensor, points: PointSet, settings: MaskSettings = MASKS) -> Reference:
         """``make_reference`` with this world's CLIP."""
         return make_reference(picture, points, self.encode_clip, settings, image_size=SIDE)

@@ -1,4 +1,4 @@
-"""What Apply P3S is tested with, and the page docs/chaining.md that says how it went.
+"""What Apply P3S and Apply SSR are tested with, and the page docs/chaining.md that says how it went.
 
     python tests/host/chaining.py      write the page from the results of the last runs of test_chaining.py
 
@@ -21,7 +21,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "chaining.md"
 BOTH = ("before", "after")
 ALONE = ("",)
 INTRODUCTION = """\
-# What Apply P3S works with
+# What Apply P3S and Apply SSR work with
 
 Written by `python tests/host/chaining.py` from the results of `tests/host/test_chaining.py`, which runs every case in
 ComfyUI's own process on small random models: do not edit by hand. *Works* means: both the subject and the other node
@@ -29,7 +29,8 @@ change the picture, and it is, within 0.2 % of its size, the one that the paper'
 they are written out for every row of every call, with nothing shared, kept or left out
 (`tests/host/inside_literal.py`), or the one of another way to the same picture that the last column names. *Refused*
 means: a message that says what to do, before the first step or in it. The order is that of the MODEL wire, *before* or
-*after* Apply P3S.
+*after* Apply P3S. Under *Apply SSR* the same is said of that node, whose equations are written out in
+`tests/host/inside_ssr_subjects.py`.
 """
 
 
@@ -59,7 +60,9 @@ MODEL = "Other nodes on the MODEL wire"
 PROMPT = "Conditioning"
 SAMPLING = "Sampling"
 TOKENS = "the mask of Apply P3S does not work together with nodes that merge or cut the tokens"
+SSR = "Apply SSR"
 PARTS = "the mask of Apply P3S does not work together with nodes that sample the image in parts"
+SSR_PARTS = PARTS.replace("Apply P3S", SSR)
 TILED = "ComfyUI-TiledDiffusion"
 FRAMES = {"peer": "ComfyUI-AnimateDiff-Evolved", "minimum": "0.33.0", "section": "AnimateDiff"}
 STILL = "a motion module of zeros gives the images without it"
@@ -185,6 +188,55 @@ CASES: dict[str, Case] = {
         expected="Apply P3S does not work with several GPUs",
         section=SAMPLING,
     ),
+    "ssr-lora": Case("LoRA", BOTH, section=SSR),
+    "ssr-freeu": Case("FreeU", BOTH, section=SSR),
+    "ssr-hypertile": Case("HyperTile", BOTH, section=SSR),
+    "ssr-hypertile-with-mask": Case("HyperTile, with a mask on Apply SSR", BOTH, section=SSR),
+    "ssr-tome": Case("Token merging (ToMe)", BOTH, section=SSR),
+    "ssr-tome-with-mask": Case("Token merging (ToMe), with a mask on Apply SSR", BOTH, section=SSR),
+    "ssr-deepshrink": Case("PatchModelAddDownscale (DeepShrink)", BOTH, section=SSR),
+    "ssr-pag": Case("Perturbed-Attention Guidance", BOTH, section=SSR),
+    "ssr-nag": Case("NAGuidance", BOTH, minimum="0.33.0", section=SSR),
+    "ssr-ipadapter": Case("IPAdapter Plus", BOTH, peer="ComfyUI_IPAdapter_plus", section=SSR),
+    "ssr-attention-couple": Case("Attention Couple (cgem156)", BOTH, peer="cgem156-ComfyUI", section=SSR),
+    "ssr-attention-couple-ppm": Case("Attention Couple (PPM)", BOTH, peer="ComfyUI-ppm", section=SSR),
+    "ssr-tiled": Case("Tiled Diffusion", BOTH, "each tile sees the whole subject", peer=TILED, section=SSR),
+    "ssr-tiled-with-mask": Case(
+        "Tiled Diffusion, with a mask on Apply SSR", BOTH, "remove either", SSR_PARTS, TILED, section=SSR
+    ),
+    "ssr-p3s": Case("Apply P3S", BOTH, section=SSR),
+    "ssr-p3s-conditional": Case("Apply P3S, with guidance conditional", BOTH, section=SSR),
+    "ssr-second": Case("a second Apply SSR", BOTH, section=SSR),
+    "ssr-context-windows": Case(
+        "Context Windows (Manual)", BOTH, "over the images of a batch: the picture without it", section=SSR
+    ),
+    "ssr-context-windows-masks": Case(
+        "Context Windows (Manual), with a mask for each image",
+        BOTH,
+        "over the images of a batch: the picture without it",
+        section=SSR,
+    ),
+    "ssr-animatediff": Case("AnimateDiff-Evolved", BOTH, **{**FRAMES, "section": SSR}),
+    "ssr-animatediff-windows": Case("AnimateDiff-Evolved, sliding windows", BOTH, **{**FRAMES, "section": SSR}),
+    "ssr-controlnet": Case("ControlNet", section=SSR),
+    "ssr-reference-controlnet": Case(
+        "Advanced-ControlNet: Reference ControlNet", section=SSR, peer="ComfyUI-Advanced-ControlNet"
+    ),
+    "ssr-area": Case("Conditioning (Set Area)", note="each crop sees the whole subject", section=SSR),
+    "ssr-area-with-mask": Case(
+        "Conditioning (Set Area), with a mask on Apply SSR",
+        note="use Conditioning (Set Mask)",
+        expected="the mask of Apply SSR does not work together with Conditioning (Set Area)",
+        section=SSR,
+    ),
+    "ssr-mask": Case("Conditioning (Set Mask)", section=SSR),
+    "ssr-hook-lora": Case("Create Hook LoRA", section=SSR),
+    "ssr-long-prompt": Case("prompts of more than 77 tokens", section=SSR),
+    "ssr-unequal-prompts": Case("prompts of unequal length", section=SSR),
+    "ssr-no-guidance": Case("cfg 1", section=SSR),
+    "ssr-guiders": Case("SamplerCustomAdvanced: Basic, Dual CFG and Perp-Neg Guider", section=SSR),
+    "ssr-split-batch": Case("batches that the host splits to save memory", note="equal to one batch", section=SSR),
+    "ssr-noise-mask": Case("inpainting by a noise mask", section=SSR),
 }
 
 
@@ -195,7 +247,8 @@ AT_ONCE = 14
 def groups() -> dict[str, tuple[str, ...]]:
     """The cases by the process that they run in."""
     found: dict[str, list[str]] = {}
-    sections = ((MODEL, "model"), (FRAMES["section"], "animatediff"), (PROMPT, "prompt"), (SAMPLING, "sampling"))
+    labels = ("model", "animatediff", "prompt", "sampling", "ssr")
+    sections = zip((MODEL, FRAMES["section"], PROMPT, SAMPLING, SSR), labels, strict=True)
     for section, label in sections:
         names = [name for name, case in CASES.items() if case.section == section]
         for start in range(0, len(names), AT_ONCE):

@@ -6,8 +6,8 @@ the same picture, and where both the subject and the other node change them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cache, partial
 from typing import Any
 from unittest import mock
@@ -22,6 +22,8 @@ from comfyui_p3s.p3s.sampling.settings import SamplingSettings
 from inside_animatediff import OWN as WITH_ANIMATEDIFF
 from inside_literal import Literal, literal
 from inside_peers import adaptive, load_nodes, node
+from inside_ssr_chaining import PREFIX, SSRChain
+from inside_ssr_chaining import run_case as run_ssr_case
 from inside_subjects import apply, conditioning, difference, draw, inputs, load, sample, subject_for
 from inside_verdicts import CONDITIONAL, HALF, REUSED, SEEN, STEPS, Chain, same
 
@@ -159,20 +161,25 @@ def advanced(chain: Chain) -> str:
     return same(parts, part(applied, nothing, 0, 4), part(chain.model, nothing, 0, 4))
 
 
-def split_batch(chain: Chain) -> str:
-    """The host runs the branches of the guidance apart when it believes that memory is short."""
-    applied = chain.ours(chain.model)
-    together = sample(applied)
+@contextmanager
+def without_memory(model: Any) -> Iterator[None]:
+    """The host runs the branches of the guidance apart, as it believes that memory is short."""
 
     def full(*args: Any, torch_free_too: bool = False) -> Any:
         return (2**20, 2**20) if torch_free_too or True in args else 2**20
 
     with ExitStack() as stack:
-        for owner in (comfy.model_management, type(chain.model)):
+        for owner in (comfy.model_management, type(model)):
             if hasattr(owner, "get_free_memory"):
                 stack.enter_context(mock.patch.object(owner, "get_free_memory", full))
+        yield
+
+
+def split_batch(chain: Any) -> str:
+    applied, plain = chain.ours(chain.model), sample(chain.model)
+    with without_memory(chain.model):
         apart = sample(applied)
-    return same(apart, together, chain.image(False))
+    return same(apart, sample(applied), plain)
 
 
 def batch(chain: Chain) -> str:
@@ -286,10 +293,16 @@ def run_case(chain: Chain, name: str, order: str) -> str:
 
 def main(arguments: dict[str, Any]) -> dict[str, dict[str, str]]:
     load_nodes(arguments["peers"])
-    chain_of = cache(partial(Chain, arguments))
+    chain_of, ssr_of = cache(partial(Chain, arguments)), cache(partial(SSRChain, arguments))
     found: dict[str, dict[str, str]] = {}
     for name, orders in arguments["cases"].items():
-        chain = chain_of(PRESETS.get(name.removesuffix("-with-mask"), "micro"))
-        found[name] = {order: told(partial(run_case, chain, name, order)) for order in orders}
+        case = name.removeprefix(PREFIX)
+        preset = PRESETS.get(case.removesuffix("-with-mask"), "micro")
+        run: Callable[[str], str] = partial(run_case, chain_of(preset), name)
+        if case == "split-batch" and case != name:
+            run = partial(lambda chain, _: split_batch(chain), ssr_of(preset))
+        elif case != name:
+            run = partial(run_ssr_case, ssr_of(preset), case)
+        found[name] = {order: told(partial(run, order)) for order in orders}
         print(name, found[name], flush=True)
     return found

@@ -102,7 +102,7 @@ def network_facts(model: Any) -> dict[str, Any]:
     }.items():
         subject = Embed(draw(1, 30, 768, seed=7), draw(1, 30, 768, seed=8))
         embeds = SubjectEmbeds((subject,), encoder)
-        applied = AppliedSSR(embeds, **{"strength": 3.0, **options})
+        applied = AppliedSSR(embeds, **{"strength": 2.0, **options})
         prompts = [False, True]
         found = model.model.diffusion_model(
             x, t, context, transformer_options=with_runs({}, config.layers(), [SubjectRun(applied, hosted)], prompts)

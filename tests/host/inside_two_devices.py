@@ -26,6 +26,7 @@ from comfyui_p3s.p3s.training.examples import Example
 from comfyui_p3s.p3s.training.key import TrainingInputs
 from comfyui_p3s.p3s.training.settings import TrainSettings
 from comfyui_p3s.p3s.training.state import Checkpoints
+from inside_ssr_subjects import apply_ssr, embeds_of, encoder_for
 from inside_subjects import apply, difference, draw, load, sample, subject_for
 
 sys.path.append(str(Path(__file__).parents[1] / "tools"))
@@ -72,6 +73,7 @@ def pretended_machine(free: int = 40 * GIB) -> Iterator[PretendGPU]:
 def images(model: Any) -> dict[str, Callable[[], torch.Tensor]]:
     """What is sampled, by name."""
     one, two = subject_for(model, 1), subject_for(model, 2)
+    ssr = embeds_of(encoder_for(model), 1)
     applied = {
         "plain": model,
         "subject": apply(model, one),
@@ -88,6 +90,8 @@ def images(model: Any) -> dict[str, Callable[[], torch.Tensor]]:
         ),
         "low rank": apply(model, subject_for(model, 3, kind="lora")),
         "learned": apply(model, subject_for(model, 4, weight="learned"), schedule=Schedule("learned")),
+        "SSR-Encoder": apply_ssr(model, ssr, 2.0),
+        "SSR-Encoder, masked, in a window": apply_ssr(model, ssr, 2.0, mask=LEFT, end=0.6, guidance="conditional"),
     }
     return {name: partial(sample, patched) for name, patched in applied.items()}
 

@@ -44,7 +44,9 @@ def said(node: Any, name: str, value: Any) -> str:
     """The error of a node that is run with a value for one input, its widgets' defaults, and no wires: those are missed
     only after the values are looked at."""
     schema = node.define_schema()
-    given = {e.id: e.default for e in schema.inputs if getattr(e, "default", None) is not None} | {name: value}
+    given = {e.id: e.default for e in schema.inputs if getattr(e, "default", None) is not None}
+    given |= {e.id: "no file" for e in schema.inputs if isinstance(e, io.Combo.Input) and e.default is None}
+    given[name] = value
     try:
         node.EXECUTE_NORMALIZED(**{name: [value] if schema.is_input_list else value for name, value in given.items()})
     except P3SError as error:
@@ -63,7 +65,7 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
             where = f"{schema.node_id}.{entry.id}"
             if isinstance(entry, io.WidgetInput) and not entry.force_input:
                 wrong += [(where, entry.id, shown(value), said(node, entry.id, value)) for value in wrong_values(entry)]
-                if entry.id not in ("image", "subject_file"):  # their choices are files
+                if entry.id not in ("image", "subject_file", "aligner_file", "layers_file"):  # their choices are files
                     right += [(where, shown(v)) for v in limits(entry) if input_checks.widget_value(entry, v) != v]
             elif not entry.optional:
                 wires += [(where, entry.id, shown(value), said(node, entry.id, value)) for value in (None, 7)]

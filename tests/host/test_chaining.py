@@ -1,4 +1,4 @@
-"""Apply P3S with other nodes and ways of sampling, on every host; ``chaining.py`` writes a page from the results."""
+"""Apply P3S and Apply SSR with other nodes and ways of sampling, on every host; ``chaining.py`` writes a page of it."""
 
 from __future__ import annotations
 

@@ -15,11 +15,14 @@ from p3s.sampling.layer_strengths import LAYER_STRENGTHS
 from p3s.sampling.schedule import Schedule
 from p3s.sampling.settings import SamplingSettings
 from p3s.settings import Setting, settings_of
+from p3s.ssr.attend import AppliedSSR
+from p3s.ssr.embeds import WEIGHT
+from p3s.ssr.query import QuerySettings
 from p3s.subject.file import REFERENCE_INDEX
 from p3s.subject.info import IDENTIFIER, LICENCE
 from p3s.training.settings import RESOLUTION, TrainSettings
 
-TRAIN, SCHEDULE = settings_of(TrainSettings), settings_of(Schedule)
+TRAIN, SCHEDULE, SSR = settings_of(TrainSettings), settings_of(Schedule), settings_of(AppliedSSR)
 #: node -> its inputs that are settings. The command line alone has the first two names left out here.
 NODES: dict[str, dict[str, Setting]] = {
     "P3S_Train": {
@@ -39,6 +42,15 @@ NODES: dict[str, dict[str, Setting]] = {
         "reference_index": REFERENCE_INDEX,
         "mask": EFFECT_MASK,
         "mode": MODE,
+        "layer_strengths": LAYER_STRENGTHS,
+    },
+    "P3S_SSREncode": {**settings_of(QuerySettings), "weight": WEIGHT},
+    "P3S_ApplySSR": {
+        "strength": SSR["strength"],
+        "start_percent": SSR["start"],
+        "end_percent": SSR["end"],
+        "guidance": SSR["guidance"],
+        "mask": EFFECT_MASK,
         "layer_strengths": LAYER_STRENGTHS,
     },
 }

@@ -26,7 +26,7 @@ def facts(inside: Inside, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def test_images_are_the_cpus(facts: Any) -> None:
     found = facts["sampling"]
-    assert len(found) == 9
+    assert len(found) == 11
     assert all(error < 1e-3 for error in found.values()), found
 
 

@@ -24,9 +24,9 @@ def test_every_widget_of_every_node_refuses_what_it_could_not_hold(facts: dict[s
     assert len(facts["wrong"]) > 400
     # Nothing is expected of the name of a file but that there is one.
     expected = r"must be (one of .+|(a|a whole) number in \S+\.\.\S+|true or false|text( that a file can hold.*)?); got"
-    files = r"The (image|subject) file .* is not in|Choose or upload an image"
+    files = r"The (image|subject|SSR-Encoder) file .* is not in|Choose or upload an image"
     for where, name, value, said in facts["wrong"]:
-        if where in ("P3S_PointPicker.image", "P3S_LoadSubject.subject_file"):
+        if name in ("image", "subject_file", "aligner_file", "layers_file"):
             assert re.match(files, said), (where, value, said)
         else:
             assert re.match(rf"{name} {expected}", said), (where, value, said)
@@ -38,10 +38,12 @@ def test_the_limits_themselves_are_taken(facts: dict[str, Any]) -> None:
 
 
 def test_a_wire_that_carries_nothing_is_named(facts: dict[str, Any]) -> None:
-    ours = ("P3S_Apply.subject", "P3S_Train.reference", "P3S_SaveSubject.subject")
+    ours = ("P3S_Apply.subject", "P3S_Train.reference", "P3S_SaveSubject.subject", "P3S_SSREncode.ssr")
+    ours += ("P3S_ApplySSR.embeds",)
     for where, name, value, said in facts["wires"]:
         if where in ours:
-            assert re.match(rf"{name} must come from (Train P3S|RNGR Mask).*; got {value}$", said), (where, said)
+            sources = "Train P3S|RNGR Mask|Load SSR-Encoder|SSR Encode"
+            assert re.match(rf"{name} must come from ({sources}).*; got {value}$", said), (where, said)
         elif where in ("P3S_RNGRMask.image", "P3S_RNGRMask.points"):
             continue  # several kinds: see test_pictures.py and test_points.py
         elif value == "None":
