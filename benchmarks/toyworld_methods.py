@@ -48,7 +48,7 @@ BASE: dict[str, Any] = {
     **TrainSettings.ADDED,
 }
 #: Learning rates that were best of four or more on references that are in no table (README.md).
-RATE, DREAMBOOTH_RATE, LORA_RATE = 4e-4, 1e-4, 1e-3
+RATE, DREAMBOOTH_RATE, LORA_RATE = 4e-4, 5e-5, 1e-3
 RANK = CopySettings().rank
 SHIPPED = TrainSettings()
 SHIPPED_STEPS = 2 * SHIPPED.epochs
