@@ -122,7 +122,7 @@ METHODS: dict[str, Method] = {
 }
 
 TABLES: dict[str, tuple[str, ...]] = {
-    "main": ("p3s", "p3s-exact", "p3s-fast", "no-rngr", "dreambooth-rngr", "lora-rngr", "reference-only", "plain"),
+    "main": ("p3s", "p3s-exact", "no-rngr", "dreambooth-rngr", "lora-rngr", "reference-only", "plain"),
     "shipped": ("p3s", "p3s-shipped"),
     "twice": ("p3s", "dreambooth-rngr-x2", "lora-rngr-x2"),
     "photo": ("p3s", "no-rngr", "dreambooth", "lora"),

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from benchmarks import flops, toyworld, training
-from benchmarks.toyworld_metrics import interval
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGE = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
 EARLIER_PAGE = (ROOT / "benchmarks" / "toyworld-2026-11-21.md").read_text(encoding="utf-8")
+RIVALS = ("dreambooth-rngr", "lora-rngr")
 #: Tables of the toy world: the page, the results and the tables' names.
 TOY_TABLES = (
     (PAGE, "toyworld.jsonl", ("main", "weight")),
@@ -51,30 +51,32 @@ def training_rows() -> dict[tuple[str, int], dict[str, Any]]:
 # README
 
 
-def toy_rows(method: str, key: str) -> tuple[list[float], list[int]]:
-    rows = map(json.loads, (RESULTS / "toyworld.jsonl").read_text().splitlines())
-    chosen = [row for row in rows if row["method"] == method and row["reference"] < 20]
-    return [v for row in chosen for v in row[key]], [row["reference"] for row in chosen for _ in row[key]]
-
-
 def test_what_the_toy_world_says_of_selection() -> None:
+    """README's sentence against the table `main`, whose cells are those of the results (below)."""
     found = re.search(
-        r"appears in (\d+) % of the pictures \[(\d+), (\d+)\]; without the removal step in (\d+) %, with DreamBooth in "
-        r"(\d+) % and with a LoRA in (\d+) % \(50 % is chance; both of its colours are exactly right in (\d+) %\)",
+        r"come out right in (\d+) % of the pictures \(95 % interval (\d+) to (\d+); (\d+) photos\), and class and "
+        r"background of the prompt in (\d+) %\. .* DreamBooth has (\d+) % and (\d+) %, a LoRA (\d+) % and (\d+) %; the "
+        r"plain model, which never saw the photo, (\d+) %\. .* in (\d+) % of P3S's pictures, and in (\d+) % of the plain",
         README,
     )
     assert found is not None
+    section = PAGE.split("### `main`:")[1].split("\n### ")[0]
+    header = cells(section, "method |")
 
-    def share(method: str, key: str = "preferred") -> int:
-        values, _ = toy_rows(method, key)
-        return percent(sum(values) / len(values))
+    def percent(method: str, column: str) -> list[int]:
+        return [round(100 * number) for number in numbers(cells(section, f"{method} |")[header.index(column)])]
 
-    def percent(share: float) -> int:
-        return round(100 * float(f"{share:.2f}"))  # as the table prints it
-
-    bounds = [percent(bound) for bound in interval(*toy_rows("p3s", "preferred"))]
-    methods = [share(name) for name in ("no-rngr", "dreambooth", "lora")]
-    assert [int(number) for number in found.groups()] == [share("p3s"), *bounds, *methods, share("p3s", "selection")]
+    rivals = [percent(name, column)[0] for name in RIVALS for column in ("selection", "prompt")]
+    expected = [
+        *percent("p3s", "selection"),
+        int(re.findall(r"(\d+) references; every row", section)[0]),
+        percent("p3s", "prompt")[0],
+        *rivals,
+        percent("plain", "selection")[0],
+        percent("p3s", "preferred")[0],
+        percent("plain", "preferred")[0],
+    ]
+    assert [int(number) for number in found.groups()] == expected
 
 
 @pytest.mark.parametrize(
@@ -193,7 +195,9 @@ def test_sizes_of_files_in_the_text() -> None:
 # benchmarks/README.md
 
 
-@pytest.mark.parametrize(("page", "file", "name"), [(p, f, name) for p, f, names in TOY_TABLES for name in names])
+@pytest.mark.parametrize(
+    ("page", "file", "name"), [pytest.param(p, f, name, id=name) for p, f, names in TOY_TABLES for name in names]
+)
 def test_a_table_of_the_toy_world(
     page: str, file: str, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -208,10 +212,11 @@ def test_the_figures_that_decided_defaults() -> None:
     """docs/method.md quotes *selection* from the tables."""
     page = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
     rows = [line for line in page.splitlines() if "table `" in line]
-    assert len(rows) == 3
+    assert len(rows) == 4
     for line in rows:
         (name,) = re.findall(r"table `(\w+)`", line)
-        table = EARLIER_PAGE.split(f"## `{name}`:")[1].split("\n## ")[0]
+        text = next(page for page, _, names in TOY_TABLES if name in names)
+        table = re.split(r"\n##+ ", re.split(rf"\n##+ `{name}`:", text)[1])[0]
         said = dict(re.findall(r"`([\w-]+)` (0\.\d\d)", line))
         said["p3s"] = re.findall(r"\*selection\* (0\.\d\d);", line)[0]
         assert len(said) > 1

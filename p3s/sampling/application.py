@@ -20,9 +20,8 @@ from .settings import EXACT, MODES, SamplingSettings
 MODE = Setting(
     "standard",
     "standard: applies the subject to the prompt only, at 0.8 of its weight, until 0.8 of denoising; 1.3 times the "
-    "work of the plain model. exact: the paper's reading, on both sides of guidance until the end; 1.8 times. fast: to "
-    "the prompt only, until 0.8 of denoising, with the subject network run at every third evaluation of the model; 1.2 "
-    "times.",
+    "work of the plain model. exact: the paper's reading, on both sides of guidance until the end; 1.8 times. fast: as "
+    "standard, with the subject network run at every third evaluation of the model; 1.2 times.",
     tuple(MODES),
 )
 EFFECT_MASK = Setting(

@@ -65,7 +65,7 @@ EXACT = SamplingSettings()
 STANDARD = SamplingSettings(branches="conditional", end=0.8, gain=0.8)
 #: Less work than a ControlNet. What it costs in the toy world, and what it would without the early end, is in
 #: benchmarks/README.md, "What a faster step costs".
-FAST = SamplingSettings(branches="conditional", reuse=3, end=0.8)
+FAST = replace(STANDARD, reuse=3)
 MODES = {"standard": STANDARD, "exact": EXACT, "fast": FAST}
 
 

@@ -196,14 +196,15 @@ def pictures() -> dict[str, dict[str, float]]:
         ("strength", {"strength": 0.4}),
         ("mask", {"mask": left}),
         ("layers", {"layer_strengths": "input: 0.5, middle: 0"}),
-        ("conditional", {"branches": "conditional"}),
+        ("exact", {"mode": "exact"}),
+        ("conditional", {"mode": "exact", "branches": "conditional"}),
         ("fast", {"mode": "fast"}),
         ("all", {"strength": 1.5, "mask": left, "layer_strengths": "output: 0.5", "mode": "fast"}),
         ("off", {"strength": 0.0}),
         ("weight on attention", {"strength": 0.4, "weight_on": "attention"}),
         ("isolated", {"mask": left, "isolate": 0.5}),
     ):
-        given = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0, "guidance": "both"}
+        given = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0, "guidance": "both", "mode": "standard"}
         given |= {"guidance" if key == "branches" else key: value for key, value in values.items()}
         given = [given, given | {"mask": 1 - left}] if name == "isolated" else [given]
         patched, applied = model, []

@@ -17,7 +17,7 @@ def facts(inside: Inside) -> Any:
 
 def test_pictures_are_those_of_the_equations_as_they_are_written(facts: Any) -> None:
     found = facts["pictures"]
-    assert len(found) == 16
+    assert len(found) == 17
     assert all(of["effect"] > 0.05 for of in found.values()), found
     assert all(of["error"] < 2e-3 for of in found.values()), found
 

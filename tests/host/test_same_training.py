@@ -35,7 +35,7 @@ def test_node_and_library_give_the_same_pictures(facts: Any) -> None:
     """With strength, mask, strengths of layers, branches of the guidance, faster, weighed on attention, and two kept
     apart."""
     found = facts["pictures"]
-    assert len(found) == 11
+    assert len(found) == 12
     assert found.pop("off")["effect"] == 0
     for name, of in found.items():
         assert of["error"] < 2e-3 < 0.02 < of["effect"], (name, of)
