@@ -56,7 +56,8 @@ def test_what_the_toy_world_says_of_selection() -> None:
     found = re.search(
         r"come out right in (\d+) % of the pictures \(95 % interval (\d+) to (\d+); (\d+) photos\), and class and "
         r"background of the prompt in (\d+) %\. .* DreamBooth has (\d+) % and (\d+) %, a LoRA (\d+) % and (\d+) %; the "
-        r"plain model, which never saw the photo, (\d+) %\. .* in (\d+) % of P3S's pictures, and in (\d+) % of the plain",
+        r"plain model, which never saw the photo, (\d+) %\. .* "
+        r"in (\d+) % of P3S's pictures, and in (\d+) % of the plain",
         README,
     )
     assert found is not None
