@@ -47,7 +47,7 @@ BASE: dict[str, Any] = {
     "prompt_dropout": 0.1,
     **TrainSettings.ADDED,
 }
-#: Learning rates that were best of four or more on references that are in no table (README.md).
+#: Learning rates, chosen among four or five on references that are in no table (README.md says how).
 RATE, DREAMBOOTH_RATE, LORA_RATE = 4e-4, 5e-5, 1e-3
 RANK = CopySettings().rank
 SHIPPED = TrainSettings()

@@ -40,7 +40,7 @@ COUNTED = ("selection", "preferred", "prompt", "one")
 WAYS: dict[str, dict[str, Any]] = {
     "exact": {},
     "standard": asdict(STANDARD),
-    "standard, gain 0.6": asdict(STANDARD) | {"gain": 0.6},
+    "standard, gain 0.7": asdict(STANDARD) | {"gain": 0.7},
     "conditional half": {"branches": "conditional"},
     "reuse 2": {"branches": "conditional", "reuse": 2},
     "reuse 3": {"branches": "conditional", "reuse": 3},

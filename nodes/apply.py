@@ -11,7 +11,7 @@ from torch import Tensor
 from ..p3s.errors import P3SError
 from ..p3s.network.copy_settings import CopySettings
 from ..p3s.sampling.application import EFFECT_MASK, MODE, Application, application
-from ..p3s.sampling.layer_strengths import LAYER_STRENGTHS, parse_layer_strengths
+from ..p3s.sampling.layer_strengths import LAYER_STRENGTHS
 from ..p3s.sampling.schedule import Schedule as WeightCurve
 from ..p3s.sampling.settings import SamplingSettings, default_schedule
 from ..p3s.settings import settings_of
@@ -19,7 +19,7 @@ from ..p3s.subject.file import REFERENCE_INDEX
 from ..p3s.subject.file import Subject as TrainedSubject
 from .host.apply_subject import apply_subject
 from .host.base_model import unet_config
-from .input_checks import checked
+from .input_checks import checked, layer_strengths_fit
 from .masks import effect_mask
 from .wire_types import Schedule, Subject, build, input_of
 
@@ -71,11 +71,7 @@ class Apply(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, layer_strengths=None) -> bool | str:
         # The host shows this message beside every input named here, so only one is; execute checks the rest.
-        try:
-            parse_layer_strengths(layer_strengths or "")  # None: comes from another node
-        except P3SError as error:
-            return str(error)
-        return True
+        return layer_strengths_fit(layer_strengths)
 
     @classmethod
     @checked

@@ -14,6 +14,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..p3s.errors import P3SError, shown
+from ..p3s.sampling.layer_strengths import parse_layer_strengths
 from ..p3s.sampling.schedule import Schedule as WeightCurve
 from ..p3s.ssr.embeds import SubjectEmbeds
 from ..p3s.ssr.file import SSRModel as SSREncoder
@@ -110,6 +111,15 @@ def _check_text(name: str, value: Any) -> None:
         value.encode()
     except UnicodeEncodeError:
         raise P3SError(f"{name} must be text that a file can hold: type it again; got {shown(value)}") from None
+
+
+def layer_strengths_fit(text: str | None) -> bool | str:
+    """For ``validate_inputs``: True, or what is wrong with the text of layer strengths; None comes over a wire."""
+    try:
+        parse_layer_strengths(text or "")
+    except P3SError as error:
+        return str(error)
+    return True
 
 
 def only(name: str, values: Any) -> Any:

@@ -16,7 +16,7 @@ from ..p3s.ssr.attend import AppliedSSR
 from ..p3s.ssr.embeds import SubjectEmbeds
 from .host.base_model import unet_config
 from .host.ssr import apply_ssr
-from .input_checks import checked
+from .input_checks import checked, layer_strengths_fit
 from .masks import effect_mask
 from .wire_types import SSREmbeds, build, input_of
 
@@ -54,11 +54,7 @@ class ApplySSR(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, layer_strengths=None) -> bool | str:
         # The host shows this message beside every input named here, so only one is; execute checks the rest.
-        try:
-            parse_layer_strengths(layer_strengths or "")  # None: comes from another node
-        except P3SError as error:
-            return str(error)
-        return True
+        return layer_strengths_fit(layer_strengths)
 
     @classmethod
     @checked

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from counted_runs import Watch, counted
 from PIL import Image
 from real_models import SIDE, write_real_models
 
@@ -184,36 +185,8 @@ def test_the_alpha_of_low_rank_changes_is_not_that_of_the_schedule(given: list[s
 # going on
 
 
-class Watch:
-    """Counts trainings and sampled pictures, and stops the run after some pictures."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, stop_after: int = 10**9) -> None:
-        self.trained, self.sampled, self.prompts = 0, 0, list[str]()
-        train, sample = protocol.train_subject, StableDiffusion.sample
-
-        def counted_train(*args: Any, **kwargs: Any) -> Any:
-            self.trained += 1
-            return train(*args, **kwargs)
-
-        def counted_sample(models: StableDiffusion, prompt: str, seeds: list[int], *args: Any) -> Any:
-            if self.sampled >= stop_after:
-                raise KeyboardInterrupt
-            self.sampled += len(seeds)
-            self.prompts.append(prompt)
-            return sample(models, prompt, seeds, *args)
-
-        monkeypatch.setattr(protocol, "train_subject", counted_train)
-        monkeypatch.setattr(StableDiffusion, "sample", counted_sample)
-
-
 def run(given: list[str], out: Path, stop_after: int = 10**9) -> Watch:
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        watch = Watch(monkeypatch, stop_after)
-        try:
-            assert main([*given, f"--out={out}"]) == 0
-        except KeyboardInterrupt:
-            assert watch.sampled == stop_after
-        return watch
+    return counted(main, given, out, stop_after)
 
 
 def test_a_killed_run_goes_on_where_it_was(given: list[str], finished: Path, tmp_path: Path) -> None:

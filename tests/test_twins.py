@@ -4,36 +4,32 @@ DREAMBENCH_PATH names a folder of DreamBench, whose pairs are then looked at as 
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from counted_runs import Watch, counted
 from PIL import Image
-from real_models import SIDE, UNET, write_real_models
-from ssr_models import random_aligner, random_layers
+from real_models import SIDE, UNET
+from twins_files import METHODS, PAIRS, options_of, read_scores, write_files
 
-from benchmarks.dreambench import protocol
-from benchmarks.dreambench.data import LIST, Case, read_cases
-from benchmarks.dreambench.metrics import ImageEncoder
+from benchmarks.dreambench.data import Case
 from benchmarks.dreambench.twins import pairs as pairs_of
 from benchmarks.dreambench.twins.__main__ import main
-from benchmarks.dreambench.twins.pairs import MISSED, PROMPTS, read_pairs, side_by_side, twosomes, write_twosomes
+from benchmarks.dreambench.twins.pairs import read_pairs
 from benchmarks.dreambench.twins.report import table
-from benchmarks.dreambench.twins.run import PHOTOS, Likeness, box_of, to_others
+from benchmarks.dreambench.twins.run import PHOTOS, Likeness, to_others
 from benchmarks.toyworld_metrics import interval
-from p3s.errors import MaskError, P3SError, PointError
-from p3s.image_files import read_picture, write_png
-from p3s.models.stable_diffusion import StableDiffusion, load_stable_diffusion
+from p3s.image_files import read_picture
+from p3s.models.stable_diffusion import load_stable_diffusion
 from p3s.reference.points import PointSet
 from p3s.sampling.ddim import generate
 from p3s.ssr.attend import AppliedSSR, SubjectRun, over_sampling
 from p3s.ssr.embeds import encode
-from p3s.ssr.file import SSRModel, load_ssr, save_ssr
+from p3s.ssr.file import load_ssr
 from p3s.ssr.layers import SubjectLayers
 from p3s.ssr.vision import clip_vision
 from p3s.subject.file import load_subject
@@ -41,70 +37,15 @@ from p3s.subject.file import load_subject
 pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
 
-LIVE = ["a {0} {1} in the snow", "a wet {0} {1}", "a {0} {1} in a hat"]
-QUICK = ["--prompts=2", "--images=2", "--sample-steps=2", "--steps=1", f"--resolution={SIDE}"]
-METHODS = ["p3s", "p3s-no-rngr", "plain", "reference-only", "ssr"]
-PAIRS = ("dog-dog2.png", "dog6-dog.png", "dog6-dog2.png")
-
-
-def drawn(colour: int, number: int) -> torch.Tensor:
-    """A picture [60, 45, 3] of one colour; its level tells one photo of a subject from another."""
-    picture = torch.full((60, 45, 3), 0.1 * number)
-    picture[:, :, colour] = 1
-    return picture
-
-
-def write_data(folder: Path) -> Path:
-    """DreamBench's layout: three dogs of three photos each, and a teapot, which is of no other's class."""
-    for colour, name in enumerate(("dog", "dog2", "dog6")):
-        for number in range(3):
-            (folder / name).mkdir(parents=True, exist_ok=True)
-            write_png(drawn(colour, number), folder / name / f"{number + 10}.png")
-    (folder / "teapot").mkdir()
-    write_png(drawn(0, 7), folder / "teapot" / "10.png")
-    lists = "".join(
-        f"\n{heading}\n\nprompt_list = [\n" + ",\n".join(f"'{prompt}'.format(u, c)" for prompt in LIVE) + "\n]\n"
-        for heading in ("Object Prompts", "Live Subject Prompts")
-    )
-    classes = "subject_name,class\ndog,dog\ndog2,dog\nteapot,teapot\ndog6,dog\n"
-    (folder / LIST).write_text(f"Classes\n\n{classes}\nPrompts\n{lists}")
-    return folder
-
-
-def write_nearid(folder: Path) -> Any:
-    """NearID's layout: SigLIP's vision tower under other names, and code that nobody needs. Returns the tower."""
-    from safetensors.torch import load_file, save_file
-
-    sizes = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    sizes |= {"image_size": 28, "patch_size": 14}
-    tower = transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**sizes)).eval()
-    tower.save_pretrained(folder)
-    weights = {f"backbone.{key}": value for key, value in load_file(folder / "model.safetensors").items()}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    code = {"AutoConfig": "configuration_nearid.NearIDConfig", "AutoModel": "modeling_nearid.NearIDModel"}
-    config = {"model_type": "nearid", "architectures": ["NearIDModel"], "vision_config": sizes, "auto_map": code}
-    (folder / "config.json").write_text(json.dumps(config))
-    processor = {"image_processor_type": "SiglipImageProcessor", "size": {"height": 28, "width": 28}}
-    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
-    return tower
-
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("twins")
-    paths = write_real_models(folder)
-    write_nearid(folder / "nearid")
-    aligner = random_aligner(query=64, vision=64, scales=2)
-    ssr = save_ssr(SSRModel(aligner, random_layers(UNET).state_dict(), ""), folder / "ssr.safetensors")
-    return paths | {"data": write_data(folder / "data"), "nearid": folder / "nearid", "ssr": ssr}
+    return write_files(tmp_path_factory.mktemp("twins"))
 
 
 @pytest.fixture(scope="module")
 def given(files: dict[str, Path]) -> list[str]:
-    """Options that name models, and make the run short."""
-    models = [f"--model={files['sd']}", f"--clip={files['clip']}", f"--ssr={files['ssr']}"]
-    return [*models, f"--encoder=clip={files['clip']}", f"--encoder=dino={files['dino']}", *QUICK]
+    return options_of(files)
 
 
 @pytest.fixture(scope="module")
@@ -112,12 +53,6 @@ def finished(given: list[str], files: dict[str, Path], tmp_path_factory: pytest.
     out = tmp_path_factory.mktemp("results") / "run"
     assert main([f"--data={files['data']}", *given, f"--out={out}"]) == 0
     return out
-
-
-def read_scores(folder: Path, photo: str, row: str) -> list[dict[str, Likeness]]:
-    """For clicks on a and b, the likeness by the encoder's fingerprint, in the order of the run's encoders."""
-    texts = [(folder / photo / row / f"scores-{side}.json").read_text() for side in "ab"]
-    return [{key: Likeness(**value) for key, value in json.loads(text).items()} for text in texts]
 
 
 # the numbers
@@ -280,35 +215,8 @@ def test_without_weights_ssr_is_left_out(given: list[str], files: dict[str, Path
 # resuming
 
 
-class Watch:
-    """Counts trainings and sampled pictures, and stops the run after some pictures."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, stop_after: int) -> None:
-        self.trained, self.sampled = 0, 0
-        train, sample = protocol.train_subject, StableDiffusion.sample
-
-        def counted_train(*args: Any, **kwargs: Any) -> Any:
-            self.trained += 1
-            return train(*args, **kwargs)
-
-        def counted_sample(models: StableDiffusion, prompt: str, seeds: list[int], *args: Any) -> Any:
-            if self.sampled >= stop_after:
-                raise KeyboardInterrupt
-            self.sampled += len(seeds)
-            return sample(models, prompt, seeds, *args)
-
-        monkeypatch.setattr(protocol, "train_subject", counted_train)
-        monkeypatch.setattr(StableDiffusion, "sample", counted_sample)
-
-
 def run(given: list[str], out: Path, stop_after: int = 10**9) -> Watch:
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        watch = Watch(monkeypatch, stop_after)
-        try:
-            assert main([*given, f"--out={out}"]) == 0
-        except KeyboardInterrupt:
-            assert watch.sampled == stop_after
-        return watch
+    return counted(main, given, out, stop_after)
 
 
 def test_a_killed_run_resumes(given: list[str], files: dict[str, Path], finished: Path, tmp_path: Path) -> None:
@@ -380,205 +288,3 @@ def test_a_folder_of_other_results_is_refused(given, files, finished: Path, tmp_
     said = capsys.readouterr().err
     assert PAIRS[1] in said and "which differs in points on b" in said
     assert {path: path.read_bytes() for path in out.rglob("*.*") if path.is_file()} == before
-
-
-# pairs of DreamBench
-
-
-def test_two_photos_side_by_side() -> None:
-    left, right = torch.rand(30, 40, 3), torch.rand(30, 20, 3)
-    whole, points = side_by_side(left, right)
-    assert torch.equal(whole, torch.cat([left, right], 1))
-    assert points == ((20 / 60, 0.5), (50 / 60, 0.5))
-    taller = torch.tensor([0.2, 0.4, 0.6]).expand(60, 40, 3)
-    whole, points = side_by_side(taller, right)
-    torch.testing.assert_close(whole[:, :20], taller[:30, :20])
-    assert torch.equal(whole[:, 20:], right) and points == ((10 / 40, 0.5), (30 / 40, 0.5))
-
-
-def test_pairs_are_of_one_class_and_do_not_depend_on_what_else_is_there(files: dict[str, Path], tmp_path: Path) -> None:
-    found = twosomes(read_cases(files["data"])[0])
-    assert tuple(two.name for two in found) == PAIRS
-    few = twosomes(read_cases(files["data"], ["dog", "dog6"])[0])
-    assert [(two.name, two.photos) for two in few] == [(found[1].name, found[1].photos)]
-    with pytest.raises(P3SError, match="no two of the subjects dog, teapot are of one class"):
-        twosomes(read_cases(files["data"], ["dog", "teapot"])[0])
-    write_twosomes(found, tmp_path / "pairs")
-    for pair, two in zip(read_pairs(tmp_path / "pairs"), found, strict=True):
-        whole = read_picture(pair.photo)
-        for half, case, number, twin in zip(
-            whole.split(45, 1), (two.left, two.right), two.photos, pair.twins, strict=True
-        ):
-            assert torch.equal(half, read_picture(case.photos[number])) and twin.name == case.name
-            assert set(twin.truth) == {photo.resolve() for photo in case.photos} - {case.photos[number].resolve()}
-        assert pair.clicks(0) == PointSet(((0.25, 0.5),), ((0.75, 0.5),))
-        assert pair.clicks(1) == PointSet(((0.75, 0.5),), ((0.25, 0.5),))
-        assert (pair.case.kind, pair.case.prompts) == ("dog", tuple(LIVE))
-
-
-def test_photos_without_the_subject_in_the_middle_are_not_taken() -> None:
-    cases = [Case(name, "k", tuple(Path(f"{n:02}.jpg") for n in range(6)), ()) for name in MISSED]
-    for two in twosomes(cases):
-        for case, number in zip((two.left, two.right), two.photos, strict=True):
-            assert case.photos[number].stem not in MISSED[case.name]
-
-
-@pytest.mark.skipif("DREAMBENCH_PATH" not in os.environ, reason="DREAMBENCH_PATH names no DreamBench")
-def test_the_data_sets_own_pairs() -> None:
-    cases, _ = read_cases(Path(os.environ["DREAMBENCH_PATH"]))
-    found = {frozenset((two.left.name, two.right.name)) for two in twosomes(cases)}
-    assert {frozenset(("dog", "dog2")), frozenset(("cat", "cat2")), frozenset(("backpack", "backpack_dog"))} <= found
-    assert frozenset(("cat", "dog")) not in found
-
-
-# the folder of pairs
-
-
-def write_pairs(folder: Path, **changes: Any) -> Path:
-    """A folder with a photo of two halves, and what ``changes`` makes of its list's entry."""
-    folder.mkdir(exist_ok=True)
-    write_png(torch.cat([drawn(0, 0), drawn(2, 0)], 1), folder / "park.png")
-    write_png(drawn(0, 1), folder / "rex.png")
-    entry = {"class": "dog", "a": {"points": [[0.25, 0.5]]}, "b": {"points": [[0.75, 0.5]]}} | changes
-    (folder / "pairs.json").write_text(json.dumps({"photos": {"park.png": entry}}))
-    return folder
-
-
-def test_without_photos_of_their_own_the_truth_is_cut_out(given: list[str], tmp_path: Path) -> None:
-    folder, out = write_pairs(tmp_path / "mine"), tmp_path / "run"
-    (pair,) = read_pairs(folder)
-    assert pair.case.prompts == PROMPTS and pair.clicks(1) == PointSet(((0.75, 0.5),), ((0.25, 0.5),))
-    watch = run([*given, f"--twins={folder}", "--methods", "plain"], out)
-    assert (watch.trained, watch.sampled) == (0, 4)
-    text = (out / "table.md").read_text()
-    assert "the truth is a crop of the very photo" in text and "real photos" not in text
-    assert "| park.png | dog | a | b | 0, 0 | " in text
-    clip = Path(given[1].split("=")[1])
-    models = load_stable_diffusion(given[0].split("=")[1], clip, resolution=SIDE)
-    photo, encoder = read_picture(folder / "park.png"), ImageEncoder(clip, "cpu")
-    (sketch,) = (out / "plain").iterdir()
-    picture = encoder([read_picture(sketch / "00-0.png")])
-    for wanted, scores in enumerate(read_scores(out, "park.png", "plain")):
-        crop = photo[box_of(models.reference(photo, pair.clicks(wanted)).subject_mask)]
-        expected = torch.cosine_similarity(picture, encoder([crop])).item()
-        assert scores[encoder.fingerprint].clicked[0] == pytest.approx(expected, abs=1e-5)
-
-
-def test_a_crop_is_the_mask_with_a_margin() -> None:
-    mask = torch.zeros(60, 90)
-    mask[20:40, 5:25] = 1
-    assert box_of(mask) == (slice(18, 42), slice(3, 27))
-    mask[2:58, 1:88] = 1
-    with pytest.raises(MaskError, match="most of the photo"):
-        box_of(mask)
-
-
-A, B = {"points": [[0.25, 0.5]]}, {"points": [[0.75, 0.5]]}
-
-
-@pytest.mark.parametrize(
-    ("changes", "error", "message"),
-    [
-        ({"class": 3}, P3SError, "park.png: class must be a word"),
-        ({"c": A}, P3SError, "park.png: expected class, a and b"),
-        ({"a": [[0.2, 0.5]]}, P3SError, "park.png, a: expected points"),
-        ({"a": {"points": []}}, PointError, "park.png, a: There is no positive point"),
-        ({"b": {"points": [[75, 50]]}}, PointError, "park.png, b: .*outside"),
-        ({"b": B | {"thruth": []}}, P3SError, "park.png, b: expected points, and perhaps truth and name"),
-        ({"b": B | {"truth": ["max.png"]}}, P3SError, "park.png, b: truth: there is no file .*max.png"),
-        ({"b": B | {"truth": "rex.png"}}, P3SError, "truth a list of files"),
-        ({"a": A | {"truth": ["rex.png"]}}, P3SError, "only one subject has photos of its own"),
-    ],
-)
-def test_a_wrong_entry_is_named(tmp_path: Path, changes: dict[str, Any], error: type, message: str) -> None:
-    with pytest.raises(error, match=message):
-        read_pairs(write_pairs(tmp_path / "mine", **changes))
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("[]", "expected JSON such as"),
-        ("{", "expected JSON such as"),
-        ('{"photos": {}}', "expected JSON such as"),
-        ('{"photos": {"park.png": {}}, "x": 1}', "expected JSON such as"),
-        ('{"photos": {"town.png": {}}}', "town.png: there is no such photo"),
-        ('{"photos": {"../park.png": {}}}', "expected the name of a"),
-        ('{"photos": {"pairs.json": {}}}', "expected the name of a"),
-        ('{"photos": {"park.png": {}}, "prompts": {"dog": ["a dog"]}}', "prompts of dog: expected a list"),
-        ('{"photos": {"park.png": {}}, "prompts": {"dog": ["a {0} {1} {2}"]}}', "prompts of dog: expected a list"),
-        ('{"photos": {"park.png": {}}, "prompts": {"dog": "a {0} {1}"}}', "prompts of dog: expected a list"),
-    ],
-)
-def test_a_wrong_list_is_named(tmp_path: Path, text: str, message: str) -> None:
-    folder = write_pairs(tmp_path / "mine")
-    (folder / "pairs.json").write_text(text)
-    with pytest.raises(P3SError, match=message) as raised:
-        read_pairs(folder)
-    assert "pairs.json" in str(raised.value)
-
-
-def test_all_clicks_without_a_mask_are_named_before_anything_is_done(given, files, tmp_path: Path, capsys) -> None:
-    out = tmp_path / "run"
-    with pytest.MonkeyPatch.context() as monkeypatch:
-
-        def no_mask(models: Any, picture: Any, points: PointSet, settings: Any) -> None:
-            if points.positive[0][0] > 0.5:
-                raise MaskError("The whole picture looks the same.")
-
-        monkeypatch.setattr(StableDiffusion, "reference", no_mask)
-        assert main([f"--data={files['data']}", *given, f"--out={out}"]) == 1
-    said = capsys.readouterr().err
-    assert "no mask follows from 3 of the clicks" in said and said.count("\n") == 1
-    assert all(f"{photo}, b: The whole picture looks the same." in said for photo in PAIRS)
-    assert [path.name for path in out.iterdir()] == ["pairs"]
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (["--data=/nowhere"], LIST),
-        (["--twins=/nowhere"], "pairs.json"),
-        (["--encoder=clip"], "--encoder clip: expected NAME=FOLDER"),
-        (["--encoder=dino=/tmp"], "with another name for every encoder"),
-        (["--encoder=x=/nowhere"], "--encoder x /nowhere: there is no such folder"),
-        (["--prompts=0"], "--prompts must be 1 or more"),
-        (["--ssr", "a", "b", "c"], "--ssr: expected one file or two"),
-        (["--ssr=/nowhere"], "nowhere"),
-        (["--model=/nowhere"], "nowhere"),
-        (["--zero-init=one"], "zero_init must be one of"),
-    ],
-)
-def test_mistakes_are_one_line(given, files, change: list[str], message: str, tmp_path: Path, capsys) -> None:
-    data = [] if any("--data" in option or "--twins" in option for option in change) else [f"--data={files['data']}"]
-    assert main([*data, *given, *change, f"--out={tmp_path / 'run'}"]) == 1
-    said = capsys.readouterr().err
-    assert message in said and said.startswith("twins: ") and said.count("\n") == 1
-    assert not (tmp_path / "run").exists()
-
-
-# encoders
-
-
-def test_nearid_is_read_without_its_code(tmp_path: Path) -> None:
-    torch.manual_seed(1)
-    tower = write_nearid(tmp_path / "nearid")
-    picture = torch.rand(40, 50, 3)
-    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "nearid")
-    pixels = processor(images=(picture * 255).round().byte().numpy(), return_tensors="pt")
-    expected = tower(**pixels).pooler_output.detach()
-    found = ImageEncoder(tmp_path / "nearid", "cpu")([picture, picture])
-    torch.testing.assert_close(found, expected.expand(2, -1))
-
-
-def test_an_encoder_without_all_of_its_weights_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
-    folder = tmp_path / "half"
-    shutil.copytree(files["dino"], folder)
-    weights = load_file(folder / "model.safetensors")
-    save_file({k: v for k, v in weights.items() if k != "layernorm.weight"}, folder / "model.safetensors")
-    with pytest.raises(P3SError, match=r"half: the weights lack layernorm\.weight"):
-        ImageEncoder(folder, "cpu")
-    with pytest.raises(P3SError, match="no image encoder can be read there"):
-        ImageEncoder(tmp_path, "cpu")

@@ -35,7 +35,7 @@ COLUMNS: Mapping[str, tuple[str | None, int]] = {
 }
 ABOUT = (
     "A toy world: drawn animals of 48 x 48 pixels, and small models of the real architecture that were trained on "
-    "such drawings in minutes. The prompt never says what the animal looks like."
+    "such drawings in hours. The prompt never says what the animal looks like."
 )
 
 

@@ -60,8 +60,8 @@ class SamplingSettings:
 
 
 EXACT = SamplingSettings()
-#: (m) By the toy world's evidence (benchmarks/README.md): more pictures show the clicked subject than with the exact
-#: method, and more the prompt's background.
+#: (m) By the toy world's evidence (benchmarks/README.md): more pictures have the prompt's background and one
+#: animal than with the exact method, and no fewer show the clicked one.
 STANDARD = SamplingSettings(branches="conditional", end=0.8, gain=0.8)
 #: Less work than a ControlNet. What it costs in the toy world, and what it would without the early end, is in
 #: benchmarks/README.md, "What a faster step costs".
