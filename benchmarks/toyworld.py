@@ -40,6 +40,8 @@ from .reference_only import reference_only
 from .toyworld_methods import METHODS, RATE, TABLES, Method
 from .toyworld_metrics import clip_scores, interval, portraits, score
 from .toyworld_rivals import rival_work, tune
+from .toyworld_ssr import embeds
+from .toyworld_ssr import sampling as ssr_sampling
 
 COUNTED = ("selection", "preferred", "leaked", "prompt", "one", "clip_i", "clip_t")
 #: The world to sample in, further arguments of its ``sample``, and figures for the row of results.
@@ -139,7 +141,7 @@ def run_one(
     truth = portraits(s, wanted)
     scores, shown = [], [picture_of(s), reference.image]
     for background in prompts(s, number, budget.backgrounds):
-        text = prompt(s.animal, background, "" if method.kind == "plain" else IDENTIFIER)
+        text = prompt(s.animal, background, "" if method.kind in ("plain", "ssr") else IDENTIFIER)
         seeds = [1000 * number + i for i in range(budget.seeds)]
         pictures = used.sample(text, seeds, steps=budget.sample_steps, guidance=budget.guidance, **sampling)
         told = clip_scores(world, pictures, truth, prompt(s.animal, background))
@@ -166,6 +168,9 @@ def train_one(world: ToyWorld, method: Method, number: int, budget: Budget, s: S
     if method.kind == "reference-only":
         caption = prompt(s.animal, s.background)
         return world, {"over": reference_only(world, reference.image, caption, method.copy.lam)}, figures
+    if method.kind == "ssr":
+        found = embeds(world, method.ssr, picture_of(s), reference, s.animal, s.subjects[number % 2].look)
+        return world, {"over": ssr_sampling(world, method.ssr, [found], [None])}, figures
     own = work(world, method, budget, examples[0])
     equal = budget.steps * method.work * work(world, METHODS["p3s"], budget, examples[0]) / own
     steps = method.train.get("steps") or max(1, round(equal))

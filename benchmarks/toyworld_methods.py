@@ -11,14 +11,16 @@ from p3s.sampling.schedule import Schedule
 from p3s.sampling.settings import EXACT, FAST, MODES
 from p3s.training.settings import TrainSettings
 
+from .toyworld_ssr import SSRWay
+
 
 @dataclass(frozen=True)
 class Method:
-    """``kind``: "p3s", "dreambooth" or "lora"; or, where nothing is trained, "plain" or "reference-only".
+    """``kind``: "p3s", "dreambooth" or "lora"; or, where nothing is trained, "plain", "reference-only" or "ssr".
     ``rngr``: whether it trains on (or reads) the clean reference, or the photo as it is. ``train``: changes to the
     benchmark's settings of training, ``rate`` a factor of its learning rate. ``work``: how much of the benchmark's work
     it gets; with ``steps`` among ``train``, it takes these instead. ``weight`` and ``applied``, further values of an
-    Application: how the subject is sampled, by default as the node does."""
+    Application: how the subject is sampled, by default as the node does. ``ssr``: how "ssr" selects."""
 
     kind: str = "p3s"
     rngr: bool = True
@@ -28,6 +30,7 @@ class Method:
     rate: float = 1.0
     work: float = 1.0
     applied: dict[str, Any] = field(default_factory=lambda: dict(STANDARD_WAY))
+    ssr: SSRWay = field(default_factory=SSRWay)
 
     @property
     def trained(self) -> Method:
@@ -60,6 +63,11 @@ ON_ATTENTION = STANDARD_WAY | {"weight_on": "attention"}
 
 def _p3s(copy: CopySettings | None = None, weight: Schedule | None = None, rate: float = 1.0, **train: Any) -> Method:
     return Method(copy=copy or CopySettings(), weight=weight or Schedule(), train=BASE | train, rate=rate)
+
+
+def _ssr(**ways: Any) -> Method:
+    way = SSRWay(**ways)
+    return Method("ssr", rngr=way.clicked, ssr=way)
 
 
 METHODS: dict[str, Method] = {
@@ -117,12 +125,23 @@ METHODS: dict[str, Method] = {
     "dreambooth-rngr": Method("dreambooth", train=BASE, rate=DREAMBOOTH_RATE / RATE),
     "lora": Method("lora", rngr=False, rate=LORA_RATE / RATE),
     "lora-rngr": Method("lora", train=BASE, rate=LORA_RATE / RATE),
+    # The class alone cannot tell two of a class apart; the look in words can; masks and clean references come from the
+    # clicks.
+    "ssr-word": _ssr(),
+    "ssr-look": _ssr(look=True),
+    "ssr-mask": _ssr(mask="strict"),
+    "ssr-mask-soft": _ssr(mask="soft"),
+    "ssr-clean": _ssr(clean=True),
+    "ssr-clean-mask": _ssr(clean=True, mask="strict"),
+    "ssr-clean-mask-soft": _ssr(clean=True, mask="soft"),
     "dreambooth-rngr-x2": Method("dreambooth", train=BASE, rate=DREAMBOOTH_RATE / RATE, work=2.0),
     "lora-rngr-x2": Method("lora", train=BASE, rate=LORA_RATE / RATE, work=2.0),
 }
 
+SSR_ROWS = ("ssr-clean-mask", "ssr-clean", "ssr-mask", "ssr-look", "ssr-word")
 TABLES: dict[str, tuple[str, ...]] = {
-    "main": ("p3s", "p3s-exact", "no-rngr", "dreambooth-rngr", "lora-rngr", "reference-only", "plain"),
+    "main": ("p3s", "p3s-exact", "no-rngr", "dreambooth-rngr", "lora-rngr", *SSR_ROWS, "reference-only", "plain"),
+    "ssr": SSR_ROWS,
     "shipped": ("p3s", "p3s-shipped"),
     "twice": ("p3s", "dreambooth-rngr-x2", "lora-rngr-x2"),
     "photo": ("p3s", "no-rngr", "dreambooth", "lora"),

@@ -93,14 +93,25 @@ def describe(model: SSRModel) -> str:
     return "\n".join(lines)
 
 
-def save_ssr(model: SSRModel, path: str | os.PathLike[str], overwrite: bool = False) -> Path:
-    """Write both halves to one safetensors file, all or nothing. Equal models give equal bytes.
+def save_ssr(
+    model: SSRModel,
+    path: str | os.PathLike[str],
+    overwrite: bool = False,
+    notes: Mapping[str, str] | None = None,
+) -> Path:
+    """Write both halves to one safetensors file, all or nothing. Equal models give equal bytes. ``notes`` are further
+    entries of its metadata.
 
     Raises SSRFileError as :func:`p3s.file_writing.write_atomic` does SubjectFileError.
     """
     tensors = {_authors_key(key): tensor for key, tensor in model.aligner.state_dict().items()} | dict(model.layers)
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-    metadata = {"format": FORMAT, "format_version": str(FORMAT_VERSION), "aligner_heads": str(model.aligner.heads)}
+    metadata = {
+        **(notes or {}),
+        "format": FORMAT,
+        "format_version": str(FORMAT_VERSION),
+        "aligner_heads": str(model.aligner.heads),
+    }
     try:
         return write_atomic(Path(path), lambda file: write_safetensors(file, tensors, metadata), overwrite)
     except SubjectFileError as error:

@@ -175,6 +175,15 @@ def optimizer(trainee: nn.Module, settings: SSRTrainSettings) -> torch.optim.Opt
     return torch.optim.AdamW(trainee.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
 
 
+# L = L_LDM + lambda L_reg
+def step_loss(
+    trainee: nn.Module, base: UNet, batch: Batch, settings: SSRTrainSettings
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss of a batch, and its parts L_LDM and L_reg; all scalars."""
+    denoising, consistency = trainee(base, batch, settings.consistency_norm)
+    return denoising + settings.consistency * consistency, denoising, consistency
+
+
 def training_step(
     trainee: nn.Module,
     base: UNet,
@@ -189,8 +198,7 @@ def training_step(
     gradients of a loss. Raises TrainingError for a loss that is not finite, and then changes nothing.
     """
     steps.zero_grad()
-    denoising, consistency = trainee(base, batch, settings.consistency_norm)
-    loss = denoising + settings.consistency * consistency
+    loss, denoising, consistency = step_loss(trainee, base, batch, settings)
     if not torch.isfinite(loss):
         raise TrainingError(f"the loss is {loss.item()}: lower the learning rate, or train in float32")
     backward(loss)

@@ -145,7 +145,7 @@ def scene(stream: str, index: int, kind: str | None = None, animal: str | None =
     animal = animal or rng.choice(CLASSES)
     background = rng.choice(list(BACKGROUNDS))
     if kind == "single":
-        places = [_place(rng, SIDE / 2 + rng.uniform(-2, 2), SIDE * 0.58, rng.uniform(13, 17))]
+        places = [_single_place(rng)]
     else:
         # Together they fill the width. Twins differ more in size (as parent and child), so that an appearance is
         # shared between sizes too.
@@ -159,6 +159,17 @@ def scene(stream: str, index: int, kind: str | None = None, animal: str | None =
         rng.shuffle(looks)
     subjects = tuple(Placed(look, *place) for look, place in zip(looks, places, strict=True))
     return Scene(kind, animal, background, subjects, seed)
+
+
+def alone(s: Scene, who: int, background: str, rng: random.Random) -> Scene:
+    """One of a scene's individuals, counted from 0, by itself on a background, as other scenes show one."""
+    placed = Placed(s.subjects[who].look, *_single_place(rng))
+    return Scene("single", s.animal, background, (placed,), f"{s.seed}:alone:{who}:{rng.random()}")
+
+
+def look_words(animal: str, look: Appearance) -> str:
+    """What an individual looks like in words: "red dog with blue stripes"."""
+    return f"{look.body} {animal}" + ("" if look.pattern == "plain" else f" with {look.mark} {look.pattern}")
 
 
 def scenes(stream: str, count: int, kind: str | None = None) -> Iterator[Scene]:
@@ -177,6 +188,10 @@ def _look(rng: random.Random, stream: str, unlike: Appearance | None = None) -> 
         if unlike is None or not {body, mark} & {unlike.body, unlike.mark}:
             body_rgb = shade(body)
             return Appearance(body, pattern, mark, body_rgb, body_rgb if pattern == "plain" else shade(mark))
+
+
+def _single_place(rng: random.Random) -> tuple[float, float, float]:
+    return _place(rng, SIDE / 2 + rng.uniform(-2, 2), SIDE * 0.58, rng.uniform(13, 17))
 
 
 def _place(rng: random.Random, x: float, y: float, size: float) -> tuple[float, float, float]:

@@ -1,5 +1,5 @@
 """Train the toy world's models from nothing: ``python -m p3s.toyworld.train codec|base|clip|judge --out DIR``, then
-``pack``. The base needs the finished codec.
+``pack``; then ``ssr``, on the packed weights, and ``pack`` again. The base needs the finished codec.
 
 Every command is seeded; pictures come from the "train" stream of scenes alone, the judge's from a stream of its own.
 A run that was stopped (Ctrl-C, SIGTERM, --stop, --minutes) continues where it was, with the numbers of an unbroken one.
@@ -15,7 +15,7 @@ import random
 import signal
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -30,6 +30,8 @@ from .codec import Autoencoder
 from .losses import LossOf, Pool, base_loss, clip_loss, codec_loss, judge_loss
 from .models import Clip, Judge, TextEncoder, unet_config
 from .scenes import SIDE
+from .ssr import SORTS, Couples, pack_ssr, ssr_loss, untrained
+from .world import SSR_FILE, WEIGHTS, load_world
 
 EMA = 0.999
 WARM_UP = 100  # steps until the learning rate is whole
@@ -48,10 +50,32 @@ class Settings:
     pool: int = 8000
     device: str = "cpu"
     bfloat16: bool = False
+    #: Of the part "ssr" alone; see :func:`p3s.toyworld.ssr.couple`.
+    pairs: str = "other"
+
+
+def prepare(part: str, settings: Settings, out: Path, weights: Path) -> tuple[nn.ModuleDict, Callable[[], LossOf]]:
+    """The models of a part, untrained, and what makes their loss."""
+    if part == "ssr":
+        world, layers = load_world(weights), operations if settings.bfloat16 else nn
+        base = UNet.from_state_dict(world.unet.state_dict(), layers).requires_grad_(False).to(settings.device)
+        trainee = untrained(world.unet, settings.seed).to(settings.device)
+
+        def ssr() -> LossOf:
+            return ssr_loss(trainee, Couples(settings.pool, out, settings.pairs), world, base, settings.device)
+
+        return nn.ModuleDict({"ssr": trainee}), ssr
+    modules = build(part, settings)
+
+    def others() -> LossOf:
+        pool = Pool("judge" if part == "judge" else "train", settings.pool, out, settings.device)
+        return LOSSES[part](modules, pool, *([trained_codec(out, settings.device)] if part == "base" else []))
+
+    return modules, others
 
 
 def build(part: str, settings: Settings) -> nn.ModuleDict:
-    """The models of a part, untrained."""
+    """The models of a part that starts from nothing."""
     layers = operations if settings.bfloat16 else nn
     made: dict[str, Callable[[], dict[str, nn.Module]]] = {
         "codec": lambda: {"codec": Autoencoder(operations=layers)},
@@ -68,16 +92,25 @@ LOSSES: dict[str, Callable[..., LossOf]] = {
     "clip": clip_loss,
     "judge": judge_loss,
 }
+PARTS = (*LOSSES, "ssr")
 
 
-def run(part: str, settings: Settings, out: Path, stop: int = 0, minutes: float = math.inf) -> None:
+def run(
+    part: str,
+    settings: Settings,
+    out: Path,
+    stop: int = 0,
+    minutes: float = math.inf,
+    weights: Path = WEIGHTS,
+) -> None:
     """Train a part, or continue its training, and leave its state and averaged weights in ``out``/``part``.pt.
 
-    ``stop``: end early after so many steps in all; ``minutes``: after so much time of this call. The state also lists
-    from which step on which number of steps was aimed at. Raises SystemExit when it was made with other settings.
+    ``stop``: end early after so many steps in all; ``minutes``: after so much time of this call; ``weights``: folder of
+    the packed models that the SSR-Encoder is trained on. The state also lists from which step on which number of steps
+    was aimed at. Raises SystemExit when it was made with other settings.
     """
     torch.manual_seed(settings.seed)
-    modules = build(part, settings)
+    modules, make_loss = prepare(part, settings, out, weights)
     optimizer = torch.optim.AdamW(
         modules.parameters(), lr=settings.rate, weight_decay=0.01, betas=(0.9, 0.98), fused=True
     )
@@ -96,8 +129,7 @@ def run(part: str, settings: Settings, out: Path, stop: int = 0, minutes: float 
     if not runs or runs[-1][1] != settings.steps:
         runs = [*runs, (first, settings.steps)]
     print(f"{part} from step {first}", flush=True)
-    pool = Pool("judge" if part == "judge" else "train", settings.pool, out, settings.device)
-    loss_of = LOSSES[part](modules, pool, *([trained_codec(out, settings.device)] if part == "base" else []))
+    loss_of = make_loss()
     started, smooth = time.monotonic(), 0.0
 
     def save(step: int) -> None:
@@ -125,6 +157,7 @@ def run(part: str, settings: Settings, out: Path, stop: int = 0, minutes: float 
             if done % KEEP_EVERY == 0:
                 save(done)
     if part == "codec" and done == settings.steps:
+        pool = Pool("train", settings.pool, out, settings.device)
         fit(average, pool.pictures[:2000].float() / 255)
     save(done)
 
@@ -164,6 +197,7 @@ def follow(average: dict[str, Tensor], state: Mapping[str, Tensor], decay: float
 
 
 def refuse_others(stored: Mapping[str, Any], asked: Mapping[str, Any], file: Path) -> None:
+    stored = {"pairs": Settings.pairs, **stored}  # older states have none
     other = [name for name in asked if name != "steps" and stored.get(name) != asked[name]]
     if other:
         pairs = ", ".join(f"{name} {stored.get(name)} (asked for {asked[name]})" for name in other)
@@ -214,7 +248,7 @@ def pack(out: Path, weights: Path) -> None:
     metadata."""
     from safetensors.torch import save
 
-    for part in LOSSES:
+    for part in PARTS:
         if not (out / f"{part}.pt").exists():
             continue
         state = torch.load(out / f"{part}.pt", weights_only=True, map_location="cpu")
@@ -227,6 +261,11 @@ def pack(out: Path, weights: Path) -> None:
             "machine": platform.machine(),
             "side": SIDE,
         }
+        if part == "ssr":
+            average = {name.removeprefix("ssr."): value for name, value in state["average"].items()}
+            pack_ssr(average, made, weights / SSR_FILE)
+            print(f"ssr: {state['step']} steps")
+            continue
         tensors = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in state["average"].items()}
         packed = save(tensors, {"made": json.dumps(made, sort_keys=True)})
         write_atomic(weights / f"{part}.safetensors", partial(_write, packed), overwrite=True)
@@ -239,7 +278,7 @@ def _write(content: bytes, file: BinaryIO) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m p3s.toyworld.train", description=str(__doc__).splitlines()[0])
-    parser.add_argument("part", choices=(*LOSSES, "pack"))
+    parser.add_argument("part", choices=(*PARTS, "pack"))
     parser.add_argument("--steps", type=int, default=3000, help="of the whole training; the learning rate ends there")
     parser.add_argument("--batch", type=int, default=Settings.batch)
     parser.add_argument("--rate", type=float, default=Settings.rate)
@@ -248,17 +287,22 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--stop", type=int, default=0, help="stop after this many steps; a later run resumes")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after this time; a later run resumes")
     parser.add_argument("--device", default=Settings.device)
-    parser.add_argument("--bfloat16", action="store_true", help="codec and base: faster where the processor has it")
+    parser.add_argument(
+        "--bfloat16", action="store_true", help="codec, base and ssr: faster where the processor has it"
+    )
+    parser.add_argument(
+        "--pairs", choices=SORTS, default=Settings.pairs, help="ssr: targets are the references, or also other pictures"
+    )
     parser.add_argument("--threads", type=int, default=1, help="of the CPU; their number decides the last bits")
     parser.add_argument("--out", type=Path, required=True, help="folder for states and drawn scenes")
-    parser.add_argument("--weights", type=Path, default=Path(__file__).parent / "weights", help="for pack")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="of the packed models: for pack and ssr")
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
     if args.part == "pack":
         pack(args.out, args.weights)
     else:
-        settings = Settings(args.steps, args.batch, args.rate, args.seed, args.pool, args.device, args.bfloat16)
-        run(args.part, settings, args.out, args.stop, args.minutes)
+        settings = Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)})
+        run(args.part, settings, args.out, args.stop, args.minutes, args.weights)
 
 
 if __name__ == "__main__":

@@ -20,11 +20,14 @@ from ..reference.rngr import Reference, make_reference
 from ..sampling.application import AppliedSubject
 from ..sampling.ddim import Over, alone, generate
 from ..sampling.diffusion import NoiseSchedule
+from ..ssr.embeds import Vision
+from ..ssr.file import SSRModel, load_ssr
 from .codec import Autoencoder
 from .models import PATCH, Clip, Judge, TextEncoder, noise_schedule, tokenize
 from .scenes import SIDE, Scene, render
 
 WEIGHTS = Path(__file__).parent / "weights"
+SSR_FILE = "ssr.safetensors"
 STEPS = 25
 #: The grid has 12 x 12 patches instead of 16 x 16, and animals leave an outline: less blur, and a wider removal.
 MASKS = MaskSettings(blur=0.4, grow=1.0)
@@ -55,6 +58,12 @@ class ToyWorld:
         return self.text(tokenize([text]))[0]
 
     @torch.no_grad()
+    def encode_query(self, text: str) -> Tensor:
+        """What the SSR-Encoder reads of a text, [14, 64], from CLIP's text tower, which alone knows the words of looks.
+        Raises ValueError as :meth:`encode_text`."""
+        return self.clip.text(tokenize([text]))[0]
+
+    @torch.no_grad()
     def encode_clip(self, pictures: Tensor) -> Tensor:
         """CLIP's last hidden state [batch, 145, 96] of pictures [batch, 48, 48, 3], as ``make_reference`` needs it."""
         return self.clip.hidden(pictures)
@@ -63,6 +72,11 @@ class ToyWorld:
     def encode_clip_layers(self, pictures: Tensor) -> Tensor:
         """The outputs of all of CLIP's layers, [batch, 3, 145, 96]."""
         return torch.stack(self.clip.hidden_states(pictures), 1)
+
+    def vision(self) -> Vision:
+        """CLIP's vision tower as :func:`p3s.ssr.embeds.encode` needs it."""
+        middle = torch.full((1, SIDE, SIDE, 3), 0.5)  # zero, once normalised
+        return Vision(SIDE, self.encode_clip_layers, lambda: self.encode_clip_layers(middle))
 
     def reference(self, picture: Tensor, points: PointSet, settings: MaskSettings = MASKS) -> Reference:
         """``make_reference`` with this world's CLIP."""
@@ -104,6 +118,8 @@ def load_world(folder: Path = WEIGHTS) -> ToyWorld:
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             made[path.stem] = file.metadata()["made"]
+            if path.name == SSR_FILE:
+                continue
             for key in file.keys():  # noqa: SIM118
                 module, name = key.split(".", 1)
                 states.setdefault(module, {})[name] = file.get_tensor(key).float()
@@ -114,6 +130,11 @@ def load_world(folder: Path = WEIGHTS) -> ToyWorld:
         module.load_state_dict(states[name])
     modules.requires_grad_(False).train(False)
     return ToyWorld(unet, text, codec, clip, judge, noise_schedule(), made)
+
+
+def load_ssr_encoder(folder: Path = WEIGHTS) -> SSRModel:
+    """The world's own SSR-Encoder (:mod:`p3s.toyworld.ssr`)."""
+    return load_ssr(folder / SSR_FILE)
 
 
 def picture_of(scene: Scene) -> Tensor:
