@@ -51,7 +51,7 @@ BASE: dict[str, Any] = {
     **TrainSettings.ADDED,
 }
 #: Learning rates, chosen among four or five on references that are in no table (README.md says how).
-RATE, DREAMBOOTH_RATE, LORA_RATE = 4e-4, 5e-5, 1e-3
+RATE, DREAMBOOTH_RATE, LORA_RATE = 7e-4, 5e-5, 1e-3
 RANK = CopySettings().rank
 SHIPPED = TrainSettings()
 SHIPPED_STEPS = 2 * SHIPPED.epochs

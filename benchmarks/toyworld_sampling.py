@@ -23,15 +23,17 @@ import torch
 from torch import Tensor
 
 from p3s.network.injection import EffectMask
-from p3s.sampling.application import AppliedSubject
-from p3s.sampling.ddim import generate
+from p3s.sampling.ddim import Over
 from p3s.sampling.settings import FAST, STANDARD, SamplingSettings
 from p3s.toyworld.scenes import BACKGROUNDS, CLASSES, IDENTIFIER, PLURALS, SIDE, prompt, scene
 from p3s.toyworld.world import WEIGHTS, ToyWorld, load_world, picture_of
 
 from .flops import Models, count
-from .toyworld import Budget, prompts, save_sheet
+from .toyworld import Budget, prompts, reference_of, save_sheet
+from .toyworld_methods import METHODS
 from .toyworld_metrics import answers, carries, interval, preference, score
+from .toyworld_ssr import embeds
+from .toyworld_ssr import sampling as ssr_sampling
 from .toyworld_trained import Trained, clicked, trained
 
 COUNTED = ("selection", "preferred", "prompt", "one")
@@ -71,29 +73,11 @@ PAIRS: dict[str, dict[str, Any]] = {
     "fast, isolate 1": asdict(FAST) | {"isolate": 1.0},
     "standard, no masks": asdict(STANDARD) | {"masks": False},
     "plain model": {"strength": 0.0},
+    # SSR-Encoder with each photo's clean reference and mask: both subjects in one attention, or each in its own half.
+    "ssr, one attention": {"ssr": True, "masks": False},
+    "ssr, masks": {"ssr": True},
 }
 COUNTED_OF_TWO = ("right side", "preferred", "mixed", "prompt")
-
-
-def sample(
-    world: ToyWorld,
-    text: str,
-    seeds: Sequence[int],
-    subjects: Sequence[AppliedSubject],
-    budget: Budget,
-) -> Tensor:
-    """Pictures [len(seeds), 48, 48, 3]."""
-    *_, last = generate(
-        world.unet,
-        world.encode_text(text),
-        world.encode_text(""),
-        world.noise,
-        world.start(seeds),
-        subjects,
-        budget.sample_steps,
-        budget.guidance,
-    )
-    return world.codec.decode(last)
 
 
 def speed_row(world: ToyWorld, subject: Trained, name: str, budget: Budget) -> tuple[dict[str, Any], list[Tensor]]:
@@ -101,7 +85,8 @@ def speed_row(world: ToyWorld, subject: Trained, name: str, budget: Budget) -> t
     for background in prompts(s, subject.number, budget.backgrounds):
         text = prompt(s.animal, background, IDENTIFIER)
         seeds = [1000 * subject.number + i for i in range(budget.seeds)]
-        pictures = sample(world, text, seeds, [subject.applied(settings=SamplingSettings(**WAYS[name]))], budget)
+        applied = subject.applied(settings=SamplingSettings(**WAYS[name]))
+        pictures = world.sample(text, seeds, [applied], budget.sample_steps, budget.guidance)
         rows += score(world, pictures, subject.wanted, subject.other, s.animal, background)
         shown += list(pictures)
     return {key: [r[key] for r in rows] for key in COUNTED}, shown
@@ -133,22 +118,21 @@ def two_row(
     options = dict(PAIRS[name])
     soft, masks, strength = options.pop("soft", False), options.pop("masks", True), options.pop("strength", 1.0)
     isolate = options.pop("isolate", 0.0)
+    ssr = options.pop("ssr", False)
     pair = (pair[1], pair[0]) if options.pop("swapped", False) else pair
-    subjects = [
-        t.applied(
-            mask=side_mask(bool(i), soft) if masks else None,
-            strength=strength,
-            settings=SamplingSettings(**options),
-            isolate=isolate,
-        )
-        for i, t in enumerate(pair)
-    ]
+    where = [side_mask(right, soft) if masks else None for right in (False, True)]
+    how: dict[str, Any]
+    if ssr:
+        how = {"over": ssr_over(world, pair, where)}
+    else:
+        given = {"strength": strength, "settings": SamplingSettings(**options), "isolate": isolate}
+        how = {"subjects": [t.applied(mask=mask, **given) for t, mask in zip(pair, where, strict=True)]}
     number, animal = min(pair, key=lambda t: t.number).number, pair[0].scene.animal
     found, shown = [], []
     for background in prompts(pair[0].scene, number, budget.backgrounds):
-        text = f"a photo of two {IDENTIFIER} {PLURALS[animal]} {BACKGROUNDS[background]}"
+        text = f"a photo of two {'' if ssr else IDENTIFIER + ' '}{PLURALS[animal]} {BACKGROUNDS[background]}"
         seeds = [1000 * number + i for i in range(budget.seeds)]
-        pictures = sample(world, text, seeds, subjects, budget)
+        pictures = world.sample(text, seeds, steps=budget.sample_steps, guidance=budget.guidance, **how)
         fits = [(a["animal"], a["background"], a["count"]) == (animal, background, 2) for a in answers(world, pictures)]
         for right, own in enumerate(pair):
             other, half = pair[1 - right], side(pictures, bool(right))
@@ -158,6 +142,17 @@ def two_row(
                 found.append([float(value) for value in seen])
         shown += list(pictures)
     return {key: [row[i] for row in found] for i, key in enumerate(COUNTED_OF_TWO)}, shown
+
+
+def ssr_over(world: ToyWorld, pair: Sequence[Trained], masks: Sequence[EffectMask | None]) -> Over:
+    """Both subjects by SSR-Encoder, in one attention where there are no masks."""
+    way, found = METHODS["ssr-clean-mask"].ssr, []
+    for t in pair:
+        reference = reference_of(world, t.scene, t.number % 2, True)
+        found.append(embeds(world, way, picture_of(t.scene), reference, t.scene.animal, t.wanted))
+    if masks[0] is None:
+        return ssr_sampling(world, way, [found[0] + found[1]], [None])
+    return ssr_sampling(world, way, found, masks)
 
 
 def judge_of_halves(world: ToyWorld, scenes: int = 200) -> float:

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..p3s.toyworld.scenes import CLASSES
 from .input_checks import checked
-from .wire_types import build
+from .wire_types import SSRModel, build
 
 
 class ToyWorld(io.ComfyNode):
@@ -39,6 +39,7 @@ class ToyWorld(io.ComfyNode):
                 io.ClipVision.Output(display_name="clip_vision", tooltip="For RNGR Mask."),
                 io.Image.Output(display_name="photo", tooltip="Two animals that look different, for Point Picker."),
                 io.Latent.Output(display_name="latent", tooltip="Empty, for KSampler."),
+                SSRModel.Output(display_name="ssr", tooltip="For SSR Encode, instead of Load SSR-Encoder's."),
             ],
         )
 
@@ -50,4 +51,4 @@ class ToyWorld(io.ComfyNode):
         photo = toy_world.photo(animal, scene)
         latent = {"samples": toy_world.empty_latents(batch_size)}
         models = toy_world.model(), toy_world.Text(), toy_world.Vae(), toy_world.Vision()
-        return io.NodeOutput(*models, photo, latent)
+        return io.NodeOutput(*models, photo, latent, toy_world.ssr())

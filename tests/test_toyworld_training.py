@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,8 @@ from p3s.toyworld.codec import CHANNELS, Autoencoder
 from p3s.toyworld.losses import LossOf, Pool
 from p3s.toyworld.models import PATCH
 from p3s.toyworld.scenes import prompt, scene
-from p3s.toyworld.train import LOSSES, Settings, follow, pack, rate_at, run
-from p3s.toyworld.world import WEIGHTS, load_world, picture_of
+from p3s.toyworld.train import LOSSES, PARTS, Settings, follow, pack, rate_at, run
+from p3s.toyworld.world import WEIGHTS, load_ssr_encoder, load_world, picture_of
 
 SETTINGS = Settings(steps=4, batch=3, pool=12)
 Out = Callable[[str], Path]
@@ -64,7 +65,7 @@ def out(drawn: Path, tmp_path: Path) -> Out:
     return lambda name: Path(shutil.copytree(drawn, tmp_path / name))
 
 
-@pytest.mark.parametrize("part", LOSSES)
+@pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("bfloat16", [False, True])
 def test_a_run_continues_bit_for_bit(part: str, bfloat16: bool, out: Out) -> None:
     settings = Settings(steps=4, batch=3, pool=12, bfloat16=bfloat16)
@@ -116,6 +117,23 @@ def test_only_the_number_of_steps_may_change(out: Out) -> None:
     state = torch.load(folder / "judge.pt", weights_only=True)
     assert state["step"] == 6
     assert state["runs"] == [(0, 4), (3, 6)], "one cannot tell which learning rates it had"
+
+
+def test_other_pairs_are_another_training(out: Out) -> None:
+    folder = out("ssr")
+    run("ssr", SETTINGS, folder, stop=1)
+    with pytest.raises(SystemExit, match=r"ssr\.pt was trained with pairs other \(asked for same\)"):
+        run("ssr", replace(SETTINGS, pairs="same"), folder)
+
+
+def test_a_state_of_before_there_were_pairs_continues(out: Out) -> None:
+    folder = out("judge")
+    run("judge", SETTINGS, folder, stop=1)
+    state = torch.load(folder / "judge.pt", weights_only=True)
+    del state["settings"]["pairs"]
+    torch.save(state, folder / "judge.pt")
+    run("judge", SETTINGS, folder)
+    assert torch.load(folder / "judge.pt", weights_only=True)["step"] == SETTINGS.steps
 
 
 def test_the_base_waits_for_a_finished_codec(out: Out, tmp_path: Path) -> None:
@@ -183,10 +201,13 @@ def test_products_in_bfloat16_keep_weights_and_gradients_in_float32() -> None:
 
 def test_packed_weights_are_the_averages_and_load(out: Out, tmp_path: Path) -> None:
     folder, weights = out("all"), tmp_path / "weights"
-    for part in ("base", "clip", "judge"):
+    for part in ("base", "clip", "judge", "ssr"):
         run(part, Settings(steps=1, batch=3, pool=12), folder)
     pack(folder, weights)
     world = load_world(weights)
+    average = torch.load(folder / "ssr.pt", weights_only=True)["average"]
+    assert torch.equal(load_ssr_encoder(weights).aligner.to_q.weight, average["ssr.aligner.to_q.weight"])
+    assert '"trained_steps": 1' in world.made["ssr"]
     for part in ("codec", "base", "clip", "judge"):
         average = torch.load(folder / f"{part}.pt", weights_only=True)["average"]
         for key, value in average.items():

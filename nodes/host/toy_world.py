@@ -17,10 +17,11 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...p3s.arithmetic import few_threads
+from ...p3s.ssr.file import SSRModel
 from ...p3s.toyworld.codec import CHANNELS, Autoencoder
 from ...p3s.toyworld.models import PATCH, words
 from ...p3s.toyworld.scenes import SIDE, Scene, scene
-from ...p3s.toyworld.world import ToyWorld, load_world, picture_of
+from ...p3s.toyworld.world import ToyWorld, load_ssr_encoder, load_world, picture_of
 
 ENLARGED = 8  # times; the world's pictures have 48 x 48 pixels, too small to click in
 
@@ -30,6 +31,13 @@ def world() -> ToyWorld:
     """The world, loaded once (10 MB)."""
     with torch.inference_mode(False):
         return load_world()
+
+
+@lru_cache(maxsize=1)
+def ssr() -> SSRModel:
+    """The world's own SSR-Encoder, loaded once."""
+    with torch.inference_mode(False):
+        return load_ssr_encoder()
 
 
 class _Latents(comfy.latent_formats.LatentFormat):
@@ -90,7 +98,7 @@ class Text:
     def query(self, text: str) -> tuple[Tensor, slice | None]:
         """For SSR Encode: tokens [1, 14, 64], and which of them are words."""
         count = len(words(text))
-        return world().encode_text(text)[None], slice(0, count) if count else None
+        return world().encode_query(text)[None], slice(0, count) if count else None
 
 
 class Vae:

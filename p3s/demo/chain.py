@@ -125,8 +125,8 @@ def generate_row(models: ModelBundle, applied: AppliedSubject, text: str, seed: 
 
 def reference_row(photo: Tensor, reference: Reference, result: TrainResult) -> Row:
     """What was made of the photo: points, likeness, masks, the clean reference; and the training's loss."""
-    reference = _enlarged(reference)
-    photo = _enlarge(photo)
+    reference = enlarged(reference)
+    photo = enlarge(photo)
     nothing = torch.zeros_like(reference.subject_mask)
     clicked = replace(reference, subject_mask=nothing, negative_mask=nothing)
     return Row(
@@ -144,15 +144,17 @@ def reference_row(photo: Tensor, reference: Reference, result: TrainResult) -> R
 ENLARGED = 8  # times, so that points and outlines are finer than the picture's pixels
 
 
-def _enlarge(picture: Tensor) -> Tensor:
+def enlarge(picture: Tensor) -> Tensor:
+    """A small picture, pixel by pixel."""
     return picture.repeat_interleave(ENLARGED, 0).repeat_interleave(ENLARGED, 1)
 
 
-def _enlarged(reference: Reference) -> Reference:
+def enlarged(reference: Reference) -> Reference:
+    """The reference of a small picture, pixel by pixel."""
     return replace(
         reference,
-        image=_enlarge(reference.image),
-        subject_mask=_enlarge(reference.subject_mask),
-        negative_mask=_enlarge(reference.negative_mask),
-        similarity=_enlarge(reference.similarity),
+        image=enlarge(reference.image),
+        subject_mask=enlarge(reference.subject_mask),
+        negative_mask=enlarge(reference.negative_mask),
+        similarity=enlarge(reference.similarity),
     )

@@ -15,10 +15,13 @@ from host.hosts import REPO
 from host.server import Server
 from host.workflow import COMMENTS, to_prompt
 from PIL import Image
+from safetensors.torch import load_file, save_file
+from ssr_models import random_aligner, random_layers
 from tools import templates
-from tools.template_parts import NO_POINTS, PREVIEW, SUBJECT, SUBJECTS
+from tools.template_parts import NO_POINTS, PREVIEW, SSR, SUBJECT, SUBJECTS
 
 from benchmarks.toyworld_metrics import preference
+from p3s.network.unet_config import UNetConfig, unet_state
 from p3s.toyworld.models import QUESTIONS
 from p3s.toyworld.scenes import Appearance
 from p3s.toyworld.world import load_world
@@ -41,11 +44,11 @@ SMALLER: dict[str, dict[str, Any]] = {
     "ImageScale": {"width": 128},
     "KSampler": {"steps": 2},
 }
-TOY = "try_without_downloads"
+TOY, TOY_SSR = "try_without_downloads", "try_ssr_without_downloads"
 # The two dogs of the Toy World's photo: the one that the template clicks, and the other (shades do not matter here).
 CLICKED = Appearance("blue", "belly", "white", (0, 0, 0), (0, 0, 0))
 OTHER = Appearance("yellow", "belly", "red", (0, 0, 0), (0, 0, 0))
-REAL = [file.stem for file in FILES if file.stem not in (TOY, "train_and_generate")]
+REAL = [file.stem for file in FILES if file.stem not in (TOY, TOY_SSR, "train_and_generate")]
 
 
 def read(file: Path) -> dict[str, Any]:
@@ -57,6 +60,8 @@ def prepared(graph: Graph, server: Server, client: Client) -> Graph:
     photo = client.upload_image(PHOTO, "two_dogs.jpg")
     for node in graph.values():
         kind, inputs = node["class_type"], node["inputs"]
+        if kind == "P3S_LoadSSR":
+            write_ssr(server)
         if kind in MODELS:
             name, model = MODELS[kind]
             assert name in inputs
@@ -68,6 +73,17 @@ def prepared(graph: Graph, server: Server, client: Client) -> Graph:
         assert SMALLER.get(kind, {}).keys() <= inputs.keys()
         inputs.update(SMALLER.get(kind, {}))
     return graph
+
+
+def write_ssr(server: Server) -> None:
+    """A random SSR-Encoder for the small models, under the names that the template has."""
+    (checkpoint,) = (server.base / "models" / "checkpoints").glob(server.model("sd15-slim"))
+    aligner = random_aligner(query=768, vision=1024, inner=64, heads=1, scales=6)
+    config = UNetConfig.from_state_dict(unet_state(load_file(checkpoint)))
+    folder = server.base / "models" / "ssr"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, part in zip(SSR, (aligner, random_layers(config)), strict=True):
+        save_file(dict(part.state_dict()), folder / name)
 
 
 def nodes_of(graph: Graph, kind: str) -> list[str]:
@@ -126,7 +142,7 @@ def test_the_other_workflows_run(server: Server, client: Client, trained: tuple[
     assert saved or name == "external_inpainting"
     if not saved:
         return
-    for node in nodes_of(graph, "P3S_Apply"):
+    for node in nodes_of(graph, "P3S_Apply") + nodes_of(graph, "P3S_ApplySSR"):
         graph[node]["inputs"]["strength"] = 0.0
     plain = client.run_ok(graph, timeout=600)
     for node, picture in saved.items():
@@ -149,15 +165,16 @@ def test_external_inpainting_replaces_the_fill(server: Server, client: Client, t
     assert (clean[:, :40] == photo[:, :40]).all()
 
 
-def test_the_toy_world_runs_without_any_file(server: Server, client: Client) -> None:
-    graph = opened(TOY, server)
+@pytest.mark.parametrize("name", [TOY, TOY_SSR])
+def test_the_toy_world_runs_without_any_file(server: Server, client: Client, name: str) -> None:
+    graph = opened(name, server)
     assert not any(name in graph for name in MODELS)
     result = client.run_ok(graph, timeout=300)
     assert set(result.executed) | set(result.cached) == set(graph)
     shown = {node["class_type"] for node in graph.values()}
-    assert not shown & {*MODELS, "P3S_LoadSubject"}
+    assert not shown & {*MODELS, "P3S_LoadSubject", "P3S_LoadSSR"}
     pictures = [result.images(node) for node in nodes_of(graph, "PreviewImage")]
-    assert sorted(len(batch) for batch in pictures) == [4, 4]
+    assert [len(batch) for batch in pictures] == [4, 4]
 
 
 @pytest.mark.slow
@@ -188,10 +205,11 @@ def test_a_workflow_is_ready_for_a_user(client: Client, file: Path) -> None:
     graph = to_prompt(workflow, info)
     readme = (REPO / "README.md").read_text(encoding="utf-8")
     for saved in workflow["nodes"]:
-        if saved["type"] in MODELS:
-            # With it the editor offers to download a file that is missing.
-            (model,) = saved["properties"]["models"]
-            assert model["name"] == graph[str(saved["id"])]["inputs"][MODELS[saved["type"]][0]]
+        # With them the editor offers to download files that are missing.
+        models = saved["properties"].get("models", [])
+        assert len(models) == (2 if saved["type"] == "P3S_LoadSSR" else saved["type"] in MODELS)
+        for model in models:
+            assert model["name"] in graph[str(saved["id"])]["inputs"].values()
             assert model["url"].removeprefix("https://huggingface.co/").split("/resolve/main/")[0] in readme
             assert f"[{model['name']}]({model['url']})" in notes, "the note links every model file"
             assert f"| **{model['directory']}** |" in notes
@@ -199,7 +217,7 @@ def test_a_workflow_is_ready_for_a_user(client: Client, file: Path) -> None:
         # Nobody's own points or pictures: ComfyUI brings the one, and a picker is refused until a picture is chosen.
         if node["class_type"] in ("P3S_PointPicker", "LoadImage"):
             assert node["inputs"]["image"] == ("" if node["class_type"] == "P3S_PointPicker" else "example.png")
-        if node["class_type"] == "P3S_PointPicker" and file.stem != TOY:
+        if node["class_type"] == "P3S_PointPicker" and file.stem not in (TOY, TOY_SSR):
             assert json.loads(node["inputs"]["points"]) == {"v": 1, "positive": [], "negative": []}
         if node["class_type"] == "P3S_LoadSubject":
             assert node["inputs"]["subject_file"] in (SUBJECT, *SUBJECTS)

@@ -9,12 +9,14 @@ from tools.workflow_builder import Added, Workflow
 CHECKPOINT = "v1-5-pruned-emaonly-fp16.safetensors"
 VISION = "clip-vit-large-patch14.safetensors"
 CONTROLNET = "control_v11p_sd15_canny_fp16.safetensors"
+SSR = ("ssr_aligner.safetensors", "ssr_layers.safetensors")
 # Where a file is to be had, and its folder in models: with it the editor offers to download what is missing.
 HUB = "https://huggingface.co"
 SOURCES = {
     CHECKPOINT: (f"{HUB}/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/{CHECKPOINT}", "checkpoints"),
     VISION: (f"{HUB}/openai/clip-vit-large-patch14/resolve/main/model.safetensors", "clip_vision"),
     CONTROLNET: (f"{HUB}/comfyanonymous/ControlNet-v1-1_fp16_safetensors/resolve/main/{CONTROLNET}", "controlnet"),
+    **{name: (f"{HUB}/logtd/ssr_encoder/resolve/main/{name}", "ssr") for name in SSR},
 }
 SUBJECT = "my_subject.safetensors"
 SUBJECTS = ("my_first_subject.safetensors", "my_second_subject.safetensors")
@@ -39,6 +41,8 @@ ROWS = {
     "checkpoint": row(CHECKPOINT, ", or another **SD 1.5** checkpoint"),
     "vision": row(VISION, " (CLIP ViT-L/14 with its vision tower; it arrives as model.safetensors: rename it)"),
     "controlnet": row(CONTROLNET, ", or another ControlNet for SD 1.5"),
+    "aligner": row(SSR[0], " (or the authors' pytorch_model.bin)"),
+    "layers": row(SSR[1], " (or the authors' pytorch_model_1.bin)"),
     "subject": "| your subject, saved by Train P3S | **p3s** |",
     "subjects": "| your two subjects, saved by Train P3S | **p3s** |",
 }

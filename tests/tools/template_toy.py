@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tools.template_parts import PREVIEW, apply
-from tools.workflow_builder import Workflow
+from tools.workflow_builder import Added, Workflow
 
 from p3s.toyworld.scenes import scene
 from p3s.toyworld.world import picture_of
 
 ANIMAL, SCENE = "dog", 4
+KNOWN = """
+The toy world knows few words. Try: on the beach, on the grass, in the snow, at night, in a room, under water, in
+the forest, on the road.
+"""
 
 
 def sketch() -> str:
@@ -37,27 +43,8 @@ prompt never says what the dog looks like.
 another **scene**, click its two animals, and name its place in **Training prompt**.
 """,
     )
-    world = b.add("P3S_ToyWorld", 242, animal=ANIMAL, scene=SCENE, batch_size=4)
-    b.group("2  Subject")
-    b.column(440)
-    picker = b.add(
-        "P3S_PointPicker",
-        560,
-        image="",
-        linked_image=world["photo"],
-        points='{"v":1,"positive":[[0.677083,0.59375]],"negative":[[0.21875,0.635417]]}',
-    )
-    b.keep(picker, p3s_size=[384, 384], p3s_sketch=sketch())
-    b.column(400)
-    mask = b.add(
-        "P3S_RNGRMask",
-        780,
-        clip_vision=world["clip_vision"],
-        image=picker["image"],
-        points=picker["points"],
-        blur=0.4,
-        grow=1,
-    )
+    world = b.add("P3S_ToyWorld", 262, animal=ANIMAL, scene=SCENE, batch_size=4)
+    mask = subject(b, world)
     b.group("3  Train")
     b.column(400)
     b.note(
@@ -96,16 +83,87 @@ suit this small world; with Stable Diffusion, start from the template **train_an
     b.note(
         "Prompts",
         140,
-        """
-The toy world knows few words. Try: on the beach, on the grass, in the snow, at night, in a room, under water, in
-the forest, on the road.
-
+        f"""{KNOWN}
 **strength** 0 in Apply P3S gives the plain model's pictures.
 """,
     )
     applied = apply(b, world["model"], trained["subject"])
     positive = b.add("CLIPTextEncode", 110, "Prompt", clip=world["clip"], text="a photo of a sks dog in the forest")
-    for title, model in (("with the subject", applied["model"]), ("without", world["model"])):
+    compare(b, world, positive, empty, {"with the subject": applied["model"], "without": world["model"]})
+
+
+def try_ssr_without_downloads(b: Workflow) -> None:
+    b.after_a_run = "fixed"
+    b.group("1  A toy world")
+    b.column(420)
+    b.note(
+        "A subject without training: nothing to download",
+        320,
+        """
+**SSR-Encoder** draws a subject from one photo at once, without training; it resembles the subject less than P3S does.
+Here it is the toy world's own, which learned drawn animals; the two of the photo were not among them.
+
+1. Point Picker shows the photo, with one click on the blue and white dog (+) and one on the yellow and red one (-).
+Press **Run**.
+2. Compare the two SSR Encode nodes. **By the word**, both dogs are meant: the heat map is on both. **By the clicks**,
+RNGR Mask removes one dog and masks the other.
+3. Compare the pictures on the right: the same prompt and noise, **by the clicks and by the word**. Then **right-click
+each point**, which gives it the opposite sign, and run again.
+""",
+    )
+    world = b.add("P3S_ToyWorld", 262, animal=ANIMAL, scene=SCENE, batch_size=4)
+    mask = subject(b, world)
+    b.group("3  Encode")
+    b.column(400)
+    shared = {"ssr": world["ssr"], "clip": world["clip"], "clip_vision": world["clip_vision"], "query": ANIMAL}
+    clicked = b.add("P3S_SSREncode", 560, "By the clicks", **shared, reference=mask["reference"], mask_mode="strict")
+    b.column(400)
+    named = b.add("P3S_SSREncode", 560, "By the word", **shared, image=world["photo"])
+    b.group("4  Generate")
+    b.column(400)
+    b.note(
+        "Prompts",
+        140,
+        f"""{KNOWN}
+No rare word is needed. **strength** 0 in Apply SSR gives the plain model's pictures.
+""",
+    )
+    models = {
+        title: b.add("P3S_ApplySSR", 220, f"Apply SSR, {title}", model=world["model"], embeds=made["embeds"])["model"]
+        for title, made in (("by the clicks", clicked), ("by the word", named))
+    }
+    positive = b.add("CLIPTextEncode", 110, "Prompt", clip=world["clip"], text="a photo of a dog in the forest")
+    empty = b.add("CLIPTextEncode", 110, "Empty prompt", clip=world["clip"], text="")
+    compare(b, world, positive, empty, models)
+
+
+def subject(b: Workflow, world: Added) -> Added:
+    """The second group: the photo with its clicks, and the masks."""
+    b.group("2  Subject")
+    b.column(440)
+    picker = b.add(
+        "P3S_PointPicker",
+        560,
+        image="",
+        linked_image=world["photo"],
+        points='{"v":1,"positive":[[0.677083,0.59375]],"negative":[[0.21875,0.635417]]}',
+    )
+    b.keep(picker, p3s_size=[384, 384], p3s_sketch=sketch())
+    b.column(400)
+    return b.add(
+        "P3S_RNGRMask",
+        780,
+        clip_vision=world["clip_vision"],
+        image=picker["image"],
+        points=picker["points"],
+        blur=0.4,
+        grow=1,
+    )
+
+
+def compare(b: Workflow, world: Added, positive: Added, empty: Added, models: dict[str, Any]) -> None:
+    """A column for each model: the same prompt and noise, to a picture."""
+    for title, model in models.items():
         b.column(400)
         sampled = b.add(
             "KSampler",

@@ -12,8 +12,11 @@ from tools.template_parts import (
     NO_POINTS,
     PHOTO,
     SAMPLER,
+    SOURCES,
+    SSR,
     SUBJECT,
     SUBJECTS,
+    VISION,
     apply,
     checkpoint,
     generate,
@@ -26,7 +29,7 @@ from tools.template_parts import (
     train,
     weight_schedule,
 )
-from tools.template_toy import try_without_downloads
+from tools.template_toy import try_ssr_without_downloads, try_without_downloads
 from tools.workflow_builder import Workflow
 
 
@@ -387,6 +390,65 @@ the template **apply_saved_subject** uses it.
     train(b, "", base, clean, "a photo of a sks dog", "my_subject", "sks")
 
 
+def subject_without_training(b: Workflow) -> None:
+    b.group("1  Models")
+    b.column(420)
+    b.note("Models", 280, needed("checkpoint", "vision", "aligner", "layers"))
+    base, vision = checkpoint(b), loader(b, "CLIPVisionLoader", "clip_name", VISION)
+    encoder = b.add("P3S_LoadSSR", 106, aligner_file=SSR[0], layers_file=SSR[1])
+    sources = [{"name": name, "url": SOURCES[name][0], "directory": SOURCES[name][1]} for name in SSR]
+    b.keep(encoder, models=sources)
+    b.group("2  Subject")
+    b.column(460)
+    b.note(
+        "Point out the subject",
+        200,
+        f"""
+1. **Upload your photo** in Point Picker. {PHOTO}
+2. **Click the subject** you want (+).
+3. **Right-click** a similar one you want left out (-). SSR-Encoder will not see it.
+4. {LOOK} Then **Run**.
+""",
+    )
+    picker = b.add("P3S_PointPicker", 560, image="", points=NO_POINTS)
+    b.column(400)
+    mask = rngr(b, vision, picker["image"], picker["points"])
+    b.group("3  Encode")
+    b.column(400)
+    b.note(
+        "Query",
+        110,
+        """
+**query** names the subject, in a word or a few: change **dog** to yours. The heat map shows where it looks. Nothing is
+trained.
+""",
+    )
+    encoded = b.add(
+        "P3S_SSREncode",
+        560,
+        ssr=encoder["ssr"],
+        clip=base["CLIP"],
+        clip_vision=vision["CLIP_VISION"],
+        query="dog",
+        reference=mask["reference"],
+    )
+    b.group("4  Generate")
+    b.column(400)
+    b.note(
+        "Generate",
+        170,
+        """
+Name the subject in the prompt too.
+
+- Subject too weak: raise **strength**, up to about 0.8.
+- Prompt ignored, or the photo's layout copied: lower it.
+- It has to look exactly like yours: train it, with the template **train_and_generate**.
+""",
+    )
+    applied = b.add("P3S_ApplySSR", 220, model=base["MODEL"], embeds=encoded["embeds"])
+    generate(b, base, applied["model"], "a photo of a dog on the beach")
+
+
 TEMPLATES: dict[str, Callable[[Workflow], None]] = {
     make.__name__: make
     for make in (
@@ -396,7 +458,9 @@ TEMPLATES: dict[str, Callable[[Workflow], None]] = {
         two_similar_subjects,
         two_subjects_with_masks,
         external_inpainting,
+        subject_without_training,
         try_without_downloads,
+        try_ssr_without_downloads,
     )
 }
 
