@@ -12,13 +12,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmarks.toyworld_metrics import interval
+from p3s.network.hooks import PLAIN
 from p3s.network.unet_config import UNetConfig
-from p3s.ssr.attend import AppliedSSR, SubjectRun, over_sampling
+from p3s.ssr.attend import AppliedSSR, SSRHooks, SubjectRun
 from p3s.ssr.embeds import encode
 from p3s.ssr.file import load_ssr
 from p3s.ssr.layers import SubjectLayers
 from p3s.ssr.query import QuerySettings
-from p3s.toyworld.scenes import Scene, look_words, looks_of, render, scene
+from p3s.toyworld.scenes import BACKGROUNDS, Scene, alone, look_words, looks_of, render, scene
 from p3s.toyworld.ssr import Couples, couple, pack_ssr, ssr_loss, untrained
 from p3s.toyworld.world import SSR_FILE, ToyWorld, load_ssr_encoder, load_world, picture_of
 
@@ -142,35 +144,41 @@ def test_only_the_look_in_words_tells_individuals_apart(world: ToyWorld) -> None
     assert 10 <= seen["word"] <= 30
 
 
-def losses(world: ToyWorld, references: list[Scene], targets: list[Scene], whose: list[int]) -> torch.Tensor:
-    """The denoising loss of each target under its reference, at strength 1; with an empty list, of the plain base."""
-    config = UNetConfig.from_state_dict(world.unet.state_dict())
-    model = load_ssr_encoder()
-    layers = SubjectLayers.from_state_dict(model.layers, config, dtype=torch.float32)
+def losses(world: ToyWorld, targets: list[Scene], references: list[tuple[Scene, int]] | None) -> list[float]:
+    """The denoising loss of each target, at three levels of noise, under its reference: a scene and which of its
+    individuals the mask selects; without references that of the plain base."""
+    layers = SubjectLayers.from_state_dict(
+        load_ssr_encoder().layers, UNetConfig.from_state_dict(world.unet.state_dict()), dtype=torch.float32
+    )
     found = []
     for row, target in enumerate(targets):
-        generator = torch.Generator().manual_seed(row)
-        x0 = world.encode_latent(picture_of(target))[None]
-        t = torch.tensor([250, 450, 650])
-        eps = torch.randn(3, *x0.shape[1:], generator=generator)
-        context = world.encode_text(target.caption())[None].expand(3, -1, -1)
-        hooks = None
-        if references:
-            s = references[row]
-            mask = torch.from_numpy(render(s)[1] == whose[row] + 1).float()
-            query, empty = world.encode_query(s.animal)[None], world.encode_query("")[None]
+        hooks = PLAIN
+        if references is not None:
+            s, who = references[row]
+            mask = torch.from_numpy(render(s)[1] == who + 1).float()
+            texts = (world.encode_query(text)[None] for text in (s.animal, ""))
             how = QuerySettings(mask_mode="strict")
-            made = encode(model, query, empty, picture_of(s), world.vision(), mask, how).embeds
-            run = SubjectRun(AppliedSSR(made, strength=1.0), layers)
-            hooks = over_sampling([run])
-        x0 = x0.expand(3, -1, -1, -1)
-        x = world.noise.add_noise(x0, eps, t)
+            made = encode(load_ssr_encoder(), *texts, picture_of(s), world.vision(), mask, how).embeds
+            hooks = SSRHooks([SubjectRun(AppliedSSR(made, strength=1.0), layers)], (True,))
+        t = torch.tensor([250, 450, 650])
+        x0 = world.encode_latent(picture_of(target))[None].expand(3, -1, -1, -1)
+        eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(row))
         with torch.no_grad():
-            if hooks is None:
-                predicted = world.unet(x, t, context)
-            else:
-                from p3s.network.hooks import PLAIN
+            context = world.encode_text(target.caption())[None].expand(3, -1, -1)
+            predicted = world.unet(world.noise.add_noise(x0, eps, t), t, context, hooks)
+        found.append(F.mse_loss(predicted, world.noise.target(x0, eps, t)).item())
+    return found
 
-                predicted = world.unet(x, t, context, hooks(PLAIN, 500, (True,)))
-        found.append(F.mse_loss(predicted, world.noise.target(x0, eps, t)))
-    return torch.stack(found)
+
+def test_the_right_reference_lowers_the_loss_and_anothers_does_not(world: ToyWorld) -> None:
+    """Of individuals that no training has seen, on another background; paired by target."""
+    kept = [(scene("heldout", number, "different", "dog"), number % 2) for number in range(30)]
+    rng = random.Random(0)
+    backgrounds = [next(b for b in BACKGROUNDS if b != s.background) for s, _ in kept]
+    targets = [alone(s, who, b, rng) for (s, who), b in zip(kept, backgrounds, strict=True)]
+    plain, right = losses(world, targets, None), losses(world, targets, kept)
+    shuffled = losses(world, targets, kept[1:] + kept[:1])
+    for other in (plain, shuffled):
+        better = [a - b for a, b in zip(other, right, strict=True)]
+        low, _ = interval(better, range(len(better)))
+        assert low > 0
