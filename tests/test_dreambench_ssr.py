@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from counted_runs import Watch, counted
-from dreambench_files import options_of, write_data
+from dreambench_files import options_of
 from real_models import SIDE, UNET, diffusers_twin, write_ssr
 from ssr_models import rand, random_aligner, random_layers, random_model
 
@@ -42,12 +42,10 @@ class Given:
 
     def __init__(self, folder: Path) -> None:
         self.plain_options = options_of(folder)
-        self.data = write_data(folder / "drawn")  # a random CLIP can tell drawn parts apart, but not real ones
-        self.plain_options[0] = f"--data={self.data}"
         self.ssr = write_ssr(folder / "ssr.safetensors")
         self.options = [*self.plain_options, f"--ssr={self.ssr}"]
         self.points = folder / "points.json"
-        photos = {name: sorted((self.data / name).iterdir())[0] for name in ("dog", "teapot")}
+        photos = {name: sorted((folder / "data" / name).iterdir())[0] for name in ("dog", "teapot")}
         self.points.write_text(json.dumps({name: {photo.name: POINTS} for name, photo in photos.items()}))
         self.photo = photos["dog"]
 
@@ -58,7 +56,7 @@ class Given:
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory: pytest.TempPathFactory) -> Given:
-    with pytest.MonkeyPatch.context() as monkeypatch:
+    with pytest.MonkeyPatch.context() as monkeypatch:  # a random CLIP can tell drawn parts apart, but not real ones
         monkeypatch.delenv("DREAMBENCH_PATH", raising=False)
         return Given(tmp_path_factory.mktemp("dreambench-ssr"))
 
