@@ -1,4 +1,5 @@
-"""Floating-point work of P3S on SD 1.5 in full size, relative to the plain model. Needs no weights and no GPU.
+"""Floating-point work of P3S and SSR-Encoder on SD 1.5 in full size, relative to the plain model. Needs no weights and
+no GPU.
 
     python benchmarks/flops.py [--size 512]
 
@@ -27,10 +28,17 @@ from p3s.network.subject_copy import SubjectCopy
 from p3s.network.unet import UNet
 from p3s.network.unet_config import Layer, UNetConfig
 from p3s.sampling.settings import EXACT, SamplingSettings, injection
+from p3s.ssr.aligner import Aligner
+from p3s.ssr.attend import AppliedSSR, SSRHooks, SubjectRun
+from p3s.ssr.embeds import QUERY_TOKENS, Embed, SubjectEmbeds
+from p3s.ssr.file import SSRModel
+from p3s.ssr.layers import SubjectLayers
 from p3s.training.settings import TrainSettings
 from p3s.training.step import Batch, batch_losses
 
 TOKENS, TEXT = 257, 77
+#: The released SSR-Encoder's aligner.
+ALIGNER = {"query": 768, "vision": 1024, "inner": 512, "heads": 8, "scales": 6}
 FIRST = Layer("input", 1)
 
 #: Ways to a faster step, alone and together.
@@ -113,6 +121,21 @@ class Models:
         parts += [count(lambda: self.injected(features, rows, settings))]
         return sum(parts) + (count(lambda: self.plain(1)) if rows == 1 else 0.0)
 
+    def ssr(self, subjects: int = 1, steps: int = 2) -> list[float]:
+        """TFLOP of each of the first steps of a run with SSR-Encoder's subjects, chained: the first makes K and V."""
+        with torch.device("meta"):
+            aligner, layers = Aligner(**ALIGNER), SubjectLayers(self.base.config)
+        tokens = ALIGNER["scales"] * QUERY_TOKENS
+        embeds = [Embed(self.empty(1, tokens, 768), self.empty(1, tokens, 768)) for _ in range(subjects)]
+        applied = AppliedSSR(SubjectEmbeds(tuple(embeds), SSRModel(aligner, layers.state_dict(), "")))
+        hooks = SSRHooks([SubjectRun(applied, layers)], (False, True))
+
+        @torch.no_grad()
+        def step() -> None:
+            self.base(*self.inputs(2), hooks)
+
+        return [count(step) for _ in range(steps)]
+
     def literal(self) -> float:
         """TFLOP of a step when nothing is shared between the branches."""
         features = self.features(shared=False)
@@ -140,6 +163,9 @@ def main() -> None:
         ("P3S at weight 0 (the copy is not run)", plain),
     ]
     rows += [(f"P3S, {describe(s)}", default.step(s)) for s in FASTER]
+    for subjects, name in ((1, "SSR-Encoder"), (2, "SSR-Encoder, two subjects")):
+        first, following = default.ssr(subjects)
+        rows += [(name, following), (f"{name}: the first step, which makes K and V", first)]
     print(f"{f'one sampling step at {size} x {size}':62} TFLOP   x plain")
     for name, tflop in rows:
         print(f"{name:62} {tflop:6.3f}   {tflop / plain:6.3f}")

@@ -1,4 +1,5 @@
-"""The price of a sampling step in a real ComfyUI: P3S next to ControlNet, IPAdapter-plus and reference-only.
+"""The price of a sampling step in a real ComfyUI: P3S and SSR-Encoder next to ControlNet, IPAdapter-plus and
+reference-only.
 
     python -m benchmarks.sampling --rounds 0                       work alone: needs no weights
     python -m benchmarks.sampling                                  and time, of small random models

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
@@ -22,8 +22,9 @@ import comfy.ops
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
-from comfyui_p3s.nodes.host import apply_subject, attention, base_model, sampling_run
+from comfyui_p3s.nodes.host import apply_subject, attention, base_model, sampling_run, ssr
 from comfyui_p3s.nodes.host.sampling_run import SamplingRun, SubjectOnModel
+from comfyui_p3s.nodes.host.ssr import SSROnModel, SSRRun
 from comfyui_p3s.p3s.network.copy_settings import CopySettings
 from comfyui_p3s.p3s.network.injection import EffectMask
 from comfyui_p3s.p3s.network.subject_copy import SubjectCopy
@@ -32,6 +33,9 @@ from comfyui_p3s.p3s.network.unet_config import UNetConfig
 from comfyui_p3s.p3s.sampling.application import Application
 from comfyui_p3s.p3s.sampling.schedule import Schedule
 from comfyui_p3s.p3s.sampling.settings import EXACT, FAST, STANDARD, SamplingSettings
+from comfyui_p3s.p3s.ssr.attend import AppliedSSR
+from comfyui_p3s.p3s.ssr.embeds import QUERY_TOKENS, Embed, SubjectEmbeds
+from comfyui_p3s.p3s.ssr.layers import SubjectLayers
 from comfyui_p3s.p3s.subject.file import SubjectReference
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -40,6 +44,7 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "host"))
 
 from inside_peers import ipadapter, load_nodes, node
+from inside_ssr_subjects import SIZES, apply_ssr, random_encoder
 from inside_subjects import conditioning, draw, load, sample, subject_for
 
 PLAIN, CONTROLNET = "plain model", "ControlNet"
@@ -101,7 +106,16 @@ P3S = {
     "P3S, exact, two subjects, a half each": (Use(side="left"), Use(2, side="right")),
     "P3S, fast, two subjects, a half each": (Use(settings=FAST, side="left"), Use(2, settings=FAST, side="right")),
 }
+#: Subjects of SSR-Encoder, in one softmax.
+SSR = {"SSR-Encoder": 1, "SSR-Encoder, two subjects": 2}
 OTHERS = (PLAIN, CONTROLNET, "IPAdapter-plus", "reference-only")
+
+
+def ssr_embeds(config: UNetConfig, count: int) -> SubjectEmbeds:
+    """Random subjects of the released sizes."""
+    shape = 1, SIZES["scales"] * QUERY_TOKENS, SIZES["query"]
+    subjects = [Embed(draw(*shape, seed=60 + i), draw(*shape, seed=80 + i)) for i in range(count)]
+    return SubjectEmbeds(tuple(subjects), random_encoder(config))
 
 
 def variant(name: str, model: Any, side: int, subject: Callable[[int, str], Any]) -> Any:
@@ -110,6 +124,8 @@ def variant(name: str, model: Any, side: int, subject: Callable[[int, str], Any]
         return ipadapter(model)
     if name == "reference-only":
         return reference_only(model)
+    if name in SSR:
+        return apply_ssr(model, ssr_embeds(base_model.unet_config(model), SSR[name]))
     for use in P3S.get(name, ()):
         model = apply_subject.apply_subject(model, subject(use.number, use.kind), 0, use.application(side))[0]
     return model
@@ -169,35 +185,57 @@ class Shapes:
             reference = SubjectReference(torch.zeros(4, self.side, self.side), torch.zeros(257, 1024))
         return SubjectOnModel(copy.requires_grad_(False), reference, application, application.schedule)
 
-    def work(self, name: str) -> float:
-        """TFLOP of a step with guidance, averaged over a run if features are used again or it ends early."""
-        subjects = tuple(self.applied(use) for use in P3S.get(name, ()))
-        patched = self.model if subjects else variant(name, self.model, self.side, subject=None)  # type: ignore[arg-type]
+    def applied_ssr(self, count: int) -> SSROnModel:
+        embeds = ssr_embeds(self.config, count)
+        with self.mode:
+            state = {key: torch.zeros(tensor.shape) for key, tensor in embeds.model.layers.items()}
+            layers = SubjectLayers.from_state_dict(state, self.config, comfy.ops.manual_cast)
+        return SSROnModel(AppliedSSR(embeds), layers)
+
+    def options(self, name: str, subjects: Sequence[SubjectOnModel]) -> dict[str, Any]:
+        """The transformer_options of a call, as the host gives them, with what a run keeps."""
+        patched = self.model if subjects or name in SSR else variant(name, self.model, self.side, subject=None)  # type: ignore[arg-type]
         options = dict(patched.model_options["transformer_options"])
         options |= {"cond_or_uncond": [1, 0], "uuids": ["a", "b"], "wrappers": patched.wrappers}
         if subjects:
-            wrapper = apply_subject.wrappers(subjects, self.config)[WrappersMP.DIFFUSION_MODEL]
-            options |= {
-                "wrappers": {WrappersMP.DIFFUSION_MODEL: {apply_subject.KEY: [wrapper]}},
-                apply_subject.KEY: SamplingRun(subjects),
-            }
-        steps = max([s.application.settings.reuse for s in subjects], default=1)
+            made, key, run = apply_subject.wrappers(subjects, self.config), apply_subject.KEY, SamplingRun(subjects)
+        elif name in SSR:
+            on_model = (self.applied_ssr(SSR[name]),)
+            made, key, run = ssr.wrappers(on_model), ssr.KEY, SSRRun(on_model)
+        else:
+            return options
+        wrapper = made[WrappersMP.DIFFUSION_MODEL]
+        return {**options, "wrappers": {WrappersMP.DIFFUSION_MODEL: {key: [wrapper]}}, key: run}
+
+    def work(self, name: str) -> dict[str, float]:
+        """TFLOP of a step with guidance, averaged over a run if features are used again or it ends early; "first": that
+        of the first one, where it makes what the others read."""
+        subjects = tuple(self.applied(use) for use in P3S.get(name, ()))
+        options = self.options(name, subjects)
+        first = {"first": self.steps(name, options, 1)} if name in SSR else {}
+        tflop = self.steps(name, options, max([s.application.settings.reuse for s in subjects], default=1))
+        end = max([s.application.settings.end for s in subjects], default=1.0)
+        if end != 1.0:
+            tflop = end * tflop + (1 - end) * self.work(PLAIN)["tflop"]
+        return {"tflop": tflop} | first
+
+    def steps(self, name: str, options: Mapping[str, Any], count: int) -> float:
+        """TFLOP of the next steps of a run, on average."""
+        run = options.get(apply_subject.KEY)
         with self.counting() as counter:
             x, t, context = torch.zeros(2, 4, self.side, self.side), torch.full((2,), 500.0), torch.zeros(2, 77, 768)
-            for _ in range(steps):
+            for _ in range(count):
                 given = {}
                 if name == CONTROLNET:
                     hint = torch.zeros(2, 3, 8 * self.side, 8 * self.side)
                     made = self.control(x=x, hint=hint, timesteps=t, context=context)
                     given = {"control": {key: list(parts) for key, parts in made.items()}}
                 # IPAdapter-plus would read it.
-                step = {**options, "sigmas": torch.zeros(1)} if subjects else options
-                if subjects:
-                    options[apply_subject.KEY].next_evaluation({})
+                step = options if run is None else {**options, "sigmas": torch.zeros(1)}
+                if run is not None:
+                    run.next_evaluation({})
                 self.model.model.diffusion_model(x, t, context, transformer_options=step, **given)
-        tflop = counter.get_total_flops() / 1e12 / steps
-        end = max([s.application.settings.end for s in subjects], default=1.0)
-        return tflop if end == 1.0 else end * tflop + (1 - end) * self.work(PLAIN)
+        return counter.get_total_flops() / 1e12 / count
 
 
 def runs(models: dict[str, Any], arguments: dict[str, Any], control: Any) -> dict[str, Callable[[], torch.Tensor]]:
@@ -214,7 +252,7 @@ def runs(models: dict[str, Any], arguments: dict[str, Any], control: Any) -> dic
 def main(arguments: dict[str, Any]) -> dict[str, Any]:
     load_nodes(arguments["peers"])
     torch.set_num_threads(arguments["threads"] or torch.get_num_threads())
-    known = (*OTHERS, *P3S)
+    known = (*OTHERS, *SSR, *P3S)
     wanted = [text.strip() for text in arguments["only"].split(";") if text.strip()]
     whole, parts = [t for t in wanted if t in known], [t for t in wanted if t not in known]
     names = [n for n in known if n == PLAIN or not wanted or n in whole or any(text in n for text in parts)]
@@ -223,9 +261,12 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
     shapes = Shapes(arguments["work_size"] // 8)
     found: dict[str, dict[str, Any]] = {}
     for name in names:
-        tflop = shapes.work(name)
-        found[name] = {"tflop": tflop, "work": tflop / found.get(PLAIN, {"tflop": tflop})["tflop"]}
-        print(f"{name}: {tflop:.3f} TFLOP, {found[name]['work']:.3f}", flush=True)
+        work = shapes.work(name)
+        plain = found.get(PLAIN, work)["tflop"]
+        found[name] = {**work, "work": work["tflop"] / plain}
+        print(f"{name}: {work['tflop']:.3f} TFLOP, {found[name]['work']:.3f}", flush=True)
+        if "first" in work:
+            print(f"  the first step, which makes keys and values: {work['first']:.3f}, {work['first'] / plain:.3f}")
     if arguments["rounds"]:
         model, control = load(arguments["checkpoint"]), comfy.controlnet.load_controlnet(arguments["controlnet"])
         subject = cache(lambda number, kind: subject_for(model, number, kind=kind))

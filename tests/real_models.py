@@ -1,4 +1,5 @@
-"""Small random models in the file layouts of the real ones: Stable Diffusion 1.5, CLIP and DINOv2. No downloads."""
+"""Small random models in the file layouts of the real ones: Stable Diffusion 1.5, CLIP, DINOv2 and SSR-Encoder. No
+downloads."""
 
 from __future__ import annotations
 
@@ -9,10 +10,12 @@ from typing import Any
 
 import pytest
 from small import random_unet
+from ssr_models import random_aligner, random_layers
 from torch import Tensor
 
 from p3s.network.unet import UNet
 from p3s.network.unet_config import UNetConfig
+from p3s.ssr.file import SSRModel, save_ssr
 
 #: Two levels, one of them without a transformer, two ResBlocks each, as at the two ends of SD 1.5.
 UNET = UNetConfig.build(model_channels=32, channel_mult=(1, 2), transformer_depth=(1, 0), context_dim=64)
@@ -88,6 +91,12 @@ def write_real_models(folder: Path) -> dict[str, Path]:
     transformers.Dinov2Model(dino).save_pretrained(paths["dino"])
     write_preprocessor(paths["dino"], "BitImageProcessor", 32, DINO_SIDE)
     return paths
+
+
+def write_ssr(file: Path) -> Path:
+    """An SSR-Encoder for the small models."""
+    aligner = random_aligner(query=64, vision=64, scales=2)
+    return save_ssr(SSRModel(aligner, random_layers(UNET).state_dict(), ""), file)
 
 
 def write_checkpoint(path: Path, unet: UNet, vae: Any, text_encoder: Any) -> None:

@@ -24,6 +24,21 @@ def test_training_computes_no_weight_gradients_of_the_frozen_base():
     assert count(Models(512).train) < 3.80
 
 
+@pytest.mark.parametrize("subjects", [1, 2])
+def test_ssr_attends_to_its_subjects_at_every_step_and_makes_their_keys_and_values_once(subjects):
+    """By hand: q K^T and A V with 462 tokens a subject, in both rows; K and V of 768 numbers a token, for either row.
+    In TFLOP, over the numbers of layers, their widths and the sides of their grids."""
+    models, tokens = Models(512), 462 * subjects
+    plain = count(models.plain)
+    first, second, third = models.ssr(subjects, steps=3)
+    layers = ((5, 320, 64), (5, 640, 32), (5, 1280, 16), (1, 1280, 8))
+    attention = sum(n * 2 * (2 * 2 * side**2 * tokens * width) for n, width, side in layers) / 1e12
+    projections = sum(n * 2 * (2 * 2 * tokens * 768 * width) for n, width, _ in layers) / 1e12
+    assert second - plain == pytest.approx(attention, rel=1e-6) and third == second
+    assert first - second == pytest.approx(projections, rel=1e-6)
+    assert second / plain == pytest.approx({1: 1.027, 2: 1.053}[subjects], abs=5e-4)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "steps"), [("full", 2.6), ("lora", 2.9)])
 def test_previews_cost_less_than_5_percent_of_a_training(kind, steps):

@@ -1,5 +1,5 @@
-"""The paper's protocol on small random models: its numbers, and that a killed run goes on. DREAMBENCH_PATH names a
-folder of DreamBench whose photos are then used; without it photos are drawn."""
+"""The paper's protocol on small random models: its numbers, and that a killed run goes on. SSR-Encoder's rows have a
+file of their own."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ import numpy as np
 import pytest
 import torch
 from counted_runs import Watch, counted
+from dreambench_files import LIVE_PROMPTS, PROMPTS, options_of, write_data
 from PIL import Image
-from real_models import SIDE, write_real_models
+from real_models import SIDE
 
 from benchmarks.dreambench import protocol
 from benchmarks.dreambench.__main__ import _parser, main
 from benchmarks.dreambench.data import CENTRE, LIST, Case, read_cases, read_points
 from benchmarks.dreambench.metrics import Embeddings, Scores, score, summary
 from benchmarks.dreambench.options import COPY_NAMES
-from benchmarks.dreambench.report import PAPER, table
+from benchmarks.dreambench.report import COLUMNS, PAPER, QUOTED, USO, table
 from p3s.commands.generate import chosen_schedule
 from p3s.commands.options import chosen
 from p3s.errors import MaskError, P3SError, PointError
-from p3s.image_files import read_picture, write_png
+from p3s.image_files import read_picture
 from p3s.models.stable_diffusion import StableDiffusion, load_stable_diffusion
 from p3s.network.copy_settings import CopySettings
 from p3s.reference.points import PointSet
@@ -38,45 +39,10 @@ from p3s.training.settings import TrainSettings
 pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
 
-PROMPTS = ["a {0} {1} in the snow", "a {0} {1} on top of pink fabric", "a red {0} {1}"]
-LIVE_PROMPTS = ["a {0} {1} in the snow", "a {0} {1} wearing a red hat", "a wet {0} {1}"]
-QUICK = ["--prompts", "2", "--images", "2", "--sample-steps", "1", "--steps", "2", "--resolution", str(SIDE)]
-
-
-def prompt_list(prompts: list[str]) -> str:
-    lines = ",\n".join(f"'{prompt}'.format(unique_token, class_token)" for prompt in prompts)
-    return f"prompt_list = [\n{lines}\n]\n"
-
-
-def write_data(folder: Path) -> Path:
-    """DreamBench's layout with two subjects (of three in the list) and four photos."""
-    real = os.environ.get("DREAMBENCH_PATH")
-    folder.mkdir(parents=True)
-    for name in ("dog", "teapot"):
-        (folder / name).mkdir()
-        for number in range(2):
-            if real:
-                with Image.open(sorted((Path(real) / name).glob("*.jpg"))[number]) as photo:
-                    photo.resize((90, 60 + 30 * number)).save(folder / name / f"{number:02}.jpg")
-                continue
-            picture = torch.full((60, 90, 3), 0.2 + 0.3 * number)
-            picture[:, :40, 0] = picture[:, 60:, 2] = 1
-            write_png(picture, folder / name / f"{number:02}.png")
-    classes = "subject_name,class\ndog,dog\nbear_plushie,stuffed animal\nteapot,teapot\n"
-    lists = f"Object Prompts\n\n{prompt_list(PROMPTS)}\nLive Subject Prompts\n\n{prompt_list(LIVE_PROMPTS)}"
-    (folder / LIST).write_text(f"Classes\n\n{classes}\nPrompts\n\n{lists}")
-    return folder
-
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Options that name data and models, and make the run short."""
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("dreambench")
-    files = write_real_models(folder)
-    data = write_data(folder / "data")
-    models = [f"--{option}={files[name]}" for option, name in (("model", "sd"), ("clip", "clip"), ("dino", "dino"))]
-    return [f"--data={data}", *models, *QUICK]
+    return options_of(tmp_path_factory.mktemp("dreambench"))
 
 
 @pytest.fixture(scope="module")
@@ -142,17 +108,16 @@ def test_a_run_scores_its_pictures(finished: Path, given: list[str]) -> None:
         assert scores["dino"][i] == pytest.approx(np.mean([ours[1] @ photo[1] for photo in photos]), abs=1e-4)
 
 
-def test_a_run_writes_its_table_beside_the_papers(finished: Path) -> None:
+def test_a_run_writes_its_table(finished: Path) -> None:
     text = (finished / "table.md").read_text()
-    for method, numbers in PAPER.items():
-        assert f"| paper: {method} | {' | '.join(numbers.split())} |" in text
     row = re.search(r"^\| \*\*P3S, this repository\*\* \(2 subjects, 8 pictures\) \| (.*) \|$", text, re.MULTILINE)
     assert row is not None
     read = [protocol.read_scores(finished / name / "scores.json", 4) for name in ("dog", "teapot")]
     assert [float(cell) for cell in row[1].split(" | ")] == pytest.approx(list(summary(read).values()), abs=5e-5)
     assert "2 subjects (of 3 in the list), 2 prompts, 2 pictures each; DDIM, 1 steps" in text
     assert "the middle of every photo" in text and "other than the paper's settings: steps = 2\n" in text
-    assert re.search(r"^\| dog \|", text, re.MULTILINE) and not re.search(r"^\| bear", text, re.MULTILINE)
+    assert re.search(r"^\| dog \| p3s \|", text, re.MULTILINE) and not re.search(r"^\| bear", text, re.MULTILINE)
+    assert "ssr is left out: no --ssr" in text and "Table I has" not in text
     sheet = read_picture(finished / "sheet.png")
     assert sheet.shape[0] > 2 * 224 and sheet.shape[1] > 3 * 224
 
@@ -367,17 +332,37 @@ def test_mistakes_are_one_line(given: list[str], change: list[str], message: str
     assert not (tmp_path / "run").exists()
 
 
+NAMES = {"p3s": "ours", "ssr": "theirs"}
+
+
 def test_a_table_leaves_out_variances_that_the_paper_does_not_give() -> None:
-    text = table("ours", {"dog": Scores((1.0,), (1.0,), (1.0,))}, ["a note"])
-    assert "| paper: P3S, without RNGR | 0.7117 | 0.2602 | 0.4632 |  |  |" in text
+    text = table("ours", NAMES, {"p3s": {"dog": Scores((1.0,), (1.0,), (1.0,))}}, ["a note"])
+    assert "| P3S, without RNGR | 0.7117 | 0.2602 | 0.4632 |  |  |" in text
     assert "| **ours** (1 subjects, 1 pictures) | 1.0000 | 1.0000 | 1.0000 | 0.0000 | 0.0000 |" in text
     assert "- a note" in text
+
+
+def test_sources_are_never_in_one_table() -> None:
+    """Nor are quoted numbers among our own: every table has the rows of one source, and the columns that it has."""
+    one = {"dog": Scores((1.0,), (1.0,), (1.0,))}
+    text = table("ours", NAMES, {"p3s": one, "ssr": one}, [])
+    own, *quoted = text.split("\n### ")
+    assert len(quoted) == len(QUOTED) and "| DreamBooth |" not in own
+    for part, (source, (columns, rows)) in zip(quoted, QUOTED.items(), strict=True):
+        title, *lines = part.splitlines()
+        cells = [line.strip("| ").split(" | ") for line in lines if line.startswith("|") and "---" not in line]
+        assert title == source and cells[0] == ["method", *columns]
+        assert [row[0] for row in cells[1:]] == list(rows)
+    assert QUOTED[next(iter(QUOTED))] == (COLUMNS, PAPER) and "DINOv2" not in QUOTED[list(QUOTED)[1]][0]
+    assert "| SSR-Encoder | 0.7793 | 0.2355 | 0.5323 | 0.0032 | 0.0140 |" in quoted[0]
+    assert "| SSR-Encoder | 0.821 | 0.308 | 0.612 |" in quoted[1] and list(USO)[-1] == "SSR-Encoder"
+    assert "| photos against themselves | 0.885 |  | 0.774 |" in quoted[1]
 
 
 def test_intervals_span_the_subjects_means() -> None:
     subjects = {name: Scores((value,) * 4, (0.25,) * 4, (value,) * 4) for name, value in (("dog", 0.5), ("cat", 0.75))}
     row = "| 95 % intervals, subjects redrawn | 0.5000 to 0.7500 | 0.2500 to 0.2500 | 0.5000 to 0.7500 |  |  |"
-    assert row in table("ours", subjects, [])
+    assert row in table("ours", NAMES, {"p3s": subjects}, [])
 
 
 def test_a_case_of_two_words() -> None:

@@ -147,3 +147,41 @@ def test_numbers_that_would_give_no_picture_are_named(world, bad):
         image(world, guidance=bad)
     with pytest.raises(P3SError, match=r"strength must be a number in 0\.\.10"):
         Application(strength=bad)
+
+
+def test_another_solver_names_the_timesteps_and_gives_the_result(world):
+    """The model is asked at the solver's own timesteps, with guidance, and features are reused by its evaluations."""
+    times, asked, copied = (901, 420, 33), [], []
+
+    class Counted(SubjectCopy):
+        def forward(self, x, t, *more):
+            copied.append(int(t[0]))
+            return super().forward(x, t, *more)
+
+    copy = Counted(SMALL, CopySettings(), TOKEN_DIM)
+    copy.load_state_dict(world["copy"].state_dict())
+
+    def solver(predict, schedule, noise, steps):
+        assert schedule is NOISE and torch.equal(noise, world["latents"])
+        x = noise
+        for t in times[:steps]:
+            output = predict(x, t)
+            asked.append((x, output))
+            x = x - 0.1 * output
+            yield x
+
+    found = list(run(world, copy=copy, steps=3, solver=solver, settings=SamplingSettings(reuse=2)))
+    assert copied == [901, 33] and len(found) == 3
+    assert torch.equal(found[-1], asked[-1][0] - 0.1 * asked[-1][1])
+    (x, output), eps_t = asked[0], 1 - 0.5 * (901 / 1000) ** 2 + 0.2
+    times_of = torch.full((2,), 901)
+    with torch.no_grad():
+        both = []
+        for text in (world["empty_prompt"], world["prompt"]):
+            context = text[None].expand(2, -1, -1)
+            features = world["copy"](x, times_of, context, world["condition"])
+            for part in (features.self_attention, features.cross_attention):
+                for layer in part:
+                    part[layer] = part[layer] * eps_t
+            both.append(world["base"](x, times_of, context, InjectionHooks(Injection(features, 0.2))))
+    torch.testing.assert_close(output, both[0] + 7.5 * (both[1] - both[0]), rtol=1e-4, atol=1e-3)

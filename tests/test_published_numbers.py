@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 import sys
+from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks import flops, toyworld, training
+from benchmarks.dreambench.report import PAPER
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -88,6 +90,7 @@ def test_what_the_toy_world_says_of_selection() -> None:
         ("Apply P3S, `mode` fast", ["P3S, fast"]),
         ("Apply P3S, `mode` exact |", ["P3S, exact"]),
         ("Apply P3S, `mode` exact, `guidance` conditional", ["P3S, exact, conditional half"]),
+        ("Apply SSR, one subject; two", ["SSR-Encoder", "SSR-Encoder, two subjects"]),
         (
             "for comparison: ControlNet; IPAdapter-plus; reference-only",
             ["ControlNet", "IPAdapter-plus", "reference-only"],
@@ -152,6 +155,7 @@ def test_the_work_in_the_comparison_with_other_methods() -> None:
     row = dict(zip(names, cells(README, "work of a sampling step, x plain"), strict=True))
     counted = variants("sampling.json")
     assert numbers(row["IPAdapter"]) == [round(counted["IPAdapter-plus"]["work"], 2)]
+    assert numbers(row["SSR-Encoder"]) == [round(counted["SSR-Encoder"]["work"], 2)]
     assert numbers(row["P3S"]) == [round(counted[name]["work"], 2) for name in ("P3S, standard", "P3S, fast")]
 
 
@@ -173,6 +177,38 @@ def test_the_work_of_a_sampling_step_in_other_texts() -> None:
     }
     for text, expected in said.items():
         assert re.search(expected, text), expected
+
+
+def test_the_work_of_ssr_encoders_steps_in_the_texts() -> None:
+    counted = variants("sampling.json")
+    one, two = counted["SSR-Encoder"], counted["SSR-Encoder, two subjects"]
+    firsts = [each["first"] / counted["plain model"]["tflop"] for each in (one, two)]
+    said = {
+        PAGE: rf"first step of a run .* {firsts[0]:.3f} times .* with one subject, {firsts[1]:.3f} with two",
+        (ROOT / "docs" / "ssr.md").read_text(encoding="utf-8"): (
+            rf"counted as {one['work']:.3f} times .* as {firsts[0]:.3f}; two subjects as {two['work']:.3f} and "
+            rf"{firsts[1]:.3f} "
+        ),
+        (ROOT / "web" / "docs" / "P3S_ApplySSR.md").read_text(encoding="utf-8"): (
+            rf"costs {one['work']:.2f} times .* one subject, {two['work']:.2f} with two .* {firsts[0]:.2f} with one"
+        ),
+        (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"): rf"SSR-Encoder too: {one['work']:.2f} times",
+    }
+    for text, expected in said.items():
+        assert re.search(expected, " ".join(text.split())), expected
+
+
+def test_what_the_readme_quotes_from_table_i() -> None:
+    for method, pattern in (
+        ("P3S", r"CLIP-I ([\d.]+), CLIP-T ([\d.]+), DINOv2 ([\d.]+) for P3S"),
+        ("SSR-Encoder", r"([\d.]+), ([\d.]+), ([\d.]+) for SSR-Encoder"),
+        ("DreamBooth", r"([\d.]+), ([\d.]+), ([\d.]+) for DreamBooth"),
+    ):
+        found = re.search(pattern, README)
+        assert found is not None
+        assert [Decimal(cell) for cell in found.groups()] == [
+            Decimal(cell).quantize(Decimal("0.001"), ROUND_HALF_UP) for cell in PAPER[method].split()[:3]
+        ]
 
 
 def test_memory_in_the_text() -> None:
@@ -237,6 +273,8 @@ def test_the_tables_of_training() -> None:
         ("plain model | 1.6", "plain model"),
         ("P3S at weight 0", "P3S, off"),
         ("IPAdapter-plus (16 tokens)", "IPAdapter-plus"),
+        ("SSR-Encoder | 1.", "SSR-Encoder"),
+        ("SSR-Encoder, two subjects in one softmax", "SSR-Encoder, two subjects"),
         ("**P3S, `mode` fast** | 1.8", "P3S, fast"),
         ("**P3S, `mode` standard**", "P3S, standard"),
         ("P3S, fast, two subjects, half", "P3S, fast, two subjects, a half each"),

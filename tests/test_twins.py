@@ -14,6 +14,7 @@ import torch
 from counted_runs import Watch, counted
 from PIL import Image
 from real_models import SIDE, UNET
+from ssr_models import random_model
 from twins_files import METHODS, PAIRS, options_of, read_scores, write_files
 
 from benchmarks.dreambench.data import Case
@@ -29,7 +30,7 @@ from p3s.reference.points import PointSet
 from p3s.sampling.ddim import generate
 from p3s.ssr.attend import AppliedSSR, SubjectRun, over_sampling
 from p3s.ssr.embeds import encode
-from p3s.ssr.file import load_ssr
+from p3s.ssr.file import load_ssr, save_ssr
 from p3s.ssr.layers import SubjectLayers
 from p3s.ssr.vision import clip_vision
 from p3s.subject.file import load_subject
@@ -210,6 +211,14 @@ def test_without_weights_ssr_is_left_out(given: list[str], files: dict[str, Path
     assert "ssr is left out: no --ssr" in text and "| plain |" in text and "| ssr |" not in text
     assert main([*options, "--methods", "ssr"]) == 1
     assert "give --ssr FILE" in capsys.readouterr().err
+
+
+def test_an_ssr_encoder_of_another_model_is_refused_before_any_training(given, files, tmp_path: Path, capsys) -> None:
+    options = [option for option in given if not option.startswith("--ssr")]
+    other, out = save_ssr(random_model(), tmp_path / "other.safetensors"), tmp_path / "run"
+    assert main([*options, f"--data={files['data']}", f"--ssr={other}", f"--out={out}"]) == 1
+    assert "twins: model: this SSR-Encoder was made for a U-Net with" in capsys.readouterr().err
+    assert not list(out.rglob("*.safetensors")) and not (out / "run.json").exists()
 
 
 # resuming

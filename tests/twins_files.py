@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from real_models import SIDE, UNET, write_real_models
-from ssr_models import random_aligner, random_layers
+from real_models import SIDE, write_real_models, write_ssr
 
 from benchmarks.dreambench.data import LIST
 from benchmarks.dreambench.twins.run import Likeness
 from p3s.image_files import write_png
-from p3s.ssr.file import SSRModel, save_ssr
 
 LIVE = ["a {0} {1} in the snow", "a wet {0} {1}", "a {0} {1} in a hat"]
 QUICK = ["--prompts=2", "--images=2", "--sample-steps=2", "--steps=1", f"--resolution={SIDE}"]
@@ -69,8 +67,7 @@ def write_files(folder: Path) -> dict[str, Path]:
     torch.manual_seed(0)
     paths = write_real_models(folder)
     write_nearid(folder / "nearid")
-    aligner = random_aligner(query=64, vision=64, scales=2)
-    ssr = save_ssr(SSRModel(aligner, random_layers(UNET).state_dict(), ""), folder / "ssr.safetensors")
+    ssr = write_ssr(folder / "ssr.safetensors")
     return paths | {"data": write_data(folder / "data"), "nearid": folder / "nearid", "ssr": ssr}
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 from p3s.commands.generate import add_schedule, chosen_schedule
 from p3s.commands.models import add_computing
 from p3s.commands.options import add_settings, chosen
+from p3s.errors import P3SError
+from p3s.ssr.file import SSRModel, load_ssr
 
 from .protocol import Protocol
 
@@ -29,6 +33,41 @@ def add_base(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     models.add_argument("--clip", required=True, metavar="FOLDER", help="openai/clip-vit-large-patch14")
     add_computing(models)
     return models
+
+
+def add_ssr(models: argparse._ArgumentGroup) -> None:
+    """--ssr."""
+    models.add_argument(
+        "--ssr",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="the weights of an SSR-Encoder: its two files, or the one that python -m p3s ssr convert writes",
+    )
+
+
+def open_ssr(options: argparse.Namespace) -> SSRModel | None:
+    """The SSR-Encoder that the user named. Raises SSRFileError for other files, P3SError for more than two."""
+    if options.ssr and len(options.ssr) > 2:
+        raise P3SError(f"--ssr: expected one file or two; got {len(options.ssr)}")
+    return load_ssr(*options.ssr) if options.ssr else None
+
+
+def chosen_methods(options: argparse.Namespace, ssr: SSRModel | None) -> list[str]:
+    """The methods that the user asked for, without those that need weights that were not given. Raises P3SError where
+    none is left."""
+    methods = [method for method in options.methods if ssr is not None or not method.startswith("ssr")]
+    if not methods:
+        raise P3SError(
+            f"--methods {' '.join(options.methods)} needs the weights of an SSR-Encoder: give --ssr FILE as well"
+        )
+    return methods
+
+
+def left_out(options: argparse.Namespace, methods: Sequence[str]) -> list[str]:
+    """For readers of the tables, the methods that are not there."""
+    missing = [method for method in options.methods if method not in methods]
+    return [f"{method} is left out: no --ssr with its weights was given" for method in missing]
 
 
 def add_generating(parser: argparse.ArgumentParser, title: str, standard: Protocol) -> argparse._ArgumentGroup:

@@ -1,9 +1,11 @@
 """The paper's protocol for one subject after the other, in a folder that a killed run finds again.
 
     <out>/run.json                     what the results depend on; another run may not go on in this folder
+    <out>/ssr.json                     what those of SSR-Encoder depend on besides
     <out>/<subject>/subject.safetensors
     <out>/<subject>/<prompt>-<image>.png
     <out>/<subject>/scores.json
+    <out>/<subject>/<method>/          pictures and scores of the methods of SSR-Encoder
 
 Every file is written under another name, flushed and renamed, so one that bears its name is whole; it is checked when
 it is read all the same, and made again when it does not pass.
@@ -32,10 +34,12 @@ from p3s.network.copy_settings import CopySettings
 from p3s.reference.framing import Frame
 from p3s.reference.points import PointSet
 from p3s.reference.rngr import Reference, image_hash
-from p3s.sampling.application import Application, AppliedSubject
-from p3s.sampling.ddim import GUIDANCE, STEPS
+from p3s.sampling.application import Application
+from p3s.sampling.ddim import GUIDANCE, STEPS, Over
+from p3s.sampling.diffusion import ddim
 from p3s.sampling.schedule import Schedule
 from p3s.settings import as_before
+from p3s.ssr.file import SSRModel
 from p3s.subject.base_fingerprint import fingerprint
 from p3s.subject.file import Subject, load_subject, save_subject
 from p3s.training.progress import progress_bar
@@ -44,6 +48,7 @@ from p3s.training.settings import TrainSettings
 from .data import Case
 from .metrics import Encoders, Scores, score
 from .report import picture_name
+from .ssr import AUTHORS, P3S, STRENGTH, WAYS, Way, check_ssr, subject_of_class
 
 #: The paper's training, where this repository's defaults go beyond it.
 PAPER_TRAINING = TrainSettings(
@@ -52,6 +57,8 @@ PAPER_TRAINING = TrainSettings(
     removed="learned",
     **TrainSettings.ADDED,
 )
+#: Pictures of a prompt, one a seed.
+Sampler = Callable[[str, Sequence[int]], Tensor]
 #: Distance between the seeds of two prompts, so that the pictures of a prompt have neighbouring ones.
 SEEDS_A_PROMPT = 1000
 
@@ -82,42 +89,86 @@ class Run:
     #: Tells one points file from another.
     points_name: str
     folder: Path
+    methods: Sequence[str] = (P3S,)
+    ssr: SSRModel | None = None
+    strength: float = STRENGTH.default  # of SSR-Encoder
     say: Callable[[str], None] = print
 
     def claim_folder(self) -> None:
         """Note in the folder what this run's results depend on. Raises P3SError where other results lie there."""
         claim(self.folder / "run.json", self._facts())
+        if self.ssr is not None and self._ways:
+            facts = {"SSR-Encoder": self.ssr.sha256, "strength of SSR-Encoder": self.strength}
+            claim(self.folder / "ssr.json", facts | {"CLIP": fingerprint(self.models.clip.state_dict())})
 
     def _facts(self) -> dict[str, Any]:
         facts = facts_of(self.protocol, self.models) | {"points": self.points_name}
         facts["score_identifier"] = self.protocol.score_identifier
         return facts | {f"encoder {name}": value for name, value in self.encoders.fingerprints().items()}
 
-    def check_points(self, cases: Sequence[Case]) -> None:
-        """Make the references of all photos that have something to leave out, so that points from which no mask
-        follows are found before hours of training. Raises MaskError or PointError, naming the photo."""
+    @property
+    def _ways(self) -> list[Way]:
+        return [WAYS[method] for method in self.methods if method != P3S]
+
+    def check(self, cases: Sequence[Case]) -> None:
+        """Make the references of all photos that have something to leave out, or whose mask a method needs, so that
+        points from which no mask follows are found before hours of training. Raises MaskError or PointError, naming the
+        photo; FamilyError for an SSR-Encoder that does not fit."""
+        if self.ssr is not None and self._ways:
+            check_ssr(self.models, self.ssr)
         for case in cases:
             for photo in case.photos:
                 if self.points[photo].negative:
                     self._reference(photo)
+            if any(way.clean for way in self._ways):
+                self._clicked(case.photos[0])
 
-    def scores(self, case: Case) -> Scores:
-        """Train, generate and score one subject, or what of it is not done yet."""
-        folder = self.folder / case.name
+    def scores(self, case: Case, method: str = P3S) -> Scores:
+        """Train, generate and score one subject by a method, or what of it is not done yet."""
+        folder, name = self.pictures_folder(case, method), case.name if method == P3S else f"{case.name}, {method}"
         count = len(case.prompts) * self.protocol.images
         if (scores := read_scores(folder / "scores.json", count)) is not None:
-            self.say(f"{case.name}: done before")
+            self.say(f"{name}: done before")
             return scores
         started = time.monotonic()
-        pictures = self._pictures(case, self._subject(case, folder / "subject.safetensors"), folder)
+        identifier = self.protocol.identifier if method == P3S else ""  # SSR-Encoder does not know it
+        prompts = [case.prompt(number, identifier) for number in range(len(case.prompts))]
+        pictures = all_pictures(self.protocol, prompts, folder, self._sampler(case, method, folder))
         photos = self.encoders.pictures([read_picture(photo) for photo in case.photos])
-        identifier = self.protocol.identifier if self.protocol.score_identifier else ""
-        prompts = self.encoders.prompts([case.prompt(i, identifier) for i in range(len(case.prompts))])
-        rows = prompts.repeat_interleave(self.protocol.images, 0)
+        scored = prompts if self.protocol.score_identifier else [case.prompt(i, "") for i in range(len(prompts))]
+        rows = self.encoders.prompts(scored).repeat_interleave(self.protocol.images, 0)
         scores = score(self.encoders.pictures(pictures), photos, rows)
         write_text(folder / "scores.json", json.dumps(asdict(scores)))
-        self.say(f"{case.name}: {count} pictures scored, {time.monotonic() - started:.0f} s")
+        self.say(f"{name}: {count} pictures scored, {time.monotonic() - started:.0f} s")
         return scores
+
+    def pictures_folder(self, case: Case, method: str) -> Path:
+        """Where a method's pictures of a subject lie."""
+        return self.folder / case.name / ("" if method == P3S else method)
+
+    def _sampler(self, case: Case, method: str, folder: Path) -> Sampler:
+        """What draws a subject by a method; P3S is trained at once, SSR-Encoder reads its photo when it is needed."""
+        models, protocol = self.models, self.protocol
+        if method == P3S:
+            subject = self._subject(case, folder / "subject.safetensors")
+            applied = cache(lambda: apply_subject(models, subject, application=Application(protocol.weight))[0])
+            return lambda prompt, seeds: models.sample(
+                prompt, seeds, [applied()], protocol.sample_steps, protocol.guidance
+            )
+        way = WAYS[method]
+        over = cache(lambda: self._ssr(case, way))
+        steps, guidance, solver = AUTHORS if way.authors else (protocol.sample_steps, protocol.guidance, ddim)
+        return lambda prompt, seeds: models.sample(prompt, seeds, (), steps, guidance, over(), solver)
+
+    def _ssr(self, case: Case, way: Way) -> Over:
+        assert self.ssr is not None
+        if not way.clean:
+            photo = read_picture(case.photos[0])
+            return subject_of_class(self.models, self.ssr, case.kind, photo, strength=self.strength)
+        reference = self._clicked(case.photos[0])
+        return subject_of_class(
+            self.models, self.ssr, case.kind, reference.image, reference.subject_mask, self.strength
+        )
 
     def _subject(self, case: Case, file: Path) -> Subject:
         references = lambda: [self._reference(photo) for photo in case.photos]  # noqa: E731
@@ -126,28 +177,21 @@ class Run:
     def _reference(self, photo: Path) -> Reference:
         """The clean reference. Where no mask follows from the points and nothing is to be removed, the photo as it is:
         points in the middle of every photo must not stop a run."""
-        picture, points = read_picture(photo), self.points[photo]
+        points = self.points[photo]
         try:
-            return self.models.reference(picture, points)
-        except (MaskError, PointError) as error:
+            return self._clicked(photo)
+        except (MaskError, PointError):
             if points.negative:
-                raise type(error)(f"{photo}: {error}") from None
+                raise
         self.say(f"{photo}: no mask follows from its points, and none is needed")
-        return as_it_is(self.models, picture, points)
+        return as_it_is(self.models, read_picture(photo), points)
 
-    def _pictures(self, case: Case, subject: Subject, folder: Path) -> list[Tensor]:
-        """All pictures of a subject, prompt by prompt; those that are missing are generated."""
-        protocol = self.protocol
-        prompts = [case.prompt(number, protocol.identifier) for number in range(len(case.prompts))]
-
-        @cache
-        def applied() -> AppliedSubject:
-            return apply_subject(self.models, subject, application=Application(protocol.weight))[0]
-
-        def sample(prompt: str, seeds: Sequence[int]) -> Tensor:
-            return self.models.sample(prompt, seeds, [applied()], protocol.sample_steps, protocol.guidance)
-
-        return all_pictures(protocol, prompts, folder, sample)
+    def _clicked(self, photo: Path) -> Reference:
+        """The clean reference of a photo's points. Raises MaskError or PointError, naming the photo."""
+        try:
+            return self.models.reference(read_picture(photo), self.points[photo])
+        except (MaskError, PointError) as error:
+            raise type(error)(f"{photo}: {error}") from None
 
 
 def claim(file: Path, facts: Mapping[str, Any]) -> None:
@@ -220,7 +264,7 @@ def all_pictures(
     protocol: Protocol,
     prompts: Sequence[str],
     folder: Path,
-    sample: Callable[[str, Sequence[int]], Tensor],
+    sample: Sampler,
 ) -> list[Tensor]:
     """The pictures in a folder, prompt by prompt; those that are missing are sampled from a prompt and seeds."""
     found = []

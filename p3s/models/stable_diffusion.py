@@ -21,8 +21,8 @@ from ..reference.masks import MaskSettings
 from ..reference.points import PointSet
 from ..reference.rngr import Reference, make_reference
 from ..sampling.application import AppliedSubject
-from ..sampling.ddim import GUIDANCE, STEPS, Over, alone, generate
-from ..sampling.diffusion import NoiseSchedule
+from ..sampling.ddim import GUIDANCE, STEPS, Over, Solver, alone, generate
+from ..sampling.diffusion import NoiseSchedule, ddim
 from ..settings import settings_of
 from ..training.examples import training_size
 from ..training.precision import autocast
@@ -91,15 +91,19 @@ class StableDiffusion:
         steps: int = STEPS,
         guidance: float = GUIDANCE,
         over: Over = alone,
+        solver: Solver = ddim,
     ) -> Tensor:
-        """Pictures [len(seeds), resolution, resolution, 3] for a prompt, sampled as one batch."""
+        """Pictures [len(seeds), resolution, resolution, 3] for a prompt, sampled as one batch. ``over`` and ``solver``:
+        see :func:`p3s.sampling.ddim.generate`."""
         side = self.resolution // 2 ** (len(self.vae.config.block_out_channels) - 1)
         shape = (self.unet.config.out_channels, side, side)
         start = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
         context, empty = (self.encode_text(text).to(self.device) for text in (prompt, ""))
         start = start.to(self.device)
         with autocast(self.precision, self.device):
-            *_, latents = generate(self.unet, context, empty, self.noise, start, subjects, steps, guidance, over)
+            *_, latents = generate(
+                self.unet, context, empty, self.noise, start, subjects, steps, guidance, over, solver
+            )
         pictures = self.vae.decode(latents.float() / self.vae.config.scaling_factor).sample
         return (pictures.movedim(1, -1) / 2 + 0.5).clamp(0, 1).cpu()
 

@@ -1,4 +1,4 @@
-"""Sampling without a host: DDIM on the frozen U-Net with subjects' features injected (Eq. 7-10)."""
+"""Sampling without a host, by DDIM, on the frozen U-Net with subjects' features injected (Eq. 7-10)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..network.hooks import PLAIN, AttentionHooks
 from ..network.injection import Injection, InjectionHooks
 from ..network.unet import UNet
 from .application import AppliedSubject
-from .diffusion import NoiseSchedule, ddim, ddim_timesteps
+from .diffusion import NoiseSchedule, ddim
 from .schedule import percent_of
 from .settings import FeatureCache, early_end, injection, schedule_for
 
@@ -22,6 +22,10 @@ from .settings import FeatureCache, early_end, injection, schedule_for
 STEPS, GUIDANCE = 50, 7.5
 #: Hooks over others, at a timestep, of a call whose batch has these parts: for each, whether it is the prompt's.
 Over = Callable[[AttentionHooks, int, Sequence[bool]], AttentionHooks]
+#: What goes from noise to images, as :func:`p3s.sampling.diffusion.ddim`: of ``predict``, the schedule, the starting
+#: noise and the number of steps. Yields images [batch, channels, h, w] after every step, the last of which are the
+#: result.
+Solver = Callable[[Callable[[Tensor, int], Tensor], NoiseSchedule, Tensor, int], Iterator[Tensor]]
 
 
 def alone(hooks: AttentionHooks, t: int, prompts: Sequence[bool]) -> AttentionHooks:
@@ -40,8 +44,10 @@ def generate(
     steps: int = STEPS,
     guidance: float = GUIDANCE,
     over: Over = alone,
+    solver: Solver = ddim,
 ) -> Iterator[Tensor]:
-    """DDIM with classifier-free guidance; yields the estimate of x_0 [batch, channels, h, w] after every step.
+    """DDIM, or another ``solver``, with classifier-free guidance; yields what it does after every step, of DDIM the
+    estimate of x_0 [batch, channels, h, w].
 
     ``latents`` is the starting noise, ``prompt`` and ``empty_prompt`` are [text tokens, context_dim]. Where a subject's
     weight is 0 its copy is not run at all; where that holds for all of them the step is the plain model's. ``over``
@@ -57,7 +63,7 @@ def generate(
             subject.application.mask.check(len(latents))
         subject.copy.borrow(base)
     runs = [_SubjectRun(subject) for subject in subjects]
-    evaluations = {t: i for i, t in enumerate(ddim_timesteps(noise, steps))}
+    evaluations: dict[int, int] = {}
     texts = {"prompt": prompt} if guidance == 1 else {"empty": empty_prompt, "prompt": prompt}
 
     def call(x: Tensor, t: int, branches: Sequence[str], active: Sequence[tuple[_SubjectRun, float]]) -> Tensor:
@@ -69,6 +75,7 @@ def generate(
         return base(x, time, context, hooks)
 
     def predict(x: Tensor, t: int) -> Tensor:
+        evaluations.setdefault(t, len(evaluations))
         active = [(run, weight) for run in runs if (weight := run.weight(t))]
         everywhere = [(run, weight) for run, weight in active if run.settings.branches == "both"]
         if len(everywhere) == len(active) or len(texts) == 1:
@@ -77,7 +84,7 @@ def generate(
             outputs = call(x, t, ["empty"], everywhere), call(x, t, ["prompt"], active)
         return outputs[0] if len(outputs) == 1 else outputs[0] + guidance * (outputs[1] - outputs[0])
 
-    yield from ddim(predict, noise, latents, steps)
+    yield from solver(predict, noise, latents, steps)
 
 
 class _SubjectRun:

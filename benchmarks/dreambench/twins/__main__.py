@@ -18,12 +18,21 @@ from p3s.commands.models import check_folder, open_stable_diffusion
 from p3s.commands.options import add_mask_settings, chosen
 from p3s.errors import P3SError
 from p3s.reference.masks import MaskSettings
-from p3s.ssr.file import load_ssr
 from p3s.training.settings import TrainSettings
 
 from ..data import LIST, read_cases
 from ..metrics import ImageEncoder
-from ..options import add_base, add_generating, add_method, changes, protocol_of
+from ..options import (
+    add_base,
+    add_generating,
+    add_method,
+    add_ssr,
+    changes,
+    chosen_methods,
+    left_out,
+    open_ssr,
+    protocol_of,
+)
 from ..protocol import Protocol, write_text
 from .methods import METHODS, Setup
 from .pairs import Pair, read_pairs, twosomes, write_twosomes
@@ -52,15 +61,11 @@ def _run(options: argparse.Namespace) -> None:
             raise P3SError(f"--{name} must be 1 or more; got {value}")
     protocol, masks = protocol_of(options, STANDARD), chosen(options, MaskSettings())
     folders = _encoders(options.encoder)
-    if options.ssr and len(options.ssr) > 2:
-        raise P3SError(f"--ssr: expected one file or two; got {len(options.ssr)}")
     # What can be wrong without any model is found before one is loaded.
     found = twosomes(read_cases(options.data, options.subjects)[0])[: options.photos] if options.data else None
     pairs = read_pairs(options.twins)[: options.photos] if options.twins else []
-    ssr = load_ssr(*options.ssr) if options.ssr else None
-    methods = [method for method in options.methods if method != "ssr" or ssr is not None]
-    if not methods:
-        raise P3SError("--methods ssr needs the weights of an SSR-Encoder: give --ssr FILE as well")
+    ssr = open_ssr(options)
+    methods = chosen_methods(options, ssr)
     models = open_stable_diffusion(options)
     encoders = {name: ImageEncoder(folder, str(models.device)) for name, folder in folders.items()}
     run = Run(Setup(protocol, models, masks, ssr), methods, encoders, options.prompts, options.out)
@@ -114,8 +119,7 @@ def _notes(
         )
     if blind := [method for method in methods if METHODS[method].blind]:
         notes.append(f"clicks change nothing in {' and '.join(blind)}: the same pictures for both, so 0.5 by symmetry")
-    if "ssr" in options.methods and "ssr" not in methods:
-        notes.append("ssr is left out: no --ssr with its weights was given")
+    notes += left_out(options, methods)
     changed = changes(protocol, STANDARD) + [
         f"{name} = {value}" for name, value in vars(masks).items() if value != getattr(MaskSettings(), name)
     ]
@@ -159,13 +163,7 @@ def _parser() -> argparse.ArgumentParser:
         help="what scores: NearID, DINOv2, CLIP, SigLIP or another image encoder in a folder for transformers; may be "
         "repeated",
     )
-    models.add_argument(
-        "--ssr",
-        type=Path,
-        nargs="+",
-        metavar="FILE",
-        help="the weights of an SSR-Encoder: its two files, or the one that python -m p3s ssr convert writes",
-    )
+    add_ssr(models)
     work = add_generating(parser, "generating", STANDARD)
     work.add_argument(
         "--prompts", type=int, default=PROMPTS, metavar="N", help="the first N of each class (default: %(default)s)"

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
-
 from p3s.errors import MaskError, PointError
 from p3s.image_files import read_picture
 from p3s.models.pipeline import apply_subject
@@ -19,18 +16,12 @@ from p3s.reference.rngr import Reference
 from p3s.sampling.application import MODE, Application, AppliedSubject
 from p3s.sampling.ddim import Over, alone
 from p3s.sampling.settings import MODES
-from p3s.ssr.attend import AppliedSSR, SubjectRun, over_sampling
-from p3s.ssr.embeds import encode
 from p3s.ssr.file import SSRModel
-from p3s.ssr.layers import SubjectLayers
-from p3s.ssr.vision import clip_vision
 
 from ...reference_only import reference_only
-from ..protocol import Protocol, as_it_is, trained_subject
+from ..protocol import Protocol, Sampler, as_it_is, trained_subject
+from ..ssr import subject_of_class
 from .pairs import SIDES, Pair
-
-#: Pictures of a prompt, one a seed.
-Sampler = Callable[[str, Sequence[int]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -88,12 +79,10 @@ def _reference_only(setup: Setup, pair: Pair, wanted: int, folder: Path) -> Samp
 
 def _ssr(setup: Setup, pair: Pair, wanted: int, folder: Path) -> Sampler:
     assert setup.ssr is not None
-    models, reference = setup.models, setup.reference(pair, wanted)
-    query, empty = (models.encode_text(text)[None] for text in (pair.case.kind, ""))
-    vision = clip_vision(models.clip, setup.ssr.aligner.scales)
-    embeds = encode(setup.ssr, query, empty, reference.image, vision, reference.subject_mask).embeds
-    layers = SubjectLayers.from_state_dict(setup.ssr.layers, models.unet.config, dtype=torch.float32)
-    return setup.sampler(over=over_sampling([SubjectRun(AppliedSSR(embeds), layers.to(models.device))]))
+    reference = setup.reference(pair, wanted)
+    return setup.sampler(
+        over=subject_of_class(setup.models, setup.ssr, pair.case.kind, reference.image, reference.subject_mask)
+    )
 
 
 class Method(NamedTuple):

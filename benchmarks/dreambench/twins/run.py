@@ -29,6 +29,7 @@ from p3s.subject.base_fingerprint import fingerprint
 
 from ..metrics import ImageEncoder, mean_cosine
 from ..protocol import all_pictures, claim, facts_of, write_text
+from ..ssr import check_ssr
 from .methods import METHODS, Setup
 from .pairs import SIDES, Pair
 
@@ -77,7 +78,9 @@ class Run:
 
     def check(self, pairs: Sequence[Pair]) -> None:
         """Make all references and crops, so that points from which no mask follows are found before hours of training.
-        Raises P3SError, naming all such photos."""
+        Raises P3SError, naming all such photos; FamilyError for an SSR-Encoder that does not fit."""
+        if self.setup.ssr is not None and "ssr" in self.methods:
+            check_ssr(self.setup.models, self.setup.ssr)
         wrong, selecting = [], any(not METHODS[method].blind for method in self.methods)
         for pair in pairs:
             for wanted, twin in enumerate(pair.twins):
