@@ -117,6 +117,14 @@ def test_what_is_drawn() -> None:
     assert torch.equal(many.query, pairs(1)[0].query.expand(2000, -1, -1))  # the query is never dropped
 
 
+def test_noisy_timesteps_are_drawn_in_proportion_to_t() -> None:
+    settings, rows = SSRTrainSettings(timesteps="noisy"), pairs(1) * 1000
+    t = draw(rows, EMPTY, NOISE, settings, torch.Generator().manual_seed(0)).timesteps
+    assert 0 <= t.min() and t.max() <= 999
+    for part in (0.25, 0.5, 0.75):  # the share below T x is x^2
+        assert (t < 1000 * part).float().mean().item() == pytest.approx(part**2, abs=0.002)
+
+
 def test_a_mask_of_some_rows_is_none_for_the_others() -> None:
     rows = [pairs(1)[0], pairs(1, masked=True)[0]]
     drawn = draw(rows, EMPTY, NOISE, SSRTrainSettings(), torch.Generator().manual_seed(0))

@@ -28,7 +28,9 @@ class SSRTrainSettings:
     ``consistency`` is lambda of L_reg, ``consistency_norm`` "sum" over the scales (the authors' code) or "mean" of the
     embeddings over them (the paper). ``prompt_dropout`` and ``image_dropout`` are the shares of rows with the empty
     prompt, and with the embedding of the zero picture; the authors never drop the image. ``start``: W_K^S and W_V^S
-    "random" (code) or a "copy" of the U-Net's own (paper). ``learning_rate`` and ``weight_decay`` are AdamW's.
+    "random" (code) or a "copy" of the U-Net's own (paper). ``timesteps``: "uniform", or "noisy", where a subject's looks
+    are decided: with a density that grows in proportion to t, one in each of as many equal shares as there are rows.
+    ``learning_rate`` and ``weight_decay`` are AdamW's.
     """
 
     consistency: float = 0.01
@@ -36,10 +38,15 @@ class SSRTrainSettings:
     prompt_dropout: float = 0.8
     image_dropout: float = 0.0
     start: str = "random"
+    timesteps: str = "uniform"
     learning_rate: float = 5e-5
     weight_decay: float = 0.01
 
-    CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {"consistency_norm": ("sum", "mean"), "start": ("random", "copy")}
+    CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
+        "consistency_norm": ("sum", "mean"),
+        "start": ("random", "copy"),
+        "timesteps": ("uniform", "noisy"),
+    }
     RANGES: ClassVar[dict[str, float]] = {
         "consistency": 100,
         "prompt_dropout": 1,
@@ -97,7 +104,11 @@ def draw(
     ``empty`` has the empty prompt, the states of the zero picture and the query of the empty text.
     """
     latents = torch.stack([pair.latent for pair in pairs]).float()
-    t = torch.randint(len(noise), (len(pairs),), generator=generator)
+    if settings.timesteps == "noisy":
+        share = (torch.arange(len(pairs)) + torch.rand(len(pairs), generator=generator)) / len(pairs)
+        t = (share.sqrt() * len(noise)).long().clamp(max=len(noise) - 1)
+    else:
+        t = torch.randint(len(noise), (len(pairs),), generator=generator)
     eps = torch.randn(latents.shape, generator=generator)
 
     def with_empty(share: float) -> list[Pair]:

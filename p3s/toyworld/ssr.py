@@ -26,7 +26,7 @@ from .world import ToyWorld
 SIZES = {"inner": 64, "heads": 4, "scales": 3}
 #: lambda and the start as published in the paper. The image is dropped as well, so that the embedding of the zero
 #: picture, which guidance uses, means something; prompts are dropped by the sort of a pair.
-SETTINGS = SSRTrainSettings(consistency=0.01, prompt_dropout=0.0, image_dropout=0.1, start="copy")
+SETTINGS = SSRTrainSettings(consistency=0.01, prompt_dropout=0.0, image_dropout=0.1, start="copy", timesteps="noisy")
 #: Sorts of pairs with their shares, and the share of their prompts that are empty.
 SORTS = {"same": {"same": (1.0, 0.8)}, "other": {"same": (0.4, 0.8), "one of two": (0.4, 0.5), "class": (0.2, 0.0)}}
 
