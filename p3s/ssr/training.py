@@ -28,8 +28,8 @@ class SSRTrainSettings:
     ``consistency`` is lambda of L_reg, ``consistency_norm`` "sum" over the scales (the authors' code) or "mean" of the
     embeddings over them (the paper). ``prompt_dropout`` and ``image_dropout`` are the shares of rows with the empty
     prompt, and with the embedding of the zero picture; the authors never drop the image. ``start``: W_K^S and W_V^S
-    "random" (code) or a "copy" of the U-Net's own (paper). ``timesteps``: "uniform", or "noisy", where a subject's looks
-    are decided: with a density that grows in proportion to t, one in each of as many equal shares as there are rows.
+    "random" (code) or a "copy" of the U-Net's own (paper). ``timesteps``: "uniform", or "noisy" for more of those at
+    which looks are decided: their density is proportional to t, and every row has its own equal share of it.
     ``learning_rate`` and ``weight_decay`` are AdamW's.
     """
 

@@ -133,7 +133,7 @@ def load_world(folder: Path = WEIGHTS) -> ToyWorld:
 
 
 def load_ssr_encoder(folder: Path = WEIGHTS) -> SSRModel:
-    """The world's own SSR-Encoder (:mod:`p3s.toyworld.ssr`)."""
+    """The world's own SSR-Encoder, which ``p3s.toyworld.ssr`` trains."""
     return load_ssr(folder / SSR_FILE)
 
 
