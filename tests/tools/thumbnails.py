@@ -31,6 +31,8 @@ PHOTO = REPO / "docs" / "images" / "two_dogs.jpg"
 SCENE = "docs/images/demo.png", 24, 175, 200
 CLEAN = "docs/images/demo.png", 672, 175, 200
 GENERATED = tuple(("docs/images/demo.png", 672, top, 200) for top in (440, 704, 968))
+#: Of one row: the photo with its points, and what SSR-Encoder draws by the word and by the clicks.
+SSR = tuple(("benchmarks/results/toyworld_ssr.png", left, 160, 200) for left in (24, 456, 672))
 TWO = "benchmarks/results/toyworld_two.png", 0, 288, 96
 
 
@@ -81,6 +83,24 @@ def with_controlnet() -> Image.Image:
     return card([(fit(subject, (side, side)), (GAP, 50)), (fit(outlines, (side, side)), (side + 2 * GAP, 50))])
 
 
+def subject_without_training() -> Image.Image:
+    half = (SIZE[0] - GAP) // 2, 137
+    label = text("no training", 32)
+    return card(
+        [
+            (fit(marked(ONE, OTHER), (438, 219)), (61, 0)),
+            (fit(image_of(made(ONE, OTHER).image), half), (0, 237)),
+            (label, (half[0] + GAP + (half[0] - label.width) // 2, 290)),
+        ]
+    )
+
+
+def try_ssr_without_downloads() -> Image.Image:
+    scene, named, clicked = (cut(*place, side) for place, side in zip(SSR, (300, 170, 170), strict=True))
+    parts = [(scene, (20, 37)), (named, (365, 10)), (clicked, (365, 190)), (text("toy world", 20), (225, 345))]
+    return card(parts)
+
+
 def try_without_downloads() -> Image.Image:
     scene = cut(*SCENE, 340)
     draw = ImageDraw.Draw(scene)
@@ -117,7 +137,9 @@ CARDS: dict[str, Callable[[], Image.Image]] = {
         two_subjects_with_masks,
         with_controlnet,
         external_inpainting,
+        subject_without_training,
         try_without_downloads,
+        try_ssr_without_downloads,
     )
 }
 
