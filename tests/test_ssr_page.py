@@ -51,7 +51,5 @@ def test_the_defaults_are_those_of_the_code(kind: str, name: str, default: str) 
 
 
 def test_every_choice_is_a_row() -> None:
-    described = ("QuerySettings", "AppliedSSR")
-    choices = {(kind, name) for kind in described for name, s in settings_of(type(SETTINGS[kind])).items() if s.choices}
-    choices |= {("SSRTrainSettings", name) for name in SSRTrainSettings.CHOICES}
+    choices = {(kind, name) for kind in SETTINGS for name, s in settings_of(type(SETTINGS[kind])).items() if s.choices}
     assert choices <= {row[:2] for row in decisions()}
