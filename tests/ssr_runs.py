@@ -102,7 +102,7 @@ if __name__ == "__main__":
             save_state(training.state(), folder / f"{place.rank} after {report.step}.state")
     (folder / f"{place.rank}.json").write_text(json.dumps([report._asdict() for report in reports]))
     # A stop that one process asks for, and an error of one, end all.
-    more = trainer_on(folder / "pictures.jsonl", place, steps=9)
+    more = trainer_on(folder / "pictures.jsonl", place, steps=9, checkpointing=True)
     with more.reader:
         taken = len(list(more.steps(lambda: place.rank == 1 and more.done == 2)))
         try:
@@ -113,3 +113,4 @@ if __name__ == "__main__":
         except Exception as error:
             ended = f"{type(error).__name__}: {error}"
     (folder / f"{place.rank}.txt").write_text(f"{taken} steps, {ended}")
+    place.__exit__(None)

@@ -12,6 +12,7 @@ from p3s.settings import settings_of
 from p3s.ssr.attend import AppliedSSR
 from p3s.ssr.embeds import SubjectEmbeds
 from p3s.ssr.query import QuerySettings
+from p3s.ssr.trainer import RunSettings
 from p3s.ssr.training import SSRTrainSettings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,6 +21,7 @@ SETTINGS = {
     "QuerySettings": QuerySettings(),
     "AppliedSSR": AppliedSSR(SubjectEmbeds((), MODEL)),
     "SSRTrainSettings": SSRTrainSettings(),
+    "RunSettings": RunSettings(),
 }
 
 

@@ -36,7 +36,7 @@ from ..models.ssr import (
 )
 from ..models.stable_diffusion import StableDiffusion
 from ..ssr.dataset import CaptionedPictures, Reader
-from ..ssr.processes import launched
+from ..ssr.processes import Alone, launched
 from ..ssr.state_file import Keeper
 from ..ssr.trainer import Report, RunSettings, Trainer
 from ..ssr.training import SSRTrainSettings, start
@@ -90,6 +90,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     settings, run = chosen(options, SSRTrainSettings()), chosen(options, RunSettings())
     processes, options.device = launched(options.device)
+    with processes:
+        _run(options, settings, run, processes)
+
+
+def _run(options: argparse.Namespace, settings: SSRTrainSettings, run: RunSettings, processes: Alone) -> None:
     first = processes.rank == 0
     say: Any = print if first else _silent
     keeper = Keeper(options.out, lambda text: print(f"warning: {text}", file=sys.stderr, flush=True))
@@ -108,7 +113,7 @@ def run(options: argparse.Namespace) -> None:
 
     say(f"{len(data):,} pictures, {run.batch_size * processes.count} in each of {run.steps:,} steps")
     factor = 2 ** (len(models.vae.config.block_out_channels) - 1)
-    estimate = estimate_memory(frozen.base.config, shapes_of(frozen, run, factor), trainee.aligner.heads, run, others)
+    estimate = estimate_memory(frozen.base.config, shapes_of(frozen, run, factor), trainee.aligner, run, others)
     say(told(estimate), flush=True)
     warning = check_memory(estimate, resident, free_memory(models.device), run)
     if warning:
@@ -162,6 +167,7 @@ def _train(trainer: Trainer, keeper: Keeper, interrupted: Any, say: Any) -> None
     if isinstance(problem, P3SError):
         raise type(problem)(f"{problem} ({told})") from problem
     if problem is not None:
+        say(told, flush=True)
         raise problem
     if trainer.done < trainer.run.steps:
         raise TrainingError(f"stopped; {told}; the same command continues")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -67,22 +68,19 @@ def arithmetic(precision: str, device: torch.device) -> Callable[[], Any]:
 
 
 def estimate_memory(
-    config: UNetConfig, batch: Mapping[str, tuple[int, ...]], heads: int, run: RunSettings, others: int = 0
+    config: UNetConfig, batch: Mapping[str, tuple[int, ...]], trained: Aligner, run: RunSettings, others: int = 0
 ) -> MemoryEstimate:
     """The memory of a training on a base of ``config``, found by a step on tensors that have shapes but no values.
 
     Args:
         batch: shapes of the :class:`Batch`'s ``x``, ``context``, ``states`` and ``query``.
-        heads: of the aligner, which is otherwise as the shapes say, and as wide as the released one.
+        trained: an aligner of the one's sizes; it is not used otherwise.
         others: bytes of the frozen models besides the U-Net. What they need while they work is not counted.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode  # slow to import
 
-    scales, vision, query = batch["states"][1], batch["states"][3], batch["query"][2]
     base = UNet(config, device="meta").requires_grad_(False)
-    trainee = Trainee(
-        Aligner(query, vision, heads=heads, scales=scales, device="meta"), SubjectLayers(config, device="meta")
-    )
+    trainee = Trainee(deepcopy(trained).to("meta"), SubjectLayers(config, device="meta"))
     with FakeTensorMode(), LiveBytes() as live:
         fill(base, DTYPES[run.precision])
         fill(trainee, torch.float32)
@@ -96,9 +94,9 @@ def estimate_memory(
             loss, *_ = step_loss(trainee, base, drawn, SSRTrainSettings())
         loss.backward()
     gradients = bytes_of([p.grad for p in trainee.parameters() if p.grad is not None])
-    trained = [p.numel() for p in trainee.parameters()]
-    in_step = max(live.peak, weights + gradients + 4 * max(trained))  # AdamW works through one weight after the other
-    return MemoryEstimate(weights + others, gradients, STATE["adamw"] * sum(trained), in_step - weights - gradients)
+    numbers = [p.numel() for p in trainee.parameters()]
+    in_step = max(live.peak, weights + gradients + 4 * max(numbers))  # AdamW works through one weight after the other
+    return MemoryEstimate(weights + others, gradients, STATE["adamw"] * sum(numbers), in_step - weights - gradients)
 
 
 def shapes_of(models: FrozenModels, run: RunSettings, factor: int) -> dict[str, tuple[int, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -15,9 +16,15 @@ Value = TypeVar("Value")
 
 
 class Alone:
-    """The only process."""
+    """The only process. Leaving it as a context ends what connects it to others."""
 
     rank, count = 0, 1
+
+    def __enter__(self) -> Alone:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        pass
 
     def wrapped(self, trainee: nn.Module) -> nn.Module:
         """The module to train through: its gradients are the means over the processes."""
@@ -49,6 +56,12 @@ class Accelerated(Alone):
     def __init__(self, accelerator: Any) -> None:
         self.accelerator = accelerator
         self.rank, self.count = accelerator.process_index, accelerator.num_processes
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self.any(False)  # none leaves while another still needs it
+        gc.collect()  # a wrapper that outlives the connection can end the process badly
+        self.accelerator.end_training()
 
     def wrapped(self, trainee: nn.Module) -> nn.Module:
         return self.accelerator.prepare_model(trainee)

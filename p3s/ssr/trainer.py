@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import TrainingError
 from ..network.unet import UNet
@@ -99,7 +99,6 @@ class Trainer:
         models.base.checkpointing = run.checkpointing
         self.optimizer = _Optimizer(optimizer(self.trainee, settings))
         self.done = 0
-        self._through: nn.Module = self.trainee  # wrapped before the first step, when a state has been restored
         self._empty: Pair | None = None
 
     @property
@@ -114,10 +113,10 @@ class Trainer:
         Raises TrainingError for a picture that cannot be read and for a loss that is not finite, in all processes if
         in one; the weights are then those of the step before.
         """
-        self._through = self.processes.wrapped(self.trainee)
+        through = self.processes.wrapped(self.trainee)
         while self.done < self.run.steps and not self.processes.any(stopped()):
             losses = training_step(
-                self._through,
+                through,
                 self.models.base,
                 self._agreed_batch(),
                 self.optimizer,
