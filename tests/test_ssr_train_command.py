@@ -26,6 +26,7 @@ from p3s.models import ssr as glue
 from p3s.models.ssr import check_memory, estimate_memory, told
 from p3s.models.stable_diffusion import load_stable_diffusion
 from p3s.network.unet_config import UNetConfig
+from p3s.safetensors_format import read_header
 from p3s.settings import settings_of
 from p3s.ssr.attend import AppliedSSR, SubjectRun, over_sampling
 from p3s.ssr.dataset import CaptionedPictures
@@ -47,17 +48,24 @@ GIB = 2**30
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """``sd``, ``clip`` of six layers, ``shallow``: one of two, and ``data``."""
+    """``sd``, ``clip`` of six layers, a ``second`` one, a ``shallow`` one of two layers, and ``data``."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("models")
     paths = write_real_models(folder)
     sizes = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 1, "patch_size": 8}
     config = transformers.CLIPVisionConfig(num_hidden_layers=6, image_size=CLIP_SIDE, **sizes)
-    transformers.CLIPVisionModel(config).save_pretrained(folder / "deep")
-    write_tokenizer(folder / "deep")
+    for name in ("deep", "second"):
+        transformers.CLIPVisionModel(config).save_pretrained(folder / name)
+        write_tokenizer(folder / name)
     (folder / "pictures").mkdir()
     data = write_pictures(folder / "pictures", 5, captions=2)
-    return {"sd": paths["sd"], "clip": folder / "deep", "shallow": paths["clip"], "data": data}
+    return {
+        "sd": paths["sd"],
+        "clip": folder / "deep",
+        "second": folder / "second",
+        "shallow": paths["clip"],
+        "data": data,
+    }
 
 
 def command(files: dict[str, Path], out: Path, *options: str, **other: Any) -> list[str]:
@@ -87,14 +95,8 @@ def test_what_is_written_selects_a_subject(files: dict[str, Path], trained: Path
     over = over_sampling([SubjectRun(AppliedSSR(embeds), layers)])
     shown, plain = sd.sample("a dog", [0], steps=2, over=over), sd.sample("a dog", [0], steps=2)
     assert (shown - plain).abs().max() > 1e-3
-    made = json.loads(metadata(trained)["made"])
+    made = json.loads(read_header(trained)[0]["made"])
     assert (made["trained_steps"], made["learning_rate"], made["seed"], made["precision"]) == (3, 0.01, "0", "fp32")
-
-
-def metadata(path: Path) -> dict[str, str]:
-    from p3s.safetensors_format import read_header
-
-    return read_header(path)[0]
 
 
 def press_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,29 +204,17 @@ def test_other_settings_data_and_models_are_refused(
     files: dict[str, Path], trained: Path, tmp_path: Path, capsys
 ) -> None:
     before = trained.read_bytes(), trained.with_suffix(".state").read_bytes()
-    other = tmp_path / "other.jsonl"
-    other.write_bytes(files["data"].read_bytes().replace(b'"', b'"', 1) + b"\n")
-    other.write_text(other.read_text().replace('"0.png"', json.dumps(str(files["data"].parent / "0.png"))))
-    other.write_text(other.read_text().splitlines()[0] + "\n")
+    other = write_pictures(tmp_path, 4)
     for options, given, message in (
         (["--learning-rate", "0.1", "--seed", "3"], {}, "learning_rate was 0.01, and is 0.1 now; seed was 0, and is 3"),
         (["--batch-size", "1"], {}, "pictures per step (batch_size times processes) was 2, and is 1 now"),
         ([], {"data": other}, "the list of pictures was "),
-        ([], {"clip": files["second clip"]}, "CLIP was "),
+        ([], {"clip": files["second"]}, "CLIP was "),
     ):
         assert main([*command(files, trained, **given), *options, "--steps", "5"]) == 1
         assert message in (said := capsys.readouterr().err), said
         assert "Give the same again, or choose another name for the new model" in said
     assert (trained.read_bytes(), trained.with_suffix(".state").read_bytes()) == before
-
-
-@pytest.fixture(scope="module", autouse=True)
-def second_clip(files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder = tmp_path_factory.mktemp("second")
-    torch.manual_seed(7)
-    config = transformers.CLIPVisionModel.from_pretrained(files["clip"]).config
-    transformers.CLIPVisionModel(config).save_pretrained(folder)
-    files["second clip"] = folder
 
 
 def test_mistakes_are_one_line_and_write_nothing(files: dict[str, Path], tmp_path: Path, capsys) -> None:

@@ -40,7 +40,7 @@ from ..ssr.processes import Alone, launched
 from ..ssr.state_file import Keeper
 from ..ssr.trainer import Report, RunSettings, Trainer
 from ..ssr.training import SSRTrainSettings, start
-from ..training.memory import is_out_of_memory
+from ..training.memory import free_cached_memory, is_out_of_memory
 from ..training.memory_estimate import bytes_of
 from .interrupt import interruptible
 from .models import open_stable_diffusion
@@ -103,8 +103,7 @@ def _run(options: argparse.Namespace, settings: SSRTrainSettings, run: RunSettin
     data = CaptionedPictures(options.data)
     models = open_stable_diffusion(options)
     found = facts(models, data, settings, run, processes)
-    resident, others = _resident(models), bytes_besides_the_unet(models)
-    frozen = frozen_models(models, run.precision)
+    frozen, others = frozen_models(models, run.precision), bytes_besides_the_unet(models)
     width = frozen.vision.zeros().shape[-1]
     trainee = start(frozen.base, width, settings, run.seed)
     if first:
@@ -115,7 +114,9 @@ def _run(options: argparse.Namespace, settings: SSRTrainSettings, run: RunSettin
     factor = 2 ** (len(models.vae.config.block_out_channels) - 1)
     estimate = estimate_memory(frozen.base.config, shapes_of(frozen, run, factor), trainee.aligner, run, others)
     say(told(estimate), flush=True)
-    warning = check_memory(estimate, resident, free_memory(models.device), run)
+    free_cached_memory(models.device)
+    loaded = others + bytes_of(list(frozen.base.parameters()))
+    warning = check_memory(estimate, loaded, free_memory(models.device), run)
     if warning:
         say(f"warning: {warning}", flush=True)
 
@@ -189,11 +190,6 @@ def _notes(trainer: Trainer) -> dict[str, str]:
     """How a model was made, for its metadata."""
     made = {**trainer.facts, "trained_steps": trainer.done, **asdict(trainer.settings), "torch": torch.__version__}
     return {"made": json.dumps(made, sort_keys=True)}
-
-
-def _resident(models: StableDiffusion) -> int:
-    """Bytes of the models that are loaded."""
-    return bytes_besides_the_unet(models) + bytes_of(list(models.unet.parameters()))
 
 
 def _silent(*_: object, **__: object) -> None:
