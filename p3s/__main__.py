@@ -17,7 +17,7 @@ COMMANDS = {
     "train": "train a subject from photos and points",
     "generate": "generate a trained subject from prompts",
     "info": "what a subject file holds",
-    "ssr": "convert the files of an SSR-Encoder",
+    "ssr": "train an SSR-Encoder, or convert its files",
 }
 EXAMPLES = """\
 examples:

@@ -13,6 +13,7 @@ PAGE = (REPO / "CONTRIBUTING.md").read_text(encoding="utf-8")
 # Of ComfyUI, and what else p3s may use: no third world comes in unseen.
 PUBLIC_HOST = {"comfy_api", "folder_paths"}
 LIBRARIES = {
+    "accelerate",
     "bitsandbytes",
     "diffusers",
     "numpy",

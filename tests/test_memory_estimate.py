@@ -1,12 +1,11 @@
 """The memory of a training, before its first step."""
 
-import weakref
 from dataclasses import replace
 
 import pytest
 import torch
+from alive import Alive
 from small import TOKEN_DIM, random_examples, random_unet, train
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from p3s.errors import TrainingError
 from p3s.network.copy_settings import CopySettings
@@ -27,29 +26,6 @@ FULL, LORA = CopySettings(), CopySettings(kind="lora")
 
 def estimate(copy_settings=FULL, examples=EXAMPLES, **settings):
     return estimate_memory(TINY, examples, copy_settings, TrainSettings(**settings))
-
-
-class Alive(TorchDispatchMode):
-    """Counts what networks and the tensors of a real training take."""
-
-    def __init__(self, weights):
-        super().__init__()
-        self.known = weakref.WeakKeyDictionary({weight.untyped_storage(): None for weight in weights})
-        self.now = self.peak = sum(storage.nbytes() for storage in self.known)
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        for tensor in torch.utils._pytree.tree_leaves(result):
-            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage() not in self.known:
-                storage = tensor.untyped_storage()
-                self.known[storage] = None
-                self.now += storage.nbytes()
-                weakref.finalize(storage, self.free, storage.nbytes())
-                self.peak = max(self.peak, self.now)
-        return result
-
-    def free(self, size):
-        self.now -= size
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from p3s.settings import settings_of
 from p3s.ssr.attend import AppliedSSR
 from p3s.ssr.embeds import SubjectEmbeds
 from p3s.ssr.query import QuerySettings
+from p3s.ssr.trainer import RunSettings
 from p3s.ssr.training import SSRTrainSettings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,6 +21,7 @@ SETTINGS = {
     "QuerySettings": QuerySettings(),
     "AppliedSSR": AppliedSSR(SubjectEmbeds((), MODEL)),
     "SSRTrainSettings": SSRTrainSettings(),
+    "RunSettings": RunSettings(),
 }
 
 
@@ -51,7 +53,5 @@ def test_the_defaults_are_those_of_the_code(kind: str, name: str, default: str) 
 
 
 def test_every_choice_is_a_row() -> None:
-    described = ("QuerySettings", "AppliedSSR")
-    choices = {(kind, name) for kind in described for name, s in settings_of(type(SETTINGS[kind])).items() if s.choices}
-    choices |= {("SSRTrainSettings", name) for name in SSRTrainSettings.CHOICES}
+    choices = {(kind, name) for kind in SETTINGS for name, s in settings_of(type(SETTINGS[kind])).items() if s.choices}
     assert choices <= {row[:2] for row in decisions()}

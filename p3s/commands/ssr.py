@@ -1,4 +1,4 @@
-"""The files of an SSR-Encoder."""
+"""Train an SSR-Encoder, or convert its files."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..ssr.file import load_ssr, save_ssr
+from . import ssr_train
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -15,7 +16,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     convert.add_argument("aligner", type=Path, metavar="ALIGNER", help="pytorch_model.bin, or a safetensors file")
     convert.add_argument("layers", type=Path, metavar="LAYERS", help="pytorch_model_1.bin, or a safetensors file")
     convert.add_argument("out", type=Path, metavar="OUT", help="the file to write; it must not exist yet")
+    train = actions.add_parser(
+        "train",
+        help="train an SSR-Encoder on captioned pictures",
+        description=ssr_train.__doc__,
+        epilog=ssr_train.EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    ssr_train.add_options(train)
 
 
 def run(options: argparse.Namespace) -> None:
+    if options.action == "train":
+        ssr_train.run(options)
+        return
     print(f"wrote {save_ssr(load_ssr(options.aligner, options.layers), options.out)}")

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import gettempdir
 
@@ -29,6 +27,7 @@ from ..toyworld.world import MASKS
 from ..training.progress import progress_bar
 from ..training.settings import TrainSettings
 from ..training.step import StepReport
+from .interrupt import interruptible
 from .models import TOY, add_models, check_prompts, fit_photo, open_models
 from .options import NamesPhoto, Photo, add_mask_settings, add_points, add_settings, chosen
 
@@ -61,7 +60,7 @@ def run(options: argparse.Namespace) -> None:
     check_prompts(models, [options.prompt])
     references = [_reference(models, *given, masks) for given in zip(options.photos, photos, strict=True)]
 
-    with progress_bar() as show, _interruptible() as interrupted:
+    with progress_bar() as show, interruptible(signal.SIGINT) as interrupted:
 
         def callback(report: StepReport) -> bool:
             show(report)
@@ -101,20 +100,3 @@ def _save(subject: Subject, path: Path, ending: str) -> str:
         except SubjectFileError as error:
             problem += f"{error}; "
     raise SubjectFileError(f"{problem}the training is lost")
-
-
-@contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Within, the first Ctrl-C only makes the given function return True; the second works as ever."""
-    pressed = False
-
-    def ask(*_: object) -> None:
-        nonlocal pressed
-        pressed = True
-        signal.signal(signal.SIGINT, before)
-
-    before = signal.signal(signal.SIGINT, ask)
-    try:
-        yield lambda: pressed
-    finally:
-        signal.signal(signal.SIGINT, before)

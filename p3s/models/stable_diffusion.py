@@ -54,14 +54,18 @@ class StableDiffusion:
     def device(self) -> torch.device:
         return next(self.unet.parameters()).device
 
-    @torch.no_grad()
     def encode_text(self, text: str) -> Tensor:
         """The U-Net's context of a prompt, [77, 768]; what does not fit is cut off, as everywhere with this model."""
+        return self.encode_texts([text])[0]
+
+    @torch.no_grad()
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """The same of several, [texts, 77, 768]."""
         length = self.text_encoder.config.max_position_embeddings
         numbers = self.tokenizer(
-            text, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+            list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
         ).input_ids
-        return self.text_encoder(numbers.to(self.device)).last_hidden_state[0].float().cpu()
+        return self.text_encoder(numbers.to(self.device)).last_hidden_state.float().cpu()
 
     def encode_clip(self, pictures: Tensor) -> Tensor:
         """CLIP's last hidden state [batch, 257, 1024] of pictures [batch, 224, 224, 3]."""

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import P3SError, TrainingError
+from ..errors import TrainingError
 from ..network.hooks import AttentionHooks
 from ..network.unet import UNet
 from ..network.unet_config import Layer
 from ..sampling.diffusion import NoiseSchedule
-from ..settings import is_number
+from ..settings import check, setting
 from .aligner import Aligner
 from .attend import KeysValues, add_subject
 from .layers import SubjectLayers
@@ -25,43 +26,55 @@ from .layers import SubjectLayers
 class SSRTrainSettings:
     """How an SSR-Encoder is trained; the defaults are the published ones. Raises P3SError for other values.
 
-    ``consistency`` is lambda of L_reg, ``consistency_norm`` "sum" over the scales (the authors' code) or "mean" of the
-    embeddings over them (the paper). ``prompt_dropout`` and ``image_dropout`` are the shares of rows with the empty
-    prompt, and with the embedding of the zero picture; the authors never drop the image. ``start``: W_K^S and W_V^S
-    "random" (code) or a "copy" of the U-Net's own (paper). ``timesteps``: "uniform", or "noisy" for more of those at
-    which looks are decided: their density is proportional to t, and every row has its own equal share of it.
-    ``learning_rate`` and ``weight_decay`` are AdamW's.
+    ``consistency`` is lambda of L_reg; ``learning_rate`` and ``weight_decay`` are AdamW's.
     """
 
-    consistency: float = 0.01
-    consistency_norm: str = "sum"
-    prompt_dropout: float = 0.8
-    image_dropout: float = 0.0
-    start: str = "random"
-    timesteps: str = "uniform"
-    learning_rate: float = 5e-5
-    weight_decay: float = 0.01
-
-    CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
-        "consistency_norm": ("sum", "mean"),
-        "start": ("random", "copy"),
-        "timesteps": ("uniform", "noisy"),
-    }
-    RANGES: ClassVar[dict[str, float]] = {
-        "consistency": 100,
-        "prompt_dropout": 1,
-        "image_dropout": 1,
-        "learning_rate": 1,
-        "weight_decay": 1,
-    }
+    consistency: float = setting(
+        0.01,
+        "Weight of the loss that ties each token's embedding to the meaning of that token. The authors use 0.001 to "
+        "fine-tune.",
+        low=0.0,
+        high=100.0,
+    )
+    consistency_norm: str = setting(
+        "sum",
+        "What that loss compares: sum, each scale's embeddings, as in the authors' code; mean, their mean over the "
+        "scales, as in the paper.",
+        ("sum", "mean"),
+    )
+    prompt_dropout: float = setting(
+        0.8,
+        "Share of the rows trained without the prompt, which leaves the query to say what to draw.",
+        low=0.0,
+        high=1.0,
+    )
+    image_dropout: float = setting(
+        0.0,
+        "Share of the rows trained on the embedding of no picture, which guidance uses. The authors have none.",
+        low=0.0,
+        high=1.0,
+    )
+    start: str = setting(
+        "random",
+        "How the subject's keys and values start: random, as in the authors' code; copy, as the U-Net's own for the "
+        "text, as in the paper.",
+        ("random", "copy"),
+    )
+    timesteps: str = setting(
+        "uniform",
+        "Noise levels of the rows: uniform, as in the authors' code; noisy, more of those at which looks are decided.",
+        ("uniform", "noisy"),
+    )
+    learning_rate: float = setting(
+        5e-5,
+        "Learning rate, the same from the first step to the last. Lower it if the loss becomes NaN.",
+        low=0.0,
+        high=1.0,
+    )
+    weight_decay: float = setting(0.01, "Weight decay.", low=0.0, high=1.0)
 
     def __post_init__(self) -> None:
-        for name, choices in self.CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise P3SError(f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}")
-        for name, high in self.RANGES.items():
-            if not is_number(getattr(self, name), 0, high):
-                raise P3SError(f"{name} must be a number in 0..{high:g}; got {getattr(self, name)!r}")
+        check(self)
 
 
 class Pair(NamedTuple):
@@ -92,6 +105,11 @@ class Batch(NamedTuple):
         return Batch(*(None if part is None else part.to(device) for part in self))  # type: ignore[arg-type]
 
 
+def joined(batches: Sequence[Batch]) -> Batch:
+    """The rows of several batches, none of which has a bias, as one."""
+    return Batch(*(None if parts[0] is None else torch.cat(parts) for parts in zip(*batches, strict=True)))  # type: ignore[arg-type]
+
+
 def draw(
     pairs: Sequence[Pair],
     empty: Pair,
@@ -104,7 +122,7 @@ def draw(
     ``empty`` has the empty prompt, the states of the zero picture and the query of the empty text.
     """
     latents = torch.stack([pair.latent for pair in pairs]).float()
-    if settings.timesteps == "noisy":
+    if settings.timesteps == "noisy":  # a density in proportion to t, of which every pair has an equal part
         share = (torch.arange(len(pairs)) + torch.rand(len(pairs), generator=generator)) / len(pairs)
         t = (share.sqrt() * len(noise)).long().clamp(max=len(noise) - 1)
     else:
@@ -202,15 +220,20 @@ def training_step(
     steps: Any,
     settings: SSRTrainSettings,
     backward: Callable[[Tensor], object] = Tensor.backward,
+    arithmetic: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    everywhere: Callable[[bool], bool] = bool,
 ) -> tuple[float, float]:
     """One step on a batch; returns L_LDM and L_reg before it.
 
     ``trainee``: a :class:`Trainee`, or a wrapper of it; ``steps``: its optimiser; ``backward``: what computes the
-    gradients of a loss. Raises TrainingError for a loss that is not finite, and then changes nothing.
+    gradients of a loss; ``arithmetic``: what the loss is computed in, such as autocast; ``everywhere``: of several
+    processes, whether something is true in all of them. Raises TrainingError for a loss that is not finite, in all
+    processes if it is so in one, and then changes nothing.
     """
     steps.zero_grad()
-    loss, denoising, consistency = step_loss(trainee, base, batch, settings)
-    if not torch.isfinite(loss):
+    with arithmetic():
+        loss, denoising, consistency = step_loss(trainee, base, batch, settings)
+    if not everywhere(bool(torch.isfinite(loss))):
         raise TrainingError(f"the loss is {loss.item()}: lower the learning rate, or train in float32")
     backward(loss)
     steps.step()

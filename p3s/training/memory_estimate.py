@@ -82,24 +82,25 @@ def _estimate(
 
     base = UNet(config, device="meta").requires_grad_(False)
     copy = SubjectCopy(config, copy_settings, shapes[0].tokens[-1], device="meta")
-    with torch.inference_mode(False), torch.enable_grad(), FakeTensorMode(), _Live() as live:
-        _fill(base, DTYPES[settings.precision])
-        _fill(copy, torch.float32)
+    with torch.inference_mode(False), torch.enable_grad(), FakeTensorMode(), LiveBytes() as live:
+        fill(base, DTYPES[settings.precision])
+        fill(copy, torch.float32)
         base.checkpointing = copy.unet.checkpointing = settings.checkpointing
-        weights = _bytes([*base.parameters(), *copy.parameters()])
+        weights = bytes_of([*base.parameters(), *copy.parameters()])
         batch = _batch(shapes)
         live.peak = live.now
         with autocast(settings.precision, batch.x.device):
             loss = total_loss(*batch_losses(base, copy, batch, settings), settings.gamma)
         loss.backward()
-    gradients = _bytes([p.grad for p in copy.parameters() if p.grad is not None])
+    gradients = bytes_of([p.grad for p in copy.parameters() if p.grad is not None])
     trained = [p.numel() for p in copy.parameters()]
     # The optimiser works through one weight after the other, with something of its size at hand.
     in_step = max(live.peak, weights + gradients + 4 * max(trained))
     return MemoryEstimate(weights, gradients, STATE[settings.optimizer] * sum(trained), in_step - weights - gradients)
 
 
-def _fill(network: nn.Module, dtype: torch.dtype) -> None:
+def fill(network: nn.Module, dtype: torch.dtype) -> None:
+    """Give a network on the meta device tensors of a type, of the kind that is made where this is called."""
     shapes = {key: weight.shape for key, weight in network.state_dict(keep_vars=True).items()}
     network.load_state_dict({key: torch.empty(shape, dtype=dtype) for key, shape in shapes.items()}, assign=True)
 
@@ -125,11 +126,12 @@ def _batch(rows: Sequence[Shapes]) -> Batch:
     )
 
 
-def _bytes(tensors: Sequence[Tensor]) -> int:
+def bytes_of(tensors: Sequence[Tensor]) -> int:
+    """What tensors take together."""
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
-class _Live(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):
     """Counts the bytes of the tensors that are alive, ``now``, and their ``peak``."""
 
     def __init__(self) -> None:
