@@ -51,7 +51,7 @@ BASE: dict[str, Any] = {
     **TrainSettings.ADDED,
 }
 #: Learning rates, chosen among four or five on references that are in no table (README.md says how).
-RATE, DREAMBOOTH_RATE, LORA_RATE = 7e-4, 5e-5, 1e-3
+RATE, DREAMBOOTH_RATE, LORA_RATE = 4e-4, 5e-5, 1e-3
 RANK = CopySettings().rank
 SHIPPED = TrainSettings()
 SHIPPED_STEPS = 2 * SHIPPED.epochs
@@ -138,9 +138,10 @@ METHODS: dict[str, Method] = {
     "lora-rngr-x2": Method("lora", train=BASE, rate=LORA_RATE / RATE, work=2.0),
 }
 
+RIVALS = ("dreambooth-rngr", "lora-rngr")
 SSR_ROWS = ("ssr-clean-mask", "ssr-clean", "ssr-mask", "ssr-look", "ssr-word")
 TABLES: dict[str, tuple[str, ...]] = {
-    "main": ("p3s", "p3s-exact", "no-rngr", "dreambooth-rngr", "lora-rngr", *SSR_ROWS, "reference-only", "plain"),
+    "main": ("p3s", "p3s-exact", "p3s-fast", "no-rngr", *RIVALS, *SSR_ROWS, "reference-only", "plain"),
     "ssr": SSR_ROWS,
     "shipped": ("p3s", "p3s-shipped"),
     "twice": ("p3s", "dreambooth-rngr-x2", "lora-rngr-x2"),

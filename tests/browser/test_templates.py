@@ -12,7 +12,7 @@ from browser.editor_page import EditorPage
 from host.hosts import REPO
 from host.server import Server
 from tools import tiny_models
-from tools.template_parts import CHECKPOINT, CONTROLNET, SUBJECT, SUBJECTS, VISION
+from tools.template_parts import CHECKPOINT, CONTROLNET, SSR, SUBJECT, SUBJECTS, VISION
 from tools.templates import TEMPLATES
 
 FOLDER = REPO / "example_workflows"
@@ -55,6 +55,10 @@ def wide_page(chromium: Any, server: Server, renderer: str, pictures: Any) -> It
     subjects.mkdir(parents=True, exist_ok=True)
     for file in (SUBJECT, *SUBJECTS):
         shutil.copy(REPO / "tests" / "data" / "subject_v1.safetensors", subjects / file)
+    ssr = server.base / "models" / "ssr"
+    ssr.mkdir(parents=True, exist_ok=True)
+    for file in SSR:
+        (ssr / file).touch()
     shutil.copy(server.host.path / "input" / "example.png", server.base / "input" / "example.png")
     context = chromium.new_context(viewport={"width": WIDTH, "height": HEIGHT})
     page = EditorPage(context, server, renderer, pictures)
@@ -107,3 +111,17 @@ def test_a_workflow_opens_tidy(wide_page: EditorPage, name: str) -> None:
         assert len(homes) == 1, (node, groups)
     for i, group in enumerate(groups):
         assert all(group["box"][0] >= other["box"][2] for other in groups[:i]), (group, groups)
+
+
+def test_the_ssr_encoder_of_the_toy_world_draws_in_a_browser(wide_page: EditorPage) -> None:
+    """As a user has it: open the template, press Run, and see heat maps and pictures."""
+    name = "try_ssr_without_downloads"
+    open_template(wide_page, name)
+    outputs = wide_page.queue()["history"]["outputs"]
+    pictures = {
+        node["title"]: outputs[str(node["id"])]["images"]
+        for node in wide_page.page.evaluate("() => app.graph.nodes.map(({ id, title, type }) => ({ id, title, type }))")
+        if node["type"] in ("PreviewImage", "P3S_SSREncode")
+    }
+    shown = {title: len(images) for title, images in pictures.items()}
+    assert sorted(shown.values()) == [1, 1, 4, 4], shown
