@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 from torch import Tensor
 
+from p3s.errors import P3SError
 from p3s.network.injection import EffectMask
 from p3s.network.unet_config import UNetConfig
 from p3s.reference.rngr import Reference
 from p3s.sampling.ddim import Over
 from p3s.ssr.attend import AppliedSSR, SubjectRun, over_sampling
 from p3s.ssr.embeds import SubjectEmbeds, encode
+from p3s.ssr.file import SSRModel
 from p3s.ssr.layers import SubjectLayers
 from p3s.ssr.query import QuerySettings
 from p3s.toyworld.models import words
 from p3s.toyworld.scenes import Appearance, look_words
-from p3s.toyworld.world import ToyWorld, load_ssr_encoder
+from p3s.toyworld.world import SSR_FILE, ToyWorld
 
 #: Of 0.5, 0.65, 0.8 and 1, chosen on references that are in no table (README.md says how).
 STRENGTH = 0.65
@@ -42,7 +43,11 @@ class SSRWay:
         return self.clean or bool(self.mask)
 
 
-encoder = lru_cache(maxsize=1)(load_ssr_encoder)
+def encoder(world: ToyWorld) -> SSRModel:
+    """The world's own. Raises P3SError where its weights have none."""
+    if world.ssr is None:
+        raise P3SError(f"these weights hold no SSR-Encoder ({SSR_FILE}): train it by python -m p3s.toyworld.train ssr")
+    return world.ssr
 
 
 def embeds(
@@ -57,7 +62,7 @@ def embeds(
     settings = QuerySettings(mask_mode=way.mask or "soft")
     query, empty = world.encode_query(text)[None], world.encode_query("")[None]
     return encode(
-        encoder(), query, empty, photo, world.vision(), mask, settings, words=slice(0, len(words(text)))
+        encoder(world), query, empty, photo, world.vision(), mask, settings, words=slice(0, len(words(text)))
     ).embeds
 
 
@@ -66,7 +71,7 @@ def sampling(
 ) -> Over:
     """What lets subjects act, each in its own attention and where its mask says; a chain of them is one subject."""
     config = UNetConfig.from_state_dict(world.unet.state_dict())
-    layers = SubjectLayers.from_state_dict(encoder().layers, config, dtype=next(world.unet.parameters()).dtype)
+    layers = SubjectLayers.from_state_dict(encoder(world).layers, config, dtype=next(world.unet.parameters()).dtype)
     applied = [
         AppliedSSR(subject, way.strength, way.guidance, mask=mask)
         for subject, mask in zip(subjects, masks, strict=True)

@@ -18,7 +18,7 @@ from p3s.demo.chain import enlarge, enlarged
 from p3s.demo.contact_sheet import Panel, Row, draw_sheet
 from p3s.image_files import write_png
 from p3s.reference.overlay import overlay
-from p3s.toyworld.scenes import scene
+from p3s.toyworld.scenes import IDENTIFIER, prompt, scene
 from p3s.toyworld.world import ToyWorld, load_world, picture_of
 
 from .toyworld import Budget, prompts, reference_of, run_one
@@ -31,7 +31,7 @@ METHODS = {
 }
 
 
-def row(world: ToyWorld, number: int, budget: Budget) -> Row | None:
+def row(world: ToyWorld, number: int) -> Row | None:
     """Photo with clicks, and a picture of every method; None where the clicks give no mask."""
     s = scene("heldout", number, "different")
     reference = reference_of(world, s, number % 2, True)
@@ -41,10 +41,10 @@ def row(world: ToyWorld, number: int, budget: Budget) -> Row | None:
     clicked = enlarged(replace(reference, subject_mask=nothing, negative_mask=nothing))
     panels = [Panel("photo and points", overlay(clicked, enlarge(picture_of(s))))]
     for name, told in METHODS.items():
-        pictures: list[Tensor] = run_one(world, name, number, budget, {})[1]
+        pictures: list[Tensor] = run_one(world, name, number, Budget(), {})[1]
         panels.append(Panel(told, pictures[2]))  # after photo and reference
-    (background,) = prompts(s, number, 1)
-    return Row(f'"a photo of a {s.animal}", elsewhere: {background}', panels)
+    background = prompts(s, number, Budget.backgrounds)[0]
+    return Row(f'generated for "{prompt(s.animal, background)}"', panels)
 
 
 def main() -> None:
@@ -53,13 +53,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    world, budget = load_world(), Budget(backgrounds=1, seeds=1)
-    rows = [made for number in range(args.references) if (made := row(world, number, budget)) is not None]
+    world = load_world()
+    rows = [made for number in range(args.references) if (made := row(world, number)) is not None]
     notes = (
         "A toy world: drawn animals of 48 x 48 pixels, and small models of the real architectures that were trained on "
         "such drawings; they do not show how either method does on photos. The animals were never seen in training. "
-        "The prompt names class and place, and the same noise starts every picture of a row. SSR-Encoder trains "
-        f"nothing on the photo; P3S trains {budget.steps} steps.",
+        "The same noise starts every picture of a row. SSR-Encoder trains nothing on the photo; P3S trains "
+        f"{Budget.steps} steps, and its prompt has the word {IDENTIFIER} before the animal.",
     )
     write_png(draw_sheet("One photo, two clicks: without training and with it", notes, rows), args.out)
 

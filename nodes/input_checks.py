@@ -35,7 +35,7 @@ OURS: dict[str, tuple[type, str]] = {
     str(Reference.io_type): (tuple, "RNGR Mask"),
     str(Subject.io_type): (TrainedSubject, "Train P3S or Load P3S Subject"),
     str(Schedule.io_type): (WeightCurve, "Weight Schedule"),
-    str(SSRModel.io_type): (SSREncoder, "Load SSR-Encoder"),
+    str(SSRModel.io_type): (SSREncoder, "Load SSR-Encoder or Toy World"),
     str(SSREmbeds.io_type): (SubjectEmbeds, "SSR Encode"),
 }
 

@@ -42,7 +42,7 @@ class SSREncode(io.ComfyNode):
             is_output_node=True,  # so that a query can be tried without sampling
             # The order of the inputs is the order of the values in saved workflows: append only.
             inputs=[
-                SSRModel.Input("ssr", tooltip="From Load SSR-Encoder."),
+                SSRModel.Input("ssr", tooltip="From Load SSR-Encoder, or from Toy World."),
                 io.Clip.Input(
                     "clip", tooltip="The CLIP of the checkpoint that you sample with; clip skip does not matter."
                 ),

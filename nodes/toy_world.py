@@ -34,9 +34,9 @@ class ToyWorld(io.ComfyNode):
             # The outputs have no ids: those must differ from the inputs' ids.
             outputs=[
                 io.Model.Output(display_name="model", tooltip="Use instead of Load Checkpoint's model."),
-                io.Clip.Output(display_name="clip", tooltip="For CLIP Text Encode. It knows few words."),
+                io.Clip.Output(display_name="clip", tooltip="For CLIP Text Encode and SSR Encode. It knows few words."),
                 io.Vae.Output(display_name="vae", tooltip="Use instead of Load Checkpoint's VAE."),
-                io.ClipVision.Output(display_name="clip_vision", tooltip="For RNGR Mask."),
+                io.ClipVision.Output(display_name="clip_vision", tooltip="For RNGR Mask and SSR Encode."),
                 io.Image.Output(display_name="photo", tooltip="Two animals that look different, for Point Picker."),
                 io.Latent.Output(display_name="latent", tooltip="Empty, for KSampler."),
                 SSRModel.Output(display_name="ssr", tooltip="For SSR Encode, instead of Load SSR-Encoder's."),
@@ -51,4 +51,4 @@ class ToyWorld(io.ComfyNode):
         photo = toy_world.photo(animal, scene)
         latent = {"samples": toy_world.empty_latents(batch_size)}
         models = toy_world.model(), toy_world.Text(), toy_world.Vae(), toy_world.Vision()
-        return io.NodeOutput(*models, photo, latent, toy_world.ssr())
+        return io.NodeOutput(*models, photo, latent, toy_world.world().ssr)

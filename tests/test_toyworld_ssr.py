@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.toyworld_metrics import interval
+from benchmarks.toyworld_ssr import encoder
+from p3s.errors import P3SError
 from p3s.network.hooks import PLAIN
 from p3s.network.unet_config import UNetConfig
 from p3s.ssr.attend import AppliedSSR, SSRHooks, SubjectRun
@@ -22,7 +24,7 @@ from p3s.ssr.layers import SubjectLayers
 from p3s.ssr.query import QuerySettings
 from p3s.toyworld.scenes import BACKGROUNDS, Scene, alone, look_words, looks_of, render, scene
 from p3s.toyworld.ssr import Couples, couple, pack_ssr, ssr_loss, untrained
-from p3s.toyworld.world import SSR_FILE, ToyWorld, load_ssr_encoder, load_world, picture_of
+from p3s.toyworld.world import SSR_FILE, WEIGHTS, ToyWorld, load_world, picture_of
 
 
 @pytest.fixture(scope="module")
@@ -115,22 +117,35 @@ def test_the_loss_is_that_of_the_training_step(world: ToyWorld, tmp_path: Path) 
 def test_packed_weights_are_the_averages(world: ToyWorld, tmp_path: Path) -> None:
     trainee = untrained(world.unet, 3)
     pack_ssr(trainee.state_dict(), {"steps": 7}, tmp_path / SSR_FILE)
-    model = load_ssr_encoder(tmp_path)
-    assert model.sha256 == load_ssr(tmp_path / SSR_FILE).sha256 and model.aligner.heads == 4
+    model = load_ssr(tmp_path / SSR_FILE)
+    assert model.aligner.heads == 4
     for key, value in model.aligner.state_dict().items():
         assert torch.equal(value, trainee.aligner.state_dict()[key])
     for key, value in trainee.layers.state_dict().items():
         assert torch.equal(model.layers[key], value.half())
 
 
+def test_a_world_of_other_weights_has_an_encoder_of_its_own(world: ToyWorld, tmp_path: Path) -> None:
+    for file in WEIGHTS.glob("*.safetensors"):
+        if file.name != SSR_FILE:
+            (tmp_path / file.name).symlink_to(file)
+    with pytest.raises(P3SError, match=r"hold no SSR-Encoder \(ssr\.safetensors\): train it by python -m"):
+        encoder(load_world(tmp_path))
+    pack_ssr(untrained(world.unet, 3).state_dict(), {}, tmp_path / SSR_FILE)
+    other = encoder(load_world(tmp_path))
+    assert other.sha256 == load_ssr(tmp_path / SSR_FILE).sha256 != encoder(world).sha256
+
+
 def test_the_world_tells_how_it_was_made(world: ToyWorld) -> None:
+    """And that its encoder was trained on these very models."""
     made = json.loads(world.made["ssr"])
     assert made["pairs"] == "other" and made["trained_steps"] == made["steps"]
+    assert made["world"] == world.fingerprint()
 
 
 def test_only_the_look_in_words_tells_individuals_apart(world: ToyWorld) -> None:
     """The heat map: a look that is named draws the attention to its bearer, a class does not."""
-    model, seen = load_ssr_encoder(), Counter[str]()
+    model, seen = encoder(world), Counter[str]()
     for number in range(40):
         s, who = scene("heldout", number, "different"), number % 2
         owner = torch.from_numpy(render(s)[1])
@@ -145,10 +160,10 @@ def test_only_the_look_in_words_tells_individuals_apart(world: ToyWorld) -> None
 
 
 def losses(world: ToyWorld, targets: list[Scene], references: list[tuple[Scene, int]] | None) -> list[float]:
-    """The denoising loss of each target, at three levels of noise, under its reference: a scene and which of its
+    """The denoising loss of each target, at three levels of noise at which looks are decided, under its reference: a scene and which of its
     individuals the mask selects; without references that of the plain base."""
     layers = SubjectLayers.from_state_dict(
-        load_ssr_encoder().layers, UNetConfig.from_state_dict(world.unet.state_dict()), dtype=torch.float32
+        encoder(world).layers, UNetConfig.from_state_dict(world.unet.state_dict()), dtype=torch.float32
     )
     found = []
     for row, target in enumerate(targets):
@@ -158,9 +173,9 @@ def losses(world: ToyWorld, targets: list[Scene], references: list[tuple[Scene, 
             mask = torch.from_numpy(render(s)[1] == who + 1).float()
             texts = (world.encode_query(text)[None] for text in (s.animal, ""))
             how = QuerySettings(mask_mode="strict")
-            made = encode(load_ssr_encoder(), *texts, picture_of(s), world.vision(), mask, how).embeds
+            made = encode(encoder(world), *texts, picture_of(s), world.vision(), mask, how).embeds
             hooks = SSRHooks([SubjectRun(AppliedSSR(made, strength=1.0), layers)], (True,))
-        t = torch.tensor([250, 450, 650])
+        t = torch.tensor([600, 750, 900])
         x0 = world.encode_latent(picture_of(target))[None].expand(3, -1, -1, -1)
         eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(row))
         with torch.no_grad():

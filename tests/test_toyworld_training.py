@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from p3s.toyworld import operations, train
@@ -18,7 +19,7 @@ from p3s.toyworld.losses import LossOf, Pool
 from p3s.toyworld.models import PATCH
 from p3s.toyworld.scenes import prompt, scene
 from p3s.toyworld.train import LOSSES, PARTS, Settings, follow, pack, rate_at, run
-from p3s.toyworld.world import WEIGHTS, load_ssr_encoder, load_world, picture_of
+from p3s.toyworld.world import SSR_FILE, WEIGHTS, load_world, picture_of
 
 SETTINGS = Settings(steps=4, batch=3, pool=12)
 Out = Callable[[str], Path]
@@ -126,14 +127,23 @@ def test_other_pairs_are_another_training(out: Out) -> None:
         run("ssr", replace(SETTINGS, pairs="same"), folder)
 
 
-def test_a_state_of_before_there_were_pairs_continues(out: Out) -> None:
+def test_an_encoder_continues_on_its_own_world_alone(out: Out, tmp_path: Path) -> None:
+    folder, weights = out("ssr"), tmp_path / "weights"
+    shutil.copytree(WEIGHTS, weights, ignore=shutil.ignore_patterns(SSR_FILE))
+    run("ssr", SETTINGS, folder, stop=1, weights=weights)
+    tensors = load_file(weights / "codec.safetensors")
+    name = next(name for name, tensor in tensors.items() if tensor.ndim == 4)
+    save_file({**tensors, name: tensors[name] * 1.1}, weights / "codec.safetensors", {"made": "{}"})
+    with pytest.raises(SystemExit, match=r"ssr\.pt was trained with world [0-9a-f]{64} \(asked for [0-9a-f]{64}\)"):
+        run("ssr", SETTINGS, folder, weights=weights)
+
+
+def test_only_the_encoders_state_has_pairs(out: Out) -> None:
+    """States of before there were any continue."""
     folder = out("judge")
-    run("judge", SETTINGS, folder, stop=1)
-    state = torch.load(folder / "judge.pt", weights_only=True)
-    del state["settings"]["pairs"]
-    torch.save(state, folder / "judge.pt")
+    run("judge", replace(SETTINGS, pairs="same"), folder, stop=1)
     run("judge", SETTINGS, folder)
-    assert torch.load(folder / "judge.pt", weights_only=True)["step"] == SETTINGS.steps
+    assert "pairs" not in torch.load(folder / "judge.pt", weights_only=True)["settings"]
 
 
 def test_the_base_waits_for_a_finished_codec(out: Out, tmp_path: Path) -> None:
@@ -206,7 +216,8 @@ def test_packed_weights_are_the_averages_and_load(out: Out, tmp_path: Path) -> N
     pack(folder, weights)
     world = load_world(weights)
     average = torch.load(folder / "ssr.pt", weights_only=True)["average"]
-    assert torch.equal(load_ssr_encoder(weights).aligner.to_q.weight, average["ssr.aligner.to_q.weight"])
+    assert world.ssr is not None
+    assert torch.equal(world.ssr.aligner.to_q.weight, average["ssr.aligner.to_q.weight"])
     assert '"trained_steps": 1' in world.made["ssr"]
     for part in ("codec", "base", "clip", "judge"):
         average = torch.load(folder / f"{part}.pt", weights_only=True)["average"]

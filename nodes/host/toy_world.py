@@ -17,11 +17,10 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...p3s.arithmetic import few_threads
-from ...p3s.ssr.file import SSRModel
 from ...p3s.toyworld.codec import CHANNELS, Autoencoder
 from ...p3s.toyworld.models import PATCH, words
 from ...p3s.toyworld.scenes import SIDE, Scene, scene
-from ...p3s.toyworld.world import ToyWorld, load_ssr_encoder, load_world, picture_of
+from ...p3s.toyworld.world import ToyWorld, load_world, picture_of
 
 ENLARGED = 8  # times; the world's pictures have 48 x 48 pixels, too small to click in
 
@@ -31,13 +30,6 @@ def world() -> ToyWorld:
     """The world, loaded once (10 MB)."""
     with torch.inference_mode(False):
         return load_world()
-
-
-@lru_cache(maxsize=1)
-def ssr() -> SSRModel:
-    """The world's own SSR-Encoder, loaded once."""
-    with torch.inference_mode(False):
-        return load_ssr_encoder()
 
 
 class _Latents(comfy.latent_formats.LatentFormat):

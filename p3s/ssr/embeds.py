@@ -77,8 +77,8 @@ class SubjectEmbeds:
     def __add__(self, more: SubjectEmbeds) -> SubjectEmbeds:
         if more.model.sha256 != self.model.sha256:
             raise FamilyError(
-                "embeds: the subjects of one chain were encoded by two different SSR-Encoders. Connect both SSR Encode "
-                "nodes to one Load SSR-Encoder."
+                "embeds: the subjects of one chain were encoded by two different SSR-Encoders. Connect the ssr "
+                "inputs of both SSR Encode nodes to one output."
             )
         return SubjectEmbeds(self.subjects + more.subjects, self.model)
 

@@ -54,8 +54,12 @@ class Settings:
     pairs: str = "other"
 
 
-def prepare(part: str, settings: Settings, out: Path, weights: Path) -> tuple[nn.ModuleDict, Callable[[], LossOf]]:
-    """The models of a part, untrained, and what makes their loss."""
+Prepared = tuple[nn.ModuleDict, Callable[[], LossOf], dict[str, Any]]
+
+
+def prepare(part: str, settings: Settings, out: Path, weights: Path) -> Prepared:
+    """The models of a part, untrained; what makes their loss; and the facts that a training's result depends on."""
+    facts = asdict(settings)
     if part == "ssr":
         world, layers = load_world(weights), operations if settings.bfloat16 else nn
         base = UNet.from_state_dict(world.unet.state_dict(), layers).requires_grad_(False).to(settings.device)
@@ -64,14 +68,15 @@ def prepare(part: str, settings: Settings, out: Path, weights: Path) -> tuple[nn
         def ssr() -> LossOf:
             return ssr_loss(trainee, Couples(settings.pool, out, settings.pairs), world, base, settings.device)
 
-        return nn.ModuleDict({"ssr": trainee}), ssr
+        return nn.ModuleDict({"ssr": trainee}), ssr, {**facts, "world": world.fingerprint()}
+    del facts["pairs"]
     modules = build(part, settings)
 
     def others() -> LossOf:
         pool = Pool("judge" if part == "judge" else "train", settings.pool, out, settings.device)
         return LOSSES[part](modules, pool, *([trained_codec(out, settings.device)] if part == "base" else []))
 
-    return modules, others
+    return modules, others, facts
 
 
 def build(part: str, settings: Settings) -> nn.ModuleDict:
@@ -110,7 +115,7 @@ def run(
     was aimed at. Raises SystemExit when it was made with other settings.
     """
     torch.manual_seed(settings.seed)
-    modules, make_loss = prepare(part, settings, out, weights)
+    modules, make_loss, facts = prepare(part, settings, out, weights)
     optimizer = torch.optim.AdamW(
         modules.parameters(), lr=settings.rate, weight_decay=0.01, betas=(0.9, 0.98), fused=True
     )
@@ -118,7 +123,7 @@ def run(
     file, first, spent, runs = out / f"{part}.pt", 0, 0.0, list[tuple[int, int]]()
     if file.exists():
         state = torch.load(file, weights_only=True, map_location=settings.device)
-        refuse_others(state["settings"], asdict(settings), file)
+        refuse_others(state["settings"], facts, file)
         modules.load_state_dict(state["modules"])
         optimizer.load_state_dict(state["optimizer"])
         average, first, spent, runs = state["average"], state["step"], state["seconds"], state["runs"]
@@ -139,7 +144,7 @@ def run(
             "average": average,
             "step": step,
             "seconds": spent + time.monotonic() - started,
-            "settings": asdict(settings),
+            "settings": facts,
             "runs": runs,
         }
         write_atomic(file, partial(torch.save, state), overwrite=True)
@@ -197,7 +202,6 @@ def follow(average: dict[str, Tensor], state: Mapping[str, Tensor], decay: float
 
 
 def refuse_others(stored: Mapping[str, Any], asked: Mapping[str, Any], file: Path) -> None:
-    stored = {"pairs": Settings.pairs, **stored}  # older states have none
     other = [name for name in asked if name != "steps" and stored.get(name) != asked[name]]
     if other:
         pairs = ", ".join(f"{name} {stored.get(name)} (asked for {asked[name]})" for name in other)

@@ -22,6 +22,7 @@ from ..sampling.ddim import Over, alone, generate
 from ..sampling.diffusion import NoiseSchedule
 from ..ssr.embeds import Vision
 from ..ssr.file import SSRModel, load_ssr
+from ..subject.base_fingerprint import fingerprint
 from .codec import Autoencoder
 from .models import PATCH, Clip, Judge, TextEncoder, noise_schedule, tokenize
 from .scenes import SIDE, Scene, render
@@ -46,6 +47,8 @@ class ToyWorld:
     noise: NoiseSchedule
     #: How each part was trained, as JSON text.
     made: dict[str, str]
+    #: This world's own SSR-Encoder, which ``p3s.toyworld.ssr`` trains; None before that.
+    ssr: SSRModel | None = None
 
     @property
     def resolution(self) -> int:
@@ -88,6 +91,11 @@ class ToyWorld:
         sized = F.interpolate(picture.movedim(-1, 0)[None], (SIDE, SIDE), mode="bicubic", antialias=True)
         return self.codec.encode(sized.movedim(1, -1).clamp(0, 1))[0]
 
+    def fingerprint(self) -> str:
+        """Of all that an SSR-Encoder is trained on."""
+        parts = {"unet": self.unet, "text": self.text, "codec": self.codec, "clip": self.clip}
+        return fingerprint({f"{name}.{k}": t for name, part in parts.items() for k, t in part.state_dict().items()})
+
     def start(self, seeds: Sequence[int]) -> Tensor:
         """Starting noise [len(seeds), channels, 12, 12]; each row depends on its own seed alone."""
         shape = (self.unet.config.in_channels, SIDE // PATCH, SIDE // PATCH)
@@ -129,12 +137,8 @@ def load_world(folder: Path = WEIGHTS) -> ToyWorld:
     for name, module in modules.items():
         module.load_state_dict(states[name])
     modules.requires_grad_(False).train(False)
-    return ToyWorld(unet, text, codec, clip, judge, noise_schedule(), made)
-
-
-def load_ssr_encoder(folder: Path = WEIGHTS) -> SSRModel:
-    """The world's own SSR-Encoder, which ``p3s.toyworld.ssr`` trains."""
-    return load_ssr(folder / SSR_FILE)
+    ssr = load_ssr(folder / SSR_FILE) if (folder / SSR_FILE).exists() else None
+    return ToyWorld(unet, text, codec, clip, judge, noise_schedule(), made, ssr)
 
 
 def picture_of(scene: Scene) -> Tensor:
