@@ -160,8 +160,8 @@ def test_only_the_look_in_words_tells_individuals_apart(world: ToyWorld) -> None
 
 
 def losses(world: ToyWorld, targets: list[Scene], references: list[tuple[Scene, int]] | None) -> list[float]:
-    """The denoising loss of each target, at three levels of noise at which looks are decided, under its reference: a scene and which of its
-    individuals the mask selects; without references that of the plain base."""
+    """The denoising loss of each target, at three levels of noise at which looks are decided, under its reference: a
+    scene and which of its individuals the mask selects; without references that of the plain base."""
     layers = SubjectLayers.from_state_dict(
         encoder(world).layers, UNetConfig.from_state_dict(world.unet.state_dict()), dtype=torch.float32
     )
