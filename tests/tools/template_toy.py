@@ -129,7 +129,9 @@ No rare word is needed. **strength** 0 in Apply SSR gives the plain model's pict
 """,
     )
     models = {
-        title: b.add("P3S_ApplySSR", 220, f"Apply SSR, {title}", model=world["model"], embeds=made["embeds"])["model"]
+        title: b.add(
+            "P3S_ApplySSR", 220, f"Apply SSR, {title}", model=world["model"], embeds=made["embeds"], strength=1
+        )["model"]
         for title, made in (("by the clicks", clicked), ("by the word", named))
     }
     positive = b.add("CLIPTextEncode", 110, "Prompt", clip=world["clip"], text="a photo of a dog in the forest")
