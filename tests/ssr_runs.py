@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from real_models import CLIP_SIDE, write_real_models, write_tokenizer
+from real_models import SIDE as FILES_SIDE
 from small import SMALL, random_unet
 from ssr_models import GRID, LENGTH, SIDE, VISION, rand, random_vision
 from torch import Tensor
@@ -22,8 +24,8 @@ from p3s.image_files import write_png
 from p3s.sampling.diffusion import NoiseSchedule
 from p3s.ssr.dataset import CaptionedPictures, Reader
 from p3s.ssr.processes import Alone, launched
-from p3s.ssr.state_file import save_state
-from p3s.ssr.trainer import FrozenModels, RunSettings, Trainer
+from p3s.ssr.state_file import State, save_state
+from p3s.ssr.trainer import FrozenModels, Report, RunSettings, Trainer
 from p3s.ssr.training import SSRTrainSettings, start
 
 RESOLUTION, POOL = 32, 4
@@ -85,6 +87,62 @@ def trainer_on(
         processes.count,
     )
     return Trainer(trainee, models, reader, settings, run_settings, facts or {"the model": "small"}, processes)
+
+
+def trained(trainer: Trainer, steps: int | None = None) -> list[Report]:
+    """Its reports, after all its steps or so many."""
+    with trainer.reader:
+        return list(trainer.steps(lambda: trainer.done == steps))
+
+
+def same(a: State, b: State) -> bool:
+    """Whether two states are equal bit for bit."""
+    tensors = [
+        {**s.weights, **{f"{n} {i}": t for n, pair in s.moments.items() for i, t in enumerate(pair)}} for s in (a, b)
+    ]
+    rest = [(s.facts, s.settings, s.step, s.samples, set(found)) for s, found in zip((a, b), tensors, strict=True)]
+    return rest[0] == rest[1] and all(torch.equal(tensor, tensors[1][name]) for name, tensor in tensors[0].items())
+
+
+def write_files(folder: Path) -> dict[str, Path]:
+    """``sd``, ``clip`` of six layers, a ``second`` one, a ``shallow`` one of two layers, and ``data``."""
+    torch.manual_seed(0)
+    paths = write_real_models(folder)
+    import transformers  # there, or the test was skipped
+
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 1, "patch_size": 8}
+    config = transformers.CLIPVisionConfig(num_hidden_layers=6, image_size=CLIP_SIDE, **sizes)
+    for name in ("deep", "second"):
+        transformers.CLIPVisionModel(config).save_pretrained(folder / name)
+        write_tokenizer(folder / name)
+    (folder / "pictures").mkdir()
+    data = write_pictures(folder / "pictures", 5, captions=2)
+    return {
+        "sd": paths["sd"],
+        "clip": folder / "deep",
+        "second": folder / "second",
+        "shallow": paths["clip"],
+        "data": data,
+    }
+
+
+def command(files: dict[str, Path], out: Path, *options: str, **other: Any) -> list[str]:
+    """A training of three steps."""
+    given = files | other
+    models = ["--model", str(given["sd"]), "--clip", str(given["clip"]), "--device", "cpu"]
+    small = [
+        "--resolution",
+        str(FILES_SIDE),
+        "--steps",
+        "3",
+        "--batch-size",
+        "2",
+        "--workers",
+        "2",
+        "--learning-rate",
+        "0.01",
+    ]
+    return ["ssr", "train", str(given["data"]), str(out), *models, *small, *options]
 
 
 assert GRID * 8 == SIDE

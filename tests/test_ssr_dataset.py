@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections import Counter
@@ -65,9 +66,15 @@ GOOD = {"file_name": "2.png", "text": ["a dog"]}
         ({"file_name": "2.png", "text": ["a dog", None]}, "line 2 has no caption"),
         ({"file_name": "2.png", "text": ["a dog", " "]}, "line 2 has an empty caption"),
         ({"file_name": "dogs", "text": "a dog"}, "line 2: there is no picture .*dogs"),
+        ({"file_name": "2.png/3.png", "text": "a dog"}, r"line 2: there is no picture .*3\.png"),
+        (
+            {"file_name": "x" * 1000, "text": "a dog"},
+            rf"data\.jsonl: line 2: .*{'x' * 1000} cannot be read \(File name too long\)",
+        ),
+        ({"file_name": "\ud800.png", "text": "a dog"}, "data.jsonl: line 2: .* cannot be read"),
         (
             {"file_name": "3.png", "text": "a dog"},
-            r"line 2: there is no picture .*3\.png.* Mend these lines, or remove",
+            r"line 2: there is no picture .*3\.png.* Fix or remove these lines",
         ),
     ],
 )
@@ -76,8 +83,21 @@ def test_a_wrong_line_is_named(folder: Path, line: Any, message: str) -> None:
         listed(folder, GOOD, line, GOOD)
 
 
-def test_all_wrong_lines_are_told_at_once_and_files_that_hold_nothing(folder: Path) -> None:
-    with pytest.raises(TrainingError, match=r"line 2 is.*line 3: .*line 4 is not JSON \(and 2 lines more\)"):
+def test_a_picture_in_a_folder_without_permission_is_named_by_its_line(folder: Path, monkeypatch) -> None:
+    def stat(path: Path, **_: Any) -> Any:
+        if path.name == "1.png":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return plain(path)
+
+    plain = Path.stat
+    monkeypatch.setattr(Path, "stat", stat)
+    message = r"data\.jsonl: line 2: .*1\.png cannot be read \(Permission denied\)\. Fix or remove"
+    with pytest.raises(TrainingError, match=message):
+        listed(folder, GOOD, {"file_name": "dogs/1.png", "text": "a dog"})
+
+
+def test_all_wrong_lines_are_named_at_once_and_files_that_hold_nothing(folder: Path) -> None:
+    with pytest.raises(TrainingError, match=r"line 2 is.*line 3: .*line 4 is not JSON \(and 2 more\)"):
         listed(folder, GOOD, "{", {"file_name": "3.png", "text": "x"}, "}", "]", "]")
     with pytest.raises(TrainingError, match="is empty; expected lines such as"):
         listed(folder, "", " ")
@@ -92,10 +112,15 @@ def test_all_wrong_lines_are_told_at_once_and_files_that_hold_nothing(folder: Pa
 def test_a_picture_that_cannot_be_read_is_named_by_its_line(folder: Path) -> None:
     (folder / "bad.png").write_bytes((folder / "2.png").read_bytes()[:60])
     data = listed(folder, GOOD, {"file_name": "bad.png", "text": "a dog"})
-    with pytest.raises(TrainingError, match=r"line 2: .*bad\.png is a damaged picture.*Mend the picture or remove"):
+    with pytest.raises(
+        TrainingError,
+        match=r"line 2: .*bad\.png is a damaged picture.*Replace it with another picture of the same name",
+    ):
         read_sample(data[1], 8, 8, seeded(0))
     (folder / "bad.png").unlink()
-    with pytest.raises(TrainingError, match=r"line 2: .*No such file"):
+    with pytest.raises(
+        TrainingError, match=r"line 2: .*bad\.png cannot be read \(No such file or directory\)\. Replace it with"
+    ):
         read_sample(data[1], 8, 8, seeded(0))
 
 
@@ -148,11 +173,11 @@ def test_every_pass_has_each_row_once_and_an_order_of_its_own(tmp_path: Path) ->
 def test_processes_share_the_rows_and_samples_do_not_depend_on_how(tmp_path: Path) -> None:
     data = CaptionedPictures(write_pictures(tmp_path, 6, captions=3))
     with reader(data, batch_size=4) as alone, reader(data, count=2) as first, reader(data, count=2, rank=1) as second:
-        for step in range(4):
-            assert [*first.numbers(step), *second.numbers(step)] == list(alone.numbers(step))
-            whole, halves = alone.read(step), [*first.read(step), *second.read(step)]
+        for seen in range(0, 16, 4):
+            assert [*first.numbers(seen), *second.numbers(seen)] == list(alone.numbers(seen))
+            whole, halves = alone.read(seen), [*first.read(seen), *second.read(seen)]
             for one, other in zip(whole, halves, strict=True):
                 assert one.caption == other.caption and torch.equal(one.target, other.target)
         with reader(data, batch_size=4) as late:  # what was read ahead is what would have been read
-            again = late.read(3)
+            again = late.read(12)
         assert all(torch.equal(a.target, b.target) for a, b in zip(whole, again, strict=True))

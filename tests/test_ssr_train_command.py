@@ -12,10 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from alive import Alive
-from real_models import CLIP_SIDE, SIDE, write_real_models, write_tokenizer
+from real_models import SIDE
 from small import random_unet
-from ssr_runs import POOL, frozen_models, trainer_on, write_pictures
+from ssr_runs import command, trainer_on, write_files, write_pictures
 
 from p3s.__main__ import main
 from p3s.commands import ssr_train
@@ -23,7 +22,6 @@ from p3s.commands.interrupt import interruptible
 from p3s.errors import FamilyError, TrainingError
 from p3s.image_files import read_picture
 from p3s.models import ssr as glue
-from p3s.models.ssr import check_memory, estimate_memory, told
 from p3s.models.stable_diffusion import load_stable_diffusion
 from p3s.network.unet_config import UNetConfig
 from p3s.safetensors_format import read_header
@@ -33,14 +31,11 @@ from p3s.ssr.dataset import CaptionedPictures
 from p3s.ssr.embeds import encode
 from p3s.ssr.file import load_ssr
 from p3s.ssr.layers import SubjectLayers
-from p3s.ssr.processes import Alone
 from p3s.ssr.query import QuerySettings
 from p3s.ssr.state_file import load_state
 from p3s.ssr.trainer import RunSettings
 from p3s.ssr.training import SSRTrainSettings
 from p3s.ssr.vision import clip_vision
-from p3s.training.memory_estimate import MemoryEstimate
-from p3s.training.precision import DTYPES
 
 diffusers, transformers = pytest.importorskip("diffusers"), pytest.importorskip("transformers")
 GIB = 2**30
@@ -48,32 +43,7 @@ GIB = 2**30
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """``sd``, ``clip`` of six layers, a ``second`` one, a ``shallow`` one of two layers, and ``data``."""
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("models")
-    paths = write_real_models(folder)
-    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 1, "patch_size": 8}
-    config = transformers.CLIPVisionConfig(num_hidden_layers=6, image_size=CLIP_SIDE, **sizes)
-    for name in ("deep", "second"):
-        transformers.CLIPVisionModel(config).save_pretrained(folder / name)
-        write_tokenizer(folder / name)
-    (folder / "pictures").mkdir()
-    data = write_pictures(folder / "pictures", 5, captions=2)
-    return {
-        "sd": paths["sd"],
-        "clip": folder / "deep",
-        "second": folder / "second",
-        "shallow": paths["clip"],
-        "data": data,
-    }
-
-
-def command(files: dict[str, Path], out: Path, *options: str, **other: Any) -> list[str]:
-    """A training of three steps."""
-    given = files | other
-    models = ["--model", str(given["sd"]), "--clip", str(given["clip"]), "--device", "cpu", "--resolution", str(SIDE)]
-    small = ["--steps", "3", "--batch-size", "2", "--workers", "2", "--learning-rate", "0.01"]
-    return ["ssr", "train", str(given["data"]), str(out), *models, *small, *options]
+    return write_files(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +70,7 @@ def test_what_is_written_selects_a_subject(files: dict[str, Path], trained: Path
 
 
 def press_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C while that step is told."""
+    """Ctrl-C while that step is reported."""
     plain = ssr_train.Trainer.steps
 
     def steps(self: Any, stopped: Any) -> Any:
@@ -162,16 +132,6 @@ def broken_after(step: int) -> Any:
     return steps
 
 
-def test_out_of_memory_says_what_to_change_and_keeps_what_is_trained(
-    files, tmp_path: Path, monkeypatch, capsys
-) -> None:
-    monkeypatch.setattr(ssr_train.Trainer, "batch", lambda *_: (_ for _ in ()).throw(RuntimeError("out of memory")))
-    assert main(command(files, tmp_path / "ssr.safetensors")) == 1
-    said = capsys.readouterr().err
-    assert "out of memory: lower --batch-size (now 2), or use --checkpointing, or --precision bf16" in said
-    assert "0 of 3 steps: saved to" in said
-
-
 def test_weights_of_a_step_that_failed_halfway_are_not_kept(files, tmp_path: Path, monkeypatch, capsys) -> None:
     plain, done = torch.optim.AdamW.step, list[int]()
 
@@ -183,7 +143,8 @@ def test_weights_of_a_step_that_failed_halfway_are_not_kept(files, tmp_path: Pat
 
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
     assert main(command(files, tmp_path / "ssr.safetensors", "--save-every", "1")) == 1
-    assert "step 2 was interrupted halfway (out of memory); ssr.state has step 1" in capsys.readouterr().err
+    assert "; ssr.state has step 1, ssr.safetensors has step 1" in (said := capsys.readouterr().err)
+    assert "step 2 was interrupted halfway (out of memory: try a smaller --batch-size (now 2)" in said
     assert load_state(tmp_path / "ssr.state").step == 1
 
 
@@ -206,14 +167,14 @@ def test_other_settings_data_and_models_are_refused(
     before = trained.read_bytes(), trained.with_suffix(".state").read_bytes()
     other = write_pictures(tmp_path, 4)
     for options, given, message in (
-        (["--learning-rate", "0.1", "--seed", "3"], {}, "learning_rate was 0.01, and is 0.1 now; seed was 0, and is 3"),
-        (["--batch-size", "1"], {}, "pictures per step (batch_size times processes) was 2, and is 1 now"),
+        (["--image-dropout", "0.1", "--seed", "3"], {}, "image_dropout was 0.0, and is 0.1 now; seed was 0, and is 3"),
+        (["--start", "copy"], {}, "start was random, and is copy now"),
         ([], {"data": other}, "the list of pictures was "),
         ([], {"clip": files["second"]}, "CLIP was "),
     ):
         assert main([*command(files, trained, **given), *options, "--steps", "5"]) == 1
         assert message in (said := capsys.readouterr().err), said
-        assert "Give the same again, or choose another name for the new model" in said
+        assert "Use the same ones, or choose another name for the new model" in said
     assert (trained.read_bytes(), trained.with_suffix(".state").read_bytes()) == before
 
 
@@ -228,6 +189,9 @@ def test_mistakes_are_one_line_and_write_nothing(files: dict[str, Path], tmp_pat
         (command(files, tmp_path / "taken.safetensors"), "already exists, without taken.state"),
         (command(files, out, clip="nowhere"), "--clip nowhere: there is no such folder"),
         (command(files, out, clip=files["shallow"]), "reads 6 evenly spaced layers (CLIP ViT-L/14 has 24)"),
+        (command(files, out, "--from", "nowhere.bin"), "nowhere.bin: there is no such file"),
+        (command(files, out, "--from", "a", "b", "c"), "--from takes one file or two; got 3"),
+        (command(files, out, "--from", "a", "--start", "random"), "--start is how untrained weights begin"),
         (command(files, out, "--start", "zero"), "start must be one of random, copy; got 'zero'"),
         (command(files, out, "--precision", "fp8"), "precision must be one of fp32, bf16; got 'fp8'"),
         (command(files, out, "--resolution", "100"), "resolution must be a multiple of 64"),
@@ -253,12 +217,14 @@ def test_an_inpainting_model_is_refused(files: dict[str, Path]) -> None:
         glue.frozen_models(models, "fp32")
 
 
-def test_the_facts_name_every_setting(files: dict[str, Path]) -> None:
+def test_every_setting_is_a_fact_or_adjustable_or_changes_no_number(files: dict[str, Path]) -> None:
     models = load_stable_diffusion(files["sd"], files["clip"], resolution=SIDE)
-    found = glue.facts(models, CaptionedPictures(files["data"]), SSRTrainSettings(), RunSettings(), Alone())
-    assert settings_of(SSRTrainSettings).keys() <= found.keys()
-    neutral = {"steps", "save_every", "checkpointing", "workers", "batch_size"}  # the last with the processes
-    assert settings_of(RunSettings).keys() - found.keys() == neutral
+    found = glue.facts(models, CaptionedPictures(files["data"]), SSRTrainSettings(), RunSettings())
+    adjustable = {"learning_rate", "weight_decay", "precision", "batch_size", "processes"}
+    assert trainer_on(files["data"]).adjustable.keys() == adjustable and not adjustable & found.keys()
+    named = adjustable | found.keys()
+    assert settings_of(SSRTrainSettings).keys() <= named
+    assert settings_of(RunSettings).keys() - named == {"steps", "save_every", "checkpointing", "workers"}
     assert len({found[name] for name in ("the U-Net", "the VAE", "the text encoder", "CLIP")}) == 4
 
 
@@ -276,69 +242,6 @@ def test_the_defaults_are_the_published_ones_and_help_has_examples(capsys) -> No
     assert {
         f"--{name.replace('_', '-')}" for kind in (SSRTrainSettings, RunSettings) for name in settings_of(kind)
     } <= {word.strip("[],") for word in said.split()}
-
-
-# memory
-
-TINY = UNetConfig.build(32, (1, 2), res_blocks=1, transformer_depth=(1, 1), context_dim=24)
-
-
-@pytest.mark.parametrize(("precision", "checkpointing"), [("fp32", False), ("fp32", True), ("bf16", True)])
-def test_the_estimate_is_what_a_real_training_takes(tmp_path: Path, precision: str, checkpointing: bool) -> None:
-    run = {"precision": precision, "checkpointing": checkpointing, "batch_size": 4, "steps": 2, "workers": 1}
-    base = random_unet(TINY).to(DTYPES[precision])
-    training = trainer_on(write_pictures(tmp_path), models=frozen_models(base=base), **run)
-    training.arithmetic = glue.arithmetic(precision, torch.device("cpu"))
-    samples, numbers = training.reader.read(0), training.reader.numbers(0)
-    batch = training.batch(samples, numbers)
-    training.batch = lambda *_: batch  # type: ignore[method-assign]
-    alive = Alive([*base.parameters(), *training.trainee.parameters()])
-    networks = alive.now
-    with training.reader, alive:
-        list(training.steps())
-    shapes = {name: tuple(getattr(batch, name).shape) for name in ("x", "context", "states", "query")}
-    found = estimate_memory(TINY, shapes, training.trainee.aligner, RunSettings(**run), others=1000)  # type: ignore[arg-type]
-    assert found.weights == networks + 1000
-    assert found.peak - 1000 == pytest.approx(alive.peak, rel=0.05)
-
-
-def test_the_shapes_are_those_of_a_batch(files: dict[str, Path], tmp_path: Path) -> None:
-    training = trainer_on(write_pictures(tmp_path))
-    batch = training.batch(training.reader.read(0), training.reader.numbers(0))
-    expected = {name: tuple(getattr(batch, name).shape) for name in ("x", "context", "states", "query")}
-    assert glue.shapes_of(training.models, training.run, POOL) == expected
-
-
-def test_what_is_told_of_memory() -> None:
-    needed, run = MemoryEstimate(3 * GIB, GIB, 2 * GIB, 4 * GIB), RunSettings()
-    line = told(needed)
-    assert "an estimate: 10.0 GiB" in line and "activations 4.00" in line and "AdamW's moments 2.00" in line
-    assert check_memory(needed, 3 * GIB, 8 * GIB, run) is None
-    assert check_memory(needed, 3 * GIB, None, run) is None
-    warning = check_memory(needed, 3 * GIB, 7 * GIB, run)
-    assert warning is not None
-    for part in ("about 7.0 GiB more", "7.0 GiB is free", "batch_size (now 24)", "checkpointing", "bf16", "resolution"):
-        assert part in warning
-    sparing = check_memory(needed, 3 * GIB, 7 * GIB, RunSettings(batch_size=1, checkpointing=True, precision="bf16"))
-    assert sparing is not None and sparing.endswith("If it fails: a smaller resolution")
-    with pytest.raises(TrainingError, match=r"take 6\.0 GiB, of which 3\.0 are still to be had, .* has 2\.0 GiB free"):
-        check_memory(needed, 3 * GIB, 2 * GIB, run)
-
-
-def test_the_free_memory_is_known_where_a_system_tells() -> None:
-    assert glue.free_memory(torch.device("meta")) is None
-    if sys.platform == "linux":
-        free = glue.free_memory(torch.device("cpu"))
-        assert free is not None and 2**20 < free < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def test_the_memory_is_told_before_the_first_step_and_too_little_ends_it(files, tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(ssr_train, "free_memory", lambda device: 2**20)
-    assert main(command(files, tmp_path / "ssr.safetensors")) == 1
-    said = capsys.readouterr()
-    assert "5 pictures, 2 in each of 3 steps" in said.out and "memory of a process, an estimate: " in said.out
-    assert "the device has 0.0 GiB free: it needs a device with more memory" in said.err
-    assert not list(tmp_path.iterdir())
 
 
 # several processes

@@ -5,7 +5,7 @@
 
 Trains every subject, generates its pictures with DDIM, and scores them: CLIP-I, CLIP-T, DINOv2 and the variances
 CLIP-Iv and DINO-v. With --ssr, SSR-Encoder does the same without training. Writes <out>/table.md, the papers' numbers
-below, and <out>/sheet.png. A run that was killed goes on where it was when it is started again."""
+below, and <out>/sheet.png. A run that was killed resumes where it stopped when it is started again."""
 
 from __future__ import annotations
 

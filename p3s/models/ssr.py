@@ -16,10 +16,10 @@ from ..network.unet import UNet
 from ..network.unet_config import UNetConfig
 from ..ssr.aligner import Aligner
 from ..ssr.dataset import CaptionedPictures
-from ..ssr.layers import SubjectLayers
-from ..ssr.processes import Alone
+from ..ssr.file import SSRModel
+from ..ssr.layers import SubjectLayers, check_layers
 from ..ssr.trainer import FrozenModels, RunSettings
-from ..ssr.training import Batch, SSRTrainSettings, Trainee, step_loss
+from ..ssr.training import ADJUSTABLE, Batch, SSRTrainSettings, Trainee, step_loss
 from ..ssr.vision import clip_vision
 from ..subject.base_fingerprint import fingerprint
 from ..training.memory_estimate import STATE, LiveBytes, MemoryEstimate, bytes_of, fill
@@ -27,11 +27,19 @@ from ..training.precision import DTYPES, autocast
 from .stable_diffusion import StableDiffusion
 
 GIB = 2**30
+MORE = "it needs a device with more memory"
 CLOSE = 0.9  # share of the free memory up to which a training is expected to fit without being close
 
 
-def frozen_models(models: StableDiffusion, precision: str) -> FrozenModels:
-    """Stable Diffusion, with CLIP, for training in a ``precision``, in which its U-Net is held from now on.
+def check_fits(model: SSRModel, models: StableDiffusion) -> None:
+    """Raise FamilyError unless an SSR-Encoder fits U-Net, text encoder and CLIP."""
+    check_layers(model.layers, models.unet.config)
+    model.aligner.check(clip_vision(models.clip, model.aligner.scales).zeros(), models.encode_texts([""]))
+
+
+def frozen_models(models: StableDiffusion, precision: str, scales: int = 6) -> FrozenModels:
+    """Stable Diffusion, with CLIP, for training an aligner of so many scales in a ``precision``, in which its U-Net is
+    held from now on.
 
     Raises FamilyError for a U-Net that reads more than the latent.
     """
@@ -42,20 +50,27 @@ def frozen_models(models: StableDiffusion, precision: str) -> FrozenModels:
             "do: train on the ordinary model of the family"
         )
     base = models.unet.to(DTYPES[precision])
-    vision = clip_vision(models.clip)
+    vision = clip_vision(models.clip, scales)
     return FrozenModels(base, models.noise, models.encode_latent, models.encode_texts, vision, models.resolution)
 
 
 def facts(
-    models: StableDiffusion, data: CaptionedPictures, settings: SSRTrainSettings, run: RunSettings, processes: Alone
+    models: StableDiffusion,
+    data: CaptionedPictures,
+    settings: SSRTrainSettings,
+    run: RunSettings,
+    begin: SSRModel | None = None,
 ) -> dict[str, str]:
-    """What the result of a training depends on, by names that users know. The U-Net is still in float32."""
-    values = {**asdict(settings), "seed": run.seed, "precision": run.precision, "resolution": models.resolution}
+    """What stays the same over a training, by names that users know. The U-Net is still in float32. ``begin``: the
+    SSR-Encoder that it starts from."""
+    values = {name: value for name, value in asdict(settings).items() if name not in ADJUSTABLE}
+    values |= {"seed": run.seed, "resolution": models.resolution}
+    if begin is not None:
+        values["start"] = f"from {begin.sha256[:16]}"
     parts = {"the U-Net": models.unet, "the VAE": models.vae, "the text encoder": models.text_encoder}
     prints = {name: fingerprint(part.state_dict())[:16] for name, part in {**parts, "CLIP": models.clip}.items()}
     return {
         **{name: str(value) for name, value in values.items()},
-        "pictures per step (batch_size times processes)": str(run.batch_size * processes.count),
         "the list of pictures": data.sha256[:16],
         **prints,
         "prediction": models.noise.prediction,
@@ -74,7 +89,7 @@ def estimate_memory(
 
     Args:
         batch: shapes of the :class:`Batch`'s ``x``, ``context``, ``states`` and ``query``.
-        trained: an aligner of the one's sizes; it is not used otherwise.
+        trained: the aligner to train, of which only the sizes matter.
         others: bytes of the frozen models besides the U-Net. What they need while they work is not counted.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode  # slow to import
@@ -117,7 +132,7 @@ def bytes_besides_the_unet(models: StableDiffusion) -> int:
     return sum(bytes_of(list(part.parameters())) for part in parts)
 
 
-def told(estimate: MemoryEstimate) -> str:
+def described(estimate: MemoryEstimate) -> str:
     """An estimate in one line."""
     parts = {
         "frozen and trained weights": estimate.weights,
@@ -140,24 +155,35 @@ def free_memory(device: torch.device) -> int | None:
         return None
 
 
-def check_memory(estimate: MemoryEstimate, loaded: int, free: int | None, run: RunSettings) -> str | None:
-    """A warning where memory is tight. ``loaded``: bytes of the estimate that the process holds already; ``free``: what
-    it can take besides. Raises TrainingError where not even weights, gradients and moments fit."""
+def ways_to_save(run: RunSettings, begun: bool) -> str:
+    """What a user can change so that a step needs less memory. ``begun``: and that a begun training may change."""
+    ways = [f"a smaller --batch-size (now {run.batch_size})"] if run.batch_size > 1 else []
+    ways += [] if run.checkpointing else ["--checkpointing"]
+    ways += ["--precision bf16"] if run.precision == "fp32" else []
+    ways += [] if begun else ["a smaller --resolution"]
+    return f"try {', '.join(ways)}" if ways else MORE
+
+
+def check_memory(
+    estimate: MemoryEstimate, loaded: int, unet: int, free: int | None, run: RunSettings, begun: bool = False
+) -> str | None:
+    """A warning where memory is tight. ``loaded``: bytes of the estimate that the process holds already, ``unet`` of
+    them for the U-Net; ``free``: what it can take besides; ``begun`` as of :func:`ways_to_save`. Raises TrainingError
+    where not even weights, gradients and moments fit."""
     if free is None:
         return None
-    ways = [f"a smaller batch_size (now {run.batch_size})"] if run.batch_size > 1 else []
-    ways += [] if run.checkpointing else ["checkpointing"]
-    ways += ["precision bf16"] if run.precision == "fp32" else []
-    ways += ["a smaller resolution"]
-    if estimate.least - loaded > free:
+    missing = estimate.least - loaded
+    if missing > free:
+        spared = unet // 2 if run.precision == "fp32" else 0
+        bf16 = f"use --precision bf16, which halves the U-Net's {unet / GIB:.1f} GiB"
+        advice = bf16 if missing <= free + spared else MORE
         raise TrainingError(
             f"weights, gradients and AdamW's moments take {estimate.least / GIB:.1f} GiB, of which "
-            f"{(estimate.least - loaded) / GIB:.1f} are still to be had, but the device has {free / GIB:.1f} GiB free: "
-            "it needs a device with more memory"
+            f"{missing / GIB:.1f} are still needed, but the device has {free / GIB:.1f} GiB free: {advice}"
         )
     if estimate.peak - loaded > CLOSE * free:
         return (
             f"memory is tight: a step needs about {(estimate.peak - loaded) / GIB:.1f} GiB more, and "
-            f"{free / GIB:.1f} GiB is free. If it fails: {', '.join(ways)}"
+            f"{free / GIB:.1f} GiB is free. If it fails, {ways_to_save(run, begun)}"
         )
     return None

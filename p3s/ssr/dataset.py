@@ -13,6 +13,7 @@ from array import array
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, NamedTuple
 
 import torch
@@ -60,10 +61,11 @@ class CaptionedPictures:
         if not self._lines:
             raise TrainingError(f"{file} is empty; expected lines such as {EXAMPLE}")
         if problems:
-            more = f" (and {len(problems) - SHOWN} lines more)" if len(problems) > SHOWN else ""
+            more = f" (and {len(problems) - SHOWN} more)" if len(problems) > SHOWN else ""
             raise TrainingError(
-                f"{file}: {'; '.join(problems[:SHOWN])}{more}. Mend these lines, or remove them; a line is such as "
-                f"{EXAMPLE}, its picture lies beside the file or is named by its full path"
+                f"{file}: {'; '.join(problems[:SHOWN])}{more}. Fix or remove these lines; a line looks like {EXAMPLE}, "
+                "its picture lies beside the file or is named by its full path. To continue a training, keep the lines "
+                "and put the pictures there"
             )
         self.sha256 = digest.hexdigest()
 
@@ -86,7 +88,14 @@ class CaptionedPictures:
             row = self._row(number, line)
         except ValueError as error:
             return [f"line {number} {error}"]
-        return [] if row.picture.is_file() else [f"line {number}: there is no picture {row.picture}"]
+        try:  # not is_file, which hides some reasons, and which ones depends on Python's version
+            if S_ISREG(row.picture.stat().st_mode):
+                return []
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except (OSError, ValueError) as error:
+            return [f"line {number}: {_unreadable(row, error)}"]
+        return [f"line {number}: there is no picture {row.picture}"]
 
     def _row(self, number: int, line: bytes) -> Row:
         try:
@@ -106,6 +115,10 @@ class CaptionedPictures:
         return Row(number, self.file.parent / name, tuple(captions))
 
 
+def _unreadable(row: Row, error: Exception) -> str:
+    return f"{row.picture} cannot be read ({getattr(error, 'strerror', None) or error})"
+
+
 class Sample(NamedTuple):
     """A row as a step reads it: the picture to draw, [R, R, 3], perhaps mirrored; what CLIP sees, [S, S, 3], which
     never is; both 0..1; and a caption."""
@@ -121,7 +134,10 @@ def read_sample(row: Row, resolution: int, clip_size: int, generator: torch.Gene
     try:
         photo = read_picture(row.picture)
     except (P3SError, OSError) as error:
-        raise TrainingError(f"line {row.line}: {error} Mend the picture or remove the line, then continue.") from None
+        reason = f"{_unreadable(row, error)}." if isinstance(error, OSError) else str(error)
+        raise TrainingError(
+            f"line {row.line}: {reason} Replace it with another picture of the same name, then continue."
+        ) from None
     view = View(photo.shape[1], photo.shape[0], "crop")
     caption = row.captions[int(torch.randint(len(row.captions), (), generator=generator))]
     mirrored = bool(torch.rand((), generator=generator) < 0.5)
@@ -139,8 +155,9 @@ class Reader:
     """The samples of a training's steps, read ahead by ``workers`` threads.
 
     Of the ``count`` processes that train together this is number ``rank``, from 0; each reads ``batch_size`` samples a
-    step. Samples are numbered over all steps and processes; the number decides all that is random in one, so neither
-    the division into processes nor a stop changes what is trained. Every pass over the data has an order of its own.
+    step, ``step_size`` in all. Samples are numbered over all steps and processes; the number decides all that is random
+    in one, so neither the division into steps and processes nor a stop changes a sample. Every pass over the data has
+    an order of its own.
     """
 
     def __init__(
@@ -155,6 +172,7 @@ class Reader:
         count: int = 1,
     ) -> None:
         self.data, self.seed, self.batch_size, self.rank, self.count = data, seed, batch_size, rank, count
+        self.step_size = batch_size * count
         self.sizes = (resolution, clip_size)
         self._threads = ThreadPoolExecutor(workers)
         self._ahead: dict[int, list[Future[Sample]]] = {}
@@ -166,15 +184,16 @@ class Reader:
     def __exit__(self, *_: object) -> None:
         self._threads.shutdown(cancel_futures=True)
 
-    def numbers(self, step: int) -> range:
-        """The numbers of this process's samples of a step, both from 0."""
-        first = (step * self.count + self.rank) * self.batch_size
+    def numbers(self, seen: int) -> range:
+        """The numbers, from 0, of this process's samples in the step before which the processes have ``seen`` so many
+        samples together."""
+        first = seen + self.rank * self.batch_size
         return range(first, first + self.batch_size)
 
-    def read(self, step: int) -> Sequence[Sample]:
-        """The samples of a step; those of the next are begun."""
-        waiting = self._ahead.pop(step, None) or self._begin(step)
-        self._ahead = {step + 1: self._begin(step + 1)}
+    def read(self, seen: int) -> Sequence[Sample]:
+        """The samples of that step; reading those of the next has started."""
+        waiting = self._ahead.pop(seen, None) or self._begin(seen)
+        self._ahead = {seen + self.step_size: self._begin(seen + self.step_size)}
         return [sample.result() for sample in waiting]
 
     def row(self, number: int) -> int:
@@ -185,8 +204,8 @@ class Reader:
             self._orders[lap] = torch.randperm(len(self.data), generator=seeded(self.seed, "order", lap))
         return int(self._orders[lap][place])
 
-    def _begin(self, step: int) -> list[Future[Sample]]:
-        return [self._threads.submit(self._sample, self.row(number), number) for number in self.numbers(step)]
+    def _begin(self, seen: int) -> list[Future[Sample]]:
+        return [self._threads.submit(self._sample, self.row(number), number) for number in self.numbers(seen)]
 
     def _sample(self, row: int, number: int) -> Sample:
         return read_sample(self.data[row], *self.sizes, seeded(self.seed, "sample", number))

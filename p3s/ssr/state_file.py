@@ -1,8 +1,8 @@
 """The state of an SSR-Encoder's training: the only place that knows its file's format, and where both files lie.
 
 A state is a safetensors file, which cannot run code: the tensors ``weights.NAME``, ``mean.NAME`` and ``square.NAME``
-(AdamW's moments), all float32, and the metadata ``format`` = "ssr-training", ``format_version``, ``state`` (the facts
-and the number of steps, as JSON) and ``crc32`` of that and of all tensors.
+(AdamW's moments), all float32, and the metadata ``format`` = "ssr-training", ``format_version``, ``state`` (all other
+fields of :class:`State`, as JSON) and ``crc32`` of that and of all tensors.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import os
 import shutil
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryFile, gettempdir
+from tempfile import TemporaryFile, mkdtemp
 
 from torch import Tensor
 
@@ -25,15 +26,23 @@ from .file import SSRModel, save_ssr
 
 FORMAT, FORMAT_VERSION = "ssr-training", 1
 STATE_SUFFIX = ".state"
+MADE, TRAINED = "made", "trained_steps"  # in a model's metadata, as JSON: how it was made, and of which step it is
 
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """A training after ``step`` steps: what its result depends on, by names that users know; weights and AdamW's
-    moments by the names of the parameters, no moments before the first step."""
+    """A training after ``step`` steps, of ``samples`` samples in all processes. By names that users know: the ``facts``
+    that its result depends on, and the ``settings`` that may change when it is continued, as they were last. Weights
+    and AdamW's moments by the names of the parameters; no moments before the first step.
+
+    Samples are numbered; the next step begins with number ``samples``, so none is repeated or left out, whatever
+    numbers of samples the steps had.
+    """
 
     facts: Mapping[str, str]
+    settings: Mapping[str, str]
     step: int
+    samples: int
     weights: Mapping[str, Tensor]
     moments: Mapping[str, tuple[Tensor, Tensor]]
 
@@ -46,9 +55,14 @@ class State:
         ]
         if differing:
             raise TrainingError(
-                f"the training that was begun there is another: {'; '.join(differing)}. Give the same again, or "
-                "choose another name for the new model"
+                f"the training to continue was started with other settings: {'; '.join(differing)}. Use the same "
+                "ones, or choose another name for the new model"
             )
+
+    def changed(self, settings: Mapping[str, str]) -> list[str]:
+        """In words, which settings differ from those of the state."""
+        was = self.settings
+        return [f"{name} {now} (was {was.get(name)})" for name, now in settings.items() if was.get(name) != now]
 
 
 def save_state(state: State, path: Path) -> Path:
@@ -58,7 +72,8 @@ def save_state(state: State, path: Path) -> Path:
     for name, (mean, square) in state.moments.items():
         tensors |= {f"mean.{name}": mean, f"square.{name}": square}
     tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
-    text = json.dumps({"facts": dict(state.facts), "step": state.step}, sort_keys=True)
+    counts = {"step": state.step, "samples": state.samples}
+    text = json.dumps({"facts": dict(state.facts), "settings": dict(state.settings), **counts}, sort_keys=True)
     metadata = {
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
@@ -84,7 +99,7 @@ def load_state(path: Path) -> State:
         content = json.loads(metadata["state"])
         weights = {name[8:]: tensor for name, tensor in tensors.items() if name.startswith("weights.")}
         moments = {name: (tensors[f"mean.{name}"], tensors[f"square.{name}"]) for name in weights if content["step"]}
-        return State(content["facts"], content["step"], weights, moments)
+        return State(content["facts"], content["settings"], content["step"], content["samples"], weights, moments)
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
         raise DamagedStateError(
             f"{path} is damaged, or not the state of an SSR-Encoder's training ({error}). Remove it to start over, or "
@@ -99,77 +114,136 @@ def _crc(text: str, tensors: Mapping[str, Tensor]) -> int:
     return crc
 
 
+@dataclass
+class _Files:
+    """A model and its state, and the steps after which they were written; 0 where that is not known."""
+
+    model: Path
+    state_step: int = 0
+    model_step: int = 0
+
+    @property
+    def state(self) -> Path:
+        return self.model.with_suffix(STATE_SUFFIX)
+
+    @property
+    def steps(self) -> str:
+        """In words: a state may be newer than its model, if the second could not be written."""
+        each = ((self.state, self.state_step), (self.model, self.model_step))
+        return ", ".join(f"{path.name} has {f'step {step}' if step else 'no step'}" for path, step in each)
+
+    def write(self, state: State, model: SSRModel, made: Mapping[str, object]) -> None:
+        """Write what is not yet of the state's step. Before the first step there is nothing to write."""
+        if not state.step:
+            return
+        if self.state_step != state.step or not self.state.exists():
+            save_state(state, self.state)
+            self.state_step = state.step
+        if self.model_step != state.step or not self.model.exists():
+            content = {**made, TRAINED: state.step, "trained_samples": state.samples}
+            save_ssr(model, self.model, overwrite=True, notes={MADE: json.dumps(content, sort_keys=True)})
+            self.model_step = state.step
+
+
+def _trained_steps(model: Path) -> int:
+    """The step that a model's metadata name; 0 where there is no whole model, or no such entry."""
+    try:
+        metadata, entries, size = read_header(model)
+        check_entries(entries, size)
+        return int(json.loads(metadata[MADE])[TRAINED])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
 class Keeper:
     """Where a training is kept: the model in ``model``, and beside it the state, from which it is continued. What
-    cannot be written on the way never ends the training; ``warn`` is told.
+    cannot be written on the way never ends the training; ``warn`` gets the message.
 
-    Raises TrainingError for a name that is no model's.
+    ``made``, of :meth:`save` and :meth:`save_last`, says how the model was made; its metadata also get the numbers of
+    steps and samples. Nothing is written before the first step. Raises TrainingError for a name that is no model's.
     """
 
     def __init__(self, model: Path, warn: Callable[[str], object]) -> None:
         if model.suffix.lower() != SUFFIX:
             raise TrainingError(f"{model}: the model is a safetensors file; end its name in {SUFFIX}")
-        self.model, self.path, self.warn = model, model.with_suffix(STATE_SUFFIX), warn
-        self.saved = -1  # the step of the files
+        self.files, self.warn = _Files(model), warn
+
+    @property
+    def steps(self) -> str:
+        """Which step each file has, in words."""
+        return self.files.steps
 
     def check(self) -> None:
         """Raise TrainingError where a file cannot be written, and where another model is in the way."""
-        if os.path.lexists(self.model) and not os.path.lexists(self.path):
+        model, state = self.files.model, self.files.state
+        if os.path.lexists(model) and not os.path.lexists(state):
             raise TrainingError(
-                f"{self.model} already exists, without {self.path.name}, from which its training could be continued. "
-                "Choose another name"
+                f"{model} already exists, without {state.name}, from which its training could be continued. Choose "
+                "another name; --from can start from this model"
             )
-        for path in (self.model, self.path):
+        for path in (model, state):
             if path.is_dir():
                 raise TrainingError(f"{path} is a folder. Choose another name")
         try:
-            self.model.parent.mkdir(parents=True, exist_ok=True)
-            with TemporaryFile(dir=self.model.parent):
+            model.parent.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=model.parent):
                 pass
         except OSError as error:
-            raise TrainingError(
-                f"{self.model.parent}: nothing can be written there ({error.strerror or error})"
-            ) from None
+            raise TrainingError(f"{model.parent}: nothing can be written there ({error.strerror or error})") from None
 
     def check_room(self, parameters: int) -> None:
         """Raise TrainingError where the disk has no room for the files of a training of so many parameters."""
         # The model, the state with both moments, and another state while one is replaced.
-        copies = 3 if self.path.exists() and self.model.exists() else 1 + 3 + 3
-        needed, free = 4 * parameters * copies, shutil.disk_usage(self.model.parent).free
+        copies = 3 if self.files.state.exists() and self.files.model.exists() else 1 + 3 + 3
+        folder = self.files.model.parent
+        needed, free = 4 * parameters * copies, shutil.disk_usage(folder).free
         if free < needed:
             raise TrainingError(
-                f"{self.model.parent}: model and state take {needed / 2**20:,.0f} MiB more, and the disk has "
+                f"{folder}: model and state take {needed / 2**20:,.0f} MiB more, and the disk has "
                 f"{free / 2**20:,.0f} MiB free"
             )
 
     def load(self) -> State | None:
-        """The state to continue from, None where there is none. Raises as :func:`load_state`."""
-        try:
-            return load_state(self.path) if os.path.lexists(self.path) else None
-        except OSError as error:
-            raise TrainingError(f"{self.path} cannot be read ({error.strerror or error})") from None
+        """The state to continue from, None where there is none or it is of no step. Raises as :func:`load_state`.
 
-    def save(self, state: State, model: SSRModel, notes: Mapping[str, str]) -> None:
+        The model is written again unless it says that it is of the same step: a process can be killed between the two.
+        """
+        path = self.files.state
+        try:
+            state = load_state(path) if os.path.lexists(path) else None
+        except OSError as error:
+            raise TrainingError(f"{path} cannot be read ({error.strerror or error})") from None
+        if state is None or not state.step:
+            return None
+        self.files = _Files(self.files.model, state.step, _trained_steps(self.files.model))
+        return state
+
+    def save(self, state: State, model: SSRModel, made: Mapping[str, object]) -> None:
         """Write both files, or warn."""
         try:
-            self._write(self.model, state, model, notes)
+            self.files.write(state, model, made)
         except P3SError as error:
-            self.warn(f"what is trained after step {state.step} could not be saved: {error}")
+            self.warn(f"step {state.step} could not be saved: {error} {self.steps}.")
 
-    def save_last(self, state: State, model: SSRModel, notes: Mapping[str, str]) -> Path:
-        """Write both files, in the folder for temporary files if their own does not take them, and return the model's
-        path. Raises P3SError where neither does."""
+    def save_last(self, state: State, model: SSRModel, made: Mapping[str, object]) -> Path | None:
+        """Write both files, in a new temporary folder if their own does not take them, and return the model's path;
+        None before the first step. Raises TrainingError where neither takes them."""
         try:
-            return self._write(self.model, state, model, notes)
+            self.files.write(state, model, made)
+            return self.files.model if state.step else None
         except P3SError as error:
-            spare = Path(gettempdir()) / self.model.name
-            self.warn(f"{error} Model and state are kept in {spare.parent}: move both back to continue.")
-            return self._write(spare, state, model, notes)
-
-    def _write(self, path: Path, state: State, model: SSRModel, notes: Mapping[str, str]) -> Path:
-        if self.saved != state.step or not path.exists():
-            save_state(state, path.with_suffix(STATE_SUFFIX))
-            save_ssr(model, path, overwrite=True, notes=notes)
-            if path == self.model:
-                self.saved = state.step
-        return path
+            problem = f"{error} {self.steps}."
+        try:
+            spare = _Files(Path(mkdtemp(prefix="p3s-")) / self.files.model.name)
+        except OSError as error:
+            raise TrainingError(f"{problem} No temporary folder can be made ({error.strerror or error})") from None
+        try:
+            spare.write(state, model, made)
+        except P3SError as error:
+            kept = f" {spare.model.parent}: {spare.steps}." if spare.state_step else ""
+            with suppress(OSError):
+                spare.model.parent.rmdir()  # unless it holds the state
+            raise TrainingError(f"{problem} {error}{kept}") from None
+        folder = spare.model.parent
+        self.warn(f"{problem} Model and state of step {state.step} are in {folder}: move both back to continue.")
+        return spare.model

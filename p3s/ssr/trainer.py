@@ -19,21 +19,18 @@ from .embeds import Vision
 from .file import SSRModel
 from .processes import Alone
 from .state_file import State
-from .training import Batch, Pair, SSRTrainSettings, Trainee, draw, joined, optimizer, training_step
+from .training import ADJUSTABLE, Batch, Pair, SSRTrainSettings, Trainee, draw, joined, optimizer, training_step
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How long is trained, how much at a time, and in which arithmetic. Raises P3SError for a value that is not
-    allowed."""
+    """Length, batch and arithmetic of a training. Raises P3SError for a value that is not allowed."""
 
-    steps: int = setting(
-        1_000_000, "Steps in all. A stopped training is continued by the same command.", low=1, high=10**9
-    )
+    steps: int = setting(1_000_000, "Steps in all. The same command continues a stopped training.", low=1, high=10**9)
     batch_size: int = setting(
         24, "Pictures per step and process; 24 as published, on many GPUs. Fewer need less memory.", low=1, high=4096
     )
-    save_every: int = setting(1000, "Steps between two savings of the model and the state.", low=1, high=10**9)
+    save_every: int = setting(1000, "Steps between two saves of model and state.", low=1, high=10**9)
     seed: int = setting(0, "Fixes every random choice.", low=0, high=2**64 - 1)
     #: No fp16: its gradients would have to be scaled, and only GPUs older than bf16 would gain.
     precision: str = setting(
@@ -74,10 +71,11 @@ class Report(NamedTuple):
 
 
 class Trainer:
-    """A training, after ``done`` steps.
+    """A training, after ``done`` steps of ``samples`` samples in all processes.
 
-    ``facts`` are what its result depends on, by names that users know; a state with others is refused. ``arithmetic``
-    is what losses are computed in. The device is that of ``models.base``.
+    ``facts`` are what its result depends on, by names that users know; a state with others is refused. ``adjustable``
+    are the settings that may change when a training is continued; those that change no number, such as checkpointing,
+    are in neither. ``arithmetic`` is what losses are computed in. The device is that of ``models.base``.
     """
 
     def __init__(
@@ -98,8 +96,18 @@ class Trainer:
         models.base.requires_grad_(False).train(False)
         models.base.checkpointing = run.checkpointing
         self.optimizer = _Optimizer(optimizer(self.trainee, settings))
-        self.done = 0
+        self.done = self.samples = 0
         self._empty: Pair | None = None
+
+    @property
+    def adjustable(self) -> dict[str, str]:
+        values = {
+            **{name: getattr(self.settings, name) for name in ADJUSTABLE},
+            "precision": self.run.precision,
+            "batch_size": self.run.batch_size,
+            "processes": self.processes.count,
+        }
+        return {name: str(value) for name, value in values.items()}
 
     @property
     def whole(self) -> bool:
@@ -107,8 +115,7 @@ class Trainer:
         return not self.optimizer.within
 
     def steps(self, stopped: Callable[[], bool] = lambda: False) -> Iterator[Report]:
-        """Take the steps that are left. Between two of them ``stopped`` says whether to end; it is enough that it does
-        in one process.
+        """Take the remaining steps. Between two of them ``stopped`` says whether to end, in one process or more.
 
         Raises TrainingError for a picture that cannot be read and for a loss that is not finite, in all processes if
         in one; the weights are then those of the step before.
@@ -126,6 +133,7 @@ class Trainer:
                 self.processes.all,
             )
             self.done += 1
+            self.samples += self.reader.step_size
             yield Report(self.done, self.run.steps, *self.processes.mean(losses))
 
     @torch.no_grad()
@@ -151,13 +159,15 @@ class Trainer:
         named = dict(self.trainee.named_parameters())
         return State(
             self.facts,
+            self.adjustable,
             self.done,
+            self.samples,
             {name: p.detach() for name, p in named.items()},
             {name: (moments[p]["exp_avg"], moments[p]["exp_avg_sq"]) for name, p in named.items() if p in moments},
         )
 
     def restore(self, state: State) -> None:
-        """Continue from a state. Raises TrainingError for that of another training."""
+        """Continue from a state, with the settings of now. Raises TrainingError for the state of another training."""
         state.check(self.facts)
         self.trainee.load_state_dict(dict(state.weights))
         inner = self.optimizer.inner
@@ -168,7 +178,7 @@ class Trainer:
             if name in state.moments
         }
         inner.load_state_dict({"state": moments, "param_groups": inner.state_dict()["param_groups"]})
-        self.done = state.step
+        self.done, self.samples = state.step, state.samples
 
     def model(self) -> SSRModel:
         """The SSR-Encoder as trained so far, for :func:`p3s.ssr.file.save_ssr`."""
@@ -178,7 +188,7 @@ class Trainer:
         """The next batch, or the same error in all processes: one alone would leave the others waiting for it."""
         batch, problem = None, None
         try:
-            batch = self.batch(self.reader.read(self.done), self.reader.numbers(self.done))
+            batch = self.batch(self.reader.read(self.samples), self.reader.numbers(self.samples))
         except Exception as error:
             problem = error
         if self.processes.any(problem is not None):

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from ..errors import TrainingError
 from ..network.hooks import AttentionHooks
 from ..network.unet import UNet
-from ..network.unet_config import Layer
+from ..network.unet_config import Layer, UNetConfig
 from ..sampling.diffusion import NoiseSchedule
 from ..settings import check, setting
 from .aligner import Aligner
 from .attend import KeysValues, add_subject
+from .file import SSRModel
 from .layers import SubjectLayers
 
 
@@ -62,12 +63,12 @@ class SSRTrainSettings:
     )
     timesteps: str = setting(
         "uniform",
-        "Noise levels of the rows: uniform, as in the authors' code; noisy, more of those at which looks are decided.",
+        "Noise levels of the rows: uniform, as in the authors' code; noisy, more of those that decide the looks.",
         ("uniform", "noisy"),
     )
     learning_rate: float = setting(
         5e-5,
-        "Learning rate, the same from the first step to the last. Lower it if the loss becomes NaN.",
+        "Learning rate, without a schedule. Lower it if the loss becomes NaN.",
         low=0.0,
         high=1.0,
     )
@@ -75,6 +76,10 @@ class SSRTrainSettings:
 
     def __post_init__(self) -> None:
         check(self)
+
+
+#: Settings that may change when a training is continued.
+ADJUSTABLE = ("learning_rate", "weight_decay")
 
 
 class Pair(NamedTuple):
@@ -160,7 +165,7 @@ def embedding_consistency(c: Tensor, query: Tensor, scales: int, norm: str = "su
 
 
 class Trainee(nn.Module):
-    """What is trained, in one module, so that one wrapper of several devices holds both halves."""
+    """What is trained, in one module, so that one wrapper for several devices holds all of it."""
 
     def __init__(self, aligner: Aligner, layers: SubjectLayers) -> None:
         super().__init__()
@@ -199,6 +204,14 @@ def start(base: UNet, vision: int, settings: SSRTrainSettings, seed: int = 0, **
     return trainee
 
 
+def start_from(model: SSRModel, config: UNetConfig) -> Trainee:
+    """An SSR-Encoder as the start of a training, in float32. Its tensors may be shared and are then trained themselves.
+
+    Raises FamilyError for one that was made for another U-Net.
+    """
+    return Trainee(model.aligner, SubjectLayers.from_state_dict(model.layers, config, dtype=torch.float32))
+
+
 def optimizer(trainee: nn.Module, settings: SSRTrainSettings) -> torch.optim.Optimizer:
     """The published optimiser: AdamW at a constant rate."""
     return torch.optim.AdamW(trainee.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
@@ -234,7 +247,10 @@ def training_step(
     with arithmetic():
         loss, denoising, consistency = step_loss(trainee, base, batch, settings)
     if not everywhere(bool(torch.isfinite(loss))):
-        raise TrainingError(f"the loss is {loss.item()}: lower the learning rate, or train in float32")
+        reduced = next(base.parameters()).dtype != torch.float32
+        raise TrainingError(
+            f"the loss is {loss.item()}: lower the learning rate{', or train in fp32' if reduced else ''}"
+        )
     backward(loss)
     steps.step()
     return denoising.item(), consistency.item()
