@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from p3s.demo.chain import enlarge, enlarged
+from p3s.demo.chain import POINT, enlarge, enlarged
 from p3s.demo.contact_sheet import Panel, Row, draw_sheet
 from p3s.image_files import write_png
 from p3s.reference.overlay import overlay
@@ -39,7 +39,7 @@ def row(world: ToyWorld, number: int) -> Row | None:
         return None
     nothing = torch.zeros_like(reference.subject_mask)
     clicked = enlarged(replace(reference, subject_mask=nothing, negative_mask=nothing))
-    panels = [Panel("photo and points", overlay(clicked, enlarge(picture_of(s))))]
+    panels = [Panel("photo and points", overlay(clicked, enlarge(picture_of(s)), radius=POINT))]
     for name, told in METHODS.items():
         pictures: list[Tensor] = run_one(world, name, number, Budget(), {})[1]
         panels.append(Panel(told, pictures[2]))  # after photo and reference

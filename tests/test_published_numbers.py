@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks import flops, toyworld, training
+from benchmarks import flops, toyworld, toyworld_sampling, training
+from benchmarks.toyworld_metrics import interval
 from benchmarks.dreambench.report import PAPER
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -243,6 +244,39 @@ def test_a_table_of_the_toy_world(
     printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert len(printed) > 2
     assert [line for line in printed if line not in page.splitlines()] == []
+
+
+def test_the_table_of_two_subjects(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["sampling", "two-table", str(RESULTS / "toyworld_two.jsonl")])
+    toyworld_sampling.main()
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert len(printed) > 10
+    assert [line for line in printed if line not in PAGE.splitlines()] == []
+    header, standard = ([cell.strip() for cell in line.strip("|").split("|")] for line in (printed[0], printed[2]))
+    assert standard[0] == "standard"
+    preferred = float(standard[header.index("preferred")].split()[0])
+    said = re.search(
+        r"each side showed its own subject rather than the other in (\d+) of 100 pictures",
+        (ROOT / "web" / "docs" / "P3S_Apply.md").read_text(encoding="utf-8"),
+    )
+    assert said is not None and int(said[1]) == round(100 * preferred)
+
+
+def test_the_encoder_of_the_toy_world_selects_by_looks_and_clicks_and_not_by_class() -> None:
+    """*preferred* of the rows without training, against chance."""
+    rows = [json.loads(line) for line in (RESULTS / "toyworld.jsonl").read_text().splitlines()]
+
+    def bounds(method: str) -> tuple[float, float]:
+        mine = [row for row in rows if row["method"] == method]
+        assert len(mine) >= 40
+        return interval(
+            [v for r in mine for v in r["preferred"]], [r["reference"] for r in mine for _ in r["preferred"]]
+        )
+
+    for method in ("ssr-look", "ssr-mask", "ssr-clean", "ssr-clean-mask"):
+        assert bounds(method)[0] > 0.5, method
+    low, high = bounds("ssr-word")
+    assert low < 0.5 < high
 
 
 def test_the_figures_that_decided_defaults() -> None:

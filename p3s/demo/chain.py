@@ -132,7 +132,7 @@ def reference_row(photo: Tensor, reference: Reference, result: TrainResult) -> R
     return Row(
         "",
         [
-            Panel("photo and points", overlay(clicked, photo)),
+            Panel("photo and points", overlay(clicked, photo, radius=POINT)),
             Panel("likeness to the click", heat_map(reference)),
             Panel("selected, removed", overlay(reference, photo)),
             Panel("clean reference", reference.image),
@@ -142,6 +142,7 @@ def reference_row(photo: Tensor, reference: Reference, result: TrainResult) -> R
 
 
 ENLARGED = 8  # times, so that points and outlines are finer than the picture's pixels
+POINT = 11  # radius of a point, so that it is seen in a small panel
 
 
 def enlarge(picture: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ VIRIDIS = (
 Colour = tuple[int, int, int]
 
 
-def overlay(reference: Reference, photo: Tensor, side: int | None = None) -> Tensor:
+def overlay(reference: Reference, photo: Tensor, side: int | None = None, radius: int = 3) -> Tensor:
     """Draw the masks and the points on the photo.
 
     The subject is tinted blue with a solid outline, the removed region orange and hatched; positive points carry a
@@ -44,6 +44,7 @@ def overlay(reference: Reference, photo: Tensor, side: int | None = None) -> Ten
         reference: made from this photo.
         photo: [H, W, 3], values 0..1.
         side: pixels that the longer side of the drawing may have; all of the photo's by default.
+        radius: of a point, in widths of a line.
 
     Returns:
         [h, w, 3], float32 on the CPU, values 0..1.
@@ -69,7 +70,7 @@ def overlay(reference: Reference, photo: Tensor, side: int | None = None) -> Ten
     for points, colour in ((reference.points.positive, SUBJECT), (reference.points.negative, REMOVED)):
         for x, y in points:
             row, column = Frame(width, height).pixel_at(x, y)
-            _draw_point(picture, (column, row), colour, 3 * unit, upright=colour == SUBJECT)
+            _draw_point(picture, (column, row), colour, radius * unit, upright=colour == SUBJECT)
     return torch.from_numpy(picture).float() / 255
 
 

@@ -64,7 +64,7 @@ EXACT = SamplingSettings()
 #: animal than with the exact method, and no fewer show the clicked one.
 STANDARD = SamplingSettings(branches="conditional", end=0.8, gain=0.8)
 #: Less work than a ControlNet. What it costs in the toy world, and what it would without the early end, is in
-#: benchmarks/README.md, "What a faster step costs".
+#: benchmarks/toyworld-2026-11-21.md, "What a faster step costs".
 FAST = replace(STANDARD, reuse=3)
 MODES = {"standard": STANDARD, "exact": EXACT, "fast": FAST}
 

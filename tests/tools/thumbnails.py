@@ -33,7 +33,7 @@ CLEAN = "docs/images/demo.png", 672, 175, 200
 GENERATED = tuple(("docs/images/demo.png", 672, top, 200) for top in (440, 704, 968))
 #: Of one row: the photo with its points, and what SSR-Encoder draws by the word and by the clicks.
 SSR = tuple(("benchmarks/results/toyworld_ssr.png", left, 160, 200) for left in (24, 456, 672))
-TWO = "benchmarks/results/toyworld_two.png", 0, 288, 96
+TWO = "benchmarks/results/toyworld_two.png", 96, 96, 96
 
 
 def thumbnail(name: str) -> Image.Image:
