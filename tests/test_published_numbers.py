@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from benchmarks import flops, toyworld, toyworld_sampling, training
-from benchmarks.toyworld_metrics import interval
 from benchmarks.dreambench.report import PAPER
+from benchmarks.toyworld_metrics import interval
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

@@ -24,15 +24,16 @@ from p3s.reference.rngr import Reference, make_reference
 REPO = Path(__file__).resolve().parents[2]
 SIZE = 560, 374
 GAP = 10
+PAPER = 250, 250, 252  # of the sheets
 GROUND, INK, KEEP, REMOVE = (24, 26, 31), (236, 238, 242), (37, 160, 90), (226, 75, 74)
 ONE, OTHER = (0.26, 0.42), (0.75, 0.45)
 PHOTO = REPO / "docs" / "images" / "two_dogs.jpg"
 #: Places of pictures in what the demo and the toy world's benchmark have drawn: file, left, top, side.
-SCENE = "docs/images/demo.png", 24, 175, 200
-CLEAN = "docs/images/demo.png", 672, 175, 200
-GENERATED = tuple(("docs/images/demo.png", 672, top, 200) for top in (440, 704, 968))
+SCENE = "docs/images/demo.png", 24, 199, 200
+CLEAN = "docs/images/demo.png", 672, 199, 200
+GENERATED = tuple(("docs/images/demo.png", 240, top, 200) for top in (463, 727, 991))
 #: Of one row: the photo with its points, and what SSR-Encoder draws by the word and by the clicks.
-SSR = tuple(("benchmarks/results/toyworld_ssr.png", left, 160, 200) for left in (24, 456, 672))
+SSR = tuple(("benchmarks/results/toyworld_ssr.png", left, 463, 200) for left in (24, 456, 672))
 TWO = "benchmarks/results/toyworld_two.png", 96, 96, 96
 
 
@@ -104,8 +105,8 @@ def try_ssr_without_downloads() -> Image.Image:
 def try_without_downloads() -> Image.Image:
     scene = cut(*SCENE, 340)
     draw = ImageDraw.Draw(scene)
-    point(draw, (236, 200), 20, keep=True)
-    point(draw, (82, 212), 20, keep=False)
+    point(draw, (223, 202), 20, keep=True)
+    point(draw, (75, 216), 20, keep=False)
     return toy([(scene, (39, 17))])
 
 
@@ -188,6 +189,9 @@ def cut(file: str, left: int, top: int, side: int, shown: int) -> Image.Image:
     """A square of a picture, of drawn pixels that stay sharp."""
     with Image.open(REPO / file) as image:
         part = image.convert("RGB").crop((left, top, left + side, top + side))
+    assert PAPER not in (part.getpixel((x, y)) for x in (0, side - 1) for y in (0, side - 1)), (
+        "not a panel of the sheet"
+    )
     return part.resize((shown, shown), Image.Resampling.NEAREST)
 
 
