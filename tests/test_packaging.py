@@ -73,7 +73,7 @@ def test_the_package_for_the_registry_holds_what_is_needed_and_nothing_else() ->
         "p3s": {".py", ".md", ".safetensors"},
         "web": {".js", ".json", ".md", ".png"},
     }
-    assert sum((ROOT / name).stat().st_size for name in files) < 12 * 2**20
+    assert sum((ROOT / name).stat().st_size for name in files) < 14 * 2**20
 
 
 #: What the registry's scanner looks for, in all texts and comments. After one hit a version waits for a person.

@@ -119,7 +119,7 @@ def encode_facts() -> dict[str, Any]:
         return (*found.args, found.ui)
 
     def core(text: str, picture: torch.Tensor, where: Any, *settings: Any) -> SubjectEmbeds:
-        tokens = world.encode_text(text)[None], world.encode_text("")[None]
+        tokens = world.encode_query(text)[None], world.encode_query("")[None]
         return encode(encoder, *tokens, picture, by_hand, where, QuerySettings(*settings)).embeds
 
     def same(found: SubjectEmbeds, expected: SubjectEmbeds) -> bool:

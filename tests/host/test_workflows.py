@@ -195,6 +195,23 @@ def test_the_toy_worlds_dog_appears(server: Server, client: Client) -> None:
     assert likely[True].mean() > likely[False].mean() + 10  # log-probability of the clicked one's look
 
 
+@pytest.mark.slow
+def test_the_clicks_select_for_the_toy_worlds_ssr_encoder(client: Client) -> None:
+    """As it is in the file: by the clicks the dogs have the looks of the clicked one, by the word they do so less."""
+    workflow = read(FOLDER / f"{TOY_SSR}.json")
+    graph = to_prompt(workflow, client.object_info())
+    graph[node_id(graph, "P3S_PointPicker")]["inputs"]["image"] = client.upload_image(PHOTO, "two_dogs.jpg")
+    result = client.run_ok(graph, timeout=600)
+    world, likely = load_world(), {}
+    for node in workflow["nodes"]:
+        if node["type"] == "PreviewImage":
+            small = torch.from_numpy(np.stack(result.images(str(node["id"])))[:, 4::8, 4::8]).float() / 255
+            likely[node["title"]] = preference(world, small, CLICKED)
+            rather = likely[node["title"]] > preference(world, small, OTHER)
+            assert node["title"] == "By the word" or rather.float().mean() >= 0.75
+    assert likely["By the clicks"].mean() > likely["By the word"].mean() + 5
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_a_workflow_is_ready_for_a_user(client: Client, file: Path) -> None:
     workflow, info = read(file), client.object_info()
