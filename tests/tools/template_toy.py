@@ -105,8 +105,8 @@ Here it is the toy world's own, which learned drawn animals; the two of the phot
 
 1. Point Picker shows the photo, with one click on the blue and white dog (+) and one on the yellow and red one (-).
 Press **Run**.
-2. Compare the two SSR Encode nodes. **By the word**, both dogs are meant: the heat map is on both. **By the clicks**,
-RNGR Mask removes one dog and masks the other.
+2. Compare the two SSR Encode nodes. **By the word**, nothing says which dog is meant: the heat map may lie on either.
+**By the clicks**, RNGR Mask removes one dog and masks the other.
 3. Compare the pictures on the right: the same prompt and noise, **by the clicks and by the word**. Then **right-click
 each point**, which gives it the opposite sign, and run again.
 """,
