@@ -59,7 +59,7 @@ def test_what_the_toy_world_says_of_selection() -> None:
     found = re.search(
         r"come out right in (\d+) % of the pictures \(95 % interval (\d+) to (\d+); (\d+) photos\), and class and "
         r"background of the prompt in (\d+) %\. .* DreamBooth has (\d+) % and (\d+) %, a LoRA (\d+) % and (\d+) %; the "
-        r"plain model, which never saw the photo, (\d+) %\. .* "
+        r"plain model, which never saw the photo, (\d+) %\. SSR-Encoder, .* has (\d+) % and (\d+) %\. .* "
         r"in (\d+) % of P3S's pictures, and in (\d+) % of the plain",
         README,
     )
@@ -77,6 +77,7 @@ def test_what_the_toy_world_says_of_selection() -> None:
         percent("p3s", "prompt")[0],
         *rivals,
         percent("plain", "selection")[0],
+        *(percent("ssr-clean-mask", column)[0] for column in ("selection", "prompt")),
         percent("p3s", "preferred")[0],
         percent("plain", "preferred")[0],
     ]
