@@ -27,8 +27,9 @@ PHOTO = (
     "None at hand? Two dogs: [docs/images/two_dogs.jpg]"
     "(https://github.com/p3s-diffusion/ComfyUI-P3S/blob/main/docs/images/two_dogs.jpg?raw=true)"
 )
-LOOK = """Check the masks: press **M** in the picture, then **Run RNGR Mask** there. Blue is the subject, hatched orange
-is removed; the second picture on RNGR Mask is what training sees. Not right? Move the points; the masks follow."""
+MASKS_OF = """Check the masks: press **M** in the picture, then **Run RNGR Mask** there. Blue is the subject, hatched
+orange is removed; the second picture on RNGR Mask is what {} sees. Not right? Move the points; the masks follow."""
+LOOK = MASKS_OF.format("training")
 SAMPLER = {"seed": 1, "steps": 50, "cfg": 7.5, "sampler_name": "ddim", "scheduler": "ddim_uniform", "denoise": 1}
 
 

@@ -100,7 +100,7 @@ def try_ssr_without_downloads(b: Workflow) -> None:
         "A subject without training: nothing to download",
         320,
         """
-**SSR-Encoder** draws a subject from one photo at once, without training; it resembles the subject less than P3S does.
+**SSR-Encoder** draws a subject from one photo at once, without training; its pictures resemble it less than P3S's do.
 Here it is the toy world's own, which learned drawn animals; the two of the photo were not among them.
 
 1. Point Picker shows the photo, with one click on the blue and white dog (+) and one on the yellow and red one (-).

@@ -8,6 +8,7 @@ from typing import Any
 from tools.template_parts import (
     CONTROLNET,
     LOOK,
+    MASKS_OF,
     NEGATIVE,
     NO_POINTS,
     PHOTO,
@@ -407,7 +408,7 @@ def subject_without_training(b: Workflow) -> None:
 1. **Upload your photo** in Point Picker. {PHOTO}
 2. **Click the subject** you want (+).
 3. **Right-click** a similar one you want left out (-). SSR-Encoder will not see it.
-4. {LOOK} Then **Run**.
+4. {MASKS_OF.format("SSR-Encoder")} Then **Run**.
 """,
     )
     picker = b.add("P3S_PointPicker", 560, image="", points=NO_POINTS)
