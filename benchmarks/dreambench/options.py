@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,6 +18,16 @@ from .protocol import Protocol
 
 #: Options with another name than the setting: a weight schedule has an alpha, too.
 COPY_NAMES = {"alpha": "lora_alpha"}
+
+
+def ended(name: str, run: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> int:
+    """Run a command; its exit status. Errors that a user can fix are one line, without a traceback."""
+    try:
+        run(options)
+    except (P3SError, OSError, ImportError) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def add_base(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:

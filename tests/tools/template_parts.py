@@ -136,6 +136,25 @@ def rngr(
     return b.add("P3S_RNGRMask", height, title, clip_vision=vision["CLIP_VISION"], image=image, points=points, **more)
 
 
+def pointed_out(b: Workflow, vision: Added, left_out: str, reader: str) -> Added:
+    """The second group: a photo with clicks and its masks; what becomes of the one left out, who reads the rest."""
+    b.group("2  Subject")
+    b.column(460)
+    b.note(
+        "Point out the subject",
+        200,
+        f"""
+1. **Upload your photo** in Point Picker. {PHOTO}
+2. **Click the subject** you want (+).
+3. **Right-click** a similar one you want left out (-). {left_out}
+4. {MASKS_OF.format(reader)} Then **Run**.
+""",
+    )
+    picker = b.add("P3S_PointPicker", 560, image="", points=NO_POINTS)
+    b.column(400)
+    return rngr(b, vision, picker["image"], picker["points"])
+
+
 def weight_schedule(b: Workflow) -> Added:
     """With the weights at the steps of the templates' sampler marked."""
     added = b.add("P3S_WeightSchedule", 480)

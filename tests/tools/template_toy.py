@@ -24,12 +24,9 @@ def sketch() -> str:
 
 
 def try_without_downloads(b: Workflow) -> None:
-    b.after_a_run = "fixed"
-    b.group("1  A toy world")
-    b.column(420)
-    b.note(
+    world, mask = toy_subject(
+        b,
         "Try it now: nothing to download",
-        320,
         """
 **Toy World** brings small models of drawn animals and a drawn photo of two of them. They come with the pack and run
 on the CPU. All other nodes are the real ones and do here what they do with Stable Diffusion, so this is a place to
@@ -43,8 +40,6 @@ prompt never says what the dog looks like.
 another **scene**, click its two animals, and name its place in **Training prompt**.
 """,
     )
-    world = b.add("P3S_ToyWorld", 262, animal=ANIMAL, scene=SCENE, batch_size=4)
-    mask = subject(b, world)
     b.group("3  Train")
     b.column(400)
     b.note(
@@ -93,12 +88,9 @@ suit this small world; with Stable Diffusion, start from the template **train_an
 
 
 def try_ssr_without_downloads(b: Workflow) -> None:
-    b.after_a_run = "fixed"
-    b.group("1  A toy world")
-    b.column(420)
-    b.note(
+    world, mask = toy_subject(
+        b,
         "A subject without training: nothing to download",
-        320,
         """
 **SSR-Encoder** draws a subject from one photo at once, without training; its pictures resemble it less than P3S's do.
 Here it is the toy world's own, which learned drawn animals; the two of the photo were not among them.
@@ -111,8 +103,6 @@ Press **Run**.
 each point**, which gives it the opposite sign, and run again.
 """,
     )
-    world = b.add("P3S_ToyWorld", 262, animal=ANIMAL, scene=SCENE, batch_size=4)
-    mask = subject(b, world)
     b.group("3  Encode")
     b.column(400)
     shared = {"ssr": world["ssr"], "clip": world["clip"], "clip_vision": world["clip_vision"], "query": ANIMAL}
@@ -139,8 +129,13 @@ No rare word is needed. **strength** 0 in Apply SSR gives the plain model's pict
     compare(b, world, positive, empty, models)
 
 
-def subject(b: Workflow, world: Added) -> Added:
-    """The second group: the photo with its clicks, and the masks."""
+def toy_subject(b: Workflow, title: str, text: str) -> tuple[Added, Added]:
+    """The first two groups: the world under a note, and its photo with clicks and masks."""
+    b.after_a_run = "fixed"
+    b.group("1  A toy world")
+    b.column(420)
+    b.note(title, 320, text)
+    world = b.add("P3S_ToyWorld", 262, animal=ANIMAL, scene=SCENE, batch_size=4)
     b.group("2  Subject")
     b.column(440)
     picker = b.add(
@@ -152,7 +147,7 @@ def subject(b: Workflow, world: Added) -> Added:
     )
     b.keep(picker, p3s_size=[384, 384], p3s_sketch=sketch())
     b.column(400)
-    return b.add(
+    mask = b.add(
         "P3S_RNGRMask",
         780,
         clip_vision=world["clip_vision"],
@@ -161,6 +156,7 @@ def subject(b: Workflow, world: Added) -> Added:
         blur=0.4,
         grow=1,
     )
+    return world, mask
 
 
 def compare(b: Workflow, world: Added, positive: Added, empty: Added, models: dict[str, Any]) -> None:

@@ -8,49 +8,33 @@ from typing import Any
 from tools.template_parts import (
     CONTROLNET,
     LOOK,
-    MASKS_OF,
     NEGATIVE,
     NO_POINTS,
     PHOTO,
     SAMPLER,
-    SOURCES,
-    SSR,
     SUBJECT,
     SUBJECTS,
-    VISION,
     apply,
     checkpoint,
     generate,
     loader,
     models,
     needed,
+    pointed_out,
     prompts,
     rngr,
     save,
     train,
     weight_schedule,
 )
+from tools.template_ssr import subject_without_training
 from tools.template_toy import try_ssr_without_downloads, try_without_downloads
 from tools.workflow_builder import Workflow
 
 
 def train_and_generate(b: Workflow) -> None:
     base, vision = models(b)
-    b.group("2  Subject")
-    b.column(460)
-    b.note(
-        "Point out the subject",
-        200,
-        f"""
-1. **Upload your photo** in Point Picker. {PHOTO}
-2. **Click the subject** you want (+).
-3. **Right-click** a similar one you want left out (-). It is removed from the reference.
-4. {LOOK} Then **Run**.
-""",
-    )
-    picker = b.add("P3S_PointPicker", 560, image="", points=NO_POINTS)
-    b.column(400)
-    mask = rngr(b, vision, picker["image"], picker["points"])
+    mask = pointed_out(b, vision, "It is removed from the reference.", "training")
     b.group("3  Train")
     b.column(400)
     b.note(
@@ -389,65 +373,6 @@ the template **apply_saved_subject** uses it.
 """,
     )
     train(b, "", base, clean, "a photo of a sks dog", "my_subject", "sks")
-
-
-def subject_without_training(b: Workflow) -> None:
-    b.group("1  Models")
-    b.column(420)
-    b.note("Models", 280, needed("checkpoint", "vision", "aligner", "layers"))
-    base, vision = checkpoint(b), loader(b, "CLIPVisionLoader", "clip_name", VISION)
-    encoder = b.add("P3S_LoadSSR", 106, aligner_file=SSR[0], layers_file=SSR[1])
-    sources = [{"name": name, "url": SOURCES[name][0], "directory": SOURCES[name][1]} for name in SSR]
-    b.keep(encoder, models=sources)
-    b.group("2  Subject")
-    b.column(460)
-    b.note(
-        "Point out the subject",
-        200,
-        f"""
-1. **Upload your photo** in Point Picker. {PHOTO}
-2. **Click the subject** you want (+).
-3. **Right-click** a similar one you want left out (-). SSR-Encoder will not see it.
-4. {MASKS_OF.format("SSR-Encoder")} Then **Run**.
-""",
-    )
-    picker = b.add("P3S_PointPicker", 560, image="", points=NO_POINTS)
-    b.column(400)
-    mask = rngr(b, vision, picker["image"], picker["points"])
-    b.group("3  Encode")
-    b.column(400)
-    b.note(
-        "Query",
-        110,
-        """
-**query** names the subject, in a word or a few: change **dog** to yours. The heat map shows where it looks. Nothing is
-trained.
-""",
-    )
-    encoded = b.add(
-        "P3S_SSREncode",
-        560,
-        ssr=encoder["ssr"],
-        clip=base["CLIP"],
-        clip_vision=vision["CLIP_VISION"],
-        query="dog",
-        reference=mask["reference"],
-    )
-    b.group("4  Generate")
-    b.column(400)
-    b.note(
-        "Generate",
-        170,
-        """
-Name the subject in the prompt too.
-
-- Subject too weak: raise **strength**, up to about 0.8.
-- Prompt ignored, or the photo's layout copied: lower it.
-- It has to look exactly like yours: train it, with the template **train_and_generate**.
-""",
-    )
-    applied = b.add("P3S_ApplySSR", 220, model=base["MODEL"], embeds=encoded["embeds"])
-    generate(b, base, applied["model"], "a photo of a dog on the beach")
 
 
 TEMPLATES: dict[str, Callable[[Workflow], None]] = {

@@ -29,6 +29,7 @@ from ..options import (
     add_ssr,
     changes,
     chosen_methods,
+    ended,
     left_out,
     open_ssr,
     protocol_of,
@@ -45,14 +46,8 @@ PROMPTS = 5
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the protocol; the exit status. Errors that a user can fix are one line, without a traceback."""
-    options = _parser().parse_args(arguments)
-    try:
-        _run(options)
-    except (P3SError, OSError, ImportError) as error:
-        print(f"twins: {error}", file=sys.stderr)
-        return 1
-    return 0
+    """Run the protocol; the exit status."""
+    return ended("twins", _run, _parser().parse_args(arguments))
 
 
 def _run(options: argparse.Namespace) -> None:
