@@ -23,7 +23,7 @@ EARLIER_PAGE = (ROOT / "benchmarks" / "toyworld-2026-11-21.md").read_text(encodi
 RIVALS = ("dreambooth-rngr", "lora-rngr")
 #: Tables of the toy world: the page, the results and the tables' names.
 TOY_TABLES = (
-    (PAGE, "toyworld.jsonl", ("main", "weight", "shipped")),
+    (PAGE, "toyworld.jsonl", ("main", "weight", "shipped", "twice")),
     (EARLIER_PAGE, "toyworld_2026-11-21.jsonl", ("start", "consistency", "data", "learned", "structure", "kind")),
 )
 
