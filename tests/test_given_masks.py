@@ -103,9 +103,7 @@ def test_of_a_large_photo_every_pixel_of_the_mask_counts() -> None:
     changed = (reference.image != image).any(dim=-1)
     assert torch.equal(changed.float(), line)
     assert reference.image[801, 500:1100, 1].min() > 0.9, "green, as above and below"
-    background = make_reference(
-        image, None, mean_colours, MaskSettings(fill_region="background"), subject_mask=subject
-    )
+    background = make_reference(image, None, mean_colours, MaskSettings(fill_region="background"), subject_mask=subject)
     assert torch.equal(background.negative_mask, 1 - subject)
 
 
@@ -226,7 +224,7 @@ def test_a_subject_mask_that_marks_nothing_is_refused_whatever_its_size() -> Non
         make_reference(wide, None, mean_colours, subject_mask=EMPTY)
     with pytest.raises(MaskError, match=r"subject_mask marks nothing: no pixel reaches 0.5, the highest is 0.3\. "):
         make_reference(stripes(320, 320), None, mean_colours, subject_mask=0.3 * box(0, 80))
-    with pytest.raises(MaskError, match="covers the whole picture.*which Invert Mask turns into this"):
+    with pytest.raises(MaskError, match=r"covers the whole picture.*which Invert Mask turns into this"):
         make_reference(wide, None, mean_colours, subject_mask=1 - EMPTY)
 
 
