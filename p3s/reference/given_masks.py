@@ -37,6 +37,9 @@ class GivenMasks:
         return tuple(name for name, mask in given.items() if mask is not None)
 
 
+NONE_GIVEN = GivenMasks()
+
+
 def given_masks(frame: Frame, subject: Tensor | None, negative: Tensor | None) -> GivenMasks:
     """The masks as :func:`fit_mask` reads them. Raises MaskError as that, and for a subject mask that marks nothing."""
     found = GivenMasks(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import MaskError, PointError
 from .framing import Frame
-from .given_masks import HALF, INVERTED, LOAD_IMAGE, GivenMasks, covered_by, looks_inverted
+from .given_masks import HALF, INVERTED, LOAD_IMAGE, NONE_GIVEN, GivenMasks, covered_by, looks_inverted
 from .masks import (
     ALMOST_ALL,
     FLAT,
@@ -48,7 +48,7 @@ def rough_masks(
     points: PointSet,
     settings: MaskSettings,
     must_fill: bool = True,
-    given: GivenMasks = GivenMasks(),  # noqa: B008
+    given: GivenMasks = NONE_GIVEN,
 ) -> RoughMasks:
     """Make the masks of a photo.
 
@@ -79,7 +79,8 @@ def rough_masks(
                 region = _cut(m_n * (1 - m_p), patches, points, "negative", settings.blur)
             warnings += region.warnings
             if given.negative is None:
-                warnings += _swallowed(subject.mask, patches.frame, points)
+                swallowed = _swallowed(subject.mask, patches.frame, points)
+                warnings += [] if given.subject is not None else swallowed  # said of the given mask already
             removed = _without(region.mask, subject.mask, given.negative is not None)
         except MaskError as error:
             if must_fill:

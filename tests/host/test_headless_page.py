@@ -74,6 +74,23 @@ def test_the_example_trains_and_draws_the_subject(trained: Subject, folder: Path
         assert QUESTIONS[question][answers[question][0].argmax()] == answer
 
 
+def test_run_again_it_trains_nothing(server: Server, folder: Path, trained: Subject) -> None:
+    files = sorted((server.base / "models" / "p3s").iterdir())
+    server.client.free()
+    assert same_weights(subject_in(run(server, folder, EXAMPLE), server), trained)
+    run(server, folder, EXAMPLE)  # the host itself has kept all of it
+    assert sorted((server.base / "models" / "p3s").iterdir()) == files
+
+
+def test_its_file_gives_apply_the_same_subject(server: Server, folder: Path, trained: Subject) -> None:
+    picture = read_picture(folder / "my dog.png")
+    load = 'node("P3S_LoadSubject", subject="my dog.safetensors")'
+    assert load in PAGE
+    loaded = f'graph["loaded"] = {load}\ngraph["apply"]["inputs"]["subject"] = ["loaded", 0]\n'
+    run(server, folder, before_it_is_queued(loaded))
+    assert torch.equal(read_picture(folder / "my dog.png"), picture)
+
+
 def test_points_in_pixels_select_the_same_without_another_training(
     server: Server, folder: Path, trained: Subject
 ) -> None:
