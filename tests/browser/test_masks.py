@@ -112,7 +112,8 @@ def test_masks_show_after_one_run_and_follow_the_points(picker: EditorPage, serv
 def test_where_rngr_mask_is_given_a_mask_the_points_show_none(picker: EditorPage, server: Server) -> None:
     """It would not be the one that is used."""
     picker.click(*DOG)
-    picker.press("m")
+    picker.click(*BACKPACK, button="right")
+    picker.button("masks").click()
     assert picker.queue()["history"]["status"]["status_str"] == "success"
     wait_for_live(picker, "Subject: ")
     assert amount(stage(picker), SUBJECT) > 200

@@ -84,7 +84,7 @@ def test_run_again_it_trains_nothing(server: Server, folder: Path, trained: Subj
 
 def test_its_file_gives_apply_the_same_subject(server: Server, folder: Path, trained: Subject) -> None:
     picture = read_picture(folder / "my dog.png")
-    load = 'node("P3S_LoadSubject", subject="my dog.safetensors")'
+    load = 'node("P3S_LoadSubject", subject_file="my dog.safetensors")'
     assert load in PAGE
     loaded = f'graph["loaded"] = {load}\ngraph["apply"]["inputs"]["subject"] = ["loaded", 0]\n'
     run(server, folder, before_it_is_queued(loaded))
