@@ -117,6 +117,14 @@ def test_a_reference_has_the_clip_models_own_tokens(sd: StableDiffusion) -> None
     assert reference.tokens.shape == ((CLIP_SIDE // 8) ** 2 + 1, 64)
 
 
+def test_a_reference_takes_masks_instead_of_points(sd: StableDiffusion) -> None:
+    photo = stripes()
+    mask = torch.zeros(photo.shape[:2])
+    mask[:, : photo.shape[1] // 4] = 1
+    reference = sd.reference(photo, None, subject_mask=mask, negative_mask=mask.flip(1))
+    assert torch.equal(reference.subject_mask, mask) and torch.equal(reference.negative_mask, mask.flip(1))
+
+
 def test_a_half_precision_variant_is_found(files: dict[str, Path], tmp_path: Path) -> None:
     folder = tmp_path / "half"
     shutil.copytree(files["sd"], folder)

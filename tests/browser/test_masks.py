@@ -109,6 +109,19 @@ def test_masks_show_after_one_run_and_follow_the_points(picker: EditorPage, serv
     assert picker.value == value
 
 
+def test_where_rngr_mask_is_given_a_mask_the_points_show_none(picker: EditorPage, server: Server) -> None:
+    """It would not be the one that is used."""
+    picker.click(*DOG)
+    picker.click(*BACKPACK, button="right")
+    picker.button("masks").click()
+    assert picker.queue()["history"]["status"]["status_str"] == "success"
+    wait_for_live(picker, "Subject: ")
+    assert amount(stage(picker), SUBJECT) > 200
+    picker.connect(picker.add("SolidMask", (60, 430)), picker.mask, "subject_mask")
+    picker.becomes(picker.hint, "A mask is connected to RNGR Mask: its picture shows what is used.")
+    assert amount(stage(picker), SUBJECT) < 30
+
+
 def test_the_button_runs_rngr_mask_and_what_it_needs_and_nothing_else(picker: EditorPage, server: Server) -> None:
     server.client.free()
     page = picker.page

@@ -106,3 +106,18 @@ def test_the_editor_queues_the_examples_the_same(page: Page, client: Client) -> 
             for node_id, node in queued["prompt"].items()
         }
         assert to_prompt(saved, info) == expected, file.name
+
+
+def test_a_releases_workflows_keep_their_links_and_values_in_the_editor(page: Page, client: Client) -> None:
+    """Their sockets are found by name and place, so an input that has moved would take another one's link."""
+    info = client.object_info()
+    files = sorted((REPO / "tests" / "data").glob("workflows_*/*.json"))
+    assert files
+    for file in files:
+        saved = json.loads(file.read_text(encoding="utf-8"))
+        before = to_prompt(saved, info)
+        page.evaluate("async workflow => { await app.loadGraphData(workflow); }", saved)
+        now = page.evaluate(QUEUE)["prompt"]
+        for node_id, node in before.items():
+            kept = {name: now[node_id]["inputs"].get(name) for name in node["inputs"]}
+            assert kept == node["inputs"], (file, node["class_type"])

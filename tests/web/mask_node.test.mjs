@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { executionId } from '../../web/common/graph.js'
-import { findMaskNode, maskSettings } from '../../web/picker/mask_node.js'
+import { findMaskNode, hasGivenMask, maskSettings } from '../../web/picker/mask_node.js'
 
 /** A graph of nodes {id, ...} and links [id, from, slot, to, slot]. */
 function makeGraph(nodes, links) {
@@ -44,6 +44,21 @@ test('without a mask node the defaults hold', () => {
 
 test('the settings of the node that the points are wired to', () => {
   assert.deepEqual(find(makeGraph([picker(), mask(2, 2)], [[1, 1, 1, 2, 2]])), ALL)
+})
+
+test('a connected mask is used instead of the points', () => {
+  const given = (name, linked) => {
+    const node = mask(2, 2)
+    node.inputs.push({ name, link: null })
+    const from = { id: 3, outputs: [{}] }
+    const links = [[1, 1, 1, 2, 2], ...(linked ? [[2, 3, 0, 2, 4]] : [])]
+    return hasGivenMask(findNode(makeGraph([picker(), node, from], links)))
+  }
+  assert.equal(given('subject_mask', true), true)
+  assert.equal(given('negative_mask', true), true)
+  assert.equal(given('subject_mask', false), false)
+  assert.equal(given('inpainted', true), false)
+  assert.equal(hasGivenMask(null), false)
 })
 
 test('through reroutes, past other users and muted or bypassed nodes', () => {

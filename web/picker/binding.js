@@ -7,7 +7,7 @@ import { t } from '../common/translate.js'
 import { findPicture, outputPicture, pictureRoute } from './find_picture.js'
 import { shapeChanged } from './geometry.js'
 import { linkedPicture, rememberLinkedPicture } from './linked_pictures.js'
-import { findMaskNode, maskSettings } from './mask_node.js'
+import { findMaskNode, hasGivenMask, maskSettings } from './mask_node.js'
 import { looksDifferent } from './perceptual_hash.js'
 import { askMasks, fetchPicture } from './server.js'
 import { PickerView } from './view.js'
@@ -79,7 +79,9 @@ export function bindPicker(node, inputName, { app, api }) {
     executed = linked ? (linkedPicture(node, LINK_INPUT, app) ?? node.properties[UI_KEY] ?? null) : null
     const picture = found.picture ?? (executed && outputPicture(executed))
     const masks = maskNode()
-    view.setMaskSource(picture ? { picture, settings: maskSettings(masks, rootGraph()) } : null, masks !== null)
+    const isGiven = hasGivenMask(masks)
+    const source = picture && !isGiven ? { picture, settings: maskSettings(masks, rootGraph()) } : null
+    view.setMaskSource(source, masks !== null, isGiven)
     const now = JSON.stringify([found.kind, picture])
     if (now === shown) return
     shown = now

@@ -3,6 +3,7 @@
 import { BYPASSED, findLink, findSubgraphNode, isSubgraphOutput, MAX_STEPS, MUTED, widgetValue } from '../common/graph.js'
 
 const NAMES = ['value_range', 'blur', 'fill_region', 'grow']
+const GIVEN = ['subject_mask', 'negative_mask']
 
 /** The RNGR Mask node that a node's output is wired to, or null. */
 export function findMaskNode(node, outputName, rootGraph) {
@@ -14,6 +15,11 @@ export function findMaskNode(node, outputName, rootGraph) {
 export function maskSettings(maskNode, rootGraph) {
   const values = maskNode ? NAMES.map((name) => [name, widgetValue(maskNode, name, rootGraph)]) : []
   return Object.fromEntries(values.filter(([, value]) => value !== undefined))
+}
+
+/** Whether a mask is connected to an RNGR Mask node, which it uses instead of one made from points; false for null. */
+export function hasGivenMask(maskNode) {
+  return maskNode?.inputs?.some(({ name, link }) => GIVEN.includes(name) && link != null) ?? false
 }
 
 function followOutput(node, slot, rootGraph, steps) {

@@ -20,7 +20,7 @@ export function showBar({ buttons }, editor) {
 
 /**
  * state: {hasPicture, emptyText, warning, message, maskClient, maskNode}; `emptyText` is shown where there is no
- * picture, `maskNode` is {isWired, isRunning}, of the RNGR Mask that reads the points.
+ * picture, `maskNode` is {isWired, isRunning, isGiven}, of the RNGR Mask that reads the points.
  */
 export function showTexts(elements, editor, { hasPicture, emptyText, warning, message, maskClient, maskNode }) {
   const write = (element, text) => {
@@ -44,7 +44,8 @@ export function showTexts(elements, editor, { hasPicture, emptyText, warning, me
 }
 
 /** One sentence on the masks, for the status and for screen readers. */
-export function describeMasks({ masks, message, isUnread }, { isWired, isRunning }) {
+export function describeMasks({ masks, message, isUnread }, { isWired, isRunning, isGiven }) {
+  if (isGiven) return t('A mask is connected to RNGR Mask: its picture shows what is used.')
   if (isUnread && isRunning) return t('RNGR Mask is running…')
   if (isUnread && isWired) return t('The masks appear here once RNGR Mask has run.')
   if (isUnread) return t('Connect “points” to RNGR Mask: the masks appear here once it has run.')

@@ -30,7 +30,7 @@ export class PickerView {
   #maskOverlay = new MaskOverlay()
   #maskClient
   #maskSource = null // {picture, settings}: what the server calls the picture, and how its points will be read
-  #maskNode = { isWired: false, isRunning: false } // the RNGR Mask that reads the points
+  #maskNode = { isWired: false, isRunning: false, isGiven: false } // the RNGR Mask that reads the points
   #announced = '' // what was last said about the masks
 
   /**
@@ -135,11 +135,15 @@ export class PickerView {
     this.#frames.request()
   }
 
-  /** What to ask for the masks: {picture, settings}, or null where they cannot be known; `isWired`: RNGR Mask is there. */
-  setMaskSource(source, isWired = false) {
-    if (isWired === this.#maskNode.isWired && JSON.stringify(source) === JSON.stringify(this.#maskSource)) return
+  /**
+   * What to ask for the masks: {picture, settings}, or null where they cannot be known; `isWired`: RNGR Mask is there;
+   * `isGiven`: with a mask connected to it.
+   */
+  setMaskSource(source, isWired = false, isGiven = false) {
+    const now = JSON.stringify([source, isWired, isGiven])
+    if (now === JSON.stringify([this.#maskSource, this.#maskNode.isWired, this.#maskNode.isGiven])) return
     this.#maskSource = source
-    this.#maskNode.isWired = isWired
+    Object.assign(this.#maskNode, { isWired, isGiven })
     this.#frames.request()
   }
 
