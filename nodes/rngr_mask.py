@@ -22,9 +22,14 @@ from .host.clip_token_cache import token_cache
 from .host.encoders import clip_encoder, clip_image_size
 from .host.picture_files import PREVIEW_SIDE
 from .input_checks import checked, only
+from .masks import planes
 from .wire_types import BoundingBox, Points, Reference, build, core_boxes, input_of
 
 log = logging.getLogger("p3s")
+
+MASKS = MaskSettings()
+NOTHING_SELECTED = "Nothing says which subject is meant: connect Point Picker to points, or a mask to subject_mask."
+_UNLINKED: Any = object()  # stands for "not in the prompt"; a linked input is passed as None before the run
 
 
 class RNGRMask(io.ComfyNode):
@@ -48,12 +53,19 @@ class RNGRMask(io.ComfyNode):
                 io.Image.Input(
                     "image", tooltip="The photo, from Point Picker, or several, each with points of its own."
                 ),
+                # Optional since masks can come from elsewhere. Hosts list required inputs first, so those after it are
+                # optional too: they stay where they were.
                 io.MultiType.Input(
                     "points",
                     [Points, io.String],
-                    tooltip="From Point Picker, or positive points in pixels as KJNodes and SAM nodes write them.",
+                    optional=True,
+                    tooltip="From Point Picker, or positive points in pixels as KJNodes and SAM nodes write them. Not "
+                    "needed with subject_mask.",
                 ),
-                *(input_of(name, given[name]) for name in ("fill", "fill_region", "value_range", "blur", "grow")),
+                *(
+                    input_of(name, given[name], optional=True)
+                    for name in ("fill", "fill_region", "value_range", "blur", "grow")
+                ),
                 io.Image.Input(
                     "inpainted",
                     optional=True,
@@ -70,6 +82,17 @@ class RNGRMask(io.ComfyNode):
                     optional=True,
                     tooltip="More photos of the subject, from another RNGR Mask; all of them are trained together.",
                 ),
+                io.Mask.Input(
+                    "subject_mask",
+                    optional=True,
+                    tooltip="Where the subject is, from any node, such as SAM's or Load Image; used instead of CLIP's "
+                    "mask.",
+                ),
+                io.Mask.Input(
+                    "negative_mask",
+                    optional=True,
+                    tooltip="The region to remove, likewise; used instead of the negative points' mask.",
+                ),
             ],
             # The outputs have no ids: those must differ from the inputs' ids.
             outputs=[
@@ -85,29 +108,42 @@ class RNGRMask(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, image=None, points=_UNLINKED, subject_mask=_UNLINKED) -> bool | str:
+        # The host shows the message beside those of these inputs that are connected: image always is.
+        return NOTHING_SELECTED if points is _UNLINKED and subject_mask is _UNLINKED else True
+
+    @classmethod
     @checked
     def execute(
         cls,
         clip_vision: list[Any],
         image: list[torch.Tensor],
-        points: list[PointSet | str],
-        fill: str,
-        fill_region: str,
-        value_range: str,
-        blur: float,
-        grow: float,
+        points: list[PointSet | str] | None = None,
+        fill: str = MASKS.fill,
+        fill_region: str = MASKS.fill_region,
+        value_range: str = MASKS.value_range,
+        blur: float = MASKS.blur,
+        grow: float = MASKS.grow,
         inpainted: list[torch.Tensor] | None = None,
         negative_points: list[str] | None = None,
         references: Sequence[tuple[CleanReference, ...]] = (),
+        subject_mask: list[torch.Tensor] | None = None,
+        negative_mask: list[torch.Tensor] | None = None,
     ) -> io.NodeOutput:
         vision = only("clip_vision", clip_vision)
         settings = MaskSettings(value_range, blur, fill_region, grow, fill)
         photos = all_frames(image, "image")
         clean = all_frames(inpainted, "inpainted") if inpainted else [None] * len(photos)
-        chosen = points_of(photos, points, negative_points if negative_points and any(negative_points) else [])
+        subjects = masks_of(photos, subject_mask, "subject_mask")
+        negatives = masks_of(photos, negative_mask, "negative_mask")
+        if points is None and subject_mask is None:
+            raise PointError(NOTHING_SELECTED)
+        chosen = points_of(
+            photos, points or [""] * len(photos), negative_points if negative_points and any(negative_points) else []
+        )
         check_together(photos, chosen, clean)
         found = []
-        for number, each in enumerate(zip(photos, chosen, clean, strict=True), start=1):
+        for number, each in enumerate(zip(photos, chosen, clean, subjects, negatives, strict=True), start=1):
             try:
                 found.append(reference_of(vision, *each, settings))
             except P3SError as error:
@@ -140,6 +176,33 @@ class RNGRMask(io.ComfyNode):
 def all_frames(batches: Sequence[Any], name: str) -> list[torch.Tensor]:
     """The pictures [H, W, 3] of a list of batches. Raises MaskError as :func:`p3s.image_files.frames`."""
     return [frame for batch in batches for frame in frames(batch, name)]
+
+
+def masks_of(photos: Sequence[torch.Tensor], batches: Sequence[Any] | None, name: str) -> list[torch.Tensor | None]:
+    """The masks of each photo, [height, width] or [masks, height, width], from a list of batches; None where the input
+    ``name`` is not connected. A single photo has all that come. Of several, each has a batch of a list or a mask of one
+    batch.
+
+    Raises MaskError where their numbers differ.
+    """
+    if batches is None:
+        return [None] * len(photos)
+    if not all(isinstance(batch, torch.Tensor) for batch in batches):
+        raise MaskError(
+            f"{name} is empty: the node that it comes from gave no mask. Disconnect it, or check that node."
+        )
+    masks = [planes(batch) for batch in batches]
+    if len(masks) == len(photos):
+        return [*masks]
+    single = [mask for batch in masks for mask in (batch if batch.ndim > 2 else batch[None])]
+    if len(single) == len(photos):
+        return [*single]
+    if len(photos) == 1 and len({mask.shape for mask in single}) == 1:
+        return [torch.stack(single)]
+    raise MaskError(
+        f"{name} holds {len(single)} mask(s) for {len(photos)} photo(s): give one for each, or for one photo "
+        "several of one size"
+    )
 
 
 def points_of(photos: Sequence[torch.Tensor], points: Sequence[Any], negative: Sequence[str]) -> list[PointSet]:
@@ -175,7 +238,8 @@ def check_together(photos: Sequence[Any], chosen: Sequence[PointSet], clean: Seq
             f"image holds photos of several sizes ({sizes}): give each an RNGR Mask, and chain these: reference of one "
             "to references of the next"
         )
-    if len(set(chosen)) < len(chosen):
+    clicked = [each for each in chosen if each.positive or each.negative]  # masks may take the place of points
+    if len(set(clicked)) < len(clicked):
         raise PointError(
             "image holds several photos with the very same points, as if all came from one Point Picker. Every photo "
             "needs points of its own: give each a Point Picker"
@@ -183,7 +247,13 @@ def check_together(photos: Sequence[Any], chosen: Sequence[PointSet], clean: Seq
 
 
 def reference_of(
-    clip_vision: Any, photo: torch.Tensor, points: PointSet, clean: torch.Tensor | None, settings: MaskSettings
+    clip_vision: Any,
+    photo: torch.Tensor,
+    points: PointSet,
+    clean: torch.Tensor | None,
+    subject_mask: torch.Tensor | None,
+    negative_mask: torch.Tensor | None,
+    settings: MaskSettings,
 ) -> CleanReference:
     # CLIP first, also when the points are wrong: the Point Picker can then show why, without another run.
     tokens = token_cache.tokens(photo, clip_vision)
@@ -195,4 +265,6 @@ def reference_of(
         inpainted=clean,
         image_size=clip_image_size(clip_vision),
         tokens=tokens,
+        subject_mask=subject_mask,
+        negative_mask=negative_mask,
     )

@@ -31,6 +31,23 @@ def read_picture(path: str | os.PathLike[str]) -> Tensor:
         return to_tensor(ImageOps.exif_transpose(Image.open(file)))
 
 
+def read_mask(path: str | os.PathLike[str]) -> Tensor:
+    """A picture file of a mask, white where it is 1 and black where 0, as [H, W] float32.
+
+    Raises MaskError and OSError as :func:`read_picture`, and MaskError for one with transparent parts.
+    """
+    from PIL import Image, ImageOps
+
+    with open(path, "rb") as file, readable(str(path)):
+        picture = ImageOps.exif_transpose(Image.open(file))
+        if alpha_of(picture) is not None:
+            raise MaskError(
+                "it has transparent parts, which could mean either side of the mask. Save it without transparency: "
+                "white where the mask is, black elsewhere."
+            )
+        return to_tensor(picture).mean(2)
+
+
 @contextmanager
 def readable(name: str) -> Iterator[None]:
     """What Pillow raises for a picture file that cannot be read, as a MaskError that names it and says what to do."""

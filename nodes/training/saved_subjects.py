@@ -25,9 +25,9 @@ STATE = ".training"  # suffix of the state of an unfinished training
 
 log = logging.getLogger("p3s")
 
-#: What may differ between a subject wanted and one that was trained before: notes, and points that give the same clean
-#: reference.
-NOTES = ("points", "identifier", "prompt", "licence")
+#: What may differ between a subject wanted and one that was trained before: notes, and points or masks that give the
+#: same clean reference.
+NOTES = ("points", "given_masks", "identifier", "prompt", "licence")
 
 
 class SavedSubject(NamedTuple):

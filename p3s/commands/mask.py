@@ -36,10 +36,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     settings, cut = chosen(options, MaskSettings()), chosen(options, PictureSettings())
-    photo, points = options.photos[0].read(options.pixels)
+    photo, points, masks = options.photos[0].read(options.pixels)
     inpainted = None if options.inpainted is None else read_picture(options.inpainted)
     encode, size = _encoder(options.clip)
-    reference = make_reference(photo, points, encode, settings, inpainted, size)
+    reference = make_reference(photo, points, encode, settings, inpainted, size, **masks)
     for warning in reference.warnings:
         print(f"warning: {warning}")
     options.out.mkdir(parents=True, exist_ok=True)

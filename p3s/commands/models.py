@@ -86,7 +86,8 @@ def check_folder(option: str, folder: str, of: str) -> None:
 
 
 def fit_photo(models: ModelBundle, photo: Tensor) -> Tensor:
-    """A photo [H, W, 3] of the size that ``models`` takes: squeezed for the toy world, whose pictures have one size."""
+    """A photo [H, W, 3], or a mask [H, W, 1], of the size that ``models`` takes: squeezed for the toy world, whose
+    pictures have one size."""
     if not isinstance(models, ToyWorld):
         return photo
     small = functional.interpolate(photo.movedim(-1, 0)[None], (SIDE, SIDE), mode="bicubic", antialias=True)

@@ -11,13 +11,17 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from ..errors import P3SError, PointError
-from ..image_files import read_picture
+from ..errors import MaskError, P3SError, PointError
+from ..image_files import read_mask, read_picture
+from ..reference.framing import Frame
+from ..reference.given_masks import fit_mask
 from ..reference.masks import MaskSettings
 from ..reference.points import PointSet
 from ..settings import Setting, settings_of
 
 Settings = TypeVar("Settings")
+#: A photo [H, W, 3], its points, and the masks given for it, by the names that ``make_reference`` has for them.
+Read = tuple[Tensor, PointSet, dict[str, Tensor | None]]
 
 
 def add_settings(
@@ -98,18 +102,24 @@ class Photo:
     positive: list[tuple[float, float]] = field(default_factory=list)
     negative: list[tuple[float, float]] = field(default_factory=list)
     text: str | None = None
+    subject_mask: Path | None = None
+    negative_mask: Path | None = None
     named: bool = False
 
-    def read(self, pixels: bool) -> tuple[Tensor, PointSet]:
-        """The picture [H, W, 3] and its points. ``pixels``: the points' coordinates are in pixels.
+    def read(self, pixels: bool) -> Read:
+        """What was given; the masks at the photo's size. ``pixels``: the points' coordinates are in pixels.
 
         Raises PointError and MaskError, naming the file.
         """
         picture = read_picture(self.path)
+        frame = Frame(picture.shape[1], picture.shape[0])
+        files = {"subject_mask": self.subject_mask, "negative_mask": self.negative_mask}
         try:
-            return picture, self._points((picture.shape[1], picture.shape[0]), pixels).require_positive()
-        except PointError as error:
-            raise PointError(f"{self.path}: {error}") from None
+            points = self._points((frame.width, frame.height), pixels)
+            masks = {n: None if file is None else fit_mask(read_mask(file), frame, n) for n, file in files.items()}
+            return picture, points if self.subject_mask else points.require_positive(), masks
+        except (PointError, MaskError) as error:
+            raise type(error)(f"{self.path}: {error}") from None
 
     def _points(self, size: tuple[int, int], pixels: bool) -> PointSet:
         if self.text is not None:
@@ -124,7 +134,8 @@ class Photo:
 
 
 def add_points(parser: argparse.ArgumentParser) -> None:
-    """--positive, --negative and --points, which belong to the last photo named before them, and --pixels."""
+    """--positive, --negative, --points, --subject-mask and --negative-mask, which belong to the last photo named before
+    them, and --pixels."""
     group = parser.add_argument_group(
         "points", "X,Y in 0..1 of the photo's width and height, from the top left; with --pixels in pixels."
     )
@@ -137,6 +148,12 @@ def add_points(parser: argparse.ArgumentParser) -> None:
         help="all points of a photo at once, as Point Picker stores them, or a file with them",
     )
     group.add_argument("--pixels", action="store_true", help="the points are in pixels")
+    masks = parser.add_argument_group(
+        "masks from elsewhere",
+        "Used instead of CLIP's: pictures of the photo's proportions, white where the mask is.",
+    )
+    for name, where in (("subject", "the subject; points are then optional"), ("negative", "what to leave out")):
+        masks.add_argument(f"--{name}-mask", action=_OfPhoto, type=Path, metavar="PICTURE", help=f"marks {where}")
 
 
 class NamesPhoto(argparse.Action):
@@ -154,6 +171,8 @@ class _OfPhoto(argparse.Action):
         photo = _photos(options)[-1]
         if self.dest == "points":
             photo.text = values
+        elif self.dest.endswith("_mask"):
+            setattr(photo, self.dest, values)
         else:
             getattr(photo, self.dest).append(values)
 

@@ -11,15 +11,12 @@ import signal
 from pathlib import Path
 from tempfile import gettempdir
 
-from torch import Tensor
-
 from ..demo.chain import TRAINING
 from ..errors import P3SError, SubjectFileError, TrainingError
 from ..file_writing import SUFFIX
 from ..models.pipeline import ModelBundle, train_subject
 from ..network.copy_settings import CopySettings
 from ..reference.masks import MaskSettings
-from ..reference.points import PointSet
 from ..reference.rngr import Reference
 from ..subject.file import Subject, save_new_subject
 from ..subject.info import IDENTIFIER, LICENCE
@@ -29,7 +26,7 @@ from ..training.settings import TrainSettings
 from ..training.step import StepReport
 from .interrupt import interruptible
 from .models import TOY, add_models, check_prompts, fit_photo, open_models
-from .options import NamesPhoto, Photo, add_mask_settings, add_points, add_settings, chosen
+from .options import NamesPhoto, Photo, Read, add_mask_settings, add_points, add_settings, chosen
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -79,10 +76,11 @@ def run(options: argparse.Namespace) -> None:
     print(told)
 
 
-def _reference(models: ModelBundle, photo: Photo, read: tuple[Tensor, PointSet], masks: MaskSettings) -> Reference:
-    picture, points = read
+def _reference(models: ModelBundle, photo: Photo, read: Read, settings: MaskSettings) -> Reference:
+    picture, points, given = read
+    masks = {name: None if m is None else fit_photo(models, m[..., None])[..., 0] for name, m in given.items()}
     try:
-        reference = models.reference(fit_photo(models, picture), points, masks)
+        reference = models.reference(fit_photo(models, picture), points, settings, **masks)
     except P3SError as error:
         raise type(error)(f"{photo.path}: {error}") from None
     for warning in reference.warnings:

@@ -51,8 +51,15 @@ class ModelBundle(Protocol):
         """CLIP's last hidden state [batch, 1 + g*g, D] of pictures of its own size."""
         ...
 
-    def reference(self, picture: Tensor, points: PointSet, settings: MaskSettings = ...) -> Reference:
-        """The clean reference of a photo (Eq. 1-3)."""
+    def reference(
+        self,
+        picture: Tensor,
+        points: PointSet | None,
+        settings: MaskSettings = ...,
+        subject_mask: Tensor | None = None,
+        negative_mask: Tensor | None = None,
+    ) -> Reference:
+        """The clean reference of a photo (Eq. 1-3); the masks as for :func:`p3s.reference.rngr.make_reference`."""
         ...
 
     def encode_latent(self, picture: Tensor) -> Tensor:

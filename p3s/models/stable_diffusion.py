@@ -71,9 +71,18 @@ class StableDiffusion:
         """CLIP's last hidden state [batch, 257, 1024] of pictures [batch, 224, 224, 3]."""
         return clip_encoder(self._clip())(pictures)
 
-    def reference(self, picture: Tensor, points: PointSet, settings: MaskSettings | None = None) -> Reference:
+    def reference(
+        self,
+        picture: Tensor,
+        points: PointSet | None,
+        settings: MaskSettings | None = None,
+        subject_mask: Tensor | None = None,
+        negative_mask: Tensor | None = None,
+    ) -> Reference:
         """``make_reference`` with this CLIP."""
-        return make_reference(picture, points, self.encode_clip, settings, image_size=self._clip().config.image_size)
+        masks = {"subject_mask": subject_mask, "negative_mask": negative_mask}
+        size = self._clip().config.image_size
+        return make_reference(picture, points, self.encode_clip, settings, image_size=size, **masks)
 
     @torch.no_grad()
     def encode_latent(self, picture: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from ..errors import MaskError
 # The mean colour that CLIP subtracts and the deviation it divides by: padding in the mean colour becomes 0.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+SAME_ASPECT = 0.02  # relative tolerance: many nodes round sizes to multiples of 8
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,10 @@ class Frame:
     def top(self) -> int:
         """Rows of padding above the photo (with an odd rest, the bottom gets one more)."""
         return (self.side - self.height) // 2
+
+    def has_proportions_of(self, width: int, height: int) -> bool:
+        """Whether a picture of this size can be one of the photo, scaled."""
+        return abs(width * self.height / (height * self.width) - 1) <= SAME_ASPECT
 
     def patch_size(self, grid: int) -> float:
         """Side of one patch of a grid x grid division, in pixels of the photo."""

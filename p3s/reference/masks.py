@@ -84,7 +84,7 @@ class Patches:
         return (self.vectors @ self.vectors[self.frame.patch_at(*point, self.grid)]).numpy()
 
 
-# M_P = mean of the positive points' maps, M_N = maximum of the negative ones' (row h), 0 without any (row i)
+# M_P = mean of the positive points' maps, M_N = maximum of the negative ones' (row h), each 0 without any (row i)
 def similarity_maps(patches: Patches, points: PointSet, value_range: str) -> tuple[np.ndarray, np.ndarray]:
     """M_P and M_N of Eq. 2, [g, g], 0..1."""
 
@@ -92,8 +92,9 @@ def similarity_maps(patches: Patches, points: PointSet, value_range: str) -> tup
         cosines = combine([patches.cosine_map(point) for point in of], axis=0)
         return _into_range(cosines, patches.valid, value_range)
 
-    m_p = combined(np.mean, points.positive)
-    return m_p, combined(np.max, points.negative) if points.negative else np.zeros_like(m_p)
+    nothing = np.zeros((patches.grid, patches.grid))
+    m_p = combined(np.mean, points.positive) if points.positive else nothing
+    return m_p, combined(np.max, points.negative) if points.negative else nothing
 
 
 def _into_range(cosines: np.ndarray, valid: Region, value_range: str) -> np.ndarray:

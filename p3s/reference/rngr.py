@@ -20,14 +20,14 @@ from ..errors import MaskError
 from ..image_files import in_range
 from .fill import fill
 from .framing import Frame
+from .given_masks import GivenMasks, binary, given_masks
 from .masks import MaskSettings, Patches
 from .points import PointSet
-from .rough_masks import rough_masks
+from .rough_masks import RoughMasks, rough_masks
 
 Encode = Callable[[Tensor], Tensor]
 
 HASHED_ROWS = 256
-SAME_ASPECT = 0.02  # relative tolerance: many nodes round sizes to multiples of 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,12 +37,14 @@ class Reference:
     Attributes:
         image: I' (Eq. 3), [H, W, 3], 0..1.
         tokens: c_s, CLIP's last hidden state of I', [1 + g*g, D], the class token first.
-        subject_mask: [H, W], 0 or 1 (Eq. 2).
+        subject_mask: [H, W], 0 or 1 (Eq. 2, or the one given).
         negative_mask: [H, W], 0 or 1, the region that was removed; all 0 when nothing was.
-        similarity: the blurred map of Eq. 2 around the positive points, [H, W], 0..1.
-        points: the points it was made from.
+        similarity: the map that the subject was cut from, [H, W], 0..1: the blurred one of Eq. 2 around the positive
+            points, or the levels of the subject mask given.
+        points: the points it was made from; none where a subject mask was given without any.
         image_hash: see ``image_hash``, of the original photo.
         warnings: things that the user should know, each a sentence or two.
+        given_masks: which of "subject_mask" and "negative_mask" were given and used, not made from the points.
     """
 
     image: Tensor
@@ -53,70 +55,84 @@ class Reference:
     points: PointSet
     image_hash: str
     warnings: tuple[str, ...] = ()
+    given_masks: tuple[str, ...] = ()
 
 
 def make_reference(
     image: Tensor,
-    points: PointSet,
+    points: PointSet | None,
     encode: Encode,
     settings: MaskSettings | None = None,
     inpainted: Tensor | None = None,
     image_size: int = 224,
     tokens: Tensor | None = None,
+    subject_mask: Tensor | None = None,
+    negative_mask: Tensor | None = None,
 ) -> Reference:
     """Make a clean reference from a photo and the points on it (Eq. 1-3).
 
     Args:
         image: the photo I, [H, W, 3], floating point, values 0..1.
-        points: at least one positive point; without a negative one nothing is removed (docs/method.md, row i).
+        points: at least one positive point, or, with ``subject_mask``, any or None; without a negative point or
+            ``negative_mask`` nothing is removed (docs/method.md, row i).
         encode: CLIP's vision tower, [1, S, S, 3] in 0..1 -> last hidden state [1, 1 + g*g, D], class token first.
         settings: MaskSettings() by default.
         inpainted: the photo with the negative subject already removed by other means, used as I'; [H, W, 3] or
             the same aspect ratio, then resized.
         image_size: S, side of the picture that ``encode`` takes.
         tokens: what ``clip_tokens`` gives for this photo, if that is known already.
+        subject_mask: where the subject is, used instead of Eq. 2 (row u): [h, w] or [masks, h, w] (united), 0..1, a
+            pixel from 0.5 on; of the photo's size or proportions.
+        negative_mask: the region to remove, likewise; the subject keeps what both claim, ``settings.grow`` widens it,
+            and one of zeros removes nothing. Not used where ``settings.fill_region`` is "background".
 
     Raises:
-        PointError: no positive point, or points of opposite sign in the same patch.
-        MaskError: pictures or tokens of a wrong shape or with non-finite values; points from which no sensible
-            mask follows.
+        PointError: no positive point and no subject mask, or points of opposite sign in the same patch.
+        MaskError: pictures, masks or tokens of a wrong shape or with non-finite values; points or masks from which no
+            sensible mask follows.
     """
     settings = settings or MaskSettings()
-    points.require_positive()
+    points = points or PointSet()
+    if subject_mask is None:
+        points.require_positive()
     image = _check_image(image, "The picture")
     frame = Frame(image.shape[1], image.shape[0])
+    given = given_masks(frame, subject_mask, None if settings.fill_region == "background" else negative_mask)
     if inpainted is not None:
         inpainted = _fit_inpainted(_check_image(inpainted, "The inpainted picture"), frame)
 
     if tokens is None:
         tokens = _encode(image, frame, encode, image_size)
-    masks = rough_masks(Patches(tokens, frame), points, settings, must_fill=inpainted is None)
+    masks = rough_masks(Patches(tokens, frame), points, settings, must_fill=inpainted is None, given=given)
     warnings = list(masks.warnings)
-    subject_mask = _to_full_size(masks.subject, frame)
-    negative_mask = _to_full_size(masks.removed, frame) & ~subject_mask  # rounding could make both claim a pixel
+    subject = _to_full_size(masks.subject, frame) if given.subject is None else binary(given.subject)
+    removed = _removed(masks, given, settings, frame) & ~subject  # rounding could make both claim a pixel
 
     if inpainted is not None:
         clean = inpainted
-    elif negative_mask.any():
+    elif removed.any():
         filled, warning = fill(image, masks.removed, masks.subject, settings.fill)
         warnings += [warning] if warning else []
         # Eq. 3:  I' = I outside the mask of the negative subject, the fill inside
-        clean = torch.where(torch.from_numpy(negative_mask).unsqueeze(-1), filled, image)
+        clean = torch.where(torch.from_numpy(removed).unsqueeze(-1), filled, image)
     else:
         clean = image
     if clean is not image:
         tokens = _encode(clean, frame, encode, image_size)
 
-    similarity = frame.to_image(torch.from_numpy(masks.similarity).float())
+    similarity = given.subject
+    if similarity is None:
+        similarity = frame.to_image(torch.from_numpy(masks.similarity).float())
     return Reference(
         image=_own(clean),
         tokens=_own(tokens[0]),
-        subject_mask=_own(torch.from_numpy(subject_mask)),
-        negative_mask=_own(torch.from_numpy(negative_mask)),
+        subject_mask=_own(torch.from_numpy(subject)),
+        negative_mask=_own(torch.from_numpy(removed)),
         similarity=_own(similarity.clamp(0, 1)),
         points=points,
         image_hash=image_hash(image),
         warnings=tuple(warnings),
+        given_masks=given.names,
     )
 
 
@@ -149,6 +165,16 @@ def _to_full_size(mask: np.ndarray, frame: Frame) -> np.ndarray:
     return (functional.interpolate(levels, size, mode="bilinear", align_corners=False)[0, 0] >= 0.5).numpy()
 
 
+def _removed(masks: RoughMasks, given: GivenMasks, settings: MaskSettings, frame: Frame) -> np.ndarray:
+    """The removed region at the photo's size, bool: a given mask keeps its own pixels, which may be finer."""
+    found = _to_full_size(masks.removed, frame)
+    if settings.fill_region == "background":
+        return found if given.subject is None else ~binary(given.subject)
+    if given.negative is None or not masks.removed.any():
+        return found
+    return binary(given.negative) | (found if settings.grow else False)
+
+
 def _check_image(image: Any, name: str) -> Tensor:
     """The picture on the CPU, float32, clamped to 0..1."""
     if not isinstance(image, Tensor) or image.ndim != 3 or image.shape[-1] != 3:
@@ -161,7 +187,7 @@ def _fit_inpainted(inpainted: Tensor, frame: Frame) -> Tensor:
     height, width = inpainted.shape[:2]
     if (width, height) == (frame.width, frame.height):
         return inpainted
-    if abs(width * frame.height / (height * frame.width) - 1) > SAME_ASPECT:
+    if not frame.has_proportions_of(width, height):
         raise MaskError(
             f"The inpainted picture is {width} x {height} pixels, the photo {frame.width} x {frame.height}: "
             "their shapes differ. Give an inpainted picture of the photo's size, or of the same aspect ratio."

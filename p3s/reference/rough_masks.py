@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..errors import MaskError, PointError
 from .framing import Frame
+from .given_masks import HALF, INVERTED, LOAD_IMAGE, GivenMasks, covered_by, looks_inverted
 from .masks import (
     ALMOST_ALL,
     FLAT,
@@ -30,8 +32,9 @@ from .points import Point, PointSet
 class RoughMasks:
     """Eq. 2's masks of a photo, [h, w] bool at the working resolution (:func:`p3s.reference.masks.working_size`).
 
-    ``removed`` is the region to fill, which never reaches into the ``subject``; ``similarity`` [g, g], 0..1, the
-    blurred map that the subject was cut from; ``warnings`` what the user should know, each a sentence or two.
+    ``removed`` is the region to fill, which never reaches into the ``subject``; ``similarity`` [g, g], 0..1, the map
+    that the subject was cut from, of a given mask its own levels; ``warnings`` what the user should know, each a
+    sentence or two.
     """
 
     subject: np.ndarray
@@ -40,30 +43,44 @@ class RoughMasks:
     warnings: tuple[str, ...]
 
 
-def rough_masks(patches: Patches, points: PointSet, settings: MaskSettings, must_fill: bool = True) -> RoughMasks:
+def rough_masks(
+    patches: Patches,
+    points: PointSet,
+    settings: MaskSettings,
+    must_fill: bool = True,
+    given: GivenMasks = GivenMasks(),  # noqa: B008
+) -> RoughMasks:
     """Make the masks of a photo.
 
     ``must_fill``: whether the removed region will be filled; where it will not, one that makes no sense only gives a
-    warning. Raises PointError: no positive point, or points of opposite sign in one patch; MaskError: points from which
-    no sensible mask follows.
+    warning. ``given``: masks to be used instead of Eq. 2 (docs/method.md, row u). Raises PointError: no positive point
+    and no subject mask, or points of opposite sign in one patch; MaskError: points or masks from which no sensible mask
+    follows.
     """
-    _check_apart(points.require_positive(), patches)
+    _check_apart(points if given.subject is not None else points.require_positive(), patches)
     m_p, m_n = similarity_maps(patches, points, settings.value_range)
 
-    # Eq. 2:  Mask = Otsu(Gaussian(M_P (1 - M_N))), the components that hold positive points
-    subject = _cut(m_p * (1 - m_n), patches, points, "positive", settings.blur)
-    warnings = [*subject.warnings, *_subject_warnings(subject.mask, patches)]
+    if given.subject is not None:
+        subject = _given_subject(given.subject, patches, points)
+    else:
+        # Eq. 2:  Mask = Otsu(Gaussian(M_P (1 - M_N))), the components that hold positive points
+        subject = _cut(m_p * (1 - m_n), patches, points, "positive", settings.blur)
+    warnings = [*subject.warnings, *_subject_warnings(subject.mask, patches, given.subject is not None)]
 
     removed = np.zeros_like(subject.mask)
     if settings.fill_region == "background":
         return RoughMasks(subject.mask, ~subject.mask, subject.similarity, tuple(warnings))
-    if points.negative:
+    if given.negative is not None or points.negative:
         try:
-            # Row f: Eq. 2 with the signs exchanged, minus the subject mask
-            region = _cut(m_n * (1 - m_p), patches, points, "negative", settings.blur)
+            if given.negative is not None:
+                region = _given_negative(given.negative, subject.mask, patches, points)
+            else:
+                # Row f: Eq. 2 with the signs exchanged, minus the subject mask
+                region = _cut(m_n * (1 - m_p), patches, points, "negative", settings.blur)
             warnings += region.warnings
-            warnings += _swallowed(subject.mask, patches.frame, points)
-            removed = _without(region.mask, subject.mask)
+            if given.negative is None:
+                warnings += _swallowed(subject.mask, patches.frame, points)
+            removed = _without(region.mask, subject.mask, given.negative is not None)
         except MaskError as error:
             if must_fill:
                 raise
@@ -76,7 +93,7 @@ def rough_masks(patches: Patches, points: PointSet, settings: MaskSettings, must
 
 @dataclass(frozen=True, eq=False)
 class _Cut:
-    """What is cut from one map: the mask [h, w], the blurred map [g, g], and warnings about points outside."""
+    """What is cut from one map: the mask [h, w], the map [g, g], blurred, and warnings about points outside."""
 
     mask: np.ndarray
     similarity: np.ndarray
@@ -106,6 +123,54 @@ def _cut(similarity: np.ndarray, patches: Patches, points: PointSet, sign: str, 
     return _Cut(np.isin(regions, list(clicked)), blurred, tuple(warnings))
 
 
+def _given_subject(mask: Tensor, patches: Patches, points: PointSet) -> _Cut:
+    """A subject mask from elsewhere. Raises MaskError where it is the opposite of what the points say."""
+    found = covered_by(mask, working_size(patches.frame)) >= HALF
+    warnings = _on_the_wrong_side(found, "subject_mask", patches.frame, points, "positive")
+    if not (points.positive or points.negative):  # which else tell
+        warnings += looks_inverted(found, "subject_mask")
+    return _Cut(found, patches.frame.to_grid(mask, patches.grid).numpy(), tuple(warnings))
+
+
+def _given_negative(mask: Tensor, subject: np.ndarray, patches: Patches, points: PointSet) -> _Cut:
+    """The region that a mask from elsewhere asks to remove. Raises MaskError as :func:`_given_subject`, and where the
+    subject has all of it."""
+    frame = patches.frame
+    found = covered_by(mask, working_size(frame)) > 0  # all of it is filled, also what is narrower than a pixel here
+    grid = frame.to_grid(mask, patches.grid).numpy()
+    if not found.any():
+        return _Cut(found, grid, (f"negative_mask is empty, so nothing is removed. {LOAD_IMAGE}.",))
+    warnings = _on_the_wrong_side(found, "negative_mask", frame, points, "negative")
+    if not (points.positive or points.negative):
+        warnings += looks_inverted(found, "negative_mask")
+    kept = (found & subject).sum() / found.sum()
+    if kept == 1:
+        raise MaskError(
+            "The subject mask covers all of negative_mask, so there is nothing left to remove. Give masks that leave "
+            "each other out, or disconnect negative_mask."
+        )
+    if kept > 0.5:
+        warnings.append(
+            f"The subject mask covers {kept:.0%} of negative_mask, and keeps it. If that is too much, give masks that "
+            "leave each other out."
+        )
+    return _Cut(found, grid, tuple(warnings))
+
+
+def _on_the_wrong_side(mask: np.ndarray, name: str, frame: Frame, points: PointSet, own: str) -> list[str]:
+    """A warning about points of the sign ``own`` outside a given mask and of the other one in it. Raises MaskError
+    where all points are."""
+    other = "negative" if own == "positive" else "positive"
+    outside = _names(frame, points, own, lambda point: not _at(mask, frame, point))
+    inside = _names(frame, points, other, lambda point: _at(mask, frame, point))
+    wrong = [f"{point} lies outside {name}" for point in outside] + [f"{point} lies in {name}" for point in inside]
+    if not wrong:
+        return []
+    if len(wrong) == len(points.positive) + len(points.negative):
+        raise MaskError(f"{_join(wrong)}: mask and points contradict each other. {INVERTED}, or remove the points.")
+    return [f"{_join(wrong)}. The mask is used; remove such points, or correct the mask."]
+
+
 def _check_contrast(similarity: np.ndarray, blurred: np.ndarray, sign: str, count: int) -> None:
     if np.ptp(similarity) < FLAT or np.ptp(blurred) < FLAT / 10:
         raise MaskError(
@@ -115,16 +180,21 @@ def _check_contrast(similarity: np.ndarray, blurred: np.ndarray, sign: str, coun
         )
 
 
-def _subject_warnings(subject: np.ndarray, patches: Patches) -> list[str]:
-    """Raises MaskError for a subject mask that leaves nothing out."""
+def _subject_warnings(subject: np.ndarray, patches: Patches, given: bool) -> list[str]:
+    """Raises MaskError for a subject mask that leaves nothing out. ``given``: it comes from elsewhere."""
     covered = subject.mean()
     if covered == 1:
         raise MaskError(
-            "The subject mask covers the whole picture. Put a positive point on a part that only the subject has, "
-            "or a negative point on what does not belong to it."
+            "The subject mask covers the whole picture. "
+            + (
+                f"Give one that marks the subject alone. ({LOAD_IMAGE}, which Invert Mask turns into this.)"
+                if given
+                else "Put a positive point on a part that only the subject has, or a negative point on what does not "
+                "belong to it."
+            )
         )
     warnings = []
-    if covered > ALMOST_ALL:
+    if covered > ALMOST_ALL and not given:
         warnings.append(
             f"The subject mask covers {covered:.0%} of the picture. If that is too much, put a negative point on "
             "what does not belong to the subject."
@@ -132,8 +202,8 @@ def _subject_warnings(subject: np.ndarray, patches: Patches) -> list[str]:
     if subject.sum() < (max(subject.shape) / patches.grid) ** 2:
         warnings.append(
             f"The subject mask is smaller than one CLIP patch ({_patch_pixels(patches)}), so little of the "
-            "subject will be learned. Crop the picture closer to the subject, or move the positive point to a "
-            "more typical part of it."
+            "subject will be learned. Crop the picture closer to the subject"
+            + ("." if given else ", or move the positive point to a more typical part of it.")
         )
     return warnings
 
@@ -151,13 +221,18 @@ def _swallowed(subject: np.ndarray, frame: Frame, points: PointSet) -> list[str]
     ]
 
 
-def _without(region: np.ndarray, subject: np.ndarray) -> np.ndarray:
-    """A region to remove, which must leave the subject alone. Raises MaskError for almost the whole picture."""
+def _without(region: np.ndarray, subject: np.ndarray, given: bool) -> np.ndarray:
+    """A region to remove, which must leave the subject alone. Raises MaskError for almost the whole picture.
+    ``given``: it comes from elsewhere."""
     removed = region & ~subject
     if removed.mean() > ALMOST_ALL:
         raise MaskError(
             f"The region to remove covers {removed.mean():.0%} of the picture, so almost nothing would be left. "
-            "Move the negative point to a part that looks less like the rest of the picture."
+            + (
+                f"{INVERTED}."
+                if given
+                else "Move the negative point to a part that looks less like the rest of the picture."
+            )
         )
     return removed
 

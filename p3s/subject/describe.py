@@ -36,5 +36,7 @@ def describe_in_full(subject: Subject) -> str:
         latent, tokens = ("x".join(map(str, t.shape)) for t in (reference.latent, reference.tokens))
         lines.append(f"Reference {i}: latent {latent}, CLIP tokens {tokens}, photo {info.image_hashes[i][:16]}...")
         lines.append(f"    points {info.points[i]}")
+        if info.given_masks and info.given_masks[i]:
+            lines.append(f"    made elsewhere: {', '.join(info.given_masks[i])}")
     lines += [f"{name}: {value}" for name, value in info.extra.items()]
     return "\n".join(lines)

@@ -16,7 +16,9 @@ IDENTIFIER = Setting("", "Stored in the file: the rare word that stands for the 
 LICENCE = Setting("", "Stored in the file: what others may do with this subject.")
 LONGEST_NOTE = 2**16  # characters; a header holds some of them twice, and each may take 12 bytes there
 #: Fields that older files of this format version lack; for those they are empty.
-LATER: dict[str, type] = {"training_key": str, "sketches": dict, "loss_map": dict}
+LATER: dict[str, type] = {"training_key": str, "sketches": dict, "loss_map": dict, "given_masks": list}
+#: Of these, what a file without it also lacks today, so that its bytes stay what they were.
+LEFT_OUT_IF_EMPTY = ("given_masks",)
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,9 @@ class SubjectInfo:
     reference, of the original photo. steps: trained so far. completed: whether training reached its end. identifier:
     the rare token of the prompt. prompt: the training prompt. licence: a note by the author. prediction: "eps" or "v".
     training_key, sketches: of the training (``TrainingInputs``), empty if they are not known. loss_map: the losses over
-    time, see ``loss_map``. extra: metadata of the same format version that this P3S does not know.
+    time, see ``loss_map``. given_masks: of each reference, which of its masks were given and not made from points
+    (``Reference.given_masks``); empty where none was. extra: metadata of the same format version that this P3S does not
+    know.
     """
 
     family: str
@@ -47,6 +51,7 @@ class SubjectInfo:
     training_key: str = ""
     sketches: dict[str, list[list[float]]] = field(default_factory=dict)
     loss_map: dict[str, list[float]] = field(default_factory=dict)
+    given_masks: tuple[tuple[str, ...], ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -55,6 +60,7 @@ def info_to_json(info: SubjectInfo) -> str:
     for name in NOTES:
         _check_note(name, getattr(info, name))
     values = {f.name: getattr(info, f.name) for f in fields(info) if f.name != "extra"}
+    values = {name: value for name, value in values.items() if value or name not in LEFT_OUT_IF_EMPTY}
     try:
         text = json.dumps({**info.extra, **values}, ensure_ascii=False, allow_nan=False, sort_keys=True)
         text.encode()
@@ -117,11 +123,19 @@ def info_from_json(text: str) -> SubjectInfo:
         if not all(isinstance(item, str) for item in values[name]):
             raise SubjectFileError(f"the metadata field {name!r} is not a list of texts")
         values[name] = tuple(values[name])
+    values["given_masks"] = _given_masks(values["given_masks"], len(values["points"]))
     if values["steps"] < 0 or values["prediction"] not in ("eps", "v"):
         raise SubjectFileError("the metadata field 'steps' is negative, or 'prediction' is neither eps nor v")
     _check_loss_map(values["loss_map"])
     _check_sketches(values["sketches"])
     return SubjectInfo(**values, extra=data)
+
+
+def _given_masks(given: list[Any], references: int) -> tuple[tuple[str, ...], ...]:
+    names = all(isinstance(each, list) and all(isinstance(name, str) for name in each) for each in given)
+    if not names or (given and len(given) != references):
+        raise SubjectFileError("the metadata field 'given_masks' does not hold lists of names, one for each reference")
+    return tuple(map(tuple, given))
 
 
 def _check_loss_map(losses: dict[str, Any]) -> None:

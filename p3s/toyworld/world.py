@@ -81,9 +81,17 @@ class ToyWorld:
         middle = torch.full((1, SIDE, SIDE, 3), 0.5)  # zero, once normalised
         return Vision(SIDE, self.encode_clip_layers, lambda: self.encode_clip_layers(middle))
 
-    def reference(self, picture: Tensor, points: PointSet, settings: MaskSettings = MASKS) -> Reference:
+    def reference(
+        self,
+        picture: Tensor,
+        points: PointSet | None,
+        settings: MaskSettings = MASKS,
+        subject_mask: Tensor | None = None,
+        negative_mask: Tensor | None = None,
+    ) -> Reference:
         """``make_reference`` with this world's CLIP."""
-        return make_reference(picture, points, self.encode_clip, settings, image_size=SIDE)
+        masks = {"subject_mask": subject_mask, "negative_mask": negative_mask}
+        return make_reference(picture, points, self.encode_clip, settings, image_size=SIDE, **masks)
 
     @torch.no_grad()
     def encode_latent(self, picture: Tensor) -> Tensor:

@@ -81,6 +81,7 @@ def info_of(
     ``inputs``. ``resolution``: of the training, in pixels, where it is known. ``identifier``, ``prompt``,
     ``licence``: notes for people. Raises SubjectFileError for notes that a file cannot hold.
     """
+    given = tuple(reference.given_masks for reference in references)
     trained = asdict(inputs.settings) | ({} if resolution is None else {"resolution": resolution})
     info = SubjectInfo(
         family=family,
@@ -97,6 +98,7 @@ def info_of(
         identifier=identifier,
         prompt=prompt,
         licence=licence,
+        given_masks=given if any(given) else (),
     )
     check_info(info)
     return info

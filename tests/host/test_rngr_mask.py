@@ -44,6 +44,34 @@ def test_what_does_not_go_together_is_named(facts: dict[str, Any], case: str, be
     assert facts["said"][case].startswith(begins), facts["said"][case]
 
 
+def test_masks_from_elsewhere_take_the_place_of_clips(facts: dict[str, Any]) -> None:
+    assert all(value for name, value in facts["masked"].items() if name != "said"), facts["masked"]
+
+
+@pytest.mark.parametrize(
+    ("case", "begins"),
+    [
+        (
+            "nothing selected",
+            "PointError: Nothing says which subject is meant: connect Point Picker to points, or a mask",
+        ),
+        ("a negative mask alone", "PointError: Nothing says which subject is meant"),
+        ("two masks for three", "MaskError: subject_mask holds 2 mask(s) for 3 photo(s): give one for each"),
+        ("two sizes for one", "MaskError: subject_mask holds 2 mask(s) for 1 photo(s): give one for each, or for one"),
+        ("no mask on the wire", "MaskError: subject_mask is empty: the node that it comes from gave no mask"),
+        (
+            "the mask of the second photo",
+            "MaskError: photo 2: subject_mask is 48 x 20 pixels, the photo 48 x 48: their",
+        ),
+        ("an empty subject mask", "MaskError: subject_mask marks nothing: Load Image gives an empty mask"),
+        ("no mask", "MaskError: subject_mask must be a mask [height, width], or several"),
+        ("inverted", "MaskError: positive point 1 (at pixel"),
+    ],
+)
+def test_a_mask_that_does_not_fit_is_named(facts: dict[str, Any], case: str, begins: str) -> None:
+    assert facts["masked"]["said"][case].startswith(begins), facts["masked"]["said"][case]
+
+
 def test_the_point_picker_reads_pictures_of_other_kinds_the_same_way(facts: dict[str, Any]) -> None:
     assert all(facts["picked"].values()), facts["picked"]
 

@@ -17,14 +17,16 @@ RELEASES = sorted((REPO / "tests" / "data").glob("schemas_*.json"))
 
 
 def gone_or_moved(release: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What of a release's schemas is no longer at its place. Appended inputs, outputs, choices and nodes are fine."""
+    """What of a release's schemas is no longer at its place. Appended inputs, outputs, choices and nodes are fine, and
+    a required input that has become optional at its place."""
     problems = [f"{node} is gone" for node in release if node not in now]
     for node in release.keys() & now.keys():
         for part in ("inputs", "outputs"):
             before, after = release[node][part], now[node][part]
             for i, old in enumerate(before):
                 new = after[i] if i < len(after) else None
-                if new is None or any(new.get(key) != old[key] for key in old.keys() - {"choices"}):
+                kept = old.keys() - {"choices"} - ({"required"} if old.get("required") else set())
+                if new is None or any(new.get(key) != old[key] for key in kept):
                     problems.append(f"{node}: {part[:-1]} {i} was {old}, is {new}")
                 elif missing := [choice for choice in old.get("choices", ()) if choice not in new.get("choices", ())]:
                     problems.append(f"{node}: {old['name']} has lost {missing}")
@@ -57,6 +59,7 @@ def release() -> dict[str, Any]:
         (lambda s: s["P3S_Apply"]["inputs"][2].update(type="INT"), "P3S_Apply: input 2 was"),
         (lambda s: s["P3S_Apply"]["inputs"][2].update(default=0.5), "P3S_Apply: input 2 was"),
         (lambda s: s["P3S_Apply"]["inputs"][5]["choices"].remove("both"), "guidance has lost ['both']"),
+        (lambda s: s["P3S_Apply"]["inputs"][-1].update(required=True), "P3S_Apply: input"),
         (lambda s: s["P3S_Train"]["outputs"].pop(), "P3S_Train: output 2 was"),
         (
             lambda s: s["P3S_SaveSubject"]["inputs"].append({"name": "x", "required": True, "type": "INT"}),
@@ -75,6 +78,7 @@ def test_appending_is_no_break() -> None:
     more["P3S_Apply"]["inputs"].append({"name": "x", "required": False, "type": "INT", "default": 0})
     more["P3S_Apply"]["inputs"][5]["choices"].append("negative")
     more["P3S_New"] = {"inputs": [], "outputs": []}
+    more["P3S_Apply"]["inputs"][0]["required"] = False
     assert gone_or_moved(release(), more) == []
 
 

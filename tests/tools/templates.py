@@ -29,6 +29,7 @@ from tools.template_references import (
     clicks_to_flux_kontext,
     clicks_to_ipadapter,
     clicks_to_qwen_image_edit,
+    clicks_to_sam3,
 )
 from tools.template_ssr import subject_without_training
 from tools.template_toy import try_ssr_without_downloads, try_without_downloads
@@ -392,6 +393,7 @@ TEMPLATES: dict[str, Callable[[Workflow], None]] = {
         clicks_to_qwen_image_edit,
         clicks_to_flux2_klein,
         clicks_to_ipadapter,
+        clicks_to_sam3,
         try_without_downloads,
         try_ssr_without_downloads,
     )
@@ -401,6 +403,7 @@ TEMPLATES: dict[str, Callable[[Workflow], None]] = {
 #: Templates that not every host can open: the type of a node that it must have, and the pack that brings it, if any.
 NEEDS: dict[str, tuple[str, str]] = {
     "clicks_to_flux2_klein": ("Flux2Scheduler", ""),
+    "clicks_to_sam3": ("SAM3_Detect", ""),
     "clicks_to_ipadapter": ("IPAdapterAdvanced", "ComfyUI_IPAdapter_plus"),
 }
 
