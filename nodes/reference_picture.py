@@ -25,7 +25,7 @@ class ReferencePicture(io.ComfyNode):
             node_id="P3S_ReferencePicture",
             display_name="Reference Picture",
             category="P3S",
-            description="The clicked subject as a picture for other nodes, such as Kontext, Qwen-Edit or IPAdapter.",
+            description="The clicked subject as a picture for other nodes, such as FLUX Kontext or IPAdapter.",
             search_aliases=["p3s", "crop", "cut out", "remove background", "reference", "kontext", "ipadapter"],
             is_output_node=True,  # so that a picture can be checked without sampling
             # The order of the inputs is the order of the values in saved workflows: append only.

@@ -184,6 +184,13 @@ def test_the_mask_fades_by_the_distance_to_the_subject(grow: int, feather: int) 
     torch.testing.assert_close(soft_mask(mask, grow, feather), expected, atol=1e-6, rtol=0)
 
 
+def test_the_mask_of_a_cut_is_that_of_the_photo() -> None:
+    given = reference(40, 30, (3, 8, 6, 4), (20, 25, 2, 5))
+    made = cut(given, margin=0.1, mask_grow=2, feather=6)
+    left, top, width, height = place(given, made.image)
+    assert torch.equal(made.mask, soft_mask(given.subject_mask, 2, 6)[top : top + height, left : left + width])
+
+
 def test_a_soft_mask_keeps_its_levels() -> None:
     mask = torch.tensor([[0.0, 0.2, 0.7, 1.0, 0.4, 0.0]])
     torch.testing.assert_close(soft_mask(mask, 0, 0), torch.tensor([[0.0, 0.2, 1.0, 1.0, 0.4, 0.0]]))

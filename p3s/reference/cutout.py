@@ -121,13 +121,14 @@ def reference_picture(reference: Reference, settings: PictureSettings | None = N
     frame = _fitted(around, subject, settings.multiple, width, height)
     size = tuple(_nearest(side, settings.multiple) for side in (frame.height, frame.width))
 
-    mask = soft_mask(reference.subject_mask, settings.mask_grow, settings.feather)
-    shown_mask = _resized(frame.of(mask), size)
-    image = _resized(frame.of(reference.image), size)
+    # All of the subject lies in the frame, so the mask of the frame is that of the photo.
+    part = frame.of(reference.image)
+    mask = soft_mask(frame.of(reference.subject_mask), settings.mask_grow, settings.feather)
+    shown_mask, image = _resized(mask, size), _resized(part, size)
     if settings.background != "kept":
         behind = torch.tensor(settings.rgb()).expand_as(image)
         if settings.background == "painted":
-            behind = _resized(frame.of(_without_detail(reference.image, mask > 0)), size)
+            behind = _resized(_without_detail(part, mask > 0), size)
         if settings.background == "transparent":
             # Not mixed where the mask fades: opacity does that. What reads no opacity sees the colour.
             image = torch.where((shown_mask > 0)[..., None], image, behind)

@@ -7,25 +7,25 @@ build them; Qwen-Image-Edit runs as far as its text encoder.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from host import test_workflows
 from host.client import Client, Graph, Result
 from host.hosts import Host, peer
+from host.inside import Inside
 from host.server import Server, link_pack
-from host.test_workflows import POINTS, SWAPPED, needs, node_id, nodes_of, opened
+from host.test_workflows import PHOTO, POINTS, SWAPPED, needs, node_id, nodes_of, opened
+from PIL import Image
 from tools import templates, tiny_flux
 from tools.template_models import SOURCES
 
 NAMES = [name for name in templates.TEMPLATES if name.startswith("clicks_to_")]
-LOADERS = (
-    "UNETLoader",
-    "CLIPLoader",
-    "DualCLIPLoader",
-    "VAELoader",
-    "CheckpointLoaderSimple",
-    "IPAdapterUnifiedLoader",
-)
+#: Where a run stops for want of a model. SAM3 Detect is given another model's checkpoint.
+LOADERS = ("UNETLoader", "CLIPLoader", "DualCLIPLoader", "VAELoader", "IPAdapterUnifiedLoader", "SAM3_Detect")
+OF_PACKS = [name for name, (_, pack) in templates.NEEDS.items() if pack]
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +59,12 @@ def test_the_host_accepts_it_and_misses_only_the_models(kontext_server: Server, 
     result = client.run(graph_of(name, kontext_server), timeout=120)
     assert result.error is not None
     assert result.error.node_type in LOADERS, result.error
+
+
+@pytest.mark.parametrize("name", OF_PACKS)
+def test_a_workflow_with_another_packs_nodes_is_as_ready_as_the_others(client: Client, name: str) -> None:
+    test_workflows.test_a_workflow_is_ready_for_a_user(client, test_workflows.FOLDER / f"{name}.json")
+    test_workflows.test_a_workflow_is_what_its_description_says(client, name)
 
 
 def upstream(graph: Graph, node: str) -> set[str]:
@@ -155,13 +161,11 @@ def test_what_the_clicks_choose_is_what_the_model_draws_from(
     kept = upstream(by_hand, node_id(by_hand, "SaveImage"))
     assert not any(by_hand[key]["class_type"].startswith("P3S_") for key in kept)
     same = picture(client.run_ok({key: by_hand[key] for key in kept}, timeout=300), by_hand)
-    assert np.abs(same.astype(int) - drawn).max() <= 2  # the pictures were saved in 8 bits
-
     for picker in nodes_of(graph, "P3S_PointPicker"):
-        inputs = graph[picker]["inputs"]
-        inputs["points"] = SWAPPED if inputs["points"] == POINTS else POINTS
-    swapped = picture(client.run_ok(graph, timeout=300), graph)
-    assert np.abs(swapped.astype(int) - drawn).mean() > 1
+        graph[picker]["inputs"]["points"] = SWAPPED  # klein's second has them already
+    other = picture(client.run_ok(graph, timeout=300), graph)
+    by_rounding, by_clicks = (np.abs(each.astype(int) - drawn).mean() for each in (same, other))
+    assert by_clicks > 1 and by_rounding < by_clicks / 20, (by_rounding, by_clicks)  # the cuts were saved in 8 bits
 
 
 def test_qwens_text_encoder_is_given_the_reference(kontext_server: Server, client: Client) -> None:
@@ -176,3 +180,56 @@ def test_qwens_text_encoder_is_given_the_reference(kontext_server: Server, clien
     result = client.run_ok({key: node for key, node in graph.items() if key in kept}, timeout=300)
     for node in (positive, negative):
         assert "reference_latents" in result.outputs[f"shown {node}"]["text"][0]
+
+
+def test_ipadapter_is_given_the_one_that_is_clicked(kontext_server: Server, client: Client) -> None:
+    shown = []
+    for points in (POINTS, SWAPPED):
+        graph = graph_of("clicks_to_ipadapter", kontext_server)
+        graph[node_id(graph, "P3S_PointPicker")]["inputs"]["points"] = points
+        square = node_id(graph, "PrepImageForClipVision")
+        graph["shown"] = {"class_type": "PreviewImage", "inputs": {"images": [square, 0]}}
+        assert graph[node_id(graph, "IPAdapterAdvanced")]["inputs"]["image"] == [square, 0]
+        kept = upstream(graph, "shown")
+        (found,) = client.run_ok({key: node for key, node in graph.items() if key in kept}).images("shown")
+        assert found.shape == (224, 224, 3)
+        shown.append(found.astype(int))
+    assert np.abs(shown[0] - shown[1]).mean() > 5
+
+
+def test_sam3s_masks_are_those_that_are_trained_on(kontext_server: Server, client: Client) -> None:
+    """With two masks in the place of SAM's: the first is the subject, the second is painted over."""
+    graph = graph_of("clicks_to_sam3", kontext_server)
+    detects = nodes_of(graph, "SAM3_Detect")
+    sides = [[graph[node]["inputs"][f"{side}_coords"] for side in ("positive", "negative")] for node in detects]
+    assert sides[1] == sides[0][::-1]
+    masks = np.zeros((2, 512, 1024, 3), np.uint8)
+    masks[0, 100:400, 80:450] = masks[1, 60:480, 560:1000] = 255
+    for node, mask in zip(detects, masks, strict=True):
+        file = client.upload_image(mask, f"mask {node}.png")
+        graph[node] = {"class_type": "LoadImageMask", "inputs": {"image": file, "channel": "red"}}
+    rngr = node_id(graph, "P3S_RNGRMask")
+    for number, name in ((1, "clean"), (2, "subject"), (3, "removed")):
+        image: list[Any] = [rngr, number]
+        if number > 1:
+            graph[f"{name} picture"] = {"class_type": "MaskToImage", "inputs": {"mask": image}}
+            image = [f"{name} picture", 0]
+        graph[name] = {"class_type": "PreviewImage", "inputs": {"images": image}}
+    kept = set().union(*(upstream(graph, name) for name in ("clean", "subject", "removed")))
+    result = client.run_ok({key: node for key, node in graph.items() if key in kept})
+    np.testing.assert_array_equal(result.images("subject")[0], masks[0])
+    np.testing.assert_array_equal(result.images("removed")[0], masks[1])
+    photo = np.asarray(Image.open(PHOTO).convert("RGB"))
+    (clean,) = result.images("clean")
+    outside = masks[1, ..., 0] == 0
+    np.testing.assert_array_equal(clean[outside], photo[outside])
+    assert np.abs(clean[~outside].astype(int) - photo[~outside]).mean() > 20
+
+
+def test_sam3_reads_the_points_of_point_picker(inside: Inside) -> None:
+    """Its own node on a model that records what it is asked: the pixels that hold the points, wanted ones first."""
+    found = inside.run(Path(__file__).with_name("inside_sam3.py"))
+    if found is None:
+        pytest.skip("this ComfyUI has no node SAM3_Detect")
+    assert found["labels"] == [[1, 1, 0]]
+    np.testing.assert_allclose(found["coords"], found["expected"], atol=1e-3)

@@ -232,8 +232,11 @@ def test_a_workflow_is_ready_for_a_user(client: Client, file: Path) -> None:
     needs(file.stem, info)
     core_or_ours = {kind for kind, node in info.items() if not node["python_module"].startswith("custom_nodes.")}
     core_or_ours |= {kind for kind in info if kind.startswith("P3S_")} | COMMENTS
-    assert {node["type"] for node in workflow["nodes"]} <= core_or_ours
+    pack = templates.NEEDS.get(file.stem, ("", ""))[1]
+    others = {node["type"] for node in workflow["nodes"]} - core_or_ours
+    assert {info[kind]["python_module"] for kind in others} == ({f"custom_nodes.{pack}"} if pack else set())
     notes = " ".join(node["widgets_values"][0] for node in workflow["nodes"] if node["type"] == "MarkdownNote")
+    assert not pack or f"needs the pack [{pack}](" in notes
     graph = to_prompt(workflow, info)
     readme = (REPO / "README.md").read_text(encoding="utf-8")
     for saved in workflow["nodes"]:

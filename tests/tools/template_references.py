@@ -183,7 +183,14 @@ Each of the two similar subjects becomes a reference of its own, from which the 
     latents = []
     for mask, title in zip(masks, ("First subject", "Second subject"), strict=True):
         cut = picture(b, mask, title)
-        scaled = b.add("ImageScaleToTotalPixels", 110, image=cut["image"], upscale_method="lanczos", megapixels=1)
+        scaled = b.add(
+            "ImageScaleToTotalPixels",
+            110,
+            image=cut["image"],
+            upscale_method="lanczos",
+            megapixels=1,
+            resolution_steps=16,
+        )
         latents.append(b.add("VAEEncode", 50, pixels=scaled["IMAGE"], vae=vae["VAE"]))
     b.group("4  Generate")
     b.column(420)
@@ -306,8 +313,8 @@ The masks that Point Picker shows are CLIP's rough ones; here SAM 3 draws better
 
 It needs a ComfyUI with the node SAM3 Detect, such as 0.33.
 
-The upper SAM3 Detect finds the subject; the lower one, with the clicks' roles swapped, what is to be removed. **Only one
-subject in the photo?** Then disconnect **negative_mask** of RNGR Mask.
+The upper SAM3 Detect finds the subject; the lower one, with the clicks' roles swapped, what is to be removed. **Only
+one subject in the photo?** Then disconnect **negative_mask** of RNGR Mask.
 """,
     )
     sam = loader(b, "CheckpointLoaderSimple", "ckpt_name", SAM3)

@@ -114,12 +114,7 @@ def clicks_to_ipadapter() -> Image.Image:
 
 
 def clicks_to_sam3() -> Image.Image:
-    """The photo with its clicks, a mask of its subject, and whose it is."""
-    shown = image_of(read_picture(PHOTO))
-    mask = Image.fromarray((made(ONE, OTHER).subject_mask.numpy() * 255).astype(np.uint8)).convert("RGB")
-    half = fit(Image.blend(shown, mask, 0.6).crop((0, 0, shown.width // 2, shown.height)), (150, 150))
-    label = text("masks by SAM 3", 28)
-    return card([(fit(marked(ONE, OTHER), (376, 188)), (92, 8)), (half, (30, 210)), (label, (260, 270))])
+    return handed_over("masks by SAM 3")
 
 
 def handed_over(model: str, *subjects: tuple[tuple[float, float], tuple[float, float]]) -> Image.Image:

@@ -13,6 +13,7 @@ import torch
 from tools.tiny_models import Maker, TensorDict, _taesd, write_safetensors
 
 WIDTH, TEXT, HEAD = 128, 768, 128
+SHARP = 2.0  # of queries and keys: else each token sees the mean of thousands, which is the same for every picture
 
 
 def _attention(m: Maker, key: str, bias: bool) -> None:
@@ -20,7 +21,7 @@ def _attention(m: Maker, key: str, bias: bool) -> None:
     layer(key + "qkv", 3 * WIDTH, WIDTH)
     layer(key + "proj", WIDTH, WIDTH)
     for name in ("query_norm", "key_norm"):
-        m.put(f"{key}norm.{name}.scale", torch.ones(HEAD))
+        m.put(f"{key}norm.{name}.scale", torch.full((HEAD,), SHARP))
 
 
 def flux(seed: int = 20) -> TensorDict:
@@ -41,7 +42,7 @@ def flux(seed: int = 20) -> TensorDict:
     m.layer("single_blocks.0.linear2", WIDTH, 5 * WIDTH)
     m.layer("single_blocks.0.modulation.lin", 3 * WIDTH, WIDTH)
     for name in ("query_norm", "key_norm"):
-        m.put(f"single_blocks.0.norm.{name}.scale", torch.ones(HEAD))
+        m.put(f"single_blocks.0.norm.{name}.scale", torch.full((HEAD,), SHARP))
     m.layer("final_layer.linear", 64, WIDTH)
     m.layer("final_layer.adaLN_modulation.1", 2 * WIDTH, WIDTH)
     return m.tensors
@@ -65,7 +66,7 @@ def flux2(seed: int = 21) -> TensorDict:
     m.weight("single_blocks.0.linear1", 9 * WIDTH, WIDTH)
     m.weight("single_blocks.0.linear2", WIDTH, 4 * WIDTH)
     for name in ("query_norm", "key_norm"):
-        m.put(f"single_blocks.0.norm.{name}.scale", torch.ones(HEAD))
+        m.put(f"single_blocks.0.norm.{name}.scale", torch.full((HEAD,), SHARP))
     m.weight("final_layer.linear", 128, WIDTH)
     m.weight("final_layer.adaLN_modulation.1", 2 * WIDTH, WIDTH)
     return m.tensors
