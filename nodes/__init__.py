@@ -13,6 +13,7 @@ log = logging.getLogger("p3s")
 NODES: tuple[tuple[str, str], ...] = (
     ("point_picker", "PointPicker"),
     ("rngr_mask", "RNGRMask"),
+    ("reference_picture", "ReferencePicture"),
     ("training.train", "Train"),
     ("apply", "Apply"),
     ("weight_schedule", "WeightSchedule"),

@@ -11,6 +11,7 @@ from comfy_api.latest import io, ui
 
 from ..p3s.errors import MaskError, P3SError, PointError
 from ..p3s.image_files import frames
+from ..p3s.reference.cutout import bounding_box
 from ..p3s.reference.masks import MaskSettings
 from ..p3s.reference.overlay import heat_map, overlay, reduced
 from ..p3s.reference.points import PointSet
@@ -22,7 +23,7 @@ from .host.encoders import clip_encoder, clip_image_size
 from .host.picture_files import PREVIEW_SIDE
 from .input_checks import checked, only
 from .masks import planes
-from .wire_types import Points, Reference, build, input_of
+from .wire_types import BoundingBox, Points, Reference, build, core_boxes, input_of
 
 log = logging.getLogger("p3s")
 
@@ -102,6 +103,7 @@ class RNGRMask(io.ComfyNode):
                 io.Image.Output(
                     display_name="similarity", tooltip="Heat map of the similarity to the clicked subject."
                 ),
+                BoundingBox.Output(display_name="bounding_box", tooltip="The box around subject_mask, of each photo."),
             ],
         )
 
@@ -166,6 +168,7 @@ class RNGRMask(io.ComfyNode):
             torch.stack([reference.subject_mask for reference in found]),
             torch.stack([reference.negative_mask for reference in found]),
             torch.stack([heat_map(reference) for reference in found]),
+            core_boxes(bounding_box(reference.subject_mask) for reference in found),
             ui={**preview, "text": warnings},
         )
 

@@ -4,11 +4,12 @@ and newer hosts."""
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, cast
 
 from comfy_api.latest import io
 
+from ..p3s.reference.cutout import Box
 from ..p3s.settings import Setting
 
 T = TypeVar("T")
@@ -19,6 +20,9 @@ Subject = io.Custom("P3S_SUBJECT")  # p3s.subject.file.Subject
 Schedule = io.Custom("P3S_SCHEDULE")  # p3s.sampling.schedule.Schedule
 SSRModel = io.Custom("P3S_SSR_MODEL")  # p3s.ssr.file.SSRModel
 SSREmbeds = io.Custom("P3S_SSR_EMBEDS")  # p3s.ssr.embeds.SubjectEmbeds
+# The host's own type where it has one (not yet in 0.3.64), see core_boxes. Named by us, so that a node has the same
+# outputs on every host.
+BoundingBox = io.Custom("BOUNDING_BOX")
 
 # Not the wire type's name: every input of that type would else get the editor.
 POINT_EDITOR = "P3S_POINT_EDITOR"
@@ -32,6 +36,11 @@ class PointEditor(io.ComfyTypeIO):
 
     class Input(io.WidgetInput):
         """Give ``socketless=True``: the value is clicked, not wired."""
+
+
+def core_boxes(boxes: Iterable[Box]) -> list[list[dict[str, int]]]:
+    """One box of each picture of a batch, as the host's nodes write and read BOUNDING_BOX: a list for each picture."""
+    return [[{"x": box.left, "y": box.top, "width": box.width, "height": box.height}] for box in boxes]
 
 
 def build(constructor: Callable[..., T], *args: Any, **keywords: Any) -> T:

@@ -155,7 +155,7 @@ def _kind(value: Any) -> str:
 
 
 def write_png(picture: Tensor, path: str | os.PathLike[str]) -> None:
-    """Write [H, W, 3] or a mask [H, W], values in 0..1, over whatever is at ``path``, all or nothing."""
+    """Write [H, W, 3 or 4] or a mask [H, W], values in 0..1, over whatever is at ``path``, all or nothing."""
     write_atomic(Path(path), lambda file: _image(picture).save(file, "PNG"), overwrite=True)
 
 

@@ -153,6 +153,21 @@ def test_mask_writes_what_the_node_shows(tmp_path: Path, capsys: pytest.CaptureF
         assert (tmp_path / "a" / f"{name}.png").read_bytes() == (tmp_path / "c" / f"{name}.png").read_bytes()
 
 
+def test_mask_writes_a_picture_of_the_subject(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the files that it writes beside it: the cleaned photo where the mask is, the colour elsewhere."""
+    photo, out = tmp_path / "dogs.png", tmp_path / "masks"
+    Image.fromarray((draw_scene().numpy() * 255).round().astype(np.uint8)).save(photo)
+    made = ["--picture", str(tmp_path / "new" / "dog.png"), "--background", "plain", "--colour", "#0a141e"]
+    exact = ["--view", "whole", "--multiple", "1", "--feather", "0"]
+    points = ["--points", POINTS.to_json()]
+    assert main(["mask", str(photo), *points, "--out", str(out), *made, *exact]) == 0
+    size = " x ".join(map(str, Image.open(photo).size))
+    assert f"wrote the subject's picture, {size} pixels, to {made[1]}" in capsys.readouterr().out
+    subject = picture(out / "subject_mask.png") > 0
+    expected = np.where(subject, picture(out / "inpainted.png"), np.array([10, 20, 30]))
+    np.testing.assert_array_equal(picture(Path(made[1])), expected)
+
+
 def test_mask_reads_a_clip_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
@@ -184,6 +199,7 @@ def test_info_describes_a_subject(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["mask", "nowhere.jpg", "--positive", "0.5,0.5"], "nowhere.jpg"),
         (["mask", str(DATA / "dog.jpg"), "--positive", "0.5,0.5", "--fill", "magic"], "fill must be one of"),
         (["mask", str(DATA / "dog.jpg"), "--positive", "0.5,0.5", "--points", "{}"], "either --points, or"),
+        (["mask", str(DATA / "dog.jpg"), "--positive", "0.5,0.5", "--colour", "blank"], "colour must be an opaque"),
         (["info", str(DATA / "dog.jpg")], "dog.jpg"),
         (["info", "nowhere.safetensors"], "no such file"),
     ],

@@ -61,3 +61,7 @@ def test_the_defaults_are_those_of_the_code(letter: str, settings: object, name:
 def test_the_schedules_ends_are_as_said() -> None:
     assert (Schedule().weight(1000.0), Schedule().weight(0.0)) == (pytest.approx(0.7), pytest.approx(1.2))
     assert README.count("0.7 at the first step, 1.2 at the last") == 1
+
+
+def test_every_template_is_named() -> None:
+    assert [file.stem for file in (ROOT / "example_workflows").glob("*.json") if f"**{file.stem}**" not in README] == []

@@ -6,10 +6,11 @@ import argparse
 from pathlib import Path
 
 from ..image_files import read_picture, write_png
+from ..reference.cutout import PictureSettings, reference_picture
 from ..reference.masks import MaskSettings
 from ..reference.overlay import heat_map, overlay
 from ..reference.rngr import Encode, make_reference
-from .options import NamesPhoto, add_mask_settings, add_points, chosen
+from .options import NamesPhoto, add_mask_settings, add_points, add_settings, chosen
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -24,10 +25,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--inpainted", type=Path, metavar="PHOTO", help="use this picture as the clean reference")
     parser.add_argument("--out", type=Path, default=Path("mask-output"), metavar="FOLDER", help="default: %(default)s")
     add_mask_settings(parser)
+    parser.add_argument(
+        "--picture",
+        type=Path,
+        metavar="FILE",
+        help="also write a picture of the subject (PNG), as the node Reference Picture makes it",
+    )
+    add_settings(parser, "picture", PictureSettings(), description="how --picture is made")
 
 
 def run(options: argparse.Namespace) -> None:
-    settings = chosen(options, MaskSettings())
+    settings, cut = chosen(options, MaskSettings()), chosen(options, PictureSettings())
     photo, points, masks = options.photos[0].read(options.pixels)
     inpainted = None if options.inpainted is None else read_picture(options.inpainted)
     encode, size = _encoder(options.clip)
@@ -46,6 +54,12 @@ def run(options: argparse.Namespace) -> None:
         write_png(picture, options.out / f"{name}.png")
     print(f"subject {reference.subject_mask.mean():.1%} of the photo, removed {reference.negative_mask.mean():.1%}")
     print(f"wrote {', '.join(f'{name}.png' for name in pictures)} to {options.out}")
+    if options.picture is not None:
+        made = reference_picture(reference, cut)
+        options.picture.parent.mkdir(parents=True, exist_ok=True)
+        write_png(made.image, options.picture)
+        height, width = made.mask.shape
+        print(f"wrote the subject's picture, {width} x {height} pixels, to {options.picture}")
 
 
 def _encoder(clip: str | None) -> tuple[Encode, int]:

@@ -10,6 +10,9 @@ from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
 NAMED = "COMFYUI_PATH"
+#: Folder with the repositories of other packs. One that a host is too old for lies, in an older version, in a folder
+#: named by the host's version there.
+PEERS = Path(os.environ.get("P3S_PEERS") or Path.home() / "comfy" / "peers")
 NO_HOST = (
     "no ComfyUI found; name one or several folders (with their own .venv where they have one) in COMFYUI_PATH, "
     "separated by '" + os.pathsep + "'"
@@ -31,6 +34,12 @@ class Host:
     def release(self) -> tuple[int, ...]:
         """The version's numbers, which compare as versions do."""
         return tuple(map(int, re.findall(r"\d+", self.version)))
+
+
+def peer(name: str, host: Host) -> Path | None:
+    """Where another pack is, for a host."""
+    folders = (PEERS / host.version / name, PEERS / name)
+    return next((folder for folder in folders if (folder / "__init__.py").is_file()), None)
 
 
 def host_at(path: Path) -> Host | None:

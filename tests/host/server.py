@@ -34,6 +34,11 @@ def prepare_base(base: Path) -> None:
         pack.symlink_to(REPO, target_is_directory=True)
 
 
+def link_pack(base: Path, folder: Path) -> None:
+    """Install another pack in a base directory, before its server starts."""
+    (base / "custom_nodes" / folder.name).symlink_to(folder, target_is_directory=True)
+
+
 def link_model(base: Path, name: str) -> str:
     """Make one of tools.tiny_models available below a base directory; returns the file name that loaders list."""
     folder = base / "models" / tiny_models.MODELS[name][0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Callable
 from functools import cache
@@ -10,20 +9,12 @@ from pathlib import Path
 
 import pytest
 from host.chaining import CASES, groups, keep_results
+from host.hosts import PEERS, peer
 from host.inside import Inside
 
 pytestmark = pytest.mark.slow
-#: Folder with the repositories of the packs that cases name as their peer. One that a host is too old for lies, in an
-#: older version, in a folder named by the host's version there.
-PEERS = Path(os.environ.get("P3S_PEERS") or Path.home() / "comfy" / "peers")
 MODELS = ("sd15-micro", "sd15-wide", "sd15-slim", "sd15-topo", "sd15-inpaint-micro", "sd15-ic-micro", "sd15-animate")
 MODELS += ("sd15-slim-scaled-fp8", "motion-moves", "motion-still", "controlnet-micro", "controlnet-topo", "lora-micro")
-
-
-def peer(name: str, inside: Inside) -> Path | None:
-    """Where another pack is."""
-    folders = (PEERS / inside.host.version / name, PEERS / name)
-    return next((folder for folder in folders if (folder / "__init__.py").is_file()), None)
 
 
 def commit(pack: Path) -> str:
@@ -37,7 +28,7 @@ def outcomes(inside: Inside) -> Callable[[str], dict[str, dict[str, str]]]:
     def run(group: str) -> dict[str, dict[str, str]]:
         """How the cases of a group went, but those whose peer is not there."""
         cases = {name: CASES[name] for name in groups()[group] if CASES[name].fits(inside.host.version)}
-        there = {case.peer: folder for case in cases.values() if case.peer and (folder := peer(case.peer, inside))}
+        there = {case.peer: folder for case in cases.values() if case.peer and (folder := peer(case.peer, inside.host))}
         arguments = {name: inside.model(name) for name in MODELS}
         arguments |= {
             "cases": {name: case.orders for name, case in cases.items() if not case.peer or case.peer in there},
@@ -57,7 +48,7 @@ def test_it_works_or_says_why_not(
     case = CASES[name]
     if not case.fits(inside.host.version):
         pytest.skip(f"needs ComfyUI {case.minimum}")
-    if case.peer and peer(case.peer, inside) is None:
+    if case.peer and peer(case.peer, inside.host) is None:
         pytest.skip(f"{case.peer} is not in {PEERS}; P3S_PEERS names another folder")
     expected = case.expected if case.expected == "works" else f"refused: {case.expected}"
     found = outcomes(group)[name]

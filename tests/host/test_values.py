@@ -39,7 +39,7 @@ def test_the_limits_themselves_are_taken(facts: dict[str, Any]) -> None:
 
 def test_a_wire_that_carries_nothing_is_named(facts: dict[str, Any]) -> None:
     ours = ("P3S_Apply.subject", "P3S_Train.reference", "P3S_SaveSubject.subject", "P3S_SSREncode.ssr")
-    ours += ("P3S_ApplySSR.embeds",)
+    ours += ("P3S_ApplySSR.embeds", "P3S_ReferencePicture.reference")
     for where, name, value, said in facts["wires"]:
         if where in ours:
             sources = "Train P3S|RNGR Mask|Load SSR-Encoder|SSR Encode"

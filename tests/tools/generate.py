@@ -20,10 +20,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from host.hosts import NO_HOST, REPO, find_hosts
+from host.hosts import NO_HOST, REPO, find_hosts, peer
 from host.inside import Inside
 from host.schemas import english, read_schemas, snapshot
-from host.server import Server
+from host.server import Server, link_pack
 from tools import templates
 from tools.help_pages import with_rows
 from tools.import_graph import with_picture
@@ -62,17 +62,26 @@ def write_snapshot() -> None:
 
 
 def write_templates() -> None:
+    """Each on the first host that has its nodes: a file without an input of newer hosts opens on all of them."""
     hosts = find_hosts()
     if not hosts:
         raise SystemExit(NO_HOST)
-    with tempfile.TemporaryDirectory() as folder:
-        server = Server(hosts[0], Path(folder))
-        try:
-            info = server.client.object_info()
-        finally:
-            server.stop()
-    for name in templates.TEMPLATES:
-        write_json(REPO / "example_workflows" / f"{name}.json", templates.build(name, info))
+    left = dict.fromkeys(templates.TEMPLATES)
+    for host in hosts:
+        with tempfile.TemporaryDirectory() as folder:
+            server = Server(host, Path(folder))
+            for pack in {pack for _, pack in templates.NEEDS.values()}:
+                if pack and (found := peer(pack, host)):
+                    link_pack(server.base, found)
+            try:
+                info = server.client.object_info()
+            finally:
+                server.stop()
+        for name in [name for name in left if templates.fits(name, info)]:
+            write_json(REPO / "example_workflows" / f"{name}.json", templates.build(name, info))
+            del left[name]
+    for name in left:
+        print(f"{name}: no host has the node {templates.NEEDS[name][0]}")
 
 
 def write_imports() -> None:

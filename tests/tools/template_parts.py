@@ -4,22 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from tools.template_models import CHECKPOINT, SOURCES, VISION, needed
 from tools.workflow_builder import Added, Workflow
 
-CHECKPOINT = "v1-5-pruned-emaonly-fp16.safetensors"
-VISION = "clip-vit-large-patch14.safetensors"
-CONTROLNET = "control_v11p_sd15_canny_fp16.safetensors"
-SSR = ("ssr_aligner.safetensors", "ssr_layers.safetensors")
-# Where a file is to be had, and its folder in models: with it the editor offers to download what is missing.
-HUB = "https://huggingface.co"
-SOURCES = {
-    CHECKPOINT: (f"{HUB}/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/{CHECKPOINT}", "checkpoints"),
-    VISION: (f"{HUB}/openai/clip-vit-large-patch14/resolve/main/model.safetensors", "clip_vision"),
-    CONTROLNET: (f"{HUB}/comfyanonymous/ControlNet-v1-1_fp16_safetensors/resolve/main/{CONTROLNET}", "controlnet"),
-    **{name: (f"{HUB}/logtd/ssr_encoder/resolve/main/{name}", "ssr") for name in SSR},
-}
-SUBJECT = "my_subject.safetensors"
-SUBJECTS = ("my_first_subject.safetensors", "my_second_subject.safetensors")
 PREVIEW = 460  # pixels; Train P3S grows by this much in Nodes 2.0, and while it shows a text and a picture
 NO_POINTS = '{"v":1,"positive":[],"negative":[]}'
 NEGATIVE = "blurry, low quality, deformed"
@@ -33,33 +20,16 @@ LOOK = MASKS_OF.format("training")
 SAMPLER = {"seed": 1, "steps": 50, "cfg": 7.5, "sampler_name": "ddim", "scheduler": "ddim_uniform", "denoise": 1}
 
 
-def row(name: str, more: str) -> str:
-    url, folder = SOURCES[name]
-    return f"| [{name}]({url}){more} | **{folder}** |"
-
-
-ROWS = {
-    "checkpoint": row(CHECKPOINT, ", or another **SD 1.5** checkpoint"),
-    "vision": row(VISION, " (CLIP ViT-L/14 with its vision tower; it arrives as model.safetensors: rename it)"),
-    "controlnet": row(CONTROLNET, ", or another ControlNet for SD 1.5"),
-    "aligner": row(SSR[0], " (or the authors' pytorch_model.bin)"),
-    "layers": row(SSR[1], " (or the authors' pytorch_model_1.bin)"),
-    "subject": "| your subject, saved by Train P3S | **p3s** |",
-    "subjects": "| your two subjects, saved by Train P3S | **p3s** |",
-}
-
-
-def needed(*rows: str) -> str:
-    table = "\n".join(["| file | folder in **models** |", "|---|---|", *(ROWS[row] for row in rows)])
-    return f"**Needed** (choose your own files in the nodes below)\n\n{table}"
-
-
 def loader(b: Workflow, kind: str, widget: str, name: str) -> Added:
     """A loader of a model file, which says where the file is to be had."""
-    height = 102 if kind == "CheckpointLoaderSimple" else 62
-    node = b.add(kind, height, **{widget: name})
-    url, folder = SOURCES[name]
-    b.keep(node, models=[{"name": name, "url": url, "directory": folder}])
+    heights = {"CheckpointLoaderSimple": 102, "UNETLoader": 86}
+    return loaders(b, kind, heights.get(kind, 62), {widget: name})
+
+
+def loaders(b: Workflow, kind: str, height: int, files: dict[str, str], **more: Any) -> Added:
+    """A loader of one or several model files (widget -> file)."""
+    node = b.add(kind, height, **files, **more)
+    b.keep(node, models=[{"name": n, "url": SOURCES[n][0], "directory": SOURCES[n][1]} for n in files.values()])
     return node
 
 
@@ -71,7 +41,7 @@ def models(b: Workflow) -> tuple[Added, Added]:
     """The first group: the models."""
     b.group("1  Models")
     b.column(420)
-    b.note("Models", 200, needed("checkpoint", "vision"))
+    b.note("Models", 200, needed(CHECKPOINT, VISION))
     return checkpoint(b), loader(b, "CLIPVisionLoader", "clip_name", VISION)
 
 
@@ -99,12 +69,12 @@ def generate(b: Workflow, base: Added, model: tuple[int, int], text: str, prefix
         latent_image=latent["LATENT"],
         **SAMPLER,
     )
-    save(b, sampled, base["VAE"], prefix)
+    save(b, sampled["LATENT"], base["VAE"], prefix)
 
 
-def save(b: Workflow, sampled: Added, vae: tuple[int, int], prefix: str = "P3S") -> None:
+def save(b: Workflow, latent: tuple[int, int], vae: tuple[int, int], prefix: str = "P3S") -> None:
     b.column(400)
-    decoded = b.add("VAEDecode", 54, samples=sampled["LATENT"], vae=vae)
+    decoded = b.add("VAEDecode", 54, samples=latent, vae=vae)
     b.add("SaveImage", 480, images=decoded["IMAGE"], filename_prefix=prefix)
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from tools.template_parts import SOURCES, SSR, VISION, checkpoint, generate, loader, needed, pointed_out
+from tools.template_models import CHECKPOINT, SSR, VISION, needed
+from tools.template_parts import checkpoint, generate, loader, loaders, pointed_out
 from tools.workflow_builder import Workflow
 
 
 def subject_without_training(b: Workflow) -> None:
     b.group("1  Models")
     b.column(420)
-    b.note("Models", 280, needed("checkpoint", "vision", "aligner", "layers"))
+    b.note("Models", 280, needed(CHECKPOINT, VISION, *SSR))
     base, vision = checkpoint(b), loader(b, "CLIPVisionLoader", "clip_name", VISION)
-    encoder = b.add("P3S_LoadSSR", 106, aligner_file=SSR[0], layers_file=SSR[1])
-    sources = [{"name": name, "url": SOURCES[name][0], "directory": SOURCES[name][1]} for name in SSR]
-    b.keep(encoder, models=sources)
+    encoder = loaders(b, "P3S_LoadSSR", 106, {"aligner_file": SSR[0], "layers_file": SSR[1]})
     mask = pointed_out(b, vision, "SSR-Encoder will not see it.", "SSR-Encoder")
     b.group("3  Encode")
     b.column(400)

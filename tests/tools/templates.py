@@ -5,27 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from tools.template_models import CHECKPOINT, CONTROLNET, SUBJECT, SUBJECTS, needed
 from tools.template_parts import (
-    CONTROLNET,
     LOOK,
     NEGATIVE,
     NO_POINTS,
     PHOTO,
     SAMPLER,
-    SUBJECT,
-    SUBJECTS,
     apply,
     checkpoint,
     generate,
     loader,
     models,
-    needed,
     pointed_out,
     prompts,
     rngr,
     save,
     train,
     weight_schedule,
+)
+from tools.template_references import (
+    clicks_to_flux2_klein,
+    clicks_to_flux_kontext,
+    clicks_to_ipadapter,
+    clicks_to_qwen_image_edit,
+    clicks_to_sam3,
 )
 from tools.template_ssr import subject_without_training
 from tools.template_toy import try_ssr_without_downloads, try_without_downloads
@@ -77,7 +81,7 @@ def apply_saved_subject(b: Workflow) -> None:
     b.note(
         "Apply a saved subject",
         300,
-        needed("checkpoint", "subject")
+        needed(CHECKPOINT, "subject")
         + """
 
 Use the checkpoint the subject was trained on; others of the SD 1.5 family work too, with less likeness.
@@ -104,7 +108,7 @@ def with_controlnet(b: Workflow) -> None:
     b.note(
         "A saved subject in a given pose",
         280,
-        needed("checkpoint", "subject", "controlnet")
+        needed(CHECKPOINT, "subject", CONTROLNET)
         + """
 
 The subject comes from the file, the outlines from the picture you load on the right. P3S and ControlNet change
@@ -155,7 +159,7 @@ Subject lost to the outlines: lower the ControlNet's **strength** or **end_perce
         latent_image=latent["LATENT"],
         **SAMPLER,
     )
-    save(b, sampled, base["VAE"])
+    save(b, sampled["LATENT"], base["VAE"])
 
 
 A = {"sks": "a sks", "olis": "an olis"}
@@ -237,7 +241,7 @@ def two_subjects_with_masks(b: Workflow) -> None:
     b.note(
         "Two saved subjects in one picture",
         280,
-        needed("checkpoint", "subjects")
+        needed(CHECKPOINT, "subjects")
         + """
 
 Each subject acts only in its half of the picture: the first on the left, the second on the right. The template
@@ -385,10 +389,28 @@ TEMPLATES: dict[str, Callable[[Workflow], None]] = {
         two_subjects_with_masks,
         external_inpainting,
         subject_without_training,
+        clicks_to_flux_kontext,
+        clicks_to_qwen_image_edit,
+        clicks_to_flux2_klein,
+        clicks_to_ipadapter,
+        clicks_to_sam3,
         try_without_downloads,
         try_ssr_without_downloads,
     )
 }
+
+
+#: Templates that not every host can open: the type of a node that it must have, and the pack that brings it, if any.
+NEEDS: dict[str, tuple[str, str]] = {
+    "clicks_to_flux2_klein": ("Flux2Scheduler", ""),
+    "clicks_to_sam3": ("SAM3_Detect", ""),
+    "clicks_to_ipadapter": ("IPAdapterAdvanced", "ComfyUI_IPAdapter_plus"),
+}
+
+
+def fits(name: str, info: dict[str, Any]) -> bool:
+    """Whether a host, whose GET /object_info is given, has the nodes of a template."""
+    return name not in NEEDS or NEEDS[name][0] in info
 
 
 def build(name: str, info: dict[str, Any]) -> dict[str, Any]:

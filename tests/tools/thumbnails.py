@@ -96,6 +96,39 @@ def subject_without_training() -> Image.Image:
     )
 
 
+def clicks_to_flux_kontext() -> Image.Image:
+    return handed_over("FLUX Kontext")
+
+
+def clicks_to_qwen_image_edit() -> Image.Image:
+    return handed_over("Qwen-Image-Edit")
+
+
+def clicks_to_flux2_klein() -> Image.Image:
+    """Two references of one photo."""
+    return handed_over("FLUX.2 klein", (ONE, OTHER), (OTHER, ONE))
+
+
+def clicks_to_ipadapter() -> Image.Image:
+    return handed_over("IPAdapter")
+
+
+def clicks_to_sam3() -> Image.Image:
+    return handed_over("masks by SAM 3")
+
+
+def handed_over(model: str, *subjects: tuple[tuple[float, float], tuple[float, float]]) -> Image.Image:
+    """The photo with its clicks, the half of each clean reference that shows its subject, and who reads it."""
+    side, parts = 150, [(fit(marked(ONE, OTHER), (376, 188)), (92, 8))]
+    for number, points in enumerate(subjects or ((ONE, OTHER),)):
+        clean = image_of(made(*points).image)
+        left = 0 if points[0] == ONE else clean.width // 2
+        half = clean.crop((left, 0, left + clean.width // 2, clean.height))
+        parts.append((fit(half, (side, side)), (30 + number * (side + GAP), 210)))
+    label, start = text(model, 28), parts[-1][1][0] + side
+    return card([*parts, (label, (start + (SIZE[0] - start - label.width) // 2, 270))])
+
+
 def try_ssr_without_downloads() -> Image.Image:
     scene, named, clicked = (cut(*place, side) for place, side in zip(SSR, (300, 170, 170), strict=True))
     parts = [(scene, (20, 37)), (named, (365, 10)), (clicked, (365, 190)), (text("toy world", 20), (225, 345))]
@@ -139,6 +172,11 @@ CARDS: dict[str, Callable[[], Image.Image]] = {
         with_controlnet,
         external_inpainting,
         subject_without_training,
+        clicks_to_flux_kontext,
+        clicks_to_qwen_image_edit,
+        clicks_to_flux2_klein,
+        clicks_to_ipadapter,
+        clicks_to_sam3,
         try_without_downloads,
         try_ssr_without_downloads,
     )
