@@ -19,6 +19,8 @@ Subject = io.Custom("P3S_SUBJECT")  # p3s.subject.file.Subject
 Schedule = io.Custom("P3S_SCHEDULE")  # p3s.sampling.schedule.Schedule
 SSRModel = io.Custom("P3S_SSR_MODEL")  # p3s.ssr.file.SSRModel
 SSREmbeds = io.Custom("P3S_SSR_EMBEDS")  # p3s.ssr.embeds.SubjectEmbeds
+# ComfyUI's own type, {"x", "y", "width", "height"} in pixels; no node of an older host takes it.
+BoundingBox = io.Custom("BOUNDING_BOX")
 
 # Not the wire type's name: every input of that type would else get the editor.
 POINT_EDITOR = "P3S_POINT_EDITOR"
