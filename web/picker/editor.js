@@ -144,6 +144,10 @@ export class Editor extends Viewport {
     return this.#state.isSeedShown
   }
 
+  get isSeedAwaited() {
+    return this.#state.isSeedAwaited
+  }
+
   get hasOtherSeed() {
     return this.#state.hasOtherSeed
   }
@@ -168,6 +172,11 @@ export class Editor extends Viewport {
     this.select(null)
     this.#show(index)
     this.#say(said.subject(this.subjects, index))
+  }
+
+  /** The same without a word. */
+  showSubject(index) {
+    if (index >= 0 && index < this.subjects.length) this.#show(index)
   }
 
   addSubject() {

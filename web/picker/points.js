@@ -6,7 +6,8 @@
 import { t } from '../common/translate.js'
 import { fromPixel } from './geometry.js'
 
-export const VERSION = 1
+const VERSION = 1
+const NEWEST = 2 // that the editor reads: subjects.js
 export const MAX_POINTS = 64 // of each sign; as in p3s/reference/points.py
 export const EMPTY = Object.freeze({ positive: Object.freeze([]), negative: Object.freeze([]), boxes: Object.freeze([]) })
 
@@ -30,7 +31,7 @@ export function fromJson(text) {
   const value = typeof text === 'string' ? parse(text) : text
   if (!isObject(value) || !('v' in value)) throw new Error(t('The saved text is not a list of points.'))
   if (!(value.v === VERSION)) {
-    const versions = { theirs: value.v, ours: VERSION }
+    const versions = { theirs: value.v, ours: NEWEST }
     throw new Error(t('The points are in format version {theirs}; this editor reads version {ours}.', versions))
   }
   return checked(value.positive ?? [], value.negative ?? [])

@@ -83,6 +83,11 @@ export class State {
     return Boolean(this.#seed) && !this.problem && subjects.isUntouched(this.#saved)
   }
 
+  /** Whether some come in that only a run can tell, and the user has none. */
+  get isSeedAwaited() {
+    return this.#seed === '' && !this.problem && subjects.isUntouched(this.#saved)
+  }
+
   /** Whether other points came in than those that the user's are made of. */
   get hasOtherSeed() {
     if (!this.#seed || this.problem || this.isSeedShown || this.#saved.seed === subjects.sketch(this.#seed)) return false
