@@ -53,6 +53,11 @@ export function bindPicker(node, inputName, { app, api }) {
 
   const rootGraph = () => app.rootGraph ?? app.graph
   const output = () => POINTS_OUTPUTS[view.subject]
+  /** What an output is called on the node, in the user's language. */
+  function labelOf(name) {
+    const slot = node.outputs?.find((output) => output.name === name)
+    return slot?.label ?? slot?.localized_name ?? name
+  }
   const maskNode = () => findMaskNode(node, output(), rootGraph())
 
   const widget = addViewWidget(node, inputName, 'P3S_POINT_EDITOR', view, {
@@ -94,7 +99,7 @@ export function bindPicker(node, inputName, { app, api }) {
     view.setSeed(pointsIn(node, app))
     const picture = found.picture ?? (executed && outputPicture(executed))
     const masks = maskNode()
-    view.setMaskSource(picture ? { picture, settings: maskSettings(masks, rootGraph()) } : null, masks !== null, output())
+    view.setMaskSource(picture ? { picture, settings: maskSettings(masks, rootGraph()) } : null, masks !== null, labelOf(output()))
     const now = JSON.stringify([found.kind, picture])
     if (now === shown) return
     shown = now

@@ -39,9 +39,10 @@ export function findPicture(node, fileName, linkName, rootGraph) {
 }
 
 /** Whether a picker takes the first picture of a batch: of what gives several, no other is known before a run. */
-const isFirstFrame = (node, rootGraph, steps) => (widgetValue(node, 'frame', rootGraph, steps) ?? 0) === 0 && !isWired(node, 'frame')
-
-const isWired = (node, name) => node.inputs?.some((input) => input.name === name && input.link != null) ?? false
+function isFirstFrame(node, rootGraph, steps) {
+  const frame = widgetValue(node, 'frame', rootGraph, steps)
+  return frame === 0 || (frame === undefined && !node.inputs?.some(({ name, link }) => name === 'frame' && link != null))
+}
 
 function filePicture(text) {
   const image = annotatedPath(text)
