@@ -135,6 +135,7 @@ def test_boxes_are_drawn_moved_resized_and_removed(editor_page: EditorPage) -> N
     draw(page, (0.2, 0.3), (0.6, 0.7))
     near(saved(page)[0]["boxes"], (0.2, 0.3, 0.6, 0.7))
     page.button("boxes").click()
+    page.settle()
     assert page.button("boxes").get_attribute("aria-pressed") == "true"
     page.drag((0.4, 0.5), (0.5, 0.6))
     near(saved(page)[0]["boxes"], (0.3, 0.4, 0.7, 0.8))
@@ -160,7 +161,7 @@ def test_boxes_are_drawn_moved_resized_and_removed(editor_page: EditorPage) -> N
 
 
 def test_b_alone_changes_the_tool_and_reaches_no_shortcut_of_the_graph(editor_page: EditorPage) -> None:
-    """ComfyUI's own B bypasses... whatever it does, the node stays as it is."""
+    """With Ctrl, ComfyUI's own B bypasses the selected node."""
     page = editor_page
     mode = page.node()["mode"]
     page.page.locator(".p3s-keys").focus()
@@ -280,3 +281,37 @@ def test_frame_takes_room_on_the_canvas_only_with_a_linked_picture(editor_page: 
     assert page.page.evaluate(hidden, page.id)
     page.connect(page.add("LoadImage", (60, 130), {"image": "square.png"}), page.id, "linked_image")
     assert not page.page.evaluate(hidden, page.id)
+
+
+def test_the_masks_of_a_tab_are_those_of_the_node_at_its_output(editor_page: EditorPage) -> None:
+    page = editor_page
+    for slot, blur in ((1, 0.5), (4, 2.5)):
+        node = page.add("P3S_RNGRMask", (900, 100 + 100 * slot), {"blur": blur})
+        page.connect(page.id, node, "image")
+        page.connect(page.id, node, "points", output=slot)
+    asked: list[dict[str, Any]] = []
+    page.page.on("request", lambda r: asked.append(r.post_data_json) if r.url.endswith("/p3s/masks") else None)
+
+    def last() -> tuple[float, int, int] | None:
+        if not asked:
+            return None
+        points = json.loads(asked[-1]["points"])
+        return asked[-1]["settings"]["blur"], len(points["positive"]), len(points["negative"])
+
+    page.click(0.25, 0.5)
+    page.press("2")
+    page.click(0.75, 0.25)
+    page.click(0.75, 0.5)
+    page.looked_at_graph()
+    page.press("m")
+    page.becomes(last, (2.5, 2, 1))
+    page.press("1")
+    page.becomes(last, (0.5, 1, 2))
+
+
+def test_a_tab_whose_output_goes_nowhere_says_which(editor_page: EditorPage) -> None:
+    page = editor_page
+    page.press("Escape")
+    page.page.locator(".p3s-keys").focus()
+    page.press("2", "Enter", "m")
+    page.becomes(page.hint, "Connect “points_2” to RNGR Mask: the masks appear here once it has run.")

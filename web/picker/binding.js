@@ -24,7 +24,7 @@ const POINTS_UI_KEY = 'p3s_points' // and with linked points
 const SUBJECT_KEY = 'p3s_subject' // the subject that was changed last
 const SIZE_KEY = 'p3s_size' // the size of the picture that the points were last placed on
 const HASH_KEY = 'p3s_sketch' // and its perceptual hash
-const MIN_SIZE = [400, 520] // wide enough for one row of buttons
+const MIN_SIZE = [400, 620] // wide enough for one row of buttons
 
 const TEXTS = {
   none: () => t('Choose, drop or paste a picture.'),

@@ -10,11 +10,12 @@ import * as points from './points.js'
 import * as said from './said.js'
 import { State } from './state.js'
 import * as subjects from './subjects.js'
+import { Tool } from './tool.js'
 import { Viewport } from './viewport.js'
 
 export class Editor extends Viewport {
   sign = 'positive' // of the next click
-  tool = 'points' // or 'boxes': what a press draws
+  tool = new Tool()
   active = 0 // the subject that is edited
   selection = null // {sign, index} of the active subject
   hover = null // the same; of a box with the part that a press would take
@@ -23,7 +24,6 @@ export class Editor extends Viewport {
   gestures = new Gestures(this)
   #state = new State()
   #draft = null // the active subject, as a gesture under way has it
-  #heldTool = null // while B is held: {isUsed}, whether anything was pressed since
   #listener
 
   /** listener: {render(), change(text), say(message), subject()}; subject(): another one became active. */
@@ -134,10 +134,12 @@ export class Editor extends Viewport {
 
   /** Points from outside, as State.setSeed takes them. */
   setSeed(text) {
-    const before = this.subjects
-    if (!this.#state.setSeed(text) || subjects.firstChanged(before, this.#state.subjects) === null) return
-    this.gestures.abandon()
-    this.#afterRead()
+    const before = this.#state.subjects
+    if (!this.#state.setSeed(text)) return
+    const changed = subjects.firstChanged(before, this.#state.subjects) !== null
+    if (changed) this.gestures.abandon()
+    if (changed) this.#afterRead()
+    else this.#listener.render()
   }
 
   get isSeedShown() {
@@ -238,41 +240,29 @@ export class Editor extends Viewport {
 
   setSign(sign) {
     this.sign = sign
-    this.tool = 'points'
+    this.tool.kind = 'points'
     this.#listener.render()
   }
 
-  setTool(tool) {
+  setTool(kind) {
     this.gestures.abandon()
-    this.tool = tool
+    this.tool.kind = kind
     this.hover = null
-    this.#say(tool === 'boxes' ? t('A drag draws a box.') : t('A click places a point.'))
+    this.#say(kind === 'boxes' ? t('A drag draws a box.') : t('A click places a point.'))
     this.#listener.render()
   }
 
   /** The B key: held it draws boxes; pressed alone it changes the tool. */
   holdBoxes(isHeld) {
-    if (isHeld === (this.#heldTool !== null)) return
-    const { isUsed } = this.#heldTool ?? {}
-    this.#heldTool = isHeld ? { isUsed: false } : null
+    const chosen = this.tool.hold(isHeld)
     this.hover = null
-    if (isHeld || isUsed) this.#listener.render()
-    else this.setTool(this.tool === 'boxes' ? 'points' : 'boxes')
-  }
-
-  /** Without a change of the tool: the focus has gone. */
-  letGo() {
-    this.#heldTool = null
+    if (chosen) this.setTool(chosen)
+    else this.#listener.render()
   }
 
   /** Whether a press means boxes. */
   get isBoxing() {
-    return this.tool === 'boxes' || this.#heldTool !== null
-  }
-
-  /** A press while it does. */
-  useBoxes() {
-    if (this.#heldTool) this.#heldTool.isUsed = true
+    return this.tool.isBoxing
   }
 
   setGrid(on) {

@@ -43,12 +43,14 @@ export function buildElements() {
   const buttons = { ...buildButtons(bar), run }
   addButton(buttons, news, 'take', t('Give up your points for these. Undo brings them back'), t('Take the new points'))
   const tabs = buildTabs(buttons, foot)
+  addButton(buttons, foot, 'clearBoxes', t('Remove all boxes'))
   const status = add(foot, 'div', 'p3s-status')
   const live = add(root, 'div', 'p3s-unseen')
   live.setAttribute('aria-live', 'polite')
   const keys = addKeys(stage, t('Point editor'), help())
   Object.assign(run, { type: 'button', hidden: true })
   run.dataset.command = 'run'
+  addButton(buttons, foot, 'fit', t('Fit the picture to the view (F or double-click)'))
   return {
     root,
     bar,
@@ -83,11 +85,9 @@ function buildButtons(bar) {
   const look = group()
   button(look, 'masks', t('Show what the points select: masks, similarity, nothing (M)'))
   button(look, 'grid', t('Show the patches that CLIP sees (G)'))
-  button(look, 'fit', t('Fit the picture to the view (F or double-click)'))
   const clear = group()
   button(clear, 'clearPositive', t('Remove all + points'))
   button(clear, 'clearNegative', t('Remove all − points'))
-  button(clear, 'clearBoxes', t('Remove all boxes'))
   return buttons
 }
 

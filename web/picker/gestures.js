@@ -79,7 +79,7 @@ export class Gestures {
     const { settled } = editor
     const found = this.#hit(event)
     const from = geometry.toImage(event, editor.rect)
-    editor.useBoxes()
+    editor.tool.use()
     editor.select(found)
     if (!found && editor.refuseFull('boxes')) return
     const at = found ?? { sign: 'boxes', index: settled.boxes.length }

@@ -75,7 +75,7 @@ export class PickerInput {
       take: () => editor.takeSeed(),
       addSubject: () => editor.addSubject(),
       removeSubject: () => editor.removeSubject(),
-      boxes: () => editor.setTool(editor.tool === 'boxes' ? 'points' : 'boxes'),
+      boxes: () => editor.setTool(editor.tool.kind === 'boxes' ? 'points' : 'boxes'),
       clearBoxes: () => editor.clear('boxes'),
       positive: () => editor.setSign('positive'),
       negative: () => editor.setSign('negative'),
@@ -186,7 +186,7 @@ export class PickerInput {
 
   /** The focus went, and with it the keys that were held. */
   #letGo() {
-    this.#editor.letGo()
+    this.#editor.tool.letGo()
     this.#setSpace(false)
   }
 

@@ -16,7 +16,7 @@ export function showBar({ buttons, tabs }, editor) {
   buttons.undo.disabled = !editor.canUndo
   buttons.redo.disabled = !editor.canRedo
   buttons.remove.disabled = !editor.selection
-  buttons.fit.disabled = !editor.isZoomed
+  buttons.fit.hidden = !editor.isZoomed
   buttons.clearPositive.disabled = !editor.points.positive.length
   buttons.clearNegative.disabled = !editor.points.negative.length
   buttons.clearBoxes.hidden = !editor.points.boxes.length

@@ -37,7 +37,8 @@ export const CSS = `
 .p3s-picker button[hidden] { display: none; }
 .p3s-foot { display: flex; align-items: center; gap: 8px; }
 .p3s-tabs { display: flex; flex: none; gap: 1px; }
-.p3s-picker .p3s-tabs button { height: 20px; min-width: 22px; padding: 0 3px; border-color: var(--border-color, #444); }
+.p3s-picker .p3s-foot button { flex: none; height: 20px; padding: 0 3px; }
+.p3s-picker .p3s-tabs button { border-color: var(--border-color, #444); }
 .p3s-picker .p3s-tabs button svg { width: 11px; height: 11px; }
 .p3s-picker .p3s-tabs button[aria-pressed="true"] { border-color: currentColor; font-weight: bold; }
 .p3s-picker button[aria-pressed="true"].p3s-boxes { color: var(--p3s-boxes); }
