@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p3s.errors import PointError
-from p3s.reference.points import MAX_POINTS, PointSet
-from p3s.reference.selection import MAX_BOXES, MAX_SUBJECTS, Marks, Selection
+from p3s.reference.points import MAX_POINTS, MAX_SUBJECTS, PointSet
+from p3s.reference.selection import MAX_BOXES, Marks, Selection
 
 A, B, C = (0.1, 0.2), (0.3, 0.4), (0.5, 0.6)
 SIZE = (200, 100)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
@@ -13,6 +14,8 @@ from ..errors import PointError, shown
 from .framing import middle_of, pixel_at
 
 VERSION = 1
+SUBJECTS_VERSION = 2  # of the text, where one subject's points are not all
+MAX_SUBJECTS = 4
 MAX_POINTS = 64  # of each sign
 MAX_TEXT = 100_000  # characters; 2 x 64 points need less than a tenth of this
 
@@ -83,8 +86,6 @@ class PointSet:
 
     @classmethod
     def _from_dict(cls, decoded: dict[str, Any], size: Size | None) -> PointSet:
-        from .selection import SUBJECTS_VERSION, Selection  # which is made of these sets
-
         unknown = sorted(str(key) for key in decoded if key not in ("v", "positive", "negative"))
         if "v" in decoded:
             version = decoded["v"]
@@ -98,7 +99,7 @@ class PointSet:
                     "version of P3S reads. Update P3S, or place the points again."
                 )
             if version == SUBJECTS_VERSION:
-                return Selection.parse(decoded).points_of(0)
+                return apart([points for points, _ in subjects_in(decoded)], 0)
         if unknown:
             raise PointError(f'Points: unknown key {shown(unknown[0])}; known are "v", "positive" and "negative".')
         lists = {sign: decoded.get(sign, []) for sign in ("positive", "negative")}
@@ -154,6 +155,46 @@ class PointSet:
         if not self.positive:
             raise PointError("There is no positive point. Click the subject you want to keep.")
         return self
+
+
+def subjects_in(decoded: dict[str, Any]) -> list[tuple[PointSet, Any]]:
+    """The subjects of a decoded text of version 2: the points of each, and its boxes, unread. Raises PointError."""
+    refuse_unknown(decoded, "Points: ", "v", "subjects", "seed")
+    given = decoded.get("subjects")
+    if not isinstance(given, list):
+        raise PointError(f'Points: "subjects" must be a list, got {shown(given)}.')
+    if not 1 <= len(given) <= MAX_SUBJECTS:
+        raise PointError(f"Points: there are {len(given)} subjects; expected 1 to {MAX_SUBJECTS}.")
+    found = []
+    for number, each in enumerate(given, start=1):
+        try:
+            if not isinstance(each, dict):
+                raise PointError(f"expected an object, got {shown(each)}.")
+            refuse_unknown(each, "", "positive", "negative", "boxes")
+            found.append((PointSet(each.get("positive", ()), each.get("negative", ())), each.get("boxes", ())))
+        except PointError as error:
+            raise PointError(f"Subject {number}: {error}") from None
+    return found
+
+
+def apart(subjects: Sequence[PointSet], index: int) -> PointSet:
+    """The points by which subject ``index`` of a photo, counted from 0, is told from the others.
+
+    A subject without negative points of its own has the other subjects' positive ones as such, in their order and
+    MAX_POINTS at most: where two look alike, the other one is what must be removed. A subject that was not clicked has
+    no points at all; the set knows its number, for :meth:`PointSet.require_positive`.
+    """
+    own = subjects[index] if index < len(subjects) else PointSet()
+    others = [point for i, points in enumerate(subjects) if i != index for point in points.positive][:MAX_POINTS]
+    negative = own.negative or (tuple(others) if own.positive else ())
+    return PointSet(own.positive, negative, subject=index + 1 if index or len(subjects) > 1 else 0)
+
+
+def refuse_unknown(given: dict[str, Any], where: str, *known: str) -> None:
+    """Raise PointError, beginning with ``where``, for another key than the known ones."""
+    unknown = sorted(str(key) for key in given if key not in known)
+    if unknown:
+        raise PointError(f"{where}unknown key {shown(unknown[0])}; known are {', '.join(known)}.")
 
 
 def decode(value: Any, what: str) -> Any:

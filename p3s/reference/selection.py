@@ -10,10 +10,8 @@ from numbers import Real
 from typing import Any
 
 from ..errors import PointError, shown
-from .points import MAX_POINTS, Point, PointSet, Size, check_size, decode
+from .points import MAX_POINTS, MAX_SUBJECTS, SUBJECTS_VERSION, PointSet, Size, apart, check_size, decode, subjects_in
 
-SUBJECTS_VERSION = 2  # of the text, where one subject's points are not all
-MAX_SUBJECTS = 4
 MAX_BOXES = MAX_POINTS  # of each subject
 MAX_SEED = 64  # characters
 
@@ -91,18 +89,10 @@ class Selection:
 
     @classmethod
     def _from_subjects(cls, decoded: dict[str, Any]) -> Selection:
-        _refuse_unknown(decoded, "Points: ", "v", "subjects", "seed")
-        given = decoded.get("subjects")
-        if not isinstance(given, list):
-            raise PointError(f'Points: "subjects" must be a list, got {shown(given)}.')
         subjects = []
-        for number, each in enumerate(given, start=1):
+        for number, (points, boxes) in enumerate(subjects_in(decoded), start=1):
             try:
-                if not isinstance(each, dict):
-                    raise PointError(f"expected an object, got {shown(each)}.")
-                _refuse_unknown(each, "", "positive", "negative", "boxes")
-                points = PointSet(each.get("positive", ()), each.get("negative", ()))
-                subjects.append(Marks(points, each.get("boxes", ())))
+                subjects.append(Marks(points, boxes))
             except PointError as error:
                 raise PointError(f"Subject {number}: {error}") from None
         return cls(tuple(subjects), decoded.get("seed", ""))
@@ -117,20 +107,8 @@ class Selection:
         return all(marks.is_empty for marks in self.subjects)
 
     def points_of(self, index: int) -> PointSet:
-        """The points by which subject ``index``, counted from 0, is to be found.
-
-        A subject without negative points of its own has the other subjects' positive ones as such, in the order of the
-        tabs and MAX_POINTS at most: where two look alike, the other one is what must be removed. A subject that was
-        not clicked has no points at all; the set knows its number, for :meth:`PointSet.require_positive`.
-        """
-        own = self.subjects[index].points if index < len(self.subjects) else PointSet()
-        named = index + 1 if index or len(self.subjects) > 1 else 0
-        negative = own.negative or (self._others(index) if own.positive else ())
-        return PointSet(own.positive, negative, subject=named)
-
-    def _others(self, index: int) -> tuple[Point, ...]:
-        others = (marks.points.positive for i, marks in enumerate(self.subjects) if i != index)
-        return tuple(chain.from_iterable(others))[:MAX_POINTS]
+        """The points by which subject ``index``, counted from 0, is found, see :func:`~p3s.reference.points.apart`."""
+        return apart([marks.points for marks in self.subjects], index)
 
     def boxes_in_pixels(self, width: int, height: int) -> list[list[int]]:
         """The boxes of all subjects as [x1, y1, x2, y2], edges between pixels: x2 - x1 pixels are inside."""
@@ -169,12 +147,6 @@ class Selection:
         ]
         content = {"v": SUBJECTS_VERSION, "subjects": subjects} | ({"seed": self.seed} if self.seed else {})
         return json.dumps(content, separators=(",", ":"))
-
-
-def _refuse_unknown(given: dict[str, Any], where: str, *known: str) -> None:
-    unknown = sorted(str(key) for key in given if key not in known)
-    if unknown:
-        raise PointError(f"{where}unknown key {shown(unknown[0])}; known are {', '.join(known)}.")
 
 
 def _read_boxes(boxes: Any) -> tuple[Box, ...]:

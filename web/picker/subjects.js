@@ -60,7 +60,7 @@ export const replaced = (subjects, index, marks) => subjects.map((each, i) => (i
 
 /**
  * The other subjects' positive points that a subject without negative ones of its own has as such:
- * [{point, subject}] in the order of the tabs, as points_of in p3s/reference/selection.py.
+ * [{point, subject}] in the order of the tabs, as apart in p3s/reference/points.py.
  */
 export function borrowed(subjects, index) {
   const own = subjects[index]
