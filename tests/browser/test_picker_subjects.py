@@ -315,3 +315,18 @@ def test_a_tab_whose_output_goes_nowhere_says_which(editor_page: EditorPage) -> 
     page.page.locator(".p3s-keys").focus()
     page.press("2", "Enter", "m")
     page.becomes(page.hint, "Connect “points_2” to RNGR Mask: the masks appear here once it has run.")
+
+
+@pytest.mark.parametrize(("more", "frame"), [(["image"], 0), ([], 0), (["image", 3], 3), ([3, "image"], 3)])
+def test_saved_values_are_read_whatever_frontend_wrote_them(
+    editor_page: EditorPage, more: list[Any], frame: int
+) -> None:
+    """Older versions had no frame, and saved a text of the upload button in its place."""
+    page = editor_page
+    page.click(0.25, 0.5)
+    workflow, value = page.workflow(), page.value
+    workflow["nodes"][0]["widgets_values"] = ["square.png", value, *more]
+    page.load(workflow)
+    page.wait_for_picture("square.png")
+    inputs = page.page.evaluate("async () => (await app.graphToPrompt()).output")[str(page.id)]["inputs"]
+    assert (inputs["image"], inputs["points"], inputs["frame"]) == ("square.png", value, frame)

@@ -1,6 +1,6 @@
 // Ties a PickerView to a Point Picker node: its value, its picture, its masks.
 
-import { asOneStep, RUN_ENDED, runNode } from '../common/comfyui.js'
+import { asOneStep, chain, RUN_ENDED, runNode } from '../common/comfyui.js'
 import { hideWhile } from '../common/advanced_inputs.js'
 import { executionId, widgetValue } from '../common/graph.js'
 import { addViewWidget, bindView, graphHooks } from '../common/node_binding.js'
@@ -180,11 +180,22 @@ export function bindPicker(node, inputName, { app, api }) {
 
 /** Once all inputs are there: room for a picture; a saved workflow's size comes later and wins. */
 export function growPicker(node) {
-  const frame = node.widgets?.find(({ name }) => name === FRAME_INPUT)
-  const isLinked = (name) => node.inputs.some((input) => input.name === name && input.link != null)
-  // A batch is needed for it to mean anything; Nodes 2.0 folds it away by itself.
-  if (frame) hideWhile(frame, () => !isLinked(LINK_INPUT) && !isLinked(FRAME_INPUT) && !globalThis.LiteGraph?.vueNodesMode)
+  prepareFrame(node)
   node.setSize([Math.max(node.size[0], MIN_SIZE[0]), Math.max(node.size[1], MIN_SIZE[1])])
+}
+
+/** On the canvas it takes room only where a batch may come in; Nodes 2.0 folds it away by itself. */
+function prepareFrame(node) {
+  const frame = node.widgets?.find(({ name }) => name === FRAME_INPUT)
+  if (!frame) return
+  const isLinked = (name) => node.inputs.some((input) => input.name === name && input.link != null)
+  hideWhile(frame, () => !isLinked(LINK_INPUT) && !isLinked(FRAME_INPUT) && !globalThis.LiteGraph?.vueNodesMode)
+  // Values are saved by position. The upload button stands behind the frame in some frontends and before it in others,
+  // and was saved as a text when there was no frame.
+  chain(node, 'onConfigure', ({ widgets_values: saved }) => {
+    const value = Array.isArray(saved) ? saved.slice(2).find(Number.isInteger) : frame.value
+    frame.value = Number.isInteger(value) ? value : 0
+  })
 }
 
 function pasteFiles(node, files) {

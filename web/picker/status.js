@@ -43,7 +43,7 @@ export function showTexts(elements, editor, { hasPicture, emptyText, warning, me
   const { run } = elements.buttons
   run.hidden = !(hint && hasPicture && maskClient.isUnread && maskNode.isWired && !maskNode.isRunning)
   write(run, run.hidden ? '' : t('Run RNGR Mask'))
-  elements.news.hidden = !editor.hasOtherSeed
+  elements.news.hidden = elements.buttons.take.hidden = !editor.hasOtherSeed
   write(elements.warning, editor.problem ? `${editor.problem} ${t('Click to start over.')}` : warning)
 
   const { picture } = editor
