@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from typing import Any
 
@@ -13,13 +14,15 @@ from PIL import Image
 
 from ..p3s.errors import P3SError, PointError
 from ..p3s.image_files import frames
-from ..p3s.reference.points import PointSet
+from ..p3s.reference.points import MAX_SUBJECTS, UNKNOWN, PointSet
+from ..p3s.reference.selection import Selection
 from .host.clip_patches import know_photo
 from .host.picker_pictures import PickerFile
 from .host.picture_files import PREVIEW_SIDE, find_picture, load_picture, readable_names
 from .input_checks import checked
-from .wire_types import PointEditor, Points, build
+from .wire_types import BoundingBox, PointEditor, Points, build
 
+LAST_FRAME = 2**20
 _UNLINKED: Any = object()  # stands for "not in the prompt"; a linked input is passed as None before the run
 
 
@@ -68,37 +71,71 @@ class PointPicker(io.ComfyNode):
                 io.Image.Input(
                     "linked_image",
                     optional=True,
-                    tooltip="Used instead of the file when connected. Of a batch, the first image is used.",
+                    tooltip="Used instead of the file when connected. Of a batch, frame says which image is used.",
+                ),
+                io.MultiType.Input(
+                    "points_in",
+                    [Points, io.String, BoundingBox],
+                    optional=True,
+                    tooltip="Points or boxes to begin with, from another node. What you change in the editor is kept.",
+                ),
+                build(
+                    io.Int.Input,
+                    "frame",
+                    default=0,
+                    min=0,
+                    max=LAST_FRAME,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Which image of a linked batch is used, counted from 0.",
                 ),
             ],
             # The outputs have no ids: those must differ from the inputs' ids.
             outputs=[
                 io.Image.Output(display_name="image", tooltip="The picture that the points belong to, as one image."),
-                Points.Output(display_name="points", tooltip="Points for RNGR Mask."),
+                Points.Output(display_name="points", tooltip="Points of subject 1, for RNGR Mask."),
                 io.String.Output(
                     display_name="positive_coords",
-                    tooltip="The positive points in pixels, as JSON text that KJNodes and SAM nodes read.",
+                    tooltip="The positive points of subject 1 in pixels, as JSON text that KJNodes and SAM nodes read.",
                 ),
-                io.String.Output(display_name="negative_coords", tooltip="The negative points in the same form."),
+                io.String.Output(
+                    display_name="negative_coords", tooltip="The negative points of subject 1 in the same form."
+                ),
+                *(
+                    Points.Output(
+                        display_name=f"points_{number}", tooltip=f"Points of subject {number}, from tab {number}."
+                    )
+                    for number in range(2, MAX_SUBJECTS + 1)
+                ),
+                BoundingBox.Output(
+                    display_name="bounding_box",
+                    tooltip="The boxes of all subjects, for nodes that take a BOUNDING_BOX, as SAM3 Detect.",
+                ),
+                io.String.Output(
+                    display_name="boxes",
+                    tooltip="The boxes of all subjects in pixels, as JSON text [[x1, y1, x2, y2], ...].",
+                ),
             ],
         )
 
     @classmethod
-    def validate_inputs(cls, points=None, linked_image=_UNLINKED) -> bool | str:
+    def validate_inputs(cls, points=None, linked_image=_UNLINKED, points_in=_UNLINKED) -> bool | str:
         # The host shows this message beside every input named here, so the file is checked in execute.
         if not isinstance(points, str):  # None: comes from another node
             return points is None or f"Points: expected JSON text, got {type(points).__name__}."
         try:
-            chosen = PointSet.parse(points, size=(2**24, 2**24))  # the real size is known in execute only
+            chosen = Selection.parse(points, size=UNKNOWN)  # the real size is known in execute only
         except PointError as error:
             return str(error)
-        # A linked picture may come without points: it may appear only after a run.
-        if linked_image is _UNLINKED and not chosen.positive:
+        # A linked picture may come without points: it may appear only after a run. Linked points may be all there are.
+        bare = linked_image is _UNLINKED and points_in is _UNLINKED
+        marked = any(marks.points.positive or marks.boxes for marks in chosen.subjects)
+        if bare and not marked:
             return "There is no positive point. Choose a picture, click the subject in it (+), then run again."
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, image=None, points=None, linked_image=_UNLINKED) -> str:
+    def fingerprint_inputs(cls, image=None, points=None, linked_image=_UNLINKED, points_in=None, frame=0) -> str:
         # Only the file's content: a linked image is in the cache key already, and is not known here.
         path = find_picture(image)
         if linked_image is not _UNLINKED or path is None:
@@ -108,21 +145,54 @@ class PointPicker(io.ComfyNode):
 
     @classmethod
     @checked
-    def execute(cls, image: str, points: str, linked_image: torch.Tensor | None = None) -> io.NodeOutput:
+    def execute(
+        cls,
+        image: str,
+        points: str,
+        linked_image: torch.Tensor | None = None,
+        points_in: Any = None,
+        frame: int = 0,
+    ) -> io.NodeOutput:
+        ui: dict[str, Any] = {}
         if linked_image is None:
             path = find_picture(image)
             if path is None:
                 missing = f"The image file {image!r} is not in ComfyUI's input folder. Choose or upload another."
                 raise P3SError(missing if image else "Choose or upload an image, or connect one to linked_image.")
-            picture, ui = load_picture(path), None
+            picture = load_picture(path)
             know_photo(PickerFile(path), picture[0])
         else:
             batch = frames(linked_image, "linked_image")
-            picture = batch[:1]
-            ui = {"p3s_image": [_save_preview(picture[0], batch=len(batch))]}
+            picture = _frame_of(batch, frame)
+            ui["p3s_image"] = [{**_save_preview(picture[0], batch=len(batch)), "frame": frame}]
         height, width = picture.shape[1:3]
-        chosen = PointSet.parse(points, size=(width, height))
-        return io.NodeOutput(picture, chosen, *chosen.to_pixels(width, height), ui=ui)
+        chosen = Selection.parse(points, size=(width, height))
+        if points_in is not None:
+            given = _read_points_in(points_in, width, height, frame)
+            chosen = given if chosen.is_untouched else chosen
+            ui["p3s_points"] = [given.to_json()]
+        first, *others = (chosen.points_of(index) for index in range(MAX_SUBJECTS))
+        boxes = json.dumps(chosen.boxes_in_pixels(width, height))
+        texts = first.to_pixels(width, height)
+        return io.NodeOutput(
+            picture, first, *texts, *others, chosen.bounding_boxes(width, height), boxes, ui=ui or None
+        )
+
+
+def _frame_of(batch: torch.Tensor, frame: int) -> torch.Tensor:
+    """One picture [1, H, W, 3] of a batch. Raises P3SError where it has no such frame."""
+    if frame >= len(batch):
+        held = "one image: choose 0" if len(batch) == 1 else f"{len(batch)} images: choose 0 to {len(batch) - 1}"
+        raise P3SError(f"frame is {frame}, and linked_image holds {held}.")
+    return batch[frame : frame + 1]
+
+
+def _read_points_in(value: Any, width: int, height: int, frame: int) -> Selection:
+    """Raises PointError, which names the input."""
+    try:
+        return Selection.parse(value, (width, height), frame)
+    except PointError as error:
+        raise PointError(f"points_in: {error}") from None
 
 
 def _save_preview(picture: torch.Tensor, batch: int) -> dict[str, Any]:

@@ -20,8 +20,8 @@ Subject = io.Custom("P3S_SUBJECT")  # p3s.subject.file.Subject
 Schedule = io.Custom("P3S_SCHEDULE")  # p3s.sampling.schedule.Schedule
 SSRModel = io.Custom("P3S_SSR_MODEL")  # p3s.ssr.file.SSRModel
 SSREmbeds = io.Custom("P3S_SSR_EMBEDS")  # p3s.ssr.embeds.SubjectEmbeds
-# The host's own type where it has one (not yet in 0.3.64), see core_boxes. Named by us, so that a node has the same
-# outputs on every host.
+# {"x", "y", "width", "height"} in pixels: the host's own type where it has one (not yet in 0.3.64), see core_boxes.
+# Named by us, so that a node has the same inputs and outputs on every host.
 BoundingBox = io.Custom("BOUNDING_BOX")
 
 # Not the wire type's name: every input of that type would else get the editor.

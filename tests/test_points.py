@@ -206,7 +206,7 @@ def test_errors_name_the_point(negative: object, message: str) -> None:
         ('[{"x": 5, "y": 5}]', "200x100", None, r"must be \(width, height\)"),
         ('[{"x": 5, "y": 5}]', (200, 100), '{"x": 5}', "Negative points: expected a JSON list"),
         ('{"v": 1}', None, '[{"x": 5, "y": 5}]', "already holds both signs"),
-        ('{"v": 2, "positive": []}', None, None, "version 2 is newer than version 1"),
+        ('{"v": 3, "positive": []}', None, None, "version 3 is newer than version 2"),
         ('{"v": "1"}', None, None, '"v" must be the whole number 1'),
         ('{"v": true}', None, None, '"v" must be the whole number 1'),
         ('{"v": 0}', None, None, '"v" must be the whole number 1'),

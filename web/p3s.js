@@ -7,14 +7,14 @@ import { foldAdvanced } from './common/advanced_inputs.js'
 import { RUN_ENDED } from './common/comfyui.js'
 import { useLanguage } from './common/translate.js'
 import { bindPicker, growPicker } from './picker/binding.js'
-import { forgetLinkedPictures } from './picker/linked_pictures.js'
+import { forgetLinked } from './picker/linked_values.js'
 import { bindCurve } from './schedule/binding.js'
 import { loadNodesOf, refreshFiles } from './subjects/file_list.js'
 
 app.registerExtension({
   name: 'P3S.Widgets',
   async init() {
-    api.addEventListener('graphCleared', forgetLinkedPictures)
+    api.addEventListener('graphCleared', forgetLinked)
     // A training or Save P3S Subject may have written a file; a training that is cancelled does as well.
     for (const ended of RUN_ENDED) {
       api.addEventListener(ended, () => refreshFiles(loadNodesOf(app.rootGraph ?? app.graph), api))
@@ -33,6 +33,6 @@ app.registerExtension({
     if (node.comfyClass === 'P3S_PointPicker') growPicker(node)
     if (node.comfyClass === 'P3S_WeightSchedule') bindCurve(node, { app })
     if (node.comfyClass === 'P3S_LoadSubject') refreshFiles([node], api) // whose answer comes after a workflow's values
-    if (node.comfyClass?.startsWith('P3S_')) foldAdvanced(node, app)
+    if (node.comfyClass?.startsWith('P3S_') && node.comfyClass !== 'P3S_PointPicker') foldAdvanced(node, app)
   }
 })

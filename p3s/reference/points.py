@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
 
@@ -13,6 +14,8 @@ from ..errors import PointError, shown
 from .framing import middle_of, pixel_at
 
 VERSION = 1
+SUBJECTS_VERSION = 2  # of the text, where one subject's points are not all
+MAX_SUBJECTS = 4
 MAX_POINTS = 64  # of each sign
 MAX_TEXT = 100_000  # characters; 2 x 64 points need less than a tenth of this
 
@@ -28,7 +31,8 @@ log = logging.getLogger("p3s")
 class PointSet:
     """Points (x, y), each normalised to 0..1 of the image's width and height, origin at the top left.
 
-    An empty set is a valid value (an editor in which nobody has clicked yet).
+    An empty set is a valid value (an editor in which nobody has clicked yet). ``subject`` is its number among several
+    of a Point Picker, for messages; 0 where there is one.
 
     Raises:
         PointError: a coordinate is not a finite number in 0..1, or a sign has more than MAX_POINTS points.
@@ -36,6 +40,7 @@ class PointSet:
 
     positive: tuple[Point, ...] = ()
     negative: tuple[Point, ...] = ()
+    subject: int = field(default=0, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for sign in ("positive", "negative"):
@@ -48,6 +53,8 @@ class PointSet:
         Args:
             value: JSON text (or what it decodes to, or a PointSet), one of
                 ``{"v": 1, "positive": [[x, y], ...], "negative": [...]}``: this package's form, normalised 0..1;
+                ``{"v": 2, ...}``: that of several subjects (:class:`~p3s.reference.selection.Selection`), of which
+                the first is meant;
                 ``[{"x": .., "y": ..}, ...]``: positive points in pixels, as KJNodes' Points Editor gives them;
                 ``{"positive": [{"x": .., "y": ..}], "negative": [...]}``: both signs in pixels.
                 A list that is left out, and empty text, stand for no points. The forms in pixels are read as
@@ -62,9 +69,9 @@ class PointSet:
         """
         if isinstance(value, PointSet) and negative is None:
             return value
-        decoded = _decode(value, "points")
+        decoded = decode(value, "points")
         if isinstance(decoded, dict):
-            if negative is not None and _decode(negative, "negative points"):
+            if negative is not None and decode(negative, "negative points"):
                 raise PointError(
                     "Negative points can be a second text only where the first is a plain list of positive points, "
                     "but the first text already holds both signs. Give one or the other."
@@ -72,7 +79,7 @@ class PointSet:
             return cls._from_dict(decoded, size)
         if not isinstance(decoded, list):
             raise PointError(f"Points: expected a JSON object or list, got {shown(decoded)}.")
-        decoded_negative = _decode(negative, "negative points")
+        decoded_negative = decode(negative, "negative points")
         if not isinstance(decoded_negative, list):
             raise PointError(f"Negative points: expected a JSON list, got {shown(decoded_negative)}.")
         return cls._from_pixels({"positive": decoded, "negative": decoded_negative}, size)
@@ -83,12 +90,16 @@ class PointSet:
         if "v" in decoded:
             version = decoded["v"]
             if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-                raise PointError(f'Points: "v" must be the whole number {VERSION}, got {shown(version)}.')
-            if version > VERSION:
                 raise PointError(
-                    f"Points: version {shown(version)} is newer than version {VERSION}, the newest that this version "
-                    "of P3S reads. Update P3S, or place the points again."
+                    f'Points: "v" must be the whole number {VERSION} or {SUBJECTS_VERSION}, got {shown(version)}.'
                 )
+            if version > SUBJECTS_VERSION:
+                raise PointError(
+                    f"Points: version {shown(version)} is newer than version {SUBJECTS_VERSION}, the newest that this "
+                    "version of P3S reads. Update P3S, or place the points again."
+                )
+            if version == SUBJECTS_VERSION:
+                return apart([points for points, _ in subjects_in(decoded)], 0)
         if unknown:
             raise PointError(f'Points: unknown key {shown(unknown[0])}; known are "v", "positive" and "negative".')
         lists = {sign: decoded.get(sign, []) for sign in ("positive", "negative")}
@@ -97,7 +108,7 @@ class PointSet:
     @classmethod
     def _from_pixels(cls, lists: dict[str, Any], size: Size | None) -> PointSet:
         lists = {sign: _as_list(points, sign) for sign, points in lists.items()}
-        size = None if size is None else _check_size(size)
+        size = None if size is None else check_size(size)
         unit = _are_normalised(lists)
         if not unit and size is None and any(lists.values()):
             raise PointError(
@@ -124,7 +135,7 @@ class PointSet:
         Raises:
             PointError: the size is not two whole numbers of at least 1.
         """
-        width, height = _check_size((width, height))
+        width, height = check_size((width, height))
 
         def text(points: tuple[Point, ...]) -> str:
             return json.dumps([{"x": pixel_at(x, width), "y": pixel_at(y, height)} for x, y in points])
@@ -137,12 +148,56 @@ class PointSet:
         Raises:
             PointError: there is none; the message says what to do.
         """
+        if not self.positive and self.subject:
+            raise PointError(
+                f"Subject {self.subject} has no positive point. Click it (+) in tab {self.subject} of Point Picker."
+            )
         if not self.positive:
             raise PointError("There is no positive point. Click the subject you want to keep.")
         return self
 
 
-def _decode(value: Any, what: str) -> Any:
+def subjects_in(decoded: dict[str, Any]) -> list[tuple[PointSet, Any]]:
+    """The subjects of a decoded text of version 2: the points of each, and its boxes, unread. Raises PointError."""
+    refuse_unknown(decoded, "Points: ", "v", "subjects", "seed")
+    given = decoded.get("subjects")
+    if not isinstance(given, list):
+        raise PointError(f'Points: "subjects" must be a list, got {shown(given)}.')
+    if not 1 <= len(given) <= MAX_SUBJECTS:
+        raise PointError(f"Points: there are {len(given)} subjects; expected 1 to {MAX_SUBJECTS}.")
+    found = []
+    for number, each in enumerate(given, start=1):
+        try:
+            if not isinstance(each, dict):
+                raise PointError(f"expected an object, got {shown(each)}.")
+            refuse_unknown(each, "", "positive", "negative", "boxes")
+            found.append((PointSet(each.get("positive", ()), each.get("negative", ())), each.get("boxes", ())))
+        except PointError as error:
+            raise PointError(f"Subject {number}: {error}") from None
+    return found
+
+
+def apart(subjects: Sequence[PointSet], index: int) -> PointSet:
+    """The points by which subject ``index`` of a photo, counted from 0, is told from the others.
+
+    A subject without negative points of its own has the other subjects' positive ones as such, in their order and
+    MAX_POINTS at most: where two look alike, the other one is what must be removed. A subject that was not clicked has
+    no points at all; the set knows its number, for :meth:`PointSet.require_positive`.
+    """
+    own = subjects[index] if index < len(subjects) else PointSet()
+    others = [point for i, points in enumerate(subjects) if i != index for point in points.positive][:MAX_POINTS]
+    negative = own.negative or (tuple(others) if own.positive else ())
+    return PointSet(own.positive, negative, subject=index + 1 if index or len(subjects) > 1 else 0)
+
+
+def refuse_unknown(given: dict[str, Any], where: str, *known: str) -> None:
+    """Raise PointError, beginning with ``where``, for another key than the known ones."""
+    unknown = sorted(str(key) for key in given if key not in known)
+    if unknown:
+        raise PointError(f"{where}unknown key {shown(unknown[0])}; known are {', '.join(known)}.")
+
+
+def decode(value: Any, what: str) -> Any:
     """JSON text, or its decoded form, to lists and dicts; None and empty text to an empty list."""
     if value is None:
         return []
@@ -219,7 +274,7 @@ def _read_number(value: Any, name: str, limit: int, unit: str = "") -> float:
     return number + 0.0  # turns -0.0 into 0.0
 
 
-def _check_size(size: Any) -> Size:
+def check_size(size: Any) -> Size:
     try:
         width, height = size
     except (TypeError, ValueError) as error:

@@ -84,7 +84,7 @@ def test_a_linked_image_wins_and_the_first_of_a_batch_is_used(client: Client) ->
     [
         ("{", "not valid JSON"),
         ('{"v":1,"positive":[[0.5,0.5]],"negative":[[0.1,0.1],[1.3,0.2]]}', "negative point 2: x = 1.3"),
-        ('{"v":2,"positive":[]}', "version 2 is newer"),
+        ('{"v":3,"positive":[]}', "version 3 is newer"),
     ],
 )
 def test_bad_points_are_refused_before_the_run(client: Client, points: str, message: str) -> None:

@@ -23,27 +23,38 @@ APART = 40 / 350  # of the picture: further than any press reaches, touch includ
 NEAR = 0.008
 
 Point = list[float]
-Points = dict[str, list[Point]]
+Points = dict[str, list[Point]]  # of a subject, by sign, and its boxes
+SIGNS = ("positive", "negative")
 
 
 class Walk:
-    """One run; ``expected`` are the points that there must be."""
+    """One run; ``subjects`` are the points and boxes that there must be."""
 
     def __init__(self, editor_page: EditorPage, seed: int) -> None:
         self.editor_page, self.page = editor_page, editor_page.page
         self.rng = random.Random(seed)
         self.session = editor_page.context.new_cdp_session(self.page)
         self.sign = "positive"
-        self.expected: Points = {"positive": [], "negative": []}
+        self.subjects = [self.nothing()]
+        self.active = 0
         self.gestures: list[Callable[[], None]] = [
             self.place, self.place, self.place, self.drag, self.drag, self.nudge, self.remove, self.flip, self.choose,
             self.look, self.abort, self.back_and_forth, self.tap, self.pinch, self.view_keys, self.select,
+            self.box, self.go, self.remove_subject,
         ]  # fmt: skip
+
+    @staticmethod
+    def nothing() -> Points:
+        return {"positive": [], "negative": [], "boxes": []}
+
+    @property
+    def expected(self) -> Points:
+        return self.subjects[self.active]
 
     # where
 
     def all(self) -> list[tuple[str, int, Point]]:
-        return [(sign, i, point) for sign in self.expected for i, point in enumerate(self.expected[sign])]
+        return [(sign, i, point) for sign in SIGNS for i, point in enumerate(self.expected[sign])]
 
     def free_place(self) -> Point | None:
         for _ in range(50):
@@ -168,6 +179,8 @@ class Walk:
             self.editor_page.press("Control+z")
         for _ in range(done):
             self.editor_page.press(self.rng.choice(["Control+Shift+z", "Control+y"]))
+        pressed = self.page.locator(".p3s-tabs button[aria-pressed=true]").get_attribute("data-command")
+        self.active = int(str(pressed)[-1]) - 1  # a step shows the subject that it changes
 
     def pinch(self) -> None:
         x, y = self.editor_page.at(self.rng.uniform(0.3, 0.7), self.rng.uniform(0.3, 0.7))
@@ -182,20 +195,59 @@ class Walk:
     def view_keys(self) -> None:
         self.editor_page.press(self.rng.choice(["g", "m", "Escape"]))
 
+    def box(self) -> None:
+        """Drawn anywhere, over points, too; one at a time, since a press may take another one."""
+        if self.expected["boxes"]:
+            self.editor_page.button("clearBoxes").click()
+            self.expected["boxes"] = []
+            return
+        left, top = (self.rng.uniform(0.05, 0.6) for _ in range(2))
+        right, bottom = left + self.rng.uniform(0.1, 0.3), top + self.rng.uniform(0.1, 0.3)
+        self.page.keyboard.down("b")
+        self.editor_page.drag((left, bottom), (right, top))
+        self.page.keyboard.up("b")
+        self.expected["boxes"].append([left, top, right, bottom])
+
+    def go(self) -> None:
+        number = self.rng.randrange(1, len(self.subjects) + 2)
+        if number > 4 or (number > 2 and self.rng.random() < 0.7):
+            return
+        if number > len(self.subjects):
+            self.subjects.append(self.nothing())
+            self.editor_page.press(str(number))
+        else:
+            self.editor_page.button(f"subject{number}").click()
+        self.active = number - 1
+
+    def remove_subject(self) -> None:
+        if self.rng.random() < 0.7:
+            return
+        self.editor_page.press("Shift+Delete")
+        if 0 < self.active == len(self.subjects) - 1:
+            del self.subjects[self.active]
+            self.active -= 1
+        else:
+            self.subjects[self.active] = self.nothing()
+
     # checks
 
-    def read(self) -> Points:
-        return self.editor_page.points
+    def read(self) -> list[Points]:
+        content = json.loads(self.editor_page.value)
+        subjects = [content] if content["v"] == 1 else content["subjects"]
+        return [{sign: each.get(sign, []) for sign in self.nothing()} for each in subjects]
 
     def check(self, name: str) -> None:
         self.page.locator(".p3s-keys").focus()
         self.editor_page.press("f")
-        points = self.read()
-        for sign, expected in self.expected.items():
-            assert len(points[sign]) == len(expected), f"{name}: {sign} {points[sign]}, expected {expected}"
-            for point, place in zip(points[sign], expected, strict=True):
-                assert point == pytest.approx(place, abs=NEAR), f"{name}: {sign}"
-        self.expected = points  # exactly, so that small differences do not add up
+        found = self.read()
+        assert len(found) == len(self.subjects), f"{name}: {found}, expected {self.subjects}"
+        for number, (points, wanted) in enumerate(zip(found, self.subjects, strict=True), start=1):
+            for sign, expected in wanted.items():
+                where = f"{name}: subject {number}, {sign}"
+                assert len(points[sign]) == len(expected), f"{where} {points[sign]}, expected {expected}"
+                for point, place in zip(points[sign], expected, strict=True):
+                    assert point == pytest.approx(place, abs=NEAR), where
+        self.subjects = found  # exactly, so that small differences do not add up
 
 
 @pytest.mark.parametrize("seed", [SEED, SEED + 1])
@@ -210,7 +262,7 @@ def test_random_gestures_neither_lose_nor_invent_points(editor_page: EditorPage,
         steps += 1
         gesture()
         walk.check(f"seed {seed}, step {steps}, {gesture.__name__}")
-    print(f"seed {seed}: {steps} gestures, {sum(map(len, walk.expected.values()))} points")
+    print(f"seed {seed}: {steps} gestures, {len(walk.subjects)} subjects")
     assert editor_page.node()["pos"] == place
     assert len(editor_page.workflow()["nodes"]) == 1
 
@@ -227,4 +279,5 @@ def test_random_gestures_neither_lose_nor_invent_points(editor_page: EditorPage,
     assert not editor_page.button("redo").is_enabled()
     assert editor_page.value == last
     sent = editor_page.page.evaluate("async () => (await app.graphToPrompt()).output")
-    assert json.loads(sent[str(editor_page.id)]["inputs"]["points"]) == {"v": 1, **walk.expected}
+    assert sent[str(editor_page.id)]["inputs"]["points"] == last
+    assert walk.read() == walk.subjects

@@ -214,8 +214,9 @@ def test_the_inputs_are_in_their_order_for_ever(client: Client) -> None:
     def outputs(node: str) -> list[str]:
         return client.object_info(node)["output"]
 
-    assert inputs("P3S_PointPicker") == ["image", "points", "linked_image"]
-    assert outputs("P3S_PointPicker") == ["IMAGE", "P3S_POINTS", "STRING", "STRING"]
+    assert inputs("P3S_PointPicker") == ["image", "points", "linked_image", "points_in", "frame"]
+    several = ["P3S_POINTS"] * 3
+    assert outputs("P3S_PointPicker") == ["IMAGE", "P3S_POINTS", "STRING", "STRING", *several, "BOUNDING_BOX", "STRING"]
     masks = ["clip_vision", "image", "points", "fill", "fill_region", "value_range", "blur", "grow"]
     assert inputs("P3S_RNGRMask") == [*masks, "inpainted", "negative_points", "references"]
     assert outputs("P3S_RNGRMask") == ["P3S_REFERENCE", "IMAGE", "MASK", "MASK", "IMAGE"]

@@ -32,6 +32,7 @@ FILES = sorted(FOLDER.glob("*.json"))
 PHOTO = REPO / "docs" / "images" / "two_dogs.jpg"
 POINTS = '{"v":1,"positive":[[0.26,0.42]],"negative":[[0.75,0.45]]}'
 SWAPPED = '{"v":1,"positive":[[0.75,0.45]],"negative":[[0.26,0.42]]}'
+BOTH = '{"v":2,"subjects":[{"positive":[[0.26,0.42]],"negative":[]},{"positive":[[0.75,0.45]],"negative":[]}]}'
 # What a user chooses in each node: (input, small model of the tests).
 MODELS = {
     "CheckpointLoaderSimple": ("ckpt_name", "sd15-slim"),
@@ -65,7 +66,8 @@ def read(file: Path) -> dict[str, Any]:
 def prepared(graph: Graph, server: Server, client: Client) -> Graph:
     """The graph after the user has chosen models and photo and has clicked, and small enough for tests."""
     photo = client.upload_image(PHOTO, "two_dogs.jpg")
-    for node in graph.values():
+    used = [value for node in graph.values() for value in node["inputs"].values()]
+    for key, node in graph.items():
         kind, inputs = node["class_type"], node["inputs"]
         if kind == "P3S_LoadSSR":
             write_ssr(server)
@@ -76,7 +78,8 @@ def prepared(graph: Graph, server: Server, client: Client) -> Graph:
         if kind in ("P3S_PointPicker", "LoadImage"):
             inputs["image"] = photo
         if kind == "P3S_PointPicker" and inputs["points"] == NO_POINTS:
-            inputs["points"] = SWAPPED if "linked_image" in inputs else POINTS
+            alone = SWAPPED if "linked_image" in inputs else POINTS
+            inputs["points"] = BOTH if [key, 4] in used else alone  # output 4: the second subject's points
         assert SMALLER.get(kind, {}).keys() <= inputs.keys()
         inputs.update(SMALLER.get(kind, {}))
     return graph

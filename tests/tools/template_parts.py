@@ -120,7 +120,7 @@ def pointed_out(b: Workflow, vision: Added, left_out: str, reader: str) -> Added
 4. {MASKS_OF.format(reader)} Then **Run**.
 """,
     )
-    picker = b.add("P3S_PointPicker", 560, image="", points=NO_POINTS)
+    picker = b.add("P3S_PointPicker", 660, image="", points=NO_POINTS)
     b.column(400)
     return rngr(b, vision, picker["image"], picker["points"])
 

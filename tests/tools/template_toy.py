@@ -140,7 +140,7 @@ def toy_subject(b: Workflow, title: str, text: str) -> tuple[Added, Added]:
     b.column(440)
     picker = b.add(
         "P3S_PointPicker",
-        560,
+        660,
         image="",
         linked_image=world["photo"],
         points='{"v":1,"positive":[[0.677083,0.59375]],"negative":[[0.21875,0.635417]]}',

@@ -168,7 +168,7 @@ A = {"sks": "a sks", "olis": "an olis"}
 def two_similar_subjects(b: Workflow) -> None:
     b.after_a_run = "fixed"
     base, vision = models(b)
-    b.group("2  One photo, clicked twice")
+    b.group("2  One photo, both subjects clicked")
     b.column(460)
     b.note(
         "Two subjects of one photo",
@@ -176,18 +176,18 @@ def two_similar_subjects(b: Workflow) -> None:
         f"""
 Two similar subjects are trained one by one, each with the other left out of its reference.
 
-1. **Upload your photo** in the upper Point Picker; the lower one shows the same. {PHOTO}
-2. In the upper one **click the first** subject and **right-click the second**.
-3. In the lower one **click the second** and **right-click the first**.
-4. {LOOK} Do the same in the other one, then **Run**.
+1. **Upload your photo** in Point Picker. {PHOTO}
+2. **Click the first** subject.
+3. Press **+** below the picture and **click the second** one. Each now has the other, drawn faintly, as what to leave
+out.
+4. {LOOK} Press **1** and do the same there, then **Run**.
 """,
     )
-    first = b.add("P3S_PointPicker", 560, "First subject", image="", points=NO_POINTS)
-    second = b.add("P3S_PointPicker", 560, "Second subject", image="", points=NO_POINTS, linked_image=first["image"])
+    picker = b.add("P3S_PointPicker", 660, image="", points=NO_POINTS)
     b.column(400)
     masks = [
-        rngr(b, vision, picker["image"], picker["points"], f"RNGR Mask, {title}", 660)
-        for picker, title in ((first, "first subject"), (second, "second subject"))
+        rngr(b, vision, picker["image"], picker[output], f"RNGR Mask, {title}", 660)
+        for output, title in (("points", "first subject"), ("points_2", "second subject"))
     ]
     trained = []
     for number, (mask, word, name) in enumerate(zip(masks, ("sks", "olis"), ("first", "second"), strict=True), 3):
@@ -305,7 +305,7 @@ too.
 3. In **What is behind it**, describe what should be seen in its place.
 """,
     )
-    picker = b.add("P3S_PointPicker", 560, image="", points=NO_POINTS)
+    picker = b.add("P3S_PointPicker", 660, image="", points=NO_POINTS)
     b.column(400)
     scaled = b.add(
         "ImageScale",

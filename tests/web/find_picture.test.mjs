@@ -153,3 +153,20 @@ test('a circle in the graph ends', () => {
   const made = graph({ 1: picker('own.png'), 2: passing({ isVirtualNode: true }) }, [[1, 2, 0, 1, 0], [2, 2, 0, 2, 0]])
   assert.deepEqual(find(made), { kind: 'linked' })
 })
+
+test('another frame than the first is known after a run only, here and behind another picker', () => {
+  const framed = (value) => ({
+    ...picker('own.png'),
+    inputs: [{ name: 'linked_image', type: 'IMAGE', link: null }, { name: 'frame', type: 'INT', link: null }],
+    widgets: [...picker('own.png').widgets, { name: 'frame', value }]
+  })
+  const number = (more) => ({ inputs: [], outputs: [{ type: 'INT' }], widgets: [{ name: 'value', value: 0 }], ...more })
+  const kind = (nodes, links) => find(graph(nodes, [[7, 2, 0, 1, 0], ...links])).kind
+  const file = loader('a.gif')
+  assert.equal(kind({ 1: framed(0), 2: file }, []), 'known')
+  assert.equal(kind({ 1: framed(3), 2: file }, []), 'linked')
+  assert.equal(kind({ 1: framed(0), 2: file, 3: number() }, [[8, 3, 0, 1, 1]]), 'linked', 'computed')
+  assert.equal(kind({ 1: framed(5), 2: file, 3: number({ isVirtualNode: true }) }, [[8, 3, 0, 1, 1]]), 'known', 'a primitive')
+  assert.equal(kind({ 1: picker(''), 2: framed(0), 3: file }, [[8, 3, 0, 2, 0]]), 'known')
+  assert.equal(kind({ 1: picker(''), 2: framed(1), 3: file }, [[8, 3, 0, 2, 0]]), 'linked')
+})

@@ -81,7 +81,7 @@ test('an unread picture is asked for again after a run, a failure is said and no
   assert.equal(client.isUnread, true)
   assert.equal(describeMasks(client, WIRED), 'The masks appear here once RNGR Mask has run.')
   assert.equal(describeMasks(client, { isWired: true, isRunning: true }), 'RNGR Mask is running…')
-  assert.match(describeMasks(client, { isWired: false, isRunning: false }), /^Connect “points” to RNGR Mask/)
+  assert.match(describeMasks(client, { isWired: false, isRunning: false, output: 'points_2' }), /^Connect “points_2” to RNGR Mask/)
   assert.match(describeMasks(client, { ...WIRED, isGiven: true }), /^A mask is connected to RNGR Mask/)
   pause()
   assert.equal(asked.length, 1)

@@ -3,7 +3,7 @@ import { test } from 'node:test'
 import { History } from '../../web/common/history.js'
 import * as p from '../../web/picker/points.js'
 
-const SOME = { positive: [[0.25, 0.5]], negative: [[1, 0], [0.1, 0.9]] }
+const SOME = { positive: [[0.25, 0.5]], negative: [[1, 0], [0.1, 0.9]], boxes: [] }
 const PICTURE = { width: 200, height: 100 }
 
 test('the saved text is versioned and reads back the same', () => {
@@ -27,7 +27,7 @@ test('a text that is not such a list is refused in words', () => {
     '{': /JSON/,
     '[]': /list of points/,
     '{"positive":[]}': /list of points/,
-    '{"v":2,"positive":[]}': /version 2/,
+    '{"v":3,"positive":[]}': /format version 3; this editor reads version 2/,
     '{"v":1,"positive":[[0.5,1.2]],"negative":[]}': /Positive point 1/,
     '{"v":1,"positive":[],"negative":[[0.5,0.5],[0.5]]}': /Negative point 2/,
     '{"v":1,"positive":"x"}': /list/
@@ -37,9 +37,9 @@ test('a text that is not such a list is refused in words', () => {
 
 test('points pasted from KJNodes are pixels of this picture', () => {
   const list = p.fromPasted('[{"x": 49.5, "y": 49.5}, {"x": 200, "y": 0}]', 'negative', PICTURE)
-  assert.deepEqual(list, { points: { positive: [], negative: [[0.25, 0.5], [1, 0.005]] }, sign: 'negative' })
+  assert.deepEqual(list, { points: { positive: [], negative: [[0.25, 0.5], [1, 0.005]], boxes: [] }, sign: 'negative' })
   const both = p.fromPasted('{"positive": [{"x": 100, "y": 25}], "negative": []}', 'negative', PICTURE)
-  assert.deepEqual(both, { points: { positive: [[0.5025, 0.255]], negative: [] }, sign: null })
+  assert.deepEqual(both, { points: { positive: [[0.5025, 0.255]], negative: [], boxes: [] }, sign: null })
 })
 
 test('points of KJNodes that are normalised, and the one it puts at 0, 0 by itself', () => {
@@ -48,7 +48,7 @@ test('points of KJNodes that are normalised, and the one it puts at 0, 0 by itse
   assert.deepEqual(pasted('[{"x": 1, "y": 1}]').positive, [[0.0075, 0.015]], 'no fraction: a pixel')
   assert.deepEqual(pasted('[{"x": 0.5, "y": 1.5}]').positive, [[0.005, 0.02]], 'above 1: pixels')
   const both = '{"positive": [{"x": 0.5, "y": 0}], "negative": [{"x": 0, "y": 0}, {"x": 1, "y": 0}]}'
-  assert.deepEqual(pasted(both), { positive: [[0.5025, 0.005]], negative: [[1, 0.005]] })
+  assert.deepEqual(pasted(both), { positive: [[0.5025, 0.005]], negative: [[1, 0.005]], boxes: [] })
   assert.deepEqual(pasted('[{"x": 0, "y": 0}]', 'negative').negative, [])
   assert.deepEqual(pasted('[{"x": 0, "y": 0}]').positive, [[0.0025, 0.005]])
 })
@@ -72,9 +72,15 @@ test('changes make new states and leave the old one alone', () => {
   assert.equal(p.count(p.add(SOME, 'positive', [0.3, 0.3])), 4)
   assert.deepEqual(p.move(SOME, { sign: 'negative', index: 0 }, [0.5, 0.5]).negative, [[0.5, 0.5], [0.1, 0.9]])
   assert.deepEqual(p.remove(SOME, { sign: 'negative', index: 0 }).negative, [[0.1, 0.9]])
-  assert.deepEqual(p.flip(SOME, { sign: 'negative', index: 0 }), { positive: [[0.25, 0.5], [1, 0]], negative: [[0.1, 0.9]] })
-  assert.deepEqual(p.clear(SOME, 'negative'), { positive: [[0.25, 0.5]], negative: [] })
+  assert.deepEqual(p.flip(SOME, { sign: 'negative', index: 0 }), { positive: [[0.25, 0.5], [1, 0]], negative: [[0.1, 0.9]], boxes: [] })
+  assert.deepEqual(p.clear(SOME, 'negative'), { positive: [[0.25, 0.5]], negative: [], boxes: [] })
   assert.equal(p.toJson(SOME), before)
+})
+
+test('Tab visits boxes after the points', () => {
+  const boxed = { ...p.EMPTY, positive: [[0, 0]], boxes: [[0, 0, 1, 1]] }
+  assert.deepEqual(p.neighbour(boxed, { sign: 'positive', index: 0 }, 1), { sign: 'boxes', index: 0 })
+  assert.equal(p.neighbour(boxed, { sign: 'boxes', index: 0 }, 1), null)
 })
 
 test('Tab visits every point once, positive first, and ends', () => {

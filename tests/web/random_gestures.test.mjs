@@ -5,6 +5,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { Editor } from '../../web/picker/editor.js'
 import * as g from '../../web/picker/geometry.js'
+import { fromText } from '../../web/picker/subjects.js'
 import { seeded } from './random.mjs'
 
 const RUNS = 300
@@ -21,13 +22,13 @@ function distances(editor, at) {
   )
 }
 
-const read = (editor) => {
-  const { v, ...points } = JSON.parse(editor.value)
-  assert.equal(v, 1)
-  return points
-}
+/** The subjects that are saved. */
+const read = (editor) => fromText(editor.value).subjects
 
-/** Every gesture: does something to the editor, and returns what must hold of the points before and after. */
+/**
+ * Every gesture: does something to the editor, and returns what must hold of the active subject before and after; the
+ * others are left alone.
+ */
 const GESTURES = {
   place(editor, random, send) {
     const at = { x: random.between(0, editor.stage.width), y: random.between(0, editor.stage.height) }
@@ -42,8 +43,7 @@ const GESTURES = {
       assert.equal(after[sign].length, before[sign].length + (added ? 1 : 0))
       assert.deepEqual(after[sign].slice(0, before[sign].length), before[sign])
       if (added) after[sign].at(-1).forEach((c, i) => assert.ok(Math.abs(c - point[i]) < 1e-6))
-      const rest = SIGNS.find((s) => s !== sign)
-      assert.deepEqual(after[rest], before[rest])
+      for (const rest of ['positive', 'negative', 'boxes'].filter((s) => s !== sign)) assert.deepEqual(after[rest], before[rest])
     }
   },
   drag(editor, random, send) {
@@ -127,11 +127,41 @@ const GESTURES = {
     const sign = editor.sign
     editor.key({ key: 'x' })
     return (before, after) => {
+      if (at?.sign === 'boxes') return assert.deepEqual(after, before)
       if (at) {
         const other = SIGNS.find((s) => s !== at.sign)
         if (before[other].length < 64) before[other].push(...before[at.sign].splice(at.index, 1))
       } else assert.notEqual(editor.sign, sign)
       assert.deepEqual(after, before)
+    }
+  },
+  box(editor, random, send) {
+    const at = () => ({ x: random.between(0, editor.stage.width), y: random.between(0, editor.stage.height) })
+    const [from, to] = [at(), at()]
+    if (Math.hypot(to.x - from.x, to.y - from.y) < 5) return null
+    const isHeld = random.next() < 0.5
+    isHeld ? editor.holdBoxes(true) : editor.setTool('boxes')
+    send('down', from)
+    const taken = editor.selection
+    send('move', to)
+    send('up', to)
+    isHeld ? editor.holdBoxes(false) : editor.setTool('points')
+    return (before, after) => {
+      const count = before.boxes.length
+      const isNew = !taken && count < 64
+      assert.equal(after.boxes.length, count + (isNew ? 1 : 0))
+      const other = taken?.index ?? -1
+      before.boxes.forEach((box, i) => i !== other && assert.deepEqual(after.boxes[i], box))
+      if (isNew) {
+        const [a, b] = [from, to].map((place) => g.clampPoint(g.toImage(place, editor.rect)))
+        const least = [1 / editor.picture.width, 1 / editor.picture.height]
+        const box = after.boxes.at(-1)
+        for (const axis of [0, 1]) {
+          const span = Math.max(Math.abs(a[axis] - b[axis]), least[axis])
+          assert.ok(Math.abs(box[axis + 2] - box[axis] - span) < 3e-6, `${box} does not span ${span}`)
+        }
+      }
+      assert.deepEqual([after.positive, after.negative], [before.positive, before.negative])
     }
   },
   back(editor, random) {
@@ -141,6 +171,31 @@ const GESTURES = {
     return unchanged
   }
 }
+
+/** Gestures on subjects, which are checked as a whole. */
+const OF_SUBJECTS = {
+  go(editor, random) {
+    const key = 1 + random.below(4)
+    const { active } = editor
+    editor.key({ key: String(key) })
+    return (before, after) => {
+      if (key === before.length + 1) before.push({ positive: [], negative: [], boxes: [] })
+      assert.deepEqual(after, before)
+      assert.equal(editor.active, key <= before.length ? key - 1 : active)
+    }
+  },
+  removeSubject(editor, random) {
+    if (random.next() < 0.6) return null // or there would hardly be any
+    const { active } = editor
+    editor.key({ key: 'Delete', shift: true })
+    return (before, after) => {
+      if (active > 0 && active === before.length - 1) before.pop()
+      else before[active] = { positive: [], negative: [], boxes: [] }
+      assert.deepEqual(after, before)
+    }
+  }
+}
+const ALL = { ...GESTURES, ...OF_SUBJECTS }
 
 function unchanged(before, after) {
   assert.deepEqual(after, before)
@@ -155,14 +210,20 @@ function run(seed) {
   const start = editor.value
   const send = (kind, at, more = {}) => editor.gestures[kind]({ id: 1, button: 0, type: 'mouse', time: 0, ...at, ...more })
   for (let step = 0; step < STEPS; step++) {
-    const name = random.pick(Object.keys(GESTURES))
+    const name = random.pick(Object.keys(ALL))
     const before = read(editor)
+    const { active } = editor
     const text = editor.value
     const told = changes.length
-    const check = GESTURES[name](editor, random, send)
+    const check = ALL[name](editor, random, send)
     if (!check) continue
     try {
-      check(before, read(editor))
+      const after = read(editor)
+      if (name in OF_SUBJECTS || check === unchanged) check(before, after)
+      else {
+        check(before[active], after[active])
+        assert.deepEqual([...after.slice(0, active), ...after.slice(active + 1)], [...before.slice(0, active), ...before.slice(active + 1)])
+      }
       if (editor.value !== text) assert.equal(changes.at(-1), editor.value, 'the change was not told')
       if (check === unchanged && name !== 'back') assert.equal(changes.length, told, 'told a change that was none')
       assert.equal(editor.gestures.isBusy, false)

@@ -3,10 +3,12 @@
 
 import { decodeRunLengths } from '../../web/picker/contours.js'
 import { patchOf, validArea } from '../../web/picker/geometry.js'
+import { toPixels } from '../../web/picker/boxes.js'
 import { fromJson, fromPasted, toJson } from '../../web/picker/points.js'
+import { fromText, isUntouched, pointsOf, toText } from '../../web/picker/subjects.js'
 import { makeCurve, parseKeyframes } from '../../web/schedule/curve.js'
 
-const NAMES = ['saved', 'patches', 'areas', 'masks', 'pasted', 'curves', 'keyframes']
+const NAMES = ['saved', 'patches', 'areas', 'masks', 'pasted', 'curves', 'keyframes', 'subjects', 'boxes']
 
 /** The result, or null for an error. */
 const tried = (call) => {
@@ -20,7 +22,7 @@ const tried = (call) => {
 let text = ''
 for await (const part of process.stdin) text += part
 const given = JSON.parse(text)
-const [saved, patches, areas, masks, pasted, curves, keyframes] = NAMES.map((name) => given[name] ?? [])
+const [saved, patches, areas, masks, pasted, curves, keyframes, subjects, boxes] = NAMES.map((name) => given[name] ?? [])
 process.stdout.write(
   JSON.stringify({
     saved: saved.map((value) => toJson(fromJson(value))),
@@ -29,6 +31,14 @@ process.stdout.write(
     masks: masks.map(([runs, size]) => [...decodeRunLengths(runs, size)]),
     pasted: pasted.map(([value, width, height]) => toJson(fromPasted(value, 'positive', { width, height }).points)),
     curves: curves.map(([settings, timesteps]) => tried(() => timesteps.map(makeCurve(settings)))),
-    keyframes: keyframes.map((value) => tried(() => parseKeyframes(value)))
+    keyframes: keyframes.map((value) => tried(() => parseKeyframes(value))),
+    subjects: subjects.map((text) =>
+      tried(() => {
+        const content = fromText(text)
+        const points = content.subjects.map((_, index) => toJson(pointsOf(content.subjects, index)))
+        return { text: toText(content), points, isUntouched: isUntouched(content) }
+      })
+    ),
+    boxes: boxes.map(([box, width, height]) => toPixels(box, { width, height }))
   })
 )

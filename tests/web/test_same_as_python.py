@@ -15,6 +15,7 @@ from p3s.errors import P3SError
 from p3s.reference.framing import Frame
 from p3s.reference.mask_preview import to_runs
 from p3s.reference.points import PointSet
+from p3s.reference.selection import Marks, Selection
 from p3s.sampling.schedule import KINDS, Schedule, parse_keyframes
 
 NODE = shutil.which("node")
@@ -73,6 +74,56 @@ def test_editor_and_core_read_the_same() -> None:
             # The editor rounds to 6 digits.
             flat = [c for point in getattr(ours, sign) for c in point]
             assert [c for point in getattr(theirs, sign) for c in point] == pytest.approx(flat, abs=6e-7)
+
+
+WRONG_SUBJECTS = [
+    '{"v":2}',
+    '{"v":2,"subjects":[]}',
+    '{"v":2,"subjects":[{},{},{},{},{}]}',
+    '{"v":2,"subjects":[{"boxes":[[0,0,1]]}]}',
+    '{"v":2,"subjects":[{"boxes":[[0.5,0,0.5,1]]}]}',
+    '{"v":2,"subjects":[{"boxes":[[0,0,1,1.5]]}]}',
+    '{"v":2,"subjects":[{"positive":[[0.5]]}]}',
+    '{"v":2,"subjects":[3]}',
+    '{"v":2,"subjects":[{}],"seed":3}',
+    '{"v":3,"subjects":[{}]}',
+]
+
+
+@pytest.mark.skipif(NODE is None, reason="node is not installed")
+def test_editor_and_core_read_the_same_subjects() -> None:
+    rng = random.Random(7)
+
+    def points(most: int) -> tuple[tuple[float, float], ...]:
+        return tuple((round(rng.random(), 6), round(rng.random(), 6)) for _ in range(rng.randrange(most)))
+
+    def box() -> tuple[float, float, float, float]:
+        (left, right), (top, bottom) = (sorted(rng.sample(range(10**6 + 1), 2)) for _ in range(2))
+        return left / 10**6, top / 10**6, right / 10**6, bottom / 10**6
+
+    def marks() -> Marks:
+        return Marks(PointSet(points(3), points(3)), tuple(box() for _ in range(rng.randrange(3))))
+
+    chosen = [
+        Selection(tuple(marks() for _ in range(rng.randrange(1, 5))), rng.choice(["", "", "1f"])) for _ in range(200)
+    ]
+    chosen += [Selection(), Selection(seed="1f"), Selection((Marks(), Marks()))]
+    sizes = [(box(), *rng.choice(SIZES)) for _ in range(200)] + [((0.5, 0.25, 0.75, 1.0), 2, 2), ((0, 0, 1, 1), 1, 1)]
+    answer = ask_editor({"subjects": [each.to_json() for each in chosen] + WRONG_SUBJECTS, "boxes": sizes})
+
+    for selection, editors in zip(chosen, answer["subjects"][: len(chosen)], strict=True):
+        assert Selection.parse(editors["text"]) == selection
+        assert (json.loads(editors["text"])["v"]) == json.loads(selection.to_json())["v"]
+        ours = [selection.points_of(index) for index in range(len(selection.subjects))]
+        clicked = [(each, PointSet.parse(text)) for each, text in zip(ours, editors["points"], strict=True)]
+        assert all(one == other for one, other in clicked if one.positive)
+        assert editors["isUntouched"] == selection.is_untouched
+    assert answer["subjects"][len(chosen) :] == [None] * len(WRONG_SUBJECTS)
+    for text in WRONG_SUBJECTS:
+        with pytest.raises(P3SError):
+            Selection.parse(text)
+    pixels = [Selection((Marks(boxes=(each,)),)).boxes_in_pixels(*size)[0] for each, *size in sizes]
+    assert answer["boxes"] == pixels
 
 
 def random_text(rng: random.Random) -> str:

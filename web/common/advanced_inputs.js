@@ -53,7 +53,7 @@ export function foldAdvanced(node, app) {
 const rowHeight = () => globalThis.LiteGraph?.NODE_WIDGET_HEIGHT ?? 20
 
 /** Give a widget no place on the canvas while isHidden(). Copies of it, as on a subgraph's node, do not inherit that. */
-function hideWhile(widget, isHidden) {
+export function hideWhile(widget, isHidden) {
   let y = widget.y
   Object.defineProperties(widget, {
     hidden: { get: isHidden, set() {}, enumerable: false, configurable: true },

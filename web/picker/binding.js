@@ -1,25 +1,30 @@
 // Ties a PickerView to a Point Picker node: its value, its picture, its masks.
 
-import { asOneStep, RUN_ENDED, runNode } from '../common/comfyui.js'
-import { executionId } from '../common/graph.js'
+import { asOneStep, chain, RUN_ENDED, runNode } from '../common/comfyui.js'
+import { hideWhile } from '../common/advanced_inputs.js'
+import { executionId, widgetValue } from '../common/graph.js'
 import { addViewWidget, bindView, graphHooks } from '../common/node_binding.js'
 import { t } from '../common/translate.js'
 import { findPicture, outputPicture, pictureRoute } from './find_picture.js'
 import { shapeChanged } from './geometry.js'
-import { linkedPicture, rememberLinkedPicture } from './linked_pictures.js'
+import { linkedValue, rememberLinked } from './linked_values.js'
 import { findMaskNode, hasGivenMask, maskSettings } from './mask_node.js'
 import { looksDifferent } from './perceptual_hash.js'
+import { pointsIn, rememberPointsIn, savePointsIn } from './points_in.js'
 import { askMasks, fetchPicture } from './server.js'
 import { PickerView } from './view.js'
 
 const IMAGE_INPUT = 'image'
 const LINK_INPUT = 'linked_image'
+const FRAME_INPUT = 'frame'
 const UPLOAD = 'upload' // the host's button, which opens the file chooser
-const POINTS_OUTPUT = 'points'
+const POINTS_OUTPUTS = ['points', 'points_2', 'points_3', 'points_4'] // of the subjects
 const UI_KEY = 'p3s_image' // what the node sends after a run with a linked picture
+const POINTS_UI_KEY = 'p3s_points' // and with linked points
+const SUBJECT_KEY = 'p3s_subject' // the subject that was changed last
 const SIZE_KEY = 'p3s_size' // the size of the picture that the points were last placed on
 const HASH_KEY = 'p3s_sketch' // and its perceptual hash
-const MIN_SIZE = [400, 520] // wide enough for one row of buttons
+const MIN_SIZE = [400, 620] // wide enough for one row of buttons
 
 const TEXTS = {
   none: () => t('Choose, drop or paste a picture.'),
@@ -38,20 +43,30 @@ export function bindPicker(node, inputName, { app, api }) {
     pasteFiles: (files) => pasteFiles(node, files),
     choosePicture: () => node.widgets.find((widget) => widget.name === UPLOAD)?.callback?.(),
     askMasks: (request) => askMasks(api, { ...request, source }),
-    runMasks: () => runMasks()
+    runMasks: () => runMasks(),
+    subject: () => isBound && update()
   })
+  let isBound = false
   let last = view.value
   let executed = null // the file of the linked picture, as of the last run
   let shown = null // what the view shows, as a text
 
   const rootGraph = () => app.rootGraph ?? app.graph
-  const maskNode = () => findMaskNode(node, POINTS_OUTPUT, rootGraph())
+  const output = () => POINTS_OUTPUTS[view.subject]
+  /** What an output is called on the node, in the user's language. */
+  function labelOf(name) {
+    const slot = node.outputs?.find((output) => output.name === name)
+    return slot?.label ?? slot?.localized_name ?? name
+  }
+  const maskNode = () => findMaskNode(node, output(), rootGraph())
 
   const widget = addViewWidget(node, inputName, 'P3S_POINT_EDITOR', view, {
     getValue: () => view.value,
     setValue: (text) => {
+      const before = view.value
       view.value = text
       last = view.value
+      if (last !== before) view.subject = node.properties?.[SUBJECT_KEY] ?? 0
     },
     getMinHeight: () => 260,
     socketless: true // clicked, not wired; and no frontend shows a custom editor outside a subgraph
@@ -66,6 +81,8 @@ export function bindPicker(node, inputName, { app, api }) {
       // What a run has shown may be newer than what the graph's undo has left here; saved with this change, not alone,
       // because a change of its own would end the graph's redo.
       if (executed) node.properties[UI_KEY] = executed
+      savePointsIn(node, app)
+      if (view.subject || SUBJECT_KEY in node.properties) node.properties[SUBJECT_KEY] = view.subject
       view.warn('')
       widget.callback?.(text)
       node.onWidgetChanged?.(inputName, text, last, widget)
@@ -76,12 +93,15 @@ export function bindPicker(node, inputName, { app, api }) {
   async function update() {
     const found = findPicture(node, IMAGE_INPUT, LINK_INPUT, rootGraph())
     const linked = found.kind === 'linked'
-    executed = linked ? (linkedPicture(node, LINK_INPUT, app) ?? node.properties[UI_KEY] ?? null) : null
+    executed = linked ? (linkedValue(node, LINK_INPUT, app) ?? node.properties[UI_KEY] ?? null) : null
+    const frame = widgetValue(node, FRAME_INPUT, rootGraph())
+    if (executed && frame !== undefined && frame !== (executed.frame ?? 0)) executed = null // of another one
+    view.setSeed(pointsIn(node, app))
     const picture = found.picture ?? (executed && outputPicture(executed))
     const masks = maskNode()
     const isGiven = hasGivenMask(masks)
     const source = picture && !isGiven ? { picture, settings: maskSettings(masks, rootGraph()) } : null
-    view.setMaskSource(source, masks !== null, isGiven)
+    view.setMaskSource(source, { isWired: masks !== null, isGiven, output: labelOf(output()) })
     const now = JSON.stringify([found.kind, picture])
     if (now === shown) return
     shown = now
@@ -104,7 +124,8 @@ export function bindPicker(node, inputName, { app, api }) {
   const sizeOf = ({ width, height }) => (width ? { width, height } : null)
 
   function noticeOf({ transparent }) {
-    if (executed?.batch > 1) return t('First of {count} pictures.', { count: executed.batch })
+    const { batch: count, frame } = executed ?? {}
+    if (count > 1) return frame ? t('Frame {frame} of {count}, counted from 0.', { frame, count }) : t('First of {count} pictures.', { count })
     if (executed) return t('Picture from the last run.')
     return transparent ? t('Transparent areas are shown as white.') : ''
   }
@@ -137,18 +158,21 @@ export function bindPicker(node, inputName, { app, api }) {
   bindView(node, view, app, {
     update,
     added() {
+      isBound = true
       for (const name of RUN_ENDED) api.addEventListener(name, onRunEnd)
     },
     removed() {
+      isBound = false
       shown = null
       for (const name of RUN_ENDED) api.removeEventListener(name, onRunEnd)
     },
     executed(output) {
+      rememberPointsIn(node, app, output?.[POINTS_UI_KEY]?.[0])
       const file = output?.[UI_KEY]?.[0]
       // The file's name is made from its content, so this changes the workflow only if the picture did.
       if (file && findPicture(node, IMAGE_INPUT, LINK_INPUT, rootGraph()).kind === 'linked') {
         node.properties[UI_KEY] = file
-        rememberLinkedPicture(node, LINK_INPUT, app, file)
+        rememberLinked(node, LINK_INPUT, app, file)
       }
       if (!view.picture) shown = null // the run may have written a file again that was gone
     }
@@ -156,9 +180,24 @@ export function bindPicker(node, inputName, { app, api }) {
   return widget
 }
 
-/** Room for a picture, for new nodes; a saved workflow's size comes later and wins. */
+/** Once all inputs are there: room for a picture; a saved workflow's size comes later and wins. */
 export function growPicker(node) {
+  prepareFrame(node)
   node.setSize([Math.max(node.size[0], MIN_SIZE[0]), Math.max(node.size[1], MIN_SIZE[1])])
+}
+
+/** On the canvas it takes room only where a batch may come in; Nodes 2.0 folds it away by itself. */
+function prepareFrame(node) {
+  const frame = node.widgets?.find(({ name }) => name === FRAME_INPUT)
+  if (!frame) return
+  const isLinked = (name) => node.inputs.some((input) => input.name === name && input.link != null)
+  hideWhile(frame, () => !isLinked(LINK_INPUT) && !isLinked(FRAME_INPUT) && !globalThis.LiteGraph?.vueNodesMode)
+  // Values are saved by position. The upload button stands behind the frame in some frontends and before it in others,
+  // and was saved as a text when there was no frame.
+  chain(node, 'onConfigure', ({ widgets_values: saved }) => {
+    const value = Array.isArray(saved) ? saved.slice(2).find(Number.isInteger) : frame.value
+    frame.value = Number.isInteger(value) ? value : 0
+  })
 }
 
 function pasteFiles(node, files) {

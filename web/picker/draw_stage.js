@@ -3,13 +3,13 @@
 // CachedLayer, `patchCount` how many of CLIP's patches lie side by side. All measures are stage pixels. To show more,
 // add a layer.
 
+import { COLOURS, drawBoxes, drawPoints } from './draw_marks.js'
 import * as geometry from './geometry.js'
+import { pointsOf } from './subjects.js'
 
-export const COLOURS = { positive: '#35d07f', negative: '#ff6b6b' }
-const POINT = 9 // half the size of a mark
 const LOUPE = { radius: 46, gap: 16, zoom: 4 }
 
-const LAYERS = [drawPicture, drawOverlay, drawGrid, drawPoints, drawLoupe]
+const LAYERS = [drawPicture, drawOverlay, drawGrid, drawBoxes, drawPoints, drawLoupe]
 
 export function drawStage(context, scene) {
   const { width, height } = scene.editor.stage
@@ -76,8 +76,9 @@ function drawGrid(context, { editor, rect, patchCount }) {
   context.beginPath()
   context.rect(rect.x, rect.y, rect.width, rect.height)
   context.clip()
+  const points = pointsOf(editor.subjects, editor.active)
   for (const sign of ['positive', 'negative']) {
-    for (const point of editor.points[sign]) {
+    for (const point of points[sign]) {
       drawPatch(context, geometry.patchRect(point, editor.picture, patchCount), sign, rect)
     }
   }
@@ -94,57 +95,6 @@ function drawPatch(context, patch, sign, rect) {
   context.strokeStyle = COLOURS[sign]
   context.setLineDash(sign === 'positive' ? [] : [4, 3])
   context.strokeRect(from.x, from.y, to.x - from.x, to.y - from.y)
-}
-
-function drawPoints(context, { editor, rect }) {
-  for (const sign of ['negative', 'positive']) {
-    editor.points[sign].forEach((point, index) => {
-      const is = (at) => at?.sign === sign && at?.index === index
-      drawMark(context, geometry.fromImage(point, rect), sign, is(editor.selection), is(editor.hover))
-    })
-  }
-}
-
-/** A disc with a plus, or a square with a minus: told apart without colour. */
-function drawMark(context, { x, y }, sign, selected, hovered) {
-  const half = POINT + (hovered && !selected ? 1.5 : 0)
-  context.translate(x, y)
-  if (selected) {
-    outline(context, sign, half + 4)
-    context.lineWidth = 2
-    context.strokeStyle = '#ffffff'
-    context.stroke()
-    outline(context, sign, half + 5.5)
-    context.lineWidth = 1
-    context.strokeStyle = 'rgba(0, 0, 0, 0.8)'
-    context.stroke()
-  }
-  outline(context, sign, half)
-  context.shadowColor = 'rgba(0, 0, 0, 0.6)'
-  context.shadowBlur = 4
-  context.fillStyle = COLOURS[sign]
-  context.fill()
-  context.shadowBlur = 0
-  context.lineWidth = 2
-  context.strokeStyle = '#ffffff'
-  context.stroke()
-  context.beginPath()
-  context.moveTo(-half * 0.5, 0)
-  context.lineTo(half * 0.5, 0)
-  if (sign === 'positive') {
-    context.moveTo(0, -half * 0.5)
-    context.lineTo(0, half * 0.5)
-  }
-  context.lineWidth = 2.5
-  context.strokeStyle = '#10161c'
-  context.stroke()
-  context.translate(-x, -y)
-}
-
-function outline(context, sign, half) {
-  context.beginPath()
-  if (sign === 'positive') context.arc(0, 0, half, 0, 2 * Math.PI)
-  else context.roundRect(-half * 0.9, -half * 0.9, half * 1.8, half * 1.8, 2.5)
 }
 
 /** A magnifier beside a point that is being carried, where neither finger nor pointer hides it. */

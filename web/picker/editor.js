@@ -1,112 +1,114 @@
-// The editor's state: points, selection, view, history, commands and keys. No DOM in here: keys come by their names,
-// pointers through Gestures, and changes are reported to `listener`.
+// The editor's state: subjects with their points and boxes, selection, history and commands. No DOM in here: keys come
+// by their names (keys.js), pointers through Gestures, and changes are reported to `listener`.
 
-import { History } from '../common/history.js'
 import { t } from '../common/translate.js'
+import * as boxes from './boxes.js'
 import * as geometry from './geometry.js'
 import { Gestures } from './gestures.js'
+import { pressKey } from './keys.js'
 import * as points from './points.js'
+import * as said from './said.js'
+import { State } from './state.js'
+import * as subjects from './subjects.js'
+import { Tool } from './tool.js'
+import { Viewport } from './viewport.js'
 
-// In the order in which M cycles through them.
-const OVERLAYS = {
-  none: () => t('Masks hidden.'),
-  masks: () => t('Masks shown.'),
-  similarity: () => t('Similarity shown.')
-}
-const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }
-
-export class Editor {
+export class Editor extends Viewport {
   sign = 'positive' // of the next click
-  selection = null // {sign, index}
-  hover = null
-  view = geometry.FIT
-  picture = null // {width, height} in its own pixels
-  stage = { width: 0, height: 0 }
+  tool = new Tool()
+  active = 0 // the subject that is edited
+  selection = null // {sign, index} of the active subject
+  hover = null // the same; of a box with the part that a press would take
   grid = false
-  overlay = 'none' // one of OVERLAYS
-  problem = null // why the saved text cannot be read
+  overlay = 'none' // one of said.OVERLAYS
   gestures = new Gestures(this)
-  #points = points.EMPTY
-  #draft = null
-  #history = new History(points.toJson(points.EMPTY))
+  #state = new State()
+  #draft = null // the active subject, as a gesture under way has it
   #listener
 
-  /** listener: {render(), change(text), say(message)} */
+  /** listener: {render(), change(text), say(message), subject()}; subject(): another one became active. */
   constructor(listener) {
+    super(() => listener.render())
     this.#listener = listener
   }
 
   // --- value -------------------------------------------------------------------------------------------------------
 
-  /** The saved text. A text that cannot be read is given back untouched until the user edits. */
+  /** The text, see State. */
   get value() {
-    return this.#history.value
+    return this.#state.text
   }
 
   /** Set from outside: a loaded workflow, the graph's undo. Not an own step. */
   set value(text) {
-    const next = text === undefined || text === null || text === '' ? points.toJson(points.EMPTY) : text
-    if (next === this.#history.value) return
-    this.#history.reset(next)
-    this.#read()
+    this.gestures.abandon()
+    if (this.#state.load(text)) this.#afterRead()
   }
 
-  /** What is shown: the points, as a gesture under way has them. */
+  /** The active subject as it is shown, as a gesture under way has it. */
   get points() {
-    return this.#draft ?? this.#points
+    return this.#draft ?? this.settled
   }
 
-  /** The points as they are saved. */
+  /** The active subject without that. */
   get settled() {
-    return this.#points
+    return this.#state.subjects[this.active]
+  }
+
+  /** All subjects as they are shown. */
+  get subjects() {
+    return this.#draft ? subjects.replaced(this.#state.subjects, this.active, this.#draft) : this.#state.subjects
+  }
+
+  /** Why the saved text cannot be read, or null. */
+  get problem() {
+    return this.#state.problem
   }
 
   get canUndo() {
-    return this.#history.canUndo
+    return this.#state.canUndo
   }
 
   get canRedo() {
-    return this.#history.canRedo
+    return this.#state.canRedo
   }
 
-  #read() {
-    this.gestures.abandon()
-    try {
-      this.#points = points.fromJson(this.#history.value)
-      this.problem = null
-    } catch (error) {
-      this.#points = points.EMPTY
-      this.problem = error.message
-    }
-    if (!points.get(this.#points, this.selection)) this.selection = null
+  #afterRead() {
+    this.#draft = null
     this.hover = null
+    this.#show(Math.min(this.active, this.subjects.length - 1))
+    if (!points.get(this.settled, this.selection)) this.selection = null
     this.#listener.render()
   }
 
-  /** Show points that are not settled yet; null shows the settled ones again. */
+  /** Show the active subject with changes that are not settled yet; null shows it as it is. */
   draft(next) {
     this.#draft = next
     this.#listener.render()
   }
 
-  /** Make these the points: one step of the history. */
+  /** Make this the active subject: one step of the history. */
   commit(next, merge = null) {
-    this.#draft = null
-    const text = points.toJson(next)
     // Other lengths are other numbers: what was under the pointer may be another point now, until it moves again.
-    if (points.SIGNS.some((sign) => next[sign].length !== this.#points[sign].length)) this.hover = null
-    this.#points = points.fromJson(text)
-    this.problem = null
-    if (this.#history.push(text, merge)) this.#listener.change(text)
+    if (points.LISTS.some((sign) => next[sign].length !== this.settled[sign].length)) this.hover = null
+    this.#commitAll(subjects.replaced(this.#state.subjects, this.active, next), this.active, merge)
+  }
+
+  /** Make these the subjects, and show one of them. */
+  #commitAll(list, active, merge = null) {
+    this.#draft = null
+    const changed = this.#state.settle(list, merge)
+    this.#show(active)
+    if (changed) this.#listener.change(this.value)
     this.#listener.render()
   }
 
   /** Take the last step back without a redo. */
   discard() {
-    if (!this.#history.discard()) return
+    if (!this.#state.travel('discard')) return
     this.selection = null
-    this.#read()
-    this.#listener.change(this.#history.value)
+    this.#afterRead()
+    this.#listener.change(this.value)
   }
 
   undo() {
@@ -117,33 +119,150 @@ export class Editor {
     return this.#travel('redo')
   }
 
+  /** Shows the subject that the step changed. */
   #travel(direction) {
     this.gestures.abandon()
-    if (!this.#history[direction]()) return false
-    this.#read()
-    this.#listener.change(this.#history.value)
+    const before = this.subjects
+    if (!this.#state.travel(direction)) return false
+    this.#afterRead()
+    const changed = subjects.firstChanged(before, this.subjects)
+    if (changed !== null) this.#show(Math.min(changed, this.subjects.length - 1))
+    this.#listener.change(this.value)
     this.#say(direction === 'undo' ? t('Undone.') : t('Redone.'))
     return true
   }
 
+  /** Points from outside, as State.setSeed takes them. */
+  setSeed(text) {
+    const before = this.#state.subjects
+    if (!this.#state.setSeed(text)) return
+    const changed = subjects.firstChanged(before, this.#state.subjects) !== null
+    if (changed) this.gestures.abandon()
+    if (changed) this.#afterRead()
+    else this.#listener.render()
+  }
+
+  get isSeedShown() {
+    return this.#state.isSeedShown
+  }
+
+  get isSeedAwaited() {
+    return this.#state.isSeedAwaited
+  }
+
+  get hasOtherSeed() {
+    return this.#state.hasOtherSeed
+  }
+
+  /** Give up the user's points for those from outside. */
+  takeSeed() {
+    this.gestures.abandon()
+    if (!this.#state.takeSeed()) return
+    this.selection = null
+    this.#afterRead()
+    this.#listener.change(this.value)
+    this.#say(t('The points from points_in are shown.'))
+  }
+
+  // --- subjects ----------------------------------------------------------------------------------------------------
+
+  /** Show a subject, or add it where it is the next one. */
+  goToSubject(index) {
+    if (index === this.subjects.length) return this.addSubject()
+    this.gestures.abandon()
+    if (index >= this.subjects.length) return
+    this.select(null)
+    this.#show(index)
+    this.#say(said.subject(this.subjects, index))
+  }
+
+  /** The same without a word. */
+  showSubject(index) {
+    if (index >= 0 && index < this.subjects.length) this.#show(index)
+  }
+
+  addSubject() {
+    this.gestures.abandon()
+    const count = this.subjects.length
+    if (count >= subjects.MAX_SUBJECTS) return this.#say(t('There can be {count} subjects.', { count }))
+    this.selection = null
+    this.#commitAll([...this.subjects, points.EMPTY], count)
+    this.#say(said.subject(this.subjects, count))
+  }
+
+  /** The last one goes; one before it is emptied, since the numbers are those of the outputs. */
+  removeSubject() {
+    this.gestures.abandon()
+    const number = this.active + 1
+    this.selection = null
+    if (number > 1 && number === this.subjects.length) {
+      this.#commitAll(this.subjects.slice(0, -1), number - 2)
+      return this.#say(t('Subject {number} removed.', { number }))
+    }
+    this.commit(points.EMPTY)
+    this.#say(t('Subject {number} emptied.', { number }))
+  }
+
+  #show(index) {
+    if (index === this.active) return
+    this.active = index
+    this.selection = null
+    this.hover = null
+    this.#listener.subject?.()
+    this.#listener.render()
+  }
+
   // --- commands ----------------------------------------------------------------------------------------------------
 
+  key(event) {
+    return pressKey(this, event)
+  }
+
   select(at) {
-    this.#history.seal()
-    this.selection = at
+    this.#state.seal()
+    this.selection = at && { sign: at.sign, index: at.index }
     if (at) this.saySelected()
     this.#listener.render()
   }
 
+  /** The next (step 1) or previous (-1) point or box. Returns whether there is one. */
+  selectNext(step) {
+    this.gestures.abandon()
+    this.select(points.neighbour(this.settled, this.selection, step))
+    return this.selection !== null
+  }
+
   setHover(at) {
-    if (at?.sign === this.hover?.sign && at?.index === this.hover?.index) return
+    if (JSON.stringify(at) === JSON.stringify(this.hover)) return
     this.hover = at
     this.#listener.render()
   }
 
   setSign(sign) {
     this.sign = sign
+    this.tool.kind = 'points'
     this.#listener.render()
+  }
+
+  setTool(kind) {
+    this.gestures.abandon()
+    this.tool.kind = kind
+    this.hover = null
+    this.#say(kind === 'boxes' ? t('A drag draws a box.') : t('A click places a point.'))
+    this.#listener.render()
+  }
+
+  /** The B key: held it draws boxes; pressed alone it changes the tool. */
+  holdBoxes(isHeld) {
+    const chosen = this.tool.hold(isHeld)
+    this.hover = null
+    if (chosen) this.setTool(chosen)
+    else this.#listener.render()
+  }
+
+  /** Whether a press means boxes. */
+  get isBoxing() {
+    return this.tool.isBoxing
   }
 
   setGrid(on) {
@@ -152,193 +271,105 @@ export class Editor {
   }
 
   nextOverlay() {
-    const names = Object.keys(OVERLAYS)
+    const names = Object.keys(said.OVERLAYS)
     this.overlay = names[(names.indexOf(this.overlay) + 1) % names.length]
-    this.#say(OVERLAYS[this.overlay]())
+    this.#say(said.OVERLAYS[this.overlay]())
     this.#listener.render()
   }
 
   clear(sign) {
     this.gestures.abandon()
     if (this.selection?.sign === sign) this.selection = null
-    this.commit(points.clear(this.#points, sign))
-    this.#say(sign === 'positive' ? t('All positive points removed.') : t('All negative points removed.'))
+    this.commit(points.clear(this.settled, sign))
+    this.#say(said.cleared(sign))
   }
 
   removeSelected() {
     this.gestures.abandon()
-    if (!this.selection) return
     const at = this.selection
-    const next = points.remove(this.#points, at)
-    this.selection = next[at.sign].length ? { sign: at.sign, index: Math.min(at.index, next[at.sign].length - 1) } : null
+    if (!at) return
+    const next = points.remove(this.settled, at)
+    const { length } = next[at.sign]
+    this.selection = length ? { sign: at.sign, index: Math.min(at.index, length - 1) } : null
     this.commit(next)
-    this.#say(at.sign === 'positive' ? t('Positive point removed.') : t('Negative point removed.'))
+    this.#say(said.removed(at.sign))
   }
 
   flipSelected() {
     this.gestures.abandon()
     const at = this.selection
     if (!at) return this.setSign(points.opposite(this.sign))
+    if (at.sign === 'boxes') return
     const sign = points.opposite(at.sign)
     if (this.refuseFull(sign)) return
-    this.selection = { sign, index: this.#points[sign].length }
-    this.commit(points.flip(this.#points, at))
+    this.selection = { sign, index: this.settled[sign].length }
+    this.commit(points.flip(this.settled, at))
     this.saySelected()
   }
 
-  /** Add a point in the middle of the view: the keyboard's click. */
+  /** Add a point, or a box half as large as what is seen, in the middle of the view: the keyboard's click. */
   addInMiddle() {
     this.gestures.abandon()
-    if (!this.picture || this.refuseFull(this.sign)) return
-    this.selection = { sign: this.sign, index: this.#points[this.sign].length }
-    this.commit(points.add(this.#points, this.sign, [this.view.x, this.view.y]))
+    const sign = this.isBoxing ? 'boxes' : this.sign
+    if (!this.picture || this.refuseFull(sign)) return
+    const { x, y } = this.view
+    this.selection = { sign, index: this.settled[sign].length }
+    this.commit(points.add(this.settled, sign, sign === 'boxes' ? this.#middleBox() : [x, y]))
+    this.saySelected()
+  }
+
+  #middleBox() {
+    const { rect, stage } = this
+    const [left, top] = geometry.clampPoint(geometry.toImage({ x: stage.width / 4, y: stage.height / 4 }, rect))
+    const [right, bottom] = geometry.clampPoint(geometry.toImage({ x: stage.width * 0.75, y: stage.height * 0.75 }, rect))
+    return boxes.between([left, top], [right, bottom], this.picture)
+  }
+
+  /** Move what is selected by pixels of the picture; with `corner`, the lower right one of a box. */
+  nudgeSelected(dx, dy, corner = false) {
+    const { sign, index } = this.selection
+    const old = this.settled[sign][index]
+    const next = sign === 'boxes' ? boxes.nudge(old, dx, dy, this.picture, corner) : geometry.nudge(old, dx, dy, this.picture)
+    this.commit(points.move(this.settled, this.selection, next), `nudge ${this.active} ${sign} ${index} ${corner}`)
     this.saySelected()
   }
 
   /** Take points from a text. False if it is no point list, so that the paste may mean something else. */
   paste(text) {
     try {
-      const pasted = points.fromPasted(text, this.sign, this.picture)
+      const all = subjects.fromPasted(text)
+      const pasted = all ?? points.fromPasted(text, this.sign, this.picture)
       if (!pasted) return false
       this.gestures.abandon()
       this.selection = null
-      this.commit(pasted.sign ? { ...this.#points, [pasted.sign]: pasted.points[pasted.sign] } : pasted.points)
-      this.#say(t('{count} points pasted.', { count: points.count(pasted.points) }))
+      const { sign, points: placed } = pasted
+      if (all) this.#commitAll(all, Math.min(this.active, all.length - 1))
+      else this.commit(sign ? { ...this.settled, [sign]: placed[sign] } : { ...placed, boxes: this.settled.boxes })
+      const count = all ? subjects.count(all) : points.count(pasted.points)
+      this.#say(t('{count} points pasted.', { count }))
     } catch (error) {
       this.#say(error.message)
     }
     return true
   }
 
-  // --- picture and view --------------------------------------------------------------------------------------------
-
   /** Another picture (or none): the points stay where they are in 0..1. */
   setPicture(picture) {
     this.gestures.abandon()
-    this.picture = picture
-    this.fit()
-  }
-
-  setStage(width, height) {
-    this.stage = { width, height }
-    if (this.picture) this.view = geometry.clampView(this.view, this.stage, this.picture)
-    this.#listener.render()
-  }
-
-  get rect() {
-    return geometry.pictureRect(this.stage, this.picture, this.view)
-  }
-
-  get isZoomed() {
-    return this.view.zoom > 1.001
-  }
-
-  fit() {
-    this.view = geometry.FIT
-    this.#listener.render()
-  }
-
-  zoom(factor, at = { x: this.stage.width / 2, y: this.stage.height / 2 }) {
-    if (!this.picture) return
-    this.view = geometry.zoomAt(this.view, factor, at, this.stage, this.picture)
-    this.#listener.render()
-  }
-
-  /** The view that shows under `to` what `view` shows under `from`, zoomed by a factor: two fingers. */
-  setView(view, factor, from, to) {
-    const { stage, picture } = this
-    const zoomed = geometry.zoomAt(view, factor, from, stage, picture)
-    this.view = geometry.panBy(zoomed, to.x - from.x, to.y - from.y, stage, picture)
-    this.#listener.render()
-  }
-
-  pan(dx, dy) {
-    if (!this.picture) return
-    this.view = geometry.panBy(this.view, dx, dy, this.stage, this.picture)
-    this.#listener.render()
-  }
-
-  // --- keys --------------------------------------------------------------------------------------------------------
-
-  /** event: {key, ctrl, shift, alt, time}. Returns whether the key was for the editor. */
-  key(event) {
-    const name = event.key.length === 1 ? event.key.toLowerCase() : event.key
-    if (event.ctrl) {
-      if (event.alt) return false
-      if (name === 'z') event.shift ? this.redo() : this.undo()
-      else if (name === 'y' && !event.shift) this.redo()
-      else return false
-      return true // even with nothing to undo: the graph's undo must not jump in
-    }
-    if (event.alt) return false
-    if (name in ARROWS) return this.#arrow(ARROWS[name], event.shift)
-    if (name === 'Tab') return this.#tab(event.shift ? -1 : 1)
-    if (name === 'Escape') return this.#escape()
-    const command = {
-      Delete: () => this.removeSelected(), // handled without a selection too: the graph would delete the node
-      Backspace: () => this.removeSelected(),
-      Enter: () => this.addInMiddle(),
-      x: () => this.flipSelected(),
-      '+': () => this.setSign('positive'),
-      '=': () => this.setSign('positive'),
-      '-': () => this.setSign('negative'),
-      g: () => this.setGrid(!this.grid),
-      f: () => this.fit(),
-      m: () => this.nextOverlay()
-    }[name]
-    command?.()
-    return Boolean(command)
-  }
-
-  #arrow([dx, dy], far) {
-    const step = far ? 10 : 1
-    if (this.gestures.isBusy || !this.picture) return true
-    if (!this.selection) this.pan(-dx * step * 5, -dy * step * 5)
-    else {
-      const { sign, index } = this.selection
-      const moved = geometry.nudge(this.#points[sign][index], dx * step, dy * step, this.picture)
-      this.commit(points.move(this.#points, this.selection, moved), `nudge ${sign} ${index}`)
-      this.saySelected()
-    }
-    return true
-  }
-
-  #tab(step) {
-    this.gestures.abandon()
-    this.select(points.neighbour(this.#points, this.selection, step))
-    return this.selection !== null // past the last point, Tab leads to the buttons
-  }
-
-  #escape() {
-    const used = this.gestures.isBusy || this.selection !== null
-    this.gestures.abandon()
-    this.select(null)
-    return used
+    super.setPicture(picture)
   }
 
   // --- messages ----------------------------------------------------------------------------------------------------
 
   refuseFull(sign) {
-    if (!points.isFull(this.#points, sign)) return false
-    const values = { count: points.MAX_POINTS }
-    this.#say(
-      sign === 'positive'
-        ? t('There are already {count} positive points; remove one first.', values)
-        : t('There are already {count} negative points; remove one first.', values)
-    )
+    if (!points.isFull(this.settled, sign)) return false
+    this.#say(said.full(sign))
     return true
   }
 
   saySelected() {
-    const point = points.get(this.#points, this.selection)
-    if (!point || !this.picture) return
-    const [x, y] = geometry.toPixel(point, this.picture)
-    const values = { number: this.selection.index + 1, x, y }
-    this.#say(
-      this.selection.sign === 'positive'
-        ? t('Positive point {number} at {x}, {y}', values)
-        : t('Negative point {number} at {x}, {y}', values)
-    )
+    const item = points.get(this.settled, this.selection)
+    if (item && this.picture) this.#say(said.selected(item, this.selection, this.picture))
   }
 
   #say(message) {

@@ -31,11 +31,17 @@ export const pictureRoute = (picture) => `/p3s/picture?${new URLSearchParams(pic
 export function findPicture(node, fileName, linkName, rootGraph) {
   const slot = node.inputs?.findIndex((input) => input.name === linkName) ?? -1
   if (slot >= 0 && node.inputs[slot].link != null) {
-    const picture = pictureOfInput(node, slot, rootGraph, MAX_STEPS)
+    const picture = isFirstFrame(node, rootGraph, MAX_STEPS) && pictureOfInput(node, slot, rootGraph, MAX_STEPS)
     return picture ? { kind: 'known', picture } : { kind: 'linked' }
   }
   const picture = filePicture(widgetValue(node, fileName, rootGraph))
   return picture ? { kind: 'known', picture } : { kind: 'none' }
+}
+
+/** Whether a picker takes the first picture of a batch: of what gives several, no other is known before a run. */
+function isFirstFrame(node, rootGraph, steps) {
+  const frame = widgetValue(node, 'frame', rootGraph, steps)
+  return frame === 0 || (frame === undefined && !node.inputs?.some(({ name, link }) => name === 'frame' && link != null))
 }
 
 function filePicture(text) {
@@ -89,7 +95,9 @@ function toyWorldPicture(node, slot, rootGraph, steps) {
 function loadedPicture(node, rootGraph, steps) {
   const isPicker = node.comfyClass === 'P3S_PointPicker'
   const linked = node.inputs?.findIndex((input) => input.name === 'linked_image') ?? -1
-  if (isPicker && linked >= 0 && node.inputs[linked].link != null) return pictureOfInput(node, linked, rootGraph, steps)
+  if (isPicker && linked >= 0 && node.inputs[linked].link != null) {
+    return isFirstFrame(node, rootGraph, steps) ? pictureOfInput(node, linked, rootGraph, steps) : null
+  }
   const inputs = { ...node.constructor?.nodeData?.input?.required }
   const uploads = Object.keys(inputs).filter((name) => inputs[name]?.[1]?.image_upload && name !== 'upload')
   if (!uploads.length || node.outputs?.[0]?.type !== 'IMAGE') return null

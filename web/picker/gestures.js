@@ -1,11 +1,13 @@
 // Mouse, pen and touch: press, drag, pan, pinch. A small state machine that turns events into commands of the editor.
 // No DOM in here; positions are stage pixels.
 
+import * as boxes from './boxes.js'
 import * as geometry from './geometry.js'
 import * as points from './points.js'
 
-const START_DRAG = 3 // stage pixels before a press on a point becomes a drag, so that a click does not move it
+const START_DRAG = 3 // stage pixels before a press becomes a drag, so that a click moves no point and draws no box
 const RADIUS = { mouse: 12, pen: 14, touch: 24 } // stage pixels in which a press takes a point
+const BOX_RADIUS = { mouse: 6, pen: 8, touch: 16 } // in which it takes the edge of a box
 const DOUBLE_CLICK = 500 // milliseconds
 
 /** Events are {id, x, y, button, alt, pan, type: 'mouse' | 'pen' | 'touch', time}. */
@@ -29,6 +31,12 @@ export class Gestures {
     return kind === 'place' || (kind === 'drag' && moved)
   }
 
+  /** Whether a box is being drawn or changed just now. */
+  get isBoxing() {
+    const { kind, moved } = this.#gesture ?? {}
+    return kind === 'box' && moved
+  }
+
   down(event) {
     if (!this.#editor.picture) return
     this.#pointers.set(event.id, event)
@@ -39,6 +47,7 @@ export class Gestures {
       return
     }
     const other = event.button === 2 || event.alt
+    if (this.#editor.isBoxing) return other ? undefined : this.#pressBoxes(event)
     const at = this.#hit(event)
     if (!at) return this.#pressPicture(event, other)
     this.#editor.select(at)
@@ -64,6 +73,33 @@ export class Gestures {
     editor.draft(points.add(editor.settled, sign, point))
   }
 
+  /** Take a box by an edge, a corner or its inside; on the bare picture, draw another one. */
+  #pressBoxes(event) {
+    const editor = this.#editor
+    const { settled } = editor
+    const found = this.#hit(event)
+    const from = geometry.toImage(event, editor.rect)
+    editor.tool.use()
+    editor.select(found)
+    if (!found && editor.refuseFull('boxes')) return
+    const at = found ?? { sign: 'boxes', index: settled.boxes.length }
+    const old = found ? settled.boxes[at.index] : null
+    this.#gesture = { kind: 'box', id: event.id, at, part: found?.part, old, from, x: event.x, y: event.y, moved: false }
+  }
+
+  #shapeBox(event) {
+    const editor = this.#editor
+    const { at, part, old, from } = this.#gesture
+    const to = geometry.toImage(event, editor.rect)
+    if (old) {
+      const next = boxes.reshape(old, part, to[0] - from[0], to[1] - from[1], editor.picture)
+      return editor.draft(points.move(editor.settled, at, next))
+    }
+    const drawn = boxes.between(geometry.clampPoint(from), geometry.clampPoint(to), editor.picture)
+    editor.selection = at
+    editor.draft(points.add(editor.settled, 'boxes', drawn))
+  }
+
   move(event) {
     if (!this.#editor.picture) return
     if (this.#pointers.has(event.id)) this.#pointers.set(event.id, event)
@@ -83,10 +119,11 @@ export class Gestures {
 
   #carry(event) {
     const gesture = this.#gesture
-    if (gesture.kind === 'drag' && !gesture.moved) {
+    if (gesture.kind !== 'place' && !gesture.moved) {
       if (Math.hypot(event.x - gesture.x, event.y - gesture.y) < START_DRAG) return
       gesture.moved = true
     }
+    if (gesture.kind === 'box') return this.#shapeBox(event)
     const target = { x: event.x + gesture.grip.x, y: event.y + gesture.grip.y }
     const point = geometry.clampPoint(geometry.toImage(target, this.#editor.rect))
     this.#editor.draft(points.move(this.#editor.points, gesture.at, point))
@@ -101,11 +138,11 @@ export class Gestures {
       return
     }
     if (gesture.id !== event.id) return
-    const carried = this.isCarrying
+    const carried = this.isCarrying || this.isBoxing
     this.#gesture = null
     this.#placedAt = gesture.kind === 'place' ? event.time : this.#placedAt
     if (!carried) return
-    if (gesture.kind === 'drag') this.#placedAt = -Infinity
+    if (gesture.kind !== 'place') this.#placedAt = -Infinity
     this.#editor.commit(this.#editor.points)
     this.#editor.saySelected()
   }
@@ -134,7 +171,7 @@ export class Gestures {
     const gesture = this.#gesture
     if (!gesture) return
     this.#gesture = null
-    if (gesture.kind === 'place') this.#editor.selection = null
+    if (gesture.kind === 'place' || (gesture.kind === 'box' && !gesture.old)) this.#editor.selection = null
     this.#editor.draft(null)
   }
 
@@ -156,7 +193,11 @@ export class Gestures {
   }
 
   #hit(event) {
-    const editor = this.#editor
-    return geometry.hit(editor.settled, event, editor.rect, RADIUS[event.type] ?? RADIUS.mouse)
+    const { settled, rect, isBoxing } = this.#editor
+    const radius = isBoxing ? BOX_RADIUS : RADIUS
+    const reach = radius[event.type] ?? radius.mouse
+    if (!isBoxing) return geometry.hit(settled, event, rect, reach)
+    const found = boxes.hit(settled.boxes, event, rect, reach)
+    return found && { sign: 'boxes', ...found }
   }
 }

@@ -43,7 +43,7 @@ export class PickerInput {
     on(root, 'mousedown', (e) => e.preventDefault()) // the focus stays; no autoscroll
     on(root, 'pointerdown', (e) => this.#onPress(e), { capture: true })
     on(canvas, 'contextmenu', swallow)
-    on(keys, 'blur', () => this.#setSpace(false))
+    on(keys, 'blur', () => this.#letGo())
     on(keys, 'beforeinput', (e) => e.preventDefault())
     on(root, 'wheel', (e) => this.#onWheel(e), { passive: false })
     on(root, 'keydown keyup', (e) => this.#onKey(e))
@@ -65,13 +65,18 @@ export class PickerInput {
     const { gestures, picture, hover } = this.#editor
     const panning = this.#isSpaceHeld ? (gestures.isBusy ? 'grabbing' : 'grab') : null
     this.#elements.canvas.dataset.cursor =
-      panning ?? (this.canChoose ? 'pointer' : !picture ? 'default' : hover ? 'move' : 'cross')
+      panning ?? (this.canChoose ? 'pointer' : !picture ? 'default' : hover ? cursorOf(hover) : 'cross')
   }
 
   #onButton(event) {
     const command = event.target.closest('button')?.dataset.command
     const editor = this.#editor
     const commands = {
+      take: () => editor.takeSeed(),
+      addSubject: () => editor.addSubject(),
+      removeSubject: () => editor.removeSubject(),
+      boxes: () => editor.setTool(editor.tool.kind === 'boxes' ? 'points' : 'boxes'),
+      clearBoxes: () => editor.clear('boxes'),
       positive: () => editor.setSign('positive'),
       negative: () => editor.setSign('negative'),
       undo: () => editor.undo(),
@@ -84,6 +89,8 @@ export class PickerInput {
       clearPositive: () => editor.clear('positive'),
       clearNegative: () => editor.clear('negative')
     }
+    const tab = this.#elements.tabs.indexOf(event.target.closest('button'))
+    if (tab >= 0) editor.goToSubject(tab)
     commands[command]?.()
     if (event.detail > 0) this.#focusStage() // pressed by pointer: keys go to the stage
   }
@@ -154,6 +161,11 @@ export class PickerInput {
       this.#setSpace(event.type === 'keydown')
       return swallow(event)
     }
+    if (event.key.toLowerCase() === 'b' && event.target === keys && !event.ctrlKey && !event.metaKey && !event.altKey) {
+      this.#editor.holdBoxes(event.type === 'keydown')
+      this.showCursor()
+      return swallow(event)
+    }
     if (event.type === 'keyup') return
     const plain = { key: event.key, ctrl: event.ctrlKey || event.metaKey, shift: event.shiftKey, alt: event.altKey }
     const onStage = event.target === keys
@@ -172,6 +184,12 @@ export class PickerInput {
     this.#hooks.leave?.()
   }
 
+  /** The focus went, and with it the keys that were held. */
+  #letGo() {
+    this.#editor.tool.letGo()
+    this.#setSpace(false)
+  }
+
   #setSpace(isHeld) {
     this.#isSpaceHeld = isHeld
     this.showCursor()
@@ -187,4 +205,12 @@ export class PickerInput {
     const { canvas } = this.#elements
     return toStage(event.clientX, event.clientY, canvas.getBoundingClientRect(), this.#editor.stage)
   }
+}
+
+/** Of what a press would take: a point or a box, or one of the box's edges or corners. */
+function cursorOf({ part }) {
+  if (!part || (!part.x && !part.y)) return 'move'
+  if (!part.y) return 'ew-resize'
+  if (!part.x) return 'ns-resize'
+  return part.x === part.y ? 'nwse-resize' : 'nesw-resize'
 }

@@ -1,20 +1,25 @@
-// The points as a value: read, write, and change them. States are never altered in place. No DOM in here.
+// The points and boxes of one subject: read, write, and change them. States are never altered in place. No DOM in here.
+//
+// {positive: [[x, y]], negative: [[x, y]], boxes: [[left, top, right, bottom]]} in 0..1 of the picture. A place in it is
+// {sign, index}, where the sign of a box is 'boxes'.
 
 import { t } from '../common/translate.js'
 import { fromPixel } from './geometry.js'
 
-export const VERSION = 1
+const VERSION = 1
+const NEWEST = 2 // that the editor reads: subjects.js
 export const MAX_POINTS = 64 // of each sign; as in p3s/reference/points.py
-export const EMPTY = Object.freeze({ positive: Object.freeze([]), negative: Object.freeze([]) })
+export const EMPTY = Object.freeze({ positive: Object.freeze([]), negative: Object.freeze([]), boxes: Object.freeze([]) })
 
 export const SIGNS = ['positive', 'negative']
+export const LISTS = [...SIGNS, 'boxes']
 const DIGITS = 6 // a hundredth of a pixel of a picture 10000 pixels wide
 
 export const opposite = (sign) => (sign === 'positive' ? 'negative' : 'positive')
 
-const round = (value) => Number(value.toFixed(DIGITS)) + 0
+export const round = (value) => Number(value.toFixed(DIGITS)) + 0
 
-/** The text that is saved and sent to the node. */
+/** The points as a text, without boxes: what is saved of one subject, and what the masks are asked for with. */
 export function toJson(points) {
   const list = (sign) => points[sign].map(([x, y]) => [round(x), round(y)])
   return JSON.stringify({ v: VERSION, positive: list('positive'), negative: list('negative') })
@@ -26,10 +31,16 @@ export function fromJson(text) {
   const value = typeof text === 'string' ? parse(text) : text
   if (!isObject(value) || !('v' in value)) throw new Error(t('The saved text is not a list of points.'))
   if (!(value.v === VERSION)) {
-    const versions = { theirs: value.v, ours: VERSION }
+    const versions = { theirs: value.v, ours: NEWEST }
     throw new Error(t('The points are in format version {theirs}; this editor reads version {ours}.', versions))
   }
   return checked(value.positive ?? [], value.negative ?? [])
+}
+
+/** Check {positive, negative, boxes}, each optional. Throws an Error with a message for the user. */
+export function fromObject(value) {
+  if (!isObject(value)) throw new Error(t('The saved text is not a list of points.'))
+  return { ...checked(value.positive ?? [], value.negative ?? []), boxes: checkedBoxes(value.boxes ?? []) }
 }
 
 /**
@@ -77,7 +88,7 @@ function areNormalised(list) {
   return numbers.every((n) => n >= 0 && n <= 1) && numbers.some((n) => n > 0 && n < 1)
 }
 
-export const count = (points) => points.positive.length + points.negative.length
+export const count = (points) => LISTS.reduce((sum, sign) => sum + points[sign].length, 0)
 
 export const get = (points, at) => (at ? points[at.sign][at.index] : undefined)
 
@@ -104,9 +115,9 @@ export function clear(points, sign) {
   return { ...points, [sign]: [] }
 }
 
-/** The selection that follows (step 1) or precedes (-1) `at`, positive points first; null past either end. */
+/** The selection that follows (step 1) or precedes (-1) `at`, in the order of LISTS; null past either end. */
 export function neighbour(points, at, step) {
-  const all = SIGNS.flatMap((sign) => points[sign].map((_, index) => ({ sign, index })))
+  const all = LISTS.flatMap((sign) => points[sign].map((_, index) => ({ sign, index })))
   if (!at) return (step > 0 ? all[0] : all[all.length - 1]) ?? null
   const here = all.findIndex((other) => other.sign === at.sign && other.index === at.index)
   return all[here + step] ?? null
@@ -141,5 +152,18 @@ function checked(positive, negative) {
       return [point[0], point[1]]
     })
   }
-  return { positive: check(positive, 'positive'), negative: check(negative, 'negative') }
+  return { positive: check(positive, 'positive'), negative: check(negative, 'negative'), boxes: [] }
+}
+
+function checkedBoxes(boxes) {
+  const isBox = (box) =>
+    Array.isArray(box) &&
+    box.length === 4 &&
+    box.every((c) => Number.isFinite(c) && c >= 0 && c <= 1) &&
+    box[0] < box[2] &&
+    box[1] < box[3]
+  if (!Array.isArray(boxes) || boxes.length > MAX_POINTS || !boxes.every(isBox)) {
+    throw new Error(t('The saved boxes cannot be read.'))
+  }
+  return boxes.map((box) => [...box])
 }

@@ -3,24 +3,35 @@
 import { t } from '../common/translate.js'
 import * as geometry from './geometry.js'
 import { count, get } from './points.js'
+import { box } from './said.js'
+import { MAX_SUBJECTS } from './subjects.js'
 
-export function showBar({ buttons }, editor) {
+export function showBar({ buttons, tabs }, editor) {
   const press = (name, on) => buttons[name].setAttribute('aria-pressed', String(on))
-  press('positive', editor.sign === 'positive')
-  press('negative', editor.sign === 'negative')
+  press('positive', !editor.isBoxing && editor.sign === 'positive')
+  press('negative', !editor.isBoxing && editor.sign === 'negative')
+  press('boxes', editor.isBoxing)
   press('masks', editor.overlay !== 'none')
   press('grid', editor.grid)
   buttons.undo.disabled = !editor.canUndo
   buttons.redo.disabled = !editor.canRedo
   buttons.remove.disabled = !editor.selection
-  buttons.fit.disabled = !editor.isZoomed
+  buttons.fit.hidden = !editor.isZoomed
   buttons.clearPositive.disabled = !editor.points.positive.length
   buttons.clearNegative.disabled = !editor.points.negative.length
+  buttons.clearBoxes.hidden = !editor.points.boxes.length
+  const { length } = editor.subjects
+  tabs.forEach((tab, index) => {
+    tab.hidden = index >= length
+    tab.setAttribute('aria-pressed', String(index === editor.active))
+  })
+  buttons.addSubject.hidden = length >= MAX_SUBJECTS
+  buttons.removeSubject.hidden = length < 2
 }
 
 /**
  * state: {hasPicture, emptyText, warning, message, maskClient, maskNode}; `emptyText` is shown where there is no
- * picture, `maskNode` is {isWired, isRunning, isGiven}, of the RNGR Mask that reads the points.
+ * picture, `maskNode` is {isWired, isRunning, isGiven, output}, of the RNGR Mask that reads the subject's output.
  */
 export function showTexts(elements, editor, { hasPicture, emptyText, warning, message, maskClient, maskNode }) {
   const write = (element, text) => {
@@ -32,23 +43,25 @@ export function showTexts(elements, editor, { hasPicture, emptyText, warning, me
   const { run } = elements.buttons
   run.hidden = !(hint && hasPicture && maskClient.isUnread && maskNode.isWired && !maskNode.isRunning)
   write(run, run.hidden ? '' : t('Run RNGR Mask'))
+  elements.news.hidden = elements.buttons.take.hidden = !editor.hasOtherSeed
   write(elements.warning, editor.problem ? `${editor.problem} ${t('Click to start over.')}` : warning)
 
   const { picture } = editor
   const at = editor.hover ?? editor.selection
   const point = get(editor.points, at)
-  const counts = `+ ${editor.points.positive.length}   − ${editor.points.negative.length}`
+  const { positive, negative, boxes } = editor.points
+  const counts = `+ ${positive.length}   − ${negative.length}${boxes.length ? `   □ ${boxes.length}` : ''}${editor.isSeedShown ? `   ${t('from points_in')}` : ''}`
   write(elements.left, point && picture ? describePoint(point, at, picture) : message || counts)
   const zoom = editor.isZoomed ? `${Math.round(editor.view.zoom * 100)} % · ` : ''
   write(elements.right, picture ? `${zoom}${picture.width} × ${picture.height}` : '')
 }
 
 /** One sentence on the masks, for the status and for screen readers. */
-export function describeMasks({ masks, message, isUnread }, { isWired, isRunning, isGiven }) {
+export function describeMasks({ masks, message, isUnread }, { isWired, isRunning, isGiven, output }) {
   if (isGiven) return t('A mask is connected to RNGR Mask: its picture shows what is used.')
   if (isUnread && isRunning) return t('RNGR Mask is running…')
   if (isUnread && isWired) return t('The masks appear here once RNGR Mask has run.')
-  if (isUnread) return t('Connect “points” to RNGR Mask: the masks appear here once it has run.')
+  if (isUnread) return t('Connect “{output}” to RNGR Mask: the masks appear here once it has run.', { output })
   if (!masks) return message
   const percent = (share) => `${Math.round(share * 100)} %`
   const shares = { subject: percent(masks.subjectShare), removed: percent(masks.removedShare) }
@@ -60,10 +73,12 @@ function pictureHint(editor, maskClient, maskNode) {
     if (editor.overlay === 'none') return ''
     return maskClient.masks ? maskClient.message : describeMasks(maskClient, maskNode)
   }
+  if (editor.isSeedAwaited) return t('The points from points_in appear here after a run. Or click your own.')
   return t('Click the subject. Right-click what to leave out.')
 }
 
 function describePoint(point, { sign, index }, picture) {
+  if (sign === 'boxes') return box(point, index, picture)
   const [x, y] = geometry.toPixel(point, picture)
   return t('{point} at {x}, {y}', { point: `${sign === 'positive' ? '+' : '−'}${index + 1}`, x, y })
 }

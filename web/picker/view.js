@@ -12,8 +12,9 @@ import { PickerInput } from './input.js'
 import { MaskClient } from './mask_client.js'
 import { MaskOverlay } from './mask_overlay.js'
 import { HASHED_SIDE, perceptualHash } from './perceptual_hash.js'
-import { count, toJson } from './points.js'
+import { toJson } from './points.js'
 import { describeMasks, showBar, showTexts } from './status.js'
+import { count, pointsOf } from './subjects.js'
 
 export class PickerView {
   #editor
@@ -30,19 +31,21 @@ export class PickerView {
   #maskOverlay = new MaskOverlay()
   #maskClient
   #maskSource = null // {picture, settings}: what the server calls the picture, and how its points will be read
-  #maskNode = { isWired: false, isRunning: false, isGiven: false } // the RNGR Mask that reads the points
+  #maskNode = { isWired: false, isRunning: false, isGiven: false, output: '' } // the RNGR Mask that reads the subject's output
   #announced = '' // what was last said about the masks
 
   /**
    * hooks: {change(text), select(), leave(), passWheel(event), dragOver(event), drop(event), pasteFiles(files),
-   * choosePicture(), askMasks(request), runMasks()}, all optional; askMasks as MaskClient takes it.
+   * choosePicture(), askMasks(request), runMasks(), subject()}, all optional; askMasks as MaskClient takes it,
+   * subject() when another one is shown.
    */
   constructor(hooks = {}) {
     const { stage, canvas } = this.#elements
     this.#editor = new Editor({
       render: () => this.#frames.request(),
       change: (text) => hooks.change?.(text),
-      say: (message) => this.#say(message)
+      say: (message) => this.#say(message),
+      subject: () => hooks.subject?.()
     })
     const press = () => {
       this.#message = ''
@@ -68,7 +71,21 @@ export class PickerView {
   }
 
   get pointCount() {
-    return count(this.#editor.settled)
+    return count(this.#editor.subjects)
+  }
+
+  /** The subject that is shown, counted from 0. */
+  get subject() {
+    return this.#editor.active
+  }
+
+  set subject(index) {
+    this.#editor.showSubject(index)
+  }
+
+  /** Points from outside, as State.setSeed takes them. */
+  setSeed(text) {
+    this.#editor.setSeed(text)
   }
 
   /** The shown picture's true size {width, height}, or null. */
@@ -136,14 +153,15 @@ export class PickerView {
   }
 
   /**
-   * What to ask for the masks: {picture, settings}, or null where they cannot be known; `isWired`: RNGR Mask is there;
-   * `isGiven`: with a mask connected to it.
+   * What to ask for the masks: {picture, settings}, or null where they cannot be known; `isWired`: RNGR Mask is there, at
+   * the output of that name; `isGiven`: with a mask connected to it.
    */
-  setMaskSource(source, isWired = false, isGiven = false) {
-    const now = JSON.stringify([source, isWired, isGiven])
-    if (now === JSON.stringify([this.#maskSource, this.#maskNode.isWired, this.#maskNode.isGiven])) return
+  setMaskSource(source, { isWired = false, isGiven = false, output = '' } = {}) {
+    const { isRunning } = this.#maskNode
+    const maskNode = { isWired, isRunning, isGiven, output }
+    if (JSON.stringify([source, maskNode]) === JSON.stringify([this.#maskSource, this.#maskNode])) return
     this.#maskSource = source
-    Object.assign(this.#maskNode, { isWired, isGiven })
+    Object.assign(this.#maskNode, maskNode)
     this.#frames.request()
   }
 
@@ -159,7 +177,8 @@ export class PickerView {
   }
 
   #wantMasks() {
-    const { overlay, points, gestures, grid } = this.#editor
+    const { overlay, gestures, grid } = this.#editor
+    const points = pointsOf(this.#editor.subjects, this.#editor.active)
     const client = this.#maskClient
     const isShown = overlay !== 'none' && points.positive.length
     const isWanted = (isShown || grid) && this.#image && this.#maskSource // the answer also tells the grid

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { forgetLinkedPictures, rememberLinkedPicture, linkedPicture } from '../../web/picker/linked_pictures.js'
+import { forgetLinked, rememberLinked, linkedValue } from '../../web/picker/linked_values.js'
 
 const tab = (path) => ({ extensionManager: { workflow: { activeWorkflow: { path } } } })
 
@@ -10,8 +10,8 @@ function picker({ id = 5, graph = 'g', from = [1, 0] } = {}) {
   return { id, graph: { id: graph, links }, inputs: [{ name: 'linked_image', link: from ? 9 : null }] }
 }
 
-const keep = (node, app, name) => rememberLinkedPicture(node, 'linked_image', app, { filename: name })
-const read = (node, app) => linkedPicture(node, 'linked_image', app)?.filename
+const keep = (node, app, name) => rememberLinked(node, 'linked_image', app, { filename: name })
+const read = (node, app) => linkedValue(node, 'linked_image', app)?.filename
 
 test('the picture of a run belongs to the node and its link, not to the object', () => {
   keep(picker(), tab('a.json'), 'first.png')
@@ -41,6 +41,6 @@ test('without a link there is nothing to keep, and a frontend without tabs is no
 
 test('a cleared graph starts empty, since its ids may come again', () => {
   keep(picker(), tab('a.json'), 'first.png')
-  forgetLinkedPictures()
+  forgetLinked()
   assert.equal(read(picker(), tab('a.json')), undefined)
 })
