@@ -100,20 +100,30 @@ class SubjectCopy(nn.Module):
         return self.image_latent(latent, tokens)
 
     # Eq. 6:  f_i = Z_i(F_i(x_t + I'', c, t))
-    def forward(self, x: Tensor, timesteps: Tensor, context: Tensor, condition: Tensor) -> Features:
+    def forward(
+        self, x: Tensor, timesteps: Tensor, context: Tensor, condition: Tensor, label: Tensor | None = None
+    ) -> Features:
         """The features for a step.
 
-        ``x`` is x_t [batch, channels, h, w], ``condition`` is I'' [1 or batch, channels, h', w']. The pass ends at
-        the last place that is read.
+        ``x`` is x_t [batch, channels, h, w], ``condition`` is I'' [1 or batch, channels, h', w'], ``label`` as
+        :meth:`UNet.forward` takes it. The pass ends at the last place that is read.
         """
-        return self.features(self.read(x, timesteps, context, condition, self.last_stage))
+        return self.features(self.read(x, timesteps, context, condition, self.last_stage, label))
 
-    def read(self, x: Tensor, timesteps: Tensor, context: Tensor, condition: Tensor, until: BlockStage) -> CopyReader:
+    def read(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        condition: Tensor,
+        until: BlockStage,
+        label: Tensor | None = None,
+    ) -> CopyReader:
         """Run the copy up to a stage of its last transformer block and return what its layers read and gave."""
         condition = fit_condition(condition, (x.shape[2], x.shape[3])).to(x.dtype)
         x = condition.expand(x.shape) if self.settings.copy_input == "reference" else x + condition
         reader = CopyReader()
-        self.unet(x, timesteps, context, reader, until=(self.map.config.layers()[-1], until))
+        self.unet(x, timesteps, context, reader, until=(self.map.config.layers()[-1], until), label=label)
         return reader
 
     @property
