@@ -85,7 +85,7 @@ def batch_losses(base: UNet, copy: SubjectCopy, batch: Batch, settings: TrainSet
     conditions = [copy.condition(latent[None], tokens[None]) for latent, tokens in batch.sources]
     condition = torch.cat([fit_condition(c, size) for c in conditions])
     compared = compared_layers(copy, settings.attention_layers if settings.gamma else "none")
-    until = BlockStage.NORM2 if compared else copy.last_stage
+    until = (compared[-1], BlockStage.NORM2) if compared else copy.last_read
     seen = copy.read(batch.x, batch.timesteps, batch.context, condition, until, batch.label)
     features = copy.features(seen)
     if copy.learned_weight is not None:
