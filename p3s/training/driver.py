@@ -49,7 +49,7 @@ def prepare(
     :func:`examples_of`. ``base_fingerprint`` is asked last, as it reads the base's weights. ``tell`` is called with
     what is done next, and may raise. ``pooled``: for SDXL, one for each reference.
 
-    Raises FamilyError or TrainingError for a base that cannot be trained on and for inputs that do not fit together.
+    Raises TrainingError for a base that cannot be trained on and for inputs that do not fit together.
     """
     check_base(config)
     if not references:

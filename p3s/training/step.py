@@ -10,7 +10,7 @@ from itertools import cycle, islice
 import torch
 from torch import Tensor
 
-from ..errors import FamilyError, TrainingError
+from ..errors import TrainingError
 from ..network.image_latent import fit_condition
 from ..network.injection import Injection, InjectionHooks
 from ..network.subject_copy import SubjectCopy
@@ -207,11 +207,7 @@ def _condition_of(row: int, examples: Sequence[Example], pairs: str, generator: 
 
 
 def check_base(config: UNetConfig) -> None:
-    """Raise FamilyError or TrainingError for a U-Net on which no subject can be trained."""
-    if config.family == "SD2.x":
-        raise FamilyError(
-            "P3S works with SD 1.x models (SD 1.5 and its fine-tunes); this one is SD 2.x, which is not supported yet"
-        )
+    """Raise TrainingError for a U-Net on which no subject can be trained."""
     if config.in_channels != config.out_channels:
         kind = WIDER.get(config.in_channels, "a model that reads more than the latent")
         raise TrainingError(
