@@ -123,7 +123,7 @@ def with_patches(
                 if other is not part and (other.isolate or part.isolate):
                     nobody = nobody * (1 - share(other, extra, rows))
             alone, foreign = m * nobody, (1 - m) * (1 - nobody)
-            found *= (1 - foreign)[:, None] ** alone[:, :, None]
+            found *= (1 - foreign).clamp(min=0)[:, None] ** alone[:, :, None]
         return found
 
     def reading(layer: Layer) -> list[int]:

@@ -173,6 +173,27 @@ def schedules(model: Any) -> dict[str, Any]:
     }
 
 
+def other_family(model: Any) -> dict[str, Any]:
+    """SD 2.x, which is trained and sampled as SD 1.x is."""
+    subject = subject_for(model)
+    positive, empty = ([[draw(1, 77, 1024, seed=seed), {}]] for seed in (1, 2))
+    settings = TrainSettings(steps=2)
+    made, info = prepared(model, PoolingVae(), [clean_reference()], positive, empty, 96, CopySettings(), settings)
+    with torch.inference_mode(False):
+        weights = base_model.base_weights(model)
+        copy = new_copy(weights, made)
+        result = train(UNet.from_state_dict(weights), copy, made)
+    prompts = {"positive": positive, "negative": empty}
+    plain, applied = sample(model, **prompts), sample(apply(model, subject, 0.8), **prompts)
+    return {
+        "family": info.family,
+        "steps": len(result.reports),
+        "error": difference(applied, sample(literal(model, Literal(subject, 0.8)), **prompts)),
+        "effect": difference(applied, plain),
+        "off": torch.equal(sample(apply(model, subject, 0.0), **prompts), plain),
+    }
+
+
 def main(arguments: dict[str, Any]) -> Any:
     slim, topo = load(arguments["slim"]), load(arguments["topo"])
     sd2 = load(arguments["sd2"])
@@ -186,6 +207,7 @@ def main(arguments: dict[str, Any]) -> Any:
         "identities": identities(slim),
         "training": training(slim),
         "schedules": schedules(slim),
+        "sd2": other_family(sd2),
         "another family": message(lambda: apply(sd2, subject)),
         "a distilled one": message(lambda: apply(topo, subject)),
     }
