@@ -162,10 +162,10 @@ def test_the_work_of_sdxl() -> None:
         assert numbers(file) == [round(2 * found["millions"])]
         assert f"{found['plain']:.2f} TFLOP" in PAGE
         if stride == 1:
-            assert (
-                f"{found['exact']:.2f} times the plain model's work in the mode *exact*, {found['conditional']:.2f} with "
-                f"`guidance` *conditional*; a file of {numbers(file)[0]:g} MB"
-            ) in README
+            said = (
+                rf"{found['exact']:.2f} times .* \*exact\*, {found['conditional']:.2f} with .* {numbers(file)[0]:g} MB"
+            )
+            assert re.search(said, README)
     peak = flops.sdxl_memory(1024, "lora", 1, True)
     assert f"with `checkpointing` {peak:.1f} GiB (6.6" in PAGE
     assert f"estimated at {peak:.1f} GiB" in README
