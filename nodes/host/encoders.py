@@ -115,10 +115,9 @@ def pooled(positive: Any, empty: Any, count: int, label_dim: int) -> list[Pooled
                 )
         return [_normal(text[0]) for text in found]
 
-    (without,) = texts(empty, "empty")
     given = texts(positive, "positive")
-    given = given * count if len(given) == 1 else given
-    return [Pooled(text, without) for text in given]
+    (without,) = texts(empty, "empty")
+    return [Pooled(text, without) for text in (given * count if len(given) == 1 else given)]
 
 
 def equally_long(texts: list[Tensor]) -> list[Tensor]:

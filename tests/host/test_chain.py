@@ -227,7 +227,7 @@ def test_the_inputs_are_in_their_order_for_ever(client: Client) -> None:
     run = ["preview_every", "views", "removed", "retrain", "kind", "rank", "weight"]
     run += ["checkpointing", "optimizer", "checkpoint_every", "resume"]
     run += ["background_weight", "backdrop", "crops", "flip"]
-    run += ["alpha", "timesteps", "loss_weighting", "warmup_steps"]
+    run += ["alpha", "timesteps", "loss_weighting", "warmup_steps", "depth_stride"]
     assert inputs("P3S_Train") == [*wires, *required, *optional, *run]
     assert outputs("P3S_Train") == ["P3S_SUBJECT", "LOSS_MAP", "STRING"]
     settings = ["strength", "start_percent", "end_percent", "guidance"]
