@@ -1,7 +1,8 @@
-"""Floating-point work of P3S and SSR-Encoder on SD 1.5 in full size, relative to the plain model. Needs no weights and
-no GPU.
+"""Floating-point work of P3S and SSR-Encoder on SD 1.5 in full size, and of P3S on SDXL, relative to the plain model.
+Needs no weights and no GPU.
 
     python benchmarks/flops.py [--size 512]
+    python benchmarks/flops.py --family sdxl [--size 1024]
 
 Counted by torch's FLOP counter on shapes alone (the meta device), so the figures are the same on every machine.
 """
@@ -26,13 +27,15 @@ from p3s.network.copy_settings import CopySettings
 from p3s.network.injection import Features, InjectionHooks
 from p3s.network.subject_copy import SubjectCopy
 from p3s.network.unet import UNet
-from p3s.network.unet_config import Layer, UNetConfig
+from p3s.network.unet_config import SDXL, Layer, UNetConfig
 from p3s.sampling.settings import EXACT, SamplingSettings, injection
 from p3s.ssr.aligner import Aligner
 from p3s.ssr.attend import AppliedSSR, SSRHooks, SubjectRun
 from p3s.ssr.embeds import QUERY_TOKENS, Embed, SubjectEmbeds
 from p3s.ssr.file import SSRModel
 from p3s.ssr.layers import SubjectLayers
+from p3s.training.examples import Example
+from p3s.training.memory_estimate import estimate_memory
 from p3s.training.settings import TrainSettings
 from p3s.training.step import Batch, batch_losses
 
@@ -40,6 +43,8 @@ TOKENS, TEXT = 257, 77
 #: The released SSR-Encoder's aligner.
 ALIGNER = {"query": 768, "vision": 1024, "inner": 512, "heads": 8, "scales": 6}
 FIRST = Layer("input", 1)
+#: Of CopySettings.depth_stride, in the table of SDXL.
+STRIDES = (1, 2, 5, 10)
 
 #: Ways to a faster step, alone and together.
 FASTER = tuple(
@@ -58,6 +63,11 @@ FASTER = tuple(
         {"branches": "conditional", "reuse": 5, "pool": 2},
     )
 )
+
+
+#: Kind, depth_stride and checkpointing of the trainings whose memory is estimated.
+SDXL_MEMORY = (("lora", 1, False), ("lora", 1, True), ("lora", 10, True), ("full", 1, True))
+SDXL_STEPS = {"exact": EXACT, "conditional": FASTER[0], "reuse 3": FASTER[2]}
 
 
 def count(run: Callable[[], Any]) -> float:
@@ -83,10 +93,11 @@ class SharedHooks(InjectionHooks):
 
 
 class Models:
-    """SD 1.5 and its copy as shapes."""
+    """SD 1.5, or a model of another ``config``, and its copy as shapes."""
 
-    def __init__(self, size: int, **settings: Any) -> None:
-        config = UNetConfig.build()
+    def __init__(self, size: int, config: UNetConfig | None = None, **settings: Any) -> None:
+        config = config or UNetConfig.build()
+        self.config = config
         self.base = UNet(config, device="meta").requires_grad_(False)
         self.copy = SubjectCopy(config, CopySettings(**settings), 1024, device="meta")
         self.size = size // 8
@@ -95,23 +106,32 @@ class Models:
         return torch.empty(shape, device="meta")
 
     def inputs(self, rows: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return self.empty(rows, 4, self.size, self.size), self.empty(rows), self.empty(rows, TEXT, 768)
+        return (
+            self.empty(rows, 4, self.size, self.size),
+            self.empty(rows),
+            self.empty(rows, TEXT, self.config.context_dim),
+        )
+
+    def label(self, rows: int) -> torch.Tensor | None:
+        return self.empty(rows, self.config.label_dim) if self.config.label_dim else None
 
     @torch.no_grad()
     def plain(self, rows: int = 2) -> None:
-        self.base(*self.inputs(rows))
+        self.base(*self.inputs(rows), label=self.label(rows))
 
     @torch.no_grad()
     def features(self, rows: int = 2, shared: bool = True) -> Features:
         """The copy's part of a step. ``shared``: the rows are both sides of guidance and read one x_t."""
         x, t, context = self.inputs(rows)
         one = slice(0, 1 if shared else rows)
-        return self.copy(x[one], t[one], context, self.empty(1, 4, self.size, self.size))
+        condition = self.empty(1, 4, self.size, self.size)
+        return self.copy(x[one], t[one], context, condition, self.label(rows))
 
     @torch.no_grad()
     def injected(self, features: Features, rows: int = 2, settings: SamplingSettings = EXACT) -> None:
         """The frozen U-Net's part of a step."""
-        self.base(*self.inputs(rows), SharedHooks(injection(self.copy, features, 0.9, settings=settings)))
+        hooks = SharedHooks(injection(self.copy, features, 0.9, settings=settings))
+        self.base(*self.inputs(rows), hooks, label=self.label(rows))
 
     def step(self, settings: SamplingSettings = EXACT) -> float:
         """TFLOP of a step with guidance, on average over the steps at which the subject is on."""
@@ -144,15 +164,64 @@ class Models:
     def train(self, layers: str = "last") -> None:
         x, t, context = self.inputs(1)
         source = (self.empty(*x.shape[1:]), self.empty(TOKENS, 1024))
-        batch = Batch(x, t, x, context, (source,), torch.ones_like(x[:, :1]))
+        batch = Batch(x, t, x, context, (source,), torch.ones_like(x[:, :1]), label=self.label(1))
         denoising, consistency = batch_losses(self.base, self.copy, batch, TrainSettings(attention_layers=layers))
         (denoising + consistency).backward()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", type=int, default=512, help="side of the image in pixels (default 512)")
-    size = parser.parse_args().size
+    parser.add_argument("--size", type=int, help="side of the image in pixels (default 512; 1024 for SDXL)")
+    parser.add_argument("--family", choices=("sd15", "sdxl"), default="sd15")
+    arguments = parser.parse_args()
+    if arguments.family == "sdxl":
+        report_sdxl(arguments.size or 1024)
+    else:
+        report_sd15(arguments.size or 512)
+
+
+def sdxl(size: int, stride: int) -> dict[str, float]:
+    """TFLOP of a plain step with guidance, and of steps with P3S relative to it; of a training step, relative to a
+    plain forward pass, and how many million numbers a low-rank subject has."""
+    config = UNetConfig.build(**SDXL)
+    models = Models(size, config, depth_stride=stride, kind="lora")
+    models.copy.borrow(models.base)
+    plain = count(models.plain)
+    return {
+        "plain": plain,
+        **{name: models.step(settings) / plain for name, settings in SDXL_STEPS.items()},
+        "training": 2 * count(models.train) / plain,
+        "millions": sum(p.numel() for p in models.copy.parameters()) / 1e6,
+        "layers": len(models.copy.map.reads),
+    }
+
+
+def report_sdxl(size: int) -> None:
+    print(f"SDXL at {size} x {size}, a subject of kind lora, rank 16; a step with guidance relative to the plain model")
+    print("| depth_stride | layers that read | exact | conditional | + reuse 3 | training step | file, 16 bits |")
+    print("|---|---|---|---|---|---|---|")
+    for stride in STRIDES:
+        found = sdxl(size, stride)
+        steps = " | ".join(f"{found[name]:.2f}" for name in (*SDXL_STEPS, "training"))
+        print(f"| {stride} | {found['layers']} of 70 | {steps} | {2 * found['millions']:.0f} MB |")
+    print(f"The plain step: {found['plain']:.2f} TFLOP; a training step is relative to one plain forward pass.")
+    for kind, stride, checkpointing in SDXL_MEMORY:
+        peak = sdxl_memory(size, kind, stride, checkpointing)
+        print(f"training, {kind} bf16, depth_stride {stride}, checkpointing {checkpointing}: estimated {peak:.1f} GiB")
+
+
+def sdxl_memory(size: int, kind: str, stride: int, checkpointing: bool) -> float:
+    """Estimated GiB of a training step in bf16 on one photo."""
+    config = UNetConfig.build(**SDXL)
+    with torch.device("meta"):
+        latent, tokens, text = torch.empty(4, size // 8, size // 8), torch.empty(TOKENS, 1024), torch.empty(TEXT, 2048)
+        label = torch.empty(config.label_dim)
+    example = Example(latent, tokens, text, label=label, label_without_prompt=label)
+    settings = TrainSettings(precision="bf16", checkpointing=checkpointing)
+    return estimate_memory(config, [example], CopySettings(kind=kind, depth_stride=stride), settings).peak / 2**30
+
+
+def report_sd15(size: int) -> None:
     default, lean = Models(size), Models(size, cross_attention=False)
     plain = count(default.plain)
     rows = [

@@ -23,11 +23,13 @@ from .wire_types import PointEditor, Reference, Schedule, SSREmbeds, SSRModel, S
 
 #: Why a wire of the host may carry None, and what to do.
 EMPTY = {
-    "MODEL": "{} is empty: the file it comes from holds no diffusion model. Load an SD 1.x model with Load Checkpoint",
-    "VAE": "{} is empty: the checkpoint it comes from holds no VAE. Load the VAE of SD 1.x",
+    "MODEL": "{} is empty: the file it comes from holds no diffusion model. Load an SD 1.x, SD 2.x or SDXL model with "
+    "Load Checkpoint",
+    "VAE": "{} is empty: the checkpoint it comes from holds no VAE. Load the VAE of that model",
     "CLIP_VISION": "{} is empty: the checkpoint it comes from holds no CLIP vision model. Load CLIP ViT-L/14 with Load "
     "CLIP Vision",
-    "CLIP": "{} is empty: the file it comes from holds no text encoder. Load one of SD 1.x with Load Checkpoint",
+    "CLIP": "{} is empty: the file it comes from holds no text encoder. Load that of the model's own checkpoint with "
+    "Load Checkpoint",
     "CONDITIONING": "{} is empty: connect CLIP Text Encode",
 }
 #: What the pack's own wires carry, and the node that it comes from. (A node with outputs of any type fits every wire.)

@@ -13,6 +13,7 @@ from small import random_unet
 from ssr_models import random_aligner, random_layers
 from torch import Tensor
 
+from p3s.network.label import SIZE_DIM
 from p3s.network.unet import UNet
 from p3s.network.unet_config import UNetConfig
 from p3s.ssr.file import SSRModel, save_ssr
@@ -33,6 +34,13 @@ def diffusers_twin(net: UNet) -> Any:
     count = max(levels) + 1
     widths = [next(b.out_channels for b in config.output_blocks if b.level == i) for i in range(count)]
     depth = [next(b.depth for b in config.output_blocks if b.level == i) for i in range(count)]
+    label: dict[str, Any] = {}
+    if config.label_dim:
+        label = {
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": SIZE_DIM,
+            "projection_class_embeddings_input_dim": config.label_dim,
+        }
     twin = diffusers.UNet2DConditionModel(
         in_channels=config.in_channels,
         out_channels=config.out_channels,
@@ -42,7 +50,9 @@ def diffusers_twin(net: UNet) -> Any:
         up_block_types=["CrossAttnUpBlock2D" if d else "UpBlock2D" for d in reversed(depth)],
         cross_attention_dim=config.context_dim,
         attention_head_dim=[config.heads(w) for w in widths],
+        transformer_layers_per_block=[max(1, d) for d in depth],
         use_linear_projection=config.linear_projection,
+        **label,
     )
     state = convert_ldm_unet_checkpoint(
         {f"model.diffusion_model.{k}": v for k, v in net.state_dict().items()}, dict(twin.config)

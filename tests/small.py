@@ -9,6 +9,7 @@ import torch
 
 from p3s.network.copy_settings import CopySettings
 from p3s.network.copy_start import start_copy
+from p3s.network.label import SIZE_DIM
 from p3s.network.subject_copy import SubjectCopy
 from p3s.network.unet import UNet
 from p3s.network.unet_config import UNetConfig
@@ -21,6 +22,15 @@ from p3s.training.settings import TrainSettings
 
 #: The topology of SD 1.5 (every block number is the same), with few channels.
 SMALL = UNetConfig.build(model_channels=32, channel_mult=(1, 2, 2, 2), context_dim=24)
+#: The topology of SDXL with few channels and 1 and 2 transformers in a row: heads are 64 wide.
+SMALL_SDXL = UNetConfig.build(
+    model_channels=64,
+    channel_mult=(1, 2, 2),
+    transformer_depth=(0, 1, 2),
+    context_dim=24,
+    linear_projection=True,
+    label_dim=20 + 6 * SIZE_DIM,
+)
 TOKEN_DIM = 20
 
 

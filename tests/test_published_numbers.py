@@ -152,6 +152,25 @@ def test_what_is_counted_on_shapes_alone() -> None:
     assert f"has {sum(p.numel() for p in models.copy.parameters()) / 1e6:.1f} million trained parameters" in README
 
 
+def test_the_work_of_sdxl() -> None:
+    """The first row, of which README quotes some, and the last; no results are kept of what is counted on shapes."""
+    for stride in (flops.STRIDES[0], flops.STRIDES[-1]):
+        found = flops.sdxl(1024, stride)
+        _, layers, *steps, file = cells(PAGE, f"{stride} | {found['layers']} of 70")
+        assert numbers(layers) == [found["layers"], 70]
+        assert [float(cell) for cell in steps] == [round(found[name], 2) for name in (*flops.SDXL_STEPS, "training")]
+        assert numbers(file) == [round(2 * found["millions"])]
+        assert f"{found['plain']:.2f} TFLOP" in PAGE
+        if stride == 1:
+            said = (
+                rf"{found['exact']:.2f} times .* \*exact\*, {found['conditional']:.2f} with .* {numbers(file)[0]:g} MB"
+            )
+            assert re.search(said, README)
+    peak = flops.sdxl_memory(1024, "lora", 1, True)
+    assert f"with `checkpointing` {peak:.1f} GiB (6.6" in PAGE
+    assert f"estimated at {peak:.1f} GiB" in README
+
+
 def test_the_work_in_the_comparison_with_other_methods() -> None:
     names = cells(README, "| IPAdapter | SSR-Encoder")
     row = dict(zip(names, cells(README, "work of a sampling step, x plain"), strict=True))

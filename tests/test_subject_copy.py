@@ -12,7 +12,7 @@ from p3s.network.copy_settings import CopySettings
 from p3s.network.copy_start import start_copy
 from p3s.network.layer_map import LayerMap
 from p3s.network.subject_copy import CopyReader, SubjectCopy
-from p3s.network.unet import BlockStage, UNet
+from p3s.network.unet import UNet
 from p3s.network.unet_config import Layer, UNetConfig
 from p3s.reference.masks import MaskSettings
 from p3s.sampling.ddim import generate
@@ -94,7 +94,7 @@ def test_identity_start_hands_over_the_norm1_output():
     args = inputs()
     with torch.no_grad():
         features = copy(*args)
-        seen = copy.read(*args, until=BlockStage.NORM2)
+        seen = copy.read(*args, until=copy.last_read)
     for base_layer, layer in copy.map.reads.items():
         assert torch.equal(features.self_attention[base_layer], seen.norm1[layer])
         assert not features.cross_attention[base_layer].any()

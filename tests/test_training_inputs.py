@@ -8,10 +8,10 @@ import pytest
 import torch
 from small import SMALL, TOKEN_DIM, random_examples, random_unet, train
 
-from p3s.errors import FamilyError, TrainingError
+from p3s.errors import TrainingError
 from p3s.network.copy_settings import CopySettings
 from p3s.network.copy_start import start_copy
-from p3s.network.unet_config import UNetConfig
+from p3s.network.unet_config import SDXL, UNetConfig
 from p3s.sampling.diffusion import NoiseSchedule
 from p3s.training.examples import training_size
 from p3s.training.settings import TrainSettings
@@ -84,11 +84,9 @@ def test_a_base_that_reads_more_than_the_latent_is_refused_for_training(channels
         train(base, fresh(base), random_examples(), EMPTY, NOISE, TrainSettings(steps=1))
 
 
-def test_sd2_is_refused_for_training():
-    with pytest.raises(
-        FamilyError, match=r"P3S works with SD 1.x models .*; this one is SD 2.x, which is not supported"
-    ):
-        check_base(UNetConfig.build(context_dim=1024, linear_projection=True))
+@pytest.mark.parametrize("numbers", [{}, {"context_dim": 1024, "linear_projection": True}, SDXL])
+def test_sd1_sd2_and_sdxl_are_bases_for_training(numbers):
+    check_base(UNetConfig.build(**numbers))
 
 
 @pytest.mark.parametrize("resolution", [0, -64, float("nan")])

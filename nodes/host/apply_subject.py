@@ -137,9 +137,10 @@ def wrappers(subjects: Sequence[SubjectOnModel], config: UNetConfig) -> dict[str
             run.check_mask(x)
 
         def call(weights: Mapping[int, float | Tensor]):
-            def part(x, timesteps, context, control, options):
+            def part(x, timesteps, context, y, control, options):
                 if weights:
-                    found, equal = run.injections(weights, x, timesteps, context, options, channels)
+                    label = y if config.label_dim else None
+                    found, equal = run.injections(weights, x, timesteps, context, label, options, channels)
                     shared = equal and alone_before_attention(options, control)
                     options = with_patches(options, found, first, shared, run.biased_attention)
                 return executor(x, timesteps, context, y, control, options, **kwargs)
@@ -147,7 +148,7 @@ def wrappers(subjects: Sequence[SubjectOnModel], config: UNetConfig) -> dict[str
             return part
 
         if len(everywhere) == len(weights):
-            return call(weights)(x, timesteps, context, control, transformer_options)
+            return call(weights)(x, timesteps, context, y, control, transformer_options)
         rows = run.rows_of_prompts(x, context, transformer_options)
         if rows is None:
             raise P3SError(
@@ -156,7 +157,7 @@ def wrappers(subjects: Sequence[SubjectOnModel], config: UNetConfig) -> dict[str
                 "batch to 1"
             )
         calls = call(weights), call(everywhere)
-        return run_branches(rows, run.prompts, *calls, x, timesteps, context, control, transformer_options)
+        return run_branches(rows, run.prompts, *calls, x, timesteps, context, y, control, transformer_options)
 
     return {
         **wrappers_of_run(KEY, start),

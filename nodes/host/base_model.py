@@ -31,16 +31,18 @@ def unet_config(model: Any) -> UNetConfig:
         return UNetConfig.from_state_dict(shapes)
     except FamilyError as error:
         came = type(model.model.model_config).__name__
-        raise FamilyError(f"P3S works with SD 1.x models (SD 1.5 and its fine-tunes); got {came}: {error}") from None
+        raise FamilyError(
+            f"P3S works with SD 1.x, SD 2.x and SDXL models and their fine-tunes; got {came}: {error}"
+        ) from None
 
 
-def base_weights(model: Any) -> dict[str, Tensor]:
-    """The U-Net's weights by their original keys, float32 on the CPU, with the LoRAs of this MODEL applied.
+def base_weights(model: Any, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """The U-Net's weights by their original keys, on the CPU, with the LoRAs of this MODEL applied in float32.
 
     They are normal tensors also inside the host's inference mode, and never those of another clone of the model that
     happens to be loaded. Weights stored in 8 bits are widened.
     """
-    return {key: each.patched() for key, each in _stored_weights(model).items()}
+    return {key: each.patched().to(dtype) for key, each in _stored_weights(model).items()}
 
 
 def base_fingerprint(model: Any, patched: bool = False) -> str:

@@ -11,8 +11,9 @@ from comfy.clip_vision import ClipVisionModel
 from torch import Tensor
 
 from ...p3s.errors import TrainingError
+from ...p3s.network.label import SIZES_DIM
 from ...p3s.reference.rngr import Encode
-from ...p3s.training.examples import training_size
+from ...p3s.training.examples import Pooled, training_size
 
 
 def clip_encoder(clip_vision: Any) -> Encode:
@@ -68,7 +69,9 @@ def encode_latent(vae: Any, model: Any, image: Tensor, resolution: int) -> Tenso
     latent = vae.encode(pixels.clamp(0, 1).movedim(1, -1))
     latent = model.get_model_object("latent_format").process_in(latent)
     if latent.ndim != 4:
-        raise TrainingError(f"this VAE gives latents of the shape {tuple(latent.shape)}; expected the VAE of SD 1.x")
+        raise TrainingError(
+            f"this VAE gives latents of the shape {tuple(latent.shape)}; expected the VAE of the MODEL's own checkpoint"
+        )
     return _normal(latent[0])
 
 
@@ -91,6 +94,30 @@ def prompts(conditioning: Any, count: int, name: str) -> list[Tensor]:
         )
     texts = [_normal(entry[0][0]) for entry in conditioning]
     return texts * count if len(texts) == 1 else texts
+
+
+def pooled(positive: Any, empty: Any, count: int, label_dim: int) -> list[Pooled] | None:
+    """The pooled texts of ``count`` references for a model that reads a label of ``label_dim`` numbers; None for others
+    (0). Raises TrainingError for conditionings of another model's CLIP.
+    """
+    if not label_dim:
+        return None
+    width = label_dim - SIZES_DIM
+
+    def texts(conditioning: Any, name: str) -> list[Tensor]:
+        found = [entry[1].get("pooled_output") for entry in conditioning]
+        for text in found:
+            if text is None or text.shape[-1] != width:
+                came = "none" if text is None else f"one of {text.shape[-1]} numbers"
+                raise TrainingError(
+                    f"{name} must hold a pooled text embedding of {width} numbers for this model, and holds {came}: "
+                    "encode it with the CLIP of the model's own checkpoint (both text encoders of SDXL)"
+                )
+        return [_normal(text[0]) for text in found]
+
+    given = texts(positive, "positive")
+    (without,) = texts(empty, "empty")
+    return [Pooled(text, without) for text in (given * count if len(given) == 1 else given)]
 
 
 def equally_long(texts: list[Tensor]) -> list[Tensor]:

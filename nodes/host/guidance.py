@@ -11,8 +11,8 @@ from torch import Tensor
 from ...p3s.errors import P3SError
 from ...p3s.network.injection import EffectMask
 
-#: (x, timesteps, context, control, transformer_options) -> the U-Net's output
-Call = Callable[[Tensor, Tensor, Tensor, Any, Mapping[str, Any]], Tensor]
+#: (x, timesteps, context, y, control, transformer_options) -> the U-Net's output
+Call = Callable[[Tensor, Tensor, Tensor, Tensor | None, Any, Mapping[str, Any]], Tensor]
 #: Where a call's options say for each row whether it belongs to the prompt, if the chunks do not.
 ROWS = "p3s_rows"
 #: A guider's conditionings by their names, as the host has prepared them for a run.
@@ -81,6 +81,7 @@ def run_branches(
     x: Tensor,
     timesteps: Tensor,
     context: Tensor,
+    y: Tensor | None,
     control: Mapping[str, Any] | None,
     options: Mapping[str, Any],
 ) -> Tensor:
@@ -99,7 +100,7 @@ def run_branches(
         if not chosen:
             continue
         if len(chosen) == len(x):
-            return run(x, timesteps, context, control, options)
+            return run(x, timesteps, context, y, control, options)
         index = torch.tensor(chosen, device=x.device)
 
         def pick(value: Any, index: Tensor = index) -> Any:
@@ -113,7 +114,7 @@ def run_branches(
         part = {**options, "cond_or_uncond": [chunks[i] for i in kept], ROWS: [wanted] * len(chosen)}
         if len(uuids) == len(chunks):
             part["uuids"] = [uuids[i] for i in kept]
-        result = run(pick(x), pick(timesteps), pick(context), pick(control), part)
+        result = run(pick(x), pick(timesteps), pick(context), pick(y), pick(control), part)
         if out is None:
             out = result.new_empty((len(x), *result.shape[1:]))
         out[index] = result

@@ -155,15 +155,18 @@ class SamplingRun(ModelRun):
         x: Tensor,
         timesteps: Tensor,
         context: Tensor,
+        label: Tensor | None,
         options: Mapping[str, Any],
         channels: int,
     ) -> tuple[list[Injection], bool]:
-        """The subjects' part in a call, by their numbers, and whether the chunks of the batch repeat the first.
+        """The subjects' part in a call, by their numbers, and whether the chunks of the batch repeat the first up to
+        the first cross-attention.
 
-        Of ``x`` the first ``channels`` are the latent, which is all that the copy reads.
+        Of ``x`` the first ``channels`` are the latent, which is all that the copy reads; ``label`` is what SDXL reads
+        beside the prompt, by which its chunks differ from the start.
         """
         chunks = len(chunks_of(options))
-        equal_latents, equal = repeated(x, timesteps, chunks, channels)
+        equal_latents, equal = (False, False) if label is not None else repeated(x, timesteps, chunks, channels)
         rows = len(x) // chunks if equal_latents else len(x)
         of_this_kind = tuple(options.get("uuids", ())), window_of(options, self.latents), x.shape, rows
         call = *of_this_kind, self._calls[of_this_kind]
@@ -174,7 +177,8 @@ class SamplingRun(ModelRun):
             copy, application = self.subjects[index].copy, self.subjects[index].application
 
             def features(copy: SubjectCopy = copy, index: int = index) -> Features:
-                return copy(x[:rows, :channels], timesteps[:rows], context, self._condition(index, x[:, :channels]))
+                condition = self._condition(index, x[:, :channels])
+                return copy(x[:rows, :channels], timesteps[:rows], context, condition, label)
 
             kept = self._caches[index].get(call, evaluation, features)
             mask = self._mask(index, options)

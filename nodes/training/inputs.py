@@ -21,7 +21,7 @@ CHECKPOINT_EVERY = 250  # steps; the state of a full copy has 7 GB, which takes 
 def inputs() -> list[Any]:
     """All inputs of the node. Their order is the order of the values in saved workflows: append only."""
     return [
-        io.Model.Input("model", tooltip="An SD 1.x model. LoRAs before this node become part of it."),
+        io.Model.Input("model", tooltip="An SD 1.x, SD 2.x or SDXL model. LoRAs before this node become part of it."),
         io.Vae.Input("vae", tooltip="The VAE of that model."),
         Reference.Input("reference", tooltip="From RNGR Mask: one photo, or several chained ones."),
         io.Conditioning.Input(
@@ -100,6 +100,7 @@ def inputs() -> list[Any]:
             input_of(name, TRAIN[name], optional=True, advanced=True)
             for name in ("timesteps", "loss_weighting", "warmup_steps")
         ),
+        input_of("depth_stride", COPY["depth_stride"], optional=True, advanced=True),
     ]
 
 

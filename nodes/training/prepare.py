@@ -46,8 +46,9 @@ def prepared(
         return encoders.encode_latent(vae, model, picture, resolution)
 
     patched = partial(base_model.base_fingerprint, model, patched=True)
+    pooled = encoders.pooled(positive, empty, len(references), config.label_dim)
     inputs = prepare(
-        config, references, texts, no_text, encode, resolution, noise, patched, copy_settings, settings, tell
+        config, references, texts, no_text, encode, resolution, noise, patched, copy_settings, settings, tell, pooled
     )
     base = base_model.base_fingerprint(model)
     info = info_of(inputs, references, config.family, base, resolution, identifier=identifier, licence=licence)

@@ -76,10 +76,19 @@ class CopySettings:
         step=1.0,
     )
 
+    #: Of the transformer blocks that lie in a row (up to 10 in SDXL), the base's blocks 0, n, 2n ... read a feature.
+    depth_stride: int = setting(
+        1,
+        "SDXL has up to 10 attention layers in a row: every n-th of them reads the subject. 1: all of them. SD 1.x has "
+        "one at a place, which reads it in any case.",
+        low=1,
+        high=10,
+    )
+
     #: Settings that subject files of format version 1 do not know; at these defaults they are left out of a file.
     LATER: ClassVar[tuple[str, ...]] = ("weight", "kind", "rank")
     #: Settings that earlier files of version 2 do not know, either, with the values that those mean.
-    ADDED: ClassVar[Mapping[str, Any]] = {"alpha": 0.0}
+    ADDED: ClassVar[Mapping[str, Any]] = {"alpha": 0.0, "depth_stride": 1}
 
     def __post_init__(self) -> None:
         check(self)

@@ -20,8 +20,8 @@ class LayerMap(NamedTuple):
     reads: Mapping[Layer, Layer]
 
     @classmethod
-    def of(cls, base: UNetConfig, pairing: str = "level") -> LayerMap:
-        """Derive the map from a base's configuration."""
+    def of(cls, base: UNetConfig, pairing: str = "level", depth_stride: int = 1) -> LayerMap:
+        """Derive the map from a base's configuration and :class:`.copy_settings.CopySettings`."""
         inputs, input_reader = _first_of_each_level(base.input_blocks)
         outputs, output_reader = _first_and_last_of_each_level(base.output_blocks)
         latent = base.out_channels  # an inpainting base reads more channels than it predicts; the copy does not
@@ -37,9 +37,16 @@ class LayerMap(NamedTuple):
         reads = {}
         for layer in base.layers():
             source = layer._replace(block=reader[layer.side][layer.block])
-            if pairing == "level" or origin[layer.side][source.block] == layer.block:
+            paired = pairing == "level" or origin[layer.side][source.block] == layer.block
+            if paired and layer.depth % depth_stride == 0:
                 reads[layer] = source
         return cls(copy, origin, reads)
+
+    @property
+    def gives(self) -> tuple[Layer, ...]:
+        """The copy layers whose features a base layer reads, in the order in which a pass meets them."""
+        read = set(self.reads.values())
+        return tuple(layer for layer in self.config.layers() if layer in read)
 
     def twin(self, layer: Layer) -> Layer:
         """The base layer that a copy layer was initialised from."""

@@ -64,14 +64,14 @@ class SubjectCopy(nn.Module):
     ) -> None:
         super().__init__()
         self.settings = settings
-        self.map = LayerMap.of(base, settings.pairing)
+        self.map = LayerMap.of(base, settings.pairing, settings.depth_stride)
         config = self.map.config
         low_rank, scale = settings.kind == "lora", settings.change_scale
         self.unet = UNet(config, LowRank(operations, settings.rank, scale) if low_rank else operations, **factory)
         self.image_latent = ImageLatent(config.in_channels, token_dim, settings.image_dim, operations, **factory)
 
         def zero_convolutions() -> nn.ModuleDict:
-            widths = {str(layer): config.channels(layer) for layer in config.layers()}
+            widths = {str(layer): config.channels(layer) for layer in self.map.gives}
             if low_rank:
                 rank = ZERO_RANKS * settings.rank
                 return nn.ModuleDict({k: LowRankZero(n, rank, operations, scale, **factory) for k, n in widths.items()})
@@ -100,35 +100,45 @@ class SubjectCopy(nn.Module):
         return self.image_latent(latent, tokens)
 
     # Eq. 6:  f_i = Z_i(F_i(x_t + I'', c, t))
-    def forward(self, x: Tensor, timesteps: Tensor, context: Tensor, condition: Tensor) -> Features:
+    def forward(
+        self, x: Tensor, timesteps: Tensor, context: Tensor, condition: Tensor, label: Tensor | None = None
+    ) -> Features:
         """The features for a step.
 
-        ``x`` is x_t [batch, channels, h, w], ``condition`` is I'' [1 or batch, channels, h', w']. The pass ends at
-        the last place that is read.
+        ``x`` is x_t [batch, channels, h, w], ``condition`` is I'' [1 or batch, channels, h', w'], ``label`` as
+        :meth:`UNet.forward` takes it. The pass ends at the last place that is read.
         """
-        return self.features(self.read(x, timesteps, context, condition, self.last_stage))
+        return self.features(self.read(x, timesteps, context, condition, self.last_read, label))
 
-    def read(self, x: Tensor, timesteps: Tensor, context: Tensor, condition: Tensor, until: BlockStage) -> CopyReader:
-        """Run the copy up to a stage of its last transformer block and return what its layers read and gave."""
+    def read(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        condition: Tensor,
+        until: tuple[Layer, BlockStage],
+        label: Tensor | None = None,
+    ) -> CopyReader:
+        """Run the copy up to a stage of one of its transformer blocks and return what its layers read and gave."""
         condition = fit_condition(condition, (x.shape[2], x.shape[3])).to(x.dtype)
         x = condition.expand(x.shape) if self.settings.copy_input == "reference" else x + condition
         reader = CopyReader()
-        self.unet(x, timesteps, context, reader, until=(self.map.config.layers()[-1], until))
+        self.unet(x, timesteps, context, reader, until=until, label=label)
         return reader
 
     @property
-    def last_stage(self) -> BlockStage:
-        """Where in its last transformer block the copy may stop when nothing but its features is wanted."""
-        if self.settings.cross_attention:
-            return BlockStage.NORM2
-        return BlockStage.NORM1 if self.settings.feature == "norm1" else BlockStage.ATTN1
+    def last_read(self) -> tuple[Layer, BlockStage]:
+        """The last block and stage of the copy that a feature needs."""
+        stage = BlockStage.NORM1 if self.settings.feature == "norm1" else BlockStage.ATTN1
+        return self.map.gives[-1], BlockStage.NORM2 if self.settings.cross_attention else stage
 
     def features(self, reader: CopyReader) -> Features:
         """Z(F_i) for every copy layer, handed to the base layers that read it."""
         hidden = reader.norm1 if self.settings.feature == "norm1" else reader.attn1
-        used = list(dict.fromkeys(self.map.reads.values()))  # a set's order would change from run to run
-        f = {layer: self.zero_self[str(layer)](hidden[layer]) for layer in used}
-        g = {layer: self.zero_cross[str(layer)](reader.norm2[layer]) for layer in used if len(self.zero_cross)}
+        f = {layer: self.zero_self[str(layer)](hidden[layer]) for layer in self.map.gives}
+        g = {
+            layer: self.zero_cross[str(layer)](reader.norm2[layer]) for layer in self.map.gives if len(self.zero_cross)
+        }
         return Features(
             self_attention={base: f[layer] for base, layer in self.map.reads.items()},
             cross_attention={base: g[layer] for base, layer in self.map.reads.items() if g},

@@ -1,4 +1,4 @@
-"""The U-Net of Stable Diffusion 1.x / 2.x, with the original checkpoint's key names.
+"""The U-Net of Stable Diffusion 1.x, 2.x and XL, with the original checkpoint's key names.
 
 One class serves as the frozen base and as the trainable copy. Its configuration is read from a state dict, and its
 attention layers let :class:`.hooks.AttentionHooks` read and change what they attend to: all that a subject needs.
@@ -230,6 +230,9 @@ class UNet(nn.Module):
             nn.SiLU(),
             operations.Linear(width, width, **factory),
         )
+        if config.label_dim:
+            inner = operations.Linear(config.label_dim, width, **factory), nn.SiLU()
+            self.label_emb = nn.Sequential(nn.Sequential(*inner, operations.Linear(width, width, **factory)))
 
         def transformer(side: str, index: int, depth: int) -> list[nn.Module]:
             return [SpatialTransformer(config, Layer(side, index), depth, operations, **factory)] if depth else []
@@ -283,15 +286,23 @@ class UNet(nn.Module):
         context: Tensor,
         hooks: AttentionHooks = PLAIN,
         until: tuple[Layer, BlockStage] | None = None,
+        label: Tensor | None = None,
     ) -> Tensor | None:
         """Predict the noise of ``x`` [batch, in_channels, h, w] at ``timesteps`` [batch] (0..999, may be fractional)
         under ``context`` [n * batch, text tokens, context_dim].
 
         Usually n is 1. Otherwise ``x`` stands for itself n times over, as both sides of guidance read it: what
         comes before the first cross-attention is computed once, and the result has the rows of ``context``.
+        ``label`` [batch or n * batch, label_dim] is SDXL's pooled text and sizes; where it differs between the
+        repetitions, nothing can be computed once. Raises FamilyError without a label that the network needs, or with
+        one that it has no use for.
         With ``until`` the pass ends at that stage of that layer, after its hook was called, and returns None.
         """
         embedding = self.time_embed(timestep_embedding(timesteps, self.config.model_channels).to(x.dtype))
+        if label is not None or self.config.label_dim:
+            added = self._label_embedding(label, x.dtype)
+            embedding = repeat_rows(embedding, len(added)) + added
+            x = repeat_rows(x, len(added))
         again = self.checkpointing and torch.is_grad_enabled()
         # Nothing in a block is random: there is no random state to keep for its second run.
         call = partial(checkpoint, use_reentrant=False, preserve_rng_state=False) if again else _call
@@ -325,6 +336,14 @@ class UNet(nn.Module):
             # The size to upsample to is the next skip's, so that odd latent sizes come out right.
             h = run(parts, h, skips[-1].shape[2:] if skips else None)
         return None if h is None else self.out(h)
+
+    def _label_embedding(self, label: Tensor | None, dtype: torch.dtype) -> Tensor:
+        width = self.config.label_dim
+        if label is None or label.shape[-1:] != (width,):
+            came = "none came" if label is None else f"{tuple(label.shape)} came"
+            wanted = f"{width} numbers of pooled text and sizes" if width else "no pooled text and sizes"
+            raise FamilyError(f"this U-Net reads {wanted} beside the prompt; {came}")
+        return self.label_emb(label.to(dtype))
 
     def block(self, layer: Layer) -> TransformerBlock:
         """The transformer block at an address."""

@@ -13,12 +13,21 @@ from ..errors import FamilyError
 #: Prefixes under which a U-Net's tensors are found: in a full checkpoint, in ComfyUI's model, alone.
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
 #: The families that P3S knows, in words.
-FAMILIES = {"SD1.x": "an SD 1.x model", "SD2.x": "an SD 2.x model", "U-Net 32x64": "the Toy World's model"}
+FAMILIES = {
+    "SD1.x": "an SD 1.x model",
+    "SD2.x": "an SD 2.x model",
+    "SDXL": "an SDXL model",
+    "U-Net 32x64": "the Toy World's model",
+}
+REFINER_CHANNELS = 384  # of SDXL's refiner, at the finest level; its base has 320
+UNCLIP_CONTEXT = 1024  # beside a label
+SDXL_LAYERS = 70  # transformer blocks; distilled models of its widths have fewer
 
 
 class Layer(NamedTuple):
     """Address of one transformer block: ``side`` is "input", "middle" or "output", ``block`` the number in the
-    checkpoint's key (always 0 in the middle), ``depth`` the position inside its spatial transformer (0 in SD 1.x)."""
+    checkpoint's key (always 0 in the middle), ``depth`` the position inside its spatial transformer (0 in SD 1.x, 0..1
+    or 0..9 in SDXL)."""
 
     side: str
     block: int
@@ -43,7 +52,11 @@ class BlockConfig:
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """Everything that fixes the shapes of a U-Net."""
+    """Everything that fixes the shapes of a U-Net.
+
+    ``label_dim``: width of the vector from which ``label_emb`` makes what is added to the timestep's embedding (SDXL:
+    pooled text and sizes); 0 where there is none.
+    """
 
     in_channels: int
     out_channels: int
@@ -54,6 +67,7 @@ class UNetConfig:
     middle_depth: int
     output_blocks: tuple[BlockConfig, ...]
     linear_projection: bool
+    label_dim: int = 0
 
     @classmethod
     def build(
@@ -66,9 +80,11 @@ class UNetConfig:
         in_channels: int = 4,
         out_channels: int = 4,
         linear_projection: bool = False,
+        label_dim: int = 0,
     ) -> UNetConfig:
-        """Lay out a U-Net from the usual few numbers; the defaults are SD 1.5. ``transformer_depth`` is per level,
-        finest first; the middle has as many transformer blocks as the deepest level that has any."""
+        """Lay out a U-Net from the usual few numbers; the defaults are SD 1.5, ``SDXL`` has those of SDXL.
+        ``transformer_depth`` is per level, finest first; the middle has as many transformer blocks as the deepest level
+        that has any."""
         widths = [model_channels * m for m in channel_mult]
         inputs, ch = [BlockConfig("conv", in_channels, model_channels, 0, 0)], model_channels
         for level, width in enumerate(widths):
@@ -94,25 +110,29 @@ class UNetConfig:
             depth,
             tuple(outputs),
             linear_projection,
+            label_dim,
         )
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> UNetConfig:
         """Read the configuration from the shapes of ``state`` (keys as in the original checkpoint, no prefix).
 
-        Raises :class:`FamilyError` when the tensors are not those of an SD 1.x / 2.x U-Net.
+        Raises :class:`FamilyError` when the tensors are not those of an SD 1.x, 2.x or SDXL U-Net.
         """
         if "input_blocks.0.0.weight" not in state or "out.2.weight" not in state:
             found = ", ".join(list(state)[:3]) or "nothing"
-            raise FamilyError(f"expected the U-Net of an SD 1.x model (input_blocks...), but found {found}")
-        if any(k.startswith("label_emb.") for k in state):
-            raise FamilyError("this is an SDXL-type U-Net (label_emb); expected an SD 1.x model")
+            raise FamilyError(f"expected the U-Net of an SD 1.x or SDXL model (input_blocks...), but found {found}")
         if any("time_stack" in k for k in state):
-            raise FamilyError("this is a video U-Net (time_stack); expected an SD 1.x model")
+            raise FamilyError("this is a video U-Net (time_stack); expected an SD 1.x or SDXL model")
         try:
-            return cls._read({k: tuple(v.shape) for k, v in state.items()})
+            config = cls._read({k: tuple(v.shape) for k, v in state.items()})
         except (KeyError, IndexError) as missing:
-            raise FamilyError(f"not a complete SD 1.x U-Net: {missing} is missing") from missing
+            raise FamilyError(f"not a complete U-Net of an SD 1.x or SDXL model: {missing} is missing") from missing
+        if config.label_dim and config.model_channels == REFINER_CHANNELS:
+            raise FamilyError("this is SDXL's refiner, which only finishes pictures; expected the SDXL base model")
+        if config.label_dim and config.context_dim == UNCLIP_CONTEXT:
+            raise FamilyError("this is an SD 2.x unCLIP model; expected an SD 1.x or SDXL model")
+        return config
 
     @classmethod
     def _read(cls, shape: Mapping[str, tuple[int, ...]]) -> UNetConfig:
@@ -155,6 +175,7 @@ class UNetConfig:
             middle_depth=depth("middle_block"),
             output_blocks=tuple(outputs),
             linear_projection=len(shape[keys[0]]) == 2,
+            label_dim=shape["label_emb.0.0.weight"][1] if "label_emb.0.0.weight" in shape else 0,
         )
 
     @property
@@ -164,11 +185,14 @@ class UNetConfig:
             return "SD1.x"
         if self.model_channels == 320 and self.context_dim == 1024 and self.linear_projection:
             return "SD2.x"
+        if self.model_channels == 320 and self.context_dim == 2048 and self.label_dim == 2816:
+            count = len(self.layers())
+            return "SDXL" if count == SDXL_LAYERS else f"SDXL of {count} blocks"
         return f"U-Net {self.model_channels}x{self.context_dim}"
 
     def heads(self, channels: int) -> int:
         """Number of attention heads; not stored in any weight. SD 1.x (convolutional projections) has 8 heads
-        everywhere, SD 2.x (linear projections) heads of width 64."""
+        everywhere, SD 2.x and SDXL (linear projections) heads of width 64."""
         return channels // 64 if self.linear_projection else 8
 
     def layers(self) -> tuple[Layer, ...]:
@@ -191,6 +215,16 @@ class UNetConfig:
             return self.middle_channels
         blocks = self.input_blocks if layer.side == "input" else self.output_blocks
         return blocks[layer.block].out_channels
+
+
+#: What :meth:`UNetConfig.build` takes for SDXL: no transformers at the finest of three levels, 2 and 10 in a row below.
+SDXL: dict[str, Any] = {
+    "channel_mult": (1, 2, 4),
+    "transformer_depth": (0, 2, 10),
+    "context_dim": 2048,
+    "linear_projection": True,
+    "label_dim": 2816,
+}
 
 
 def family_name(family: str) -> str:

@@ -45,13 +45,15 @@ def generate(
     guidance: float = GUIDANCE,
     over: Over = alone,
     solver: Solver = ddim,
+    labels: tuple[Tensor, Tensor] | None = None,
 ) -> Iterator[Tensor]:
     """DDIM, or another ``solver``, with classifier-free guidance; yields what it does after every step, of DDIM the
     estimate of x_0 [batch, channels, h, w].
 
     ``latents`` is the starting noise, ``prompt`` and ``empty_prompt`` are [text tokens, context_dim]. Where a subject's
     weight is 0 its copy is not run at all; where that holds for all of them the step is the plain model's. ``over``
-    puts another method's hooks over those of the subjects.
+    puts another method's hooks over those of the subjects. ``labels``, each [label_dim], are what SDXL's U-Net reads
+    beside the prompt and beside the empty prompt (:func:`p3s.network.label.label_of`).
 
     Raises MaskError for an effect mask with another number of images than ``latents``, and P3SError for a ``guidance``
     that is not finite.
@@ -65,14 +67,16 @@ def generate(
     runs = [_SubjectRun(subject) for subject in subjects]
     evaluations: dict[int, int] = {}
     texts = {"prompt": prompt} if guidance == 1 else {"empty": empty_prompt, "prompt": prompt}
+    label_of = dict(zip(("prompt", "empty"), labels, strict=True)) if labels else None
 
     def call(x: Tensor, t: int, branches: Sequence[str], active: Sequence[tuple[_SubjectRun, float]]) -> Tensor:
         """The U-Net's output for some branches of the guidance, in one batch."""
         time = torch.full((len(x),), t, device=x.device)
         context = torch.cat([texts[branch].expand(len(x), -1, -1) for branch in branches])
-        found = [run.injection(x, t, context, w, tuple(branches), evaluations[t]) for run, w in active]
+        label = torch.cat([label_of[branch].expand(len(x), -1) for branch in branches]) if label_of else None
+        found = [run.injection(x, t, context, w, tuple(branches), evaluations[t], label) for run, w in active]
         hooks = over(InjectionHooks(*found) if found else PLAIN, t, [branch == "prompt" for branch in branches])
-        return base(x, time, context, hooks)
+        return base(x, time, context, hooks, label=label)
 
     def predict(x: Tensor, t: int) -> Tensor:
         evaluations.setdefault(t, len(evaluations))
@@ -101,10 +105,18 @@ class _SubjectRun:
         return 0.0 if self.how.off else self.how.factor * self._schedule.weight(float(t))
 
     def injection(
-        self, x: Tensor, t: int, context: Tensor, weight: float, branches: tuple[str, ...], evaluation: int
+        self,
+        x: Tensor,
+        t: int,
+        context: Tensor,
+        weight: float,
+        branches: tuple[str, ...],
+        evaluation: int,
+        label: Tensor | None,
     ) -> Injection:
         copy, time = self.subject.copy, torch.full((len(x),), t, device=x.device)
-        features = self._cache.get(branches, evaluation, partial(copy, x, time, context, self.subject.condition))
+        run = partial(copy, x, time, context, self.subject.condition, label)
+        features = self._cache.get(branches, evaluation, run)
         isolated = self.how.isolates_at(float(percent_of(torch.tensor(float(t), dtype=torch.float64))))
         how = self.how
         return injection(copy, features, weight, how.mask, how.layers, self.settings, how.weight_on, isolated)

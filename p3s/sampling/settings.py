@@ -133,7 +133,7 @@ def feature_values(copy: SubjectCopy, size: int) -> int:
     """How many numbers the features of one image have; ``size`` is the number of its latent's pixels."""
     config = copy.map.config
     kinds = 1 + bool(copy.settings.cross_attention)
-    return sum(kinds * config.channels(layer) * size // 4 ** config.level(layer) for layer in config.layers())
+    return sum(kinds * config.channels(layer) * size // 4 ** config.level(layer) for layer in copy.map.gives)
 
 
 class FeatureCache:

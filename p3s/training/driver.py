@@ -20,7 +20,7 @@ from ..reference.rngr import Reference
 from ..sampling.diffusion import NoiseSchedule
 from ..subject.file import Subject, SubjectReference
 from ..subject.info import SubjectInfo, check_info
-from .examples import Example, examples_of
+from .examples import Example, Pooled, examples_of
 from .key import TrainingInputs
 from .loop import TrainResult
 from .loss_map import STORED_LOSSES, loss_map
@@ -40,25 +40,27 @@ def prepare(
     copy_settings: CopySettings,
     settings: TrainSettings,
     tell: Callable[[str], None] = lambda _: None,
+    pooled: Sequence[Pooled] | None = None,
 ) -> TrainingInputs:
     """All that a training on a base with this ``config`` depends on.
 
     ``prompts``: one for each reference, and ``empty_prompt``, all [text tokens, context_dim]. ``encode`` turns a
     picture [H, W, 3] in 0..1 into the latent that is trained, of about ``resolution`` squared pixels, see
     :func:`examples_of`. ``base_fingerprint`` is asked last, as it reads the base's weights. ``tell`` is called with
-    what is done next, and may raise.
+    what is done next, and may raise. ``pooled``: for SDXL, one for each reference.
 
-    Raises FamilyError or TrainingError for a base that cannot be trained on and for inputs that do not fit together.
+    Raises TrainingError for a base that cannot be trained on and for inputs that do not fit together.
     """
     check_base(config)
     if not references:
         raise TrainingError("no reference to train on: give at least one photo")
     examples: list[Example] = []
     generator = torch.Generator().manual_seed(settings.seed)
-    for number, (reference, prompt) in enumerate(zip(references, prompts, strict=True), start=1):
+    pools = pooled or [None] * len(references)
+    for number, (reference, prompt, pool) in enumerate(zip(references, prompts, pools, strict=True), start=1):
         tell(f"Encoding reference {number} of {len(references)}")
         # A tensor of its own for each reference: there is a sketch for each tensor, the same number for all callers.
-        examples += examples_of(reference, prompt.clone(), encode, resolution, settings, generator)
+        examples += examples_of(reference, prompt.clone(), encode, resolution, settings, generator, pool)
     check_examples(config, examples, empty_prompt)
     tell("Checking whether this training was already done")
     hashes = tuple(reference.image_hash for reference in references)

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..errors import TrainingError
+from ..network.label import Sizes, label_of
 from ..reference.rngr import Reference
 from .settings import TrainSettings
-from .views import views_of
+from .views import View, views_of
+
+LATENT_PIXEL = 8  # pixels along a latent pixel of SDXL
+
+
+class Pooled(NamedTuple):
+    """Pooled text embeddings [pooled width] of a prompt, and of the empty prompt."""
+
+    prompt: Tensor
+    without_prompt: Tensor
 
 
 @dataclass(frozen=True)
@@ -21,7 +31,9 @@ class Example:
 
     ``latent`` I' [channels, h, w] (VAE mean, scaled) and ``tokens`` c_s [1 + patches, token_dim] are the reference's;
     ``prompt`` [text tokens, context_dim]. ``view`` [channels, h', w'] is what is learned, I' itself where it is None;
-    ``loss_mask`` [h', w'], 0..1, is the share of each of its pixels in L_LDM, 1 everywhere where it is None.
+    ``loss_mask`` [h', w'], 0..1, is the share of each of its pixels in L_LDM, 1 everywhere where it is None. ``label``
+    [label_dim] is what SDXL's U-Net reads beside the prompt (:func:`p3s.network.label.label_of`), and
+    ``label_without_prompt`` what it reads where the prompt is dropped; None for other models.
     """
 
     latent: Tensor
@@ -29,6 +41,8 @@ class Example:
     prompt: Tensor
     view: Tensor | None = None
     loss_mask: Tensor | None = None
+    label: Tensor | None = None
+    label_without_prompt: Tensor | None = None
 
     #: The names under which keys of trainings, sketches and states hold the fields. They never change.
     STORED: ClassVar[Mapping[str, str]] = {
@@ -37,6 +51,8 @@ class Example:
         "prompt": "prompt",
         "view": "view",
         "loss_mask": "counted",
+        "label": "label",
+        "label_without_prompt": "label_without_prompt",
     }
 
     @property
@@ -74,22 +90,41 @@ def examples_of(
     resolution: int,
     settings: TrainSettings,
     generator: torch.Generator,
+    pooled: Pooled | None = None,
 ) -> list[Example]:
     """The training examples of one reference, the whole picture first.
 
     ``prompt`` [text tokens, context_dim]; ``encode`` turns a picture [H, W, 3] in 0..1 into a scaled VAE latent
     [channels, h, w] (float32, CPU) of the size that is trained, about ``resolution`` squared pixels in area.
-    ``generator``: of what is random in views (:func:`p3s.training.views.views_of`).
+    ``generator``: of what is random in views (:func:`p3s.training.views.views_of`). ``pooled``: for SDXL.
     """
     whole, *others = views_of(reference, resolution, settings, generator)
     latent = encode(whole.image)
-    found = [Example(latent, reference.tokens, prompt, None, whole.loss_mask(_size(latent), settings))]
+    whole_mask = whole.loss_mask(_size(latent), settings)
+    found = [Example(latent, reference.tokens, prompt, None, whole_mask, *labels_of(whole, latent, pooled))]
     for view in others:
         learned = encode(view.image)
         mask = view.loss_mask(_size(learned), settings)
         if mask is None or mask.any():
-            found.append(Example(latent, reference.tokens, prompt, learned, mask))
+            labels = labels_of(view, learned, pooled)
+            found.append(Example(latent, reference.tokens, prompt, learned, mask, *labels))
     return found
+
+
+def labels_of(view: View, latent: Tensor, pooled: Pooled | None) -> tuple[Tensor | None, Tensor | None]:
+    """``Example.label`` and ``Example.label_without_prompt`` of a view that was encoded as ``latent``; (None, None)
+    without ``pooled``.
+
+    The sizes are those of SDXL's own training: of the view's pixels in the photo, so that one that was enlarged counts
+    as a small picture; where it begins in the photo, in the scale that is trained; and of what is trained.
+    """
+    if pooled is None:
+        return None, None
+    height, width = view.image.shape[:2]
+    target = [LATENT_PIXEL * side for side in _size(latent)]
+    top, left = (round(at * side / own) for at, side, own in zip(view.cut, target, (height, width), strict=False))
+    sizes = Sizes(height, width, top, left, *target)
+    return label_of(pooled.prompt, sizes), label_of(pooled.without_prompt, sizes)
 
 
 def _size(latent: Tensor) -> tuple[int, int]:

@@ -36,6 +36,7 @@ TOLERANCE_OF_PROMPTS = 0.002
 BASE = "the base model"
 #: What :meth:`TrainingInputs.facts` leaves out, as it would have it.
 UNSAID = {name: repr(value) for name, value in {**TrainSettings.ADDED, **CopySettings.ADDED}.items()}
+LABELS = ("label", "label_without_prompt")
 #: Numbers of a sketch. Of tensors that differ by twice the tolerance, one pair in 900 passes for equal (the chi-squared
 #: distribution of 16 degrees of freedom), by three times, 4 in a million.
 SKETCH = 16
@@ -143,7 +144,7 @@ def same(before: Sketches, now: Sketches) -> bool:
 
 def close(name: str, before: Tensor, now: Tensor) -> bool:
     """Whether a tensor of a training, or its sketch, is the one from before, computed again. ``name``: what it is."""
-    tolerance = TOLERANCE_OF_PROMPTS if name in ("prompt", "empty") else TOLERANCE
+    tolerance = TOLERANCE_OF_PROMPTS if name in ("prompt", "empty", *LABELS) else TOLERANCE
     if before.shape != now.shape:
         return False
     before, now = before.double().cpu(), now.double().cpu()

@@ -58,6 +58,7 @@ class Shapes(NamedTuple):
     latent: tuple[int, ...]
     tokens: tuple[int, ...]
     prompt: tuple[int, ...]
+    label: int = 0
 
 
 def estimate_memory(
@@ -110,7 +111,13 @@ def _largest(examples: Sequence[Example], batch_size: int) -> tuple[Shapes, ...]
     area = max(e.learned_latent[0].numel() for e in examples)
     first = next(e for e in examples if e.learned_latent[0].numel() == area)
     rows = islice(cycle([e for e in examples if e.learned_latent.shape == first.learned_latent.shape]), batch_size)
-    return tuple(Shapes(*(tuple(t.shape) for t in (e.learned_latent, e.latent, e.tokens, e.prompt))) for e in rows)
+    return tuple(
+        Shapes(
+            *(tuple(t.shape) for t in (e.learned_latent, e.latent, e.tokens, e.prompt)),
+            label=0 if e.label is None else len(e.label),
+        )
+        for e in rows
+    )
 
 
 def _batch(rows: Sequence[Shapes]) -> Batch:
@@ -123,6 +130,7 @@ def _batch(rows: Sequence[Shapes]) -> Batch:
         context=torch.empty(len(rows), *rows[0].prompt),
         sources=tuple((torch.empty(e.latent), torch.empty(e.tokens)) for e in rows),
         loss_mask=torch.empty_like(x[:, :1]),
+        label=torch.empty(len(rows), rows[0].label) if rows[0].label else None,
     )
 
 

@@ -7,13 +7,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..network.label import SIZES_DIM, Sizes, label_of
 from ..network.subject_copy import SubjectCopy
 from ..network.unet import UNet
 from ..sampling.application import Application, AppliedSubject
 from ..sampling.ddim import generate
 from ..sampling.diffusion import NoiseSchedule
 from ..sampling.settings import STANDARD
-from .examples import Example
+from .examples import LATENT_PIXEL, Example
 from .precision import autocast
 
 STEPS = 8
@@ -40,14 +41,16 @@ def sample_preview(
     """The latent [1, channels, h, w] of a picture of the training prompt with ``example`` as the condition.
 
     The starting noise is always the same, so that pictures differ by the training alone, and no random generator is
-    touched. ``check`` is called after every step and may raise. Networks and precision as in :func:`train`. The work is
-    that of about 2.6 training steps with a full copy, 2.9 with a low-rank one (tests/test_cost.py).
+    touched. SDXL is asked for a whole picture of the preview's own size. ``check`` is called after every step and may
+    raise. Networks and precision as in :func:`train`. The work is that of about 2.6 training steps with a full copy,
+    2.9 with a low-rank one (tests/test_cost.py).
     """
     device = next(copy.parameters()).device
     size = preview_size(*example.latent.shape[1:])
     start = torch.randn(1, len(example.latent), *size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad(), autocast(precision, device):
         latent, tokens = (part[None].to(device, torch.float32) for part in (example.latent, example.tokens))
+        labels = _labels(example, size, device)
         subject = AppliedSubject(copy, copy.condition(latent, tokens), Application(settings=STANDARD))
         estimates = generate(
             base,
@@ -57,8 +60,19 @@ def sample_preview(
             start.to(device),
             [subject],
             STEPS,
+            labels=labels,
         )
         for estimate in estimates:
             result = estimate
             check()
     return result.float()
+
+
+def _labels(example: Example, size: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor] | None:
+    """What SDXL reads beside the prompt and the empty prompt for a whole picture whose latent has this (h, w)."""
+    if example.label is None or example.label_without_prompt is None:
+        return None
+    whole = Sizes.of(*(LATENT_PIXEL * side for side in size))
+    pooled = (label[:-SIZES_DIM] for label in (example.label, example.label_without_prompt))
+    with_prompt, without = (label_of(text, whole).to(device) for text in pooled)
+    return with_prompt, without

@@ -10,7 +10,7 @@ from itertools import cycle, islice
 import torch
 from torch import Tensor
 
-from ..errors import FamilyError, TrainingError
+from ..errors import TrainingError
 from ..network.image_latent import fit_condition
 from ..network.injection import Injection, InjectionHooks
 from ..network.subject_copy import SubjectCopy
@@ -45,7 +45,8 @@ class Batch:
     ``x`` x_t and ``target`` [batch, channels, h, w], ``timesteps`` [batch], ``context`` [batch, text tokens,
     context_dim]; ``sources`` the (I', c_s) of the condition of each row, [channels, h', w'] and [tokens, token_dim];
     ``loss_mask`` [batch, 1, h, w], 0..1, the share of each pixel in L_LDM; ``row_weights`` [batch], factors of the rows
-    in it, None where all have the same.
+    in it, None where all have the same; ``label`` [batch, label_dim], see :class:`Example`, None where the U-Net reads
+    none.
     """
 
     x: Tensor
@@ -55,6 +56,7 @@ class Batch:
     sources: tuple[tuple[Tensor, Tensor], ...]
     loss_mask: Tensor
     row_weights: Tensor | None = None
+    label: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same on ``device``."""
@@ -70,6 +72,7 @@ class Batch:
             tuple((moved(latent), moved(tokens)) for latent, tokens in self.sources),
             moved(self.loss_mask),
             None if self.row_weights is None else moved(self.row_weights),
+            None if self.label is None else moved(self.label),
         )
 
 
@@ -82,14 +85,13 @@ def batch_losses(base: UNet, copy: SubjectCopy, batch: Batch, settings: TrainSet
     conditions = [copy.condition(latent[None], tokens[None]) for latent, tokens in batch.sources]
     condition = torch.cat([fit_condition(c, size) for c in conditions])
     compared = compared_layers(copy, settings.attention_layers if settings.gamma else "none")
-    seen = copy.read(
-        batch.x, batch.timesteps, batch.context, condition, until=BlockStage.NORM2 if compared else copy.last_stage
-    )
+    until = (compared[-1], BlockStage.NORM2) if compared else copy.last_read
+    seen = copy.read(batch.x, batch.timesteps, batch.context, condition, until, batch.label)
     features = copy.features(seen)
     if copy.learned_weight is not None:
         features = features.with_weight(copy.learned_weight(batch.timesteps))
     hooks = _Watched(Injection(features, copy.settings.lam))
-    prediction = base(batch.x, batch.timesteps, batch.context, hooks)
+    prediction = base(batch.x, batch.timesteps, batch.context, hooks, label=batch.label)
     consistency = batch.x.new_zeros(())
     for layer in compared:
         ours = copy.unet.block(layer).attn2.attention_map(seen.norm2[layer], batch.context)
@@ -151,8 +153,12 @@ def draw_batch(
     latents = torch.stack([examples[i].learned_latent for i in rows]).float()
     t = draw_timesteps(len(rows), len(noise), settings, generator, step)
     eps = torch.randn(latents.shape, generator=generator)
-    dropped = torch.rand(len(rows), generator=generator) < settings.prompt_dropout
-    prompts = [empty_prompt if gone else examples[i].prompt for i, gone in zip(rows, dropped.tolist(), strict=True)]
+    dropped = (torch.rand(len(rows), generator=generator) < settings.prompt_dropout).tolist()
+    prompts = [empty_prompt if gone else examples[i].prompt for i, gone in zip(rows, dropped, strict=True)]
+    labels = [
+        examples[i].label_without_prompt if gone else examples[i].label for i, gone in zip(rows, dropped, strict=True)
+    ]
+    given_labels = [label for label in labels if label is not None]
     sources = [_condition_of(i, examples, settings.pairs, generator) for i in rows]
     everything = torch.ones(latents.shape[2:])
     given = (examples[i].loss_mask for i in rows)
@@ -170,6 +176,7 @@ def draw_batch(
         sources=tuple((own(e.latent), own(e.tokens)) for e in sources),
         loss_mask=torch.stack(masks).float()[:, None],
         row_weights=min_snr_weights(noise, t) if settings.loss_weighting == "min_snr" else None,
+        label=torch.stack(given_labels).float() if given_labels else None,
     )
 
 
@@ -200,11 +207,7 @@ def _condition_of(row: int, examples: Sequence[Example], pairs: str, generator: 
 
 
 def check_base(config: UNetConfig) -> None:
-    """Raise FamilyError or TrainingError for a U-Net on which no subject can be trained."""
-    if config.family == "SD2.x":
-        raise FamilyError(
-            "P3S works with SD 1.x models (SD 1.5 and its fine-tunes); this one is SD 2.x, which is not supported yet"
-        )
+    """Raise TrainingError for a U-Net on which no subject can be trained."""
     if config.in_channels != config.out_channels:
         kind = WIDER.get(config.in_channels, "a model that reads more than the latent")
         raise TrainingError(
@@ -240,7 +243,14 @@ def check_examples(config: UNetConfig, examples: Sequence[Example], empty_prompt
                 f"{name}: loss_mask has the shape {tuple(example.loss_mask.shape)}, its latent "
                 f"{tuple(example.learned_latent.shape[1:])}"
             )
-        for part in (example.latent, example.learned_latent, example.tokens, example.prompt):
+        for label in (example.label, example.label_without_prompt):
+            width = 0 if label is None else label.numel()
+            if width != config.label_dim:
+                raise TrainingError(
+                    f"{name}: its label (pooled text and sizes) has {width} numbers, and this U-Net reads "
+                    f"{config.label_dim}: encode the prompts with this model's own CLIP"
+                )
+        for part in example.stored().values():
             if not torch.isfinite(part).all():
                 raise TrainingError(f"{name} holds values that are not finite (NaN or infinite)")
 

@@ -34,30 +34,36 @@ class View:
     """A picture to learn, and which of its pixels are what. All tensors are [h, w], or [h, w, 3] for ``image``.
 
     ``image``: 0..1. ``removed_mask``: 0 or 1, where something was removed. ``subject_area``: 0..1, see
-    :func:`subject_area_of`. ``backdrop``: whether something made up lies behind that area.
+    :func:`subject_area_of`. ``backdrop``: whether something made up lies behind that area. ``cut``: how
+    many pixels of the photo lie above it, to its left and to its right.
     """
 
     image: Tensor
     removed_mask: Tensor
     subject_area: Tensor
     backdrop: bool = False
+    cut: tuple[int, int, int] = (0, 0, 0)
 
     def crop(self, box: Box) -> View:
         """The part of it in these rows and columns."""
+        above, left, right = self.cut
         return replace(
             self,
             image=self.image[box],
             removed_mask=self.removed_mask[box],
             subject_area=self.subject_area[box],
+            cut=(above + box[0].start, left + box[1].start, right + self.image.shape[1] - box[1].stop),
         )
 
     def flip(self) -> View:
         """It as a mirror shows it."""
+        above, left, right = self.cut
         return replace(
             self,
             image=self.image.flip(1),
             removed_mask=self.removed_mask.flip(1),
             subject_area=self.subject_area.flip(1),
+            cut=(above, right, left),
         )
 
     def on(self, backdrop: Tensor) -> View:

@@ -48,16 +48,16 @@ def literal(model: Any, *used: Literal | Subject, prompts: Collection[int] = (0,
 
     def wrapper(executor, x, timesteps, context=None, y=None, control=None, transformer_options={}, **kwargs):  # noqa: B006
         def call(rows: slice, kinds: list[int], uuids: list[Any]) -> torch.Tensor:
-            here = picked((x, timesteps, context, control), rows, len(x))
+            here = picked((x, timesteps, context, y, control), rows, len(x))
             options = {**transformer_options, "cond_or_uncond": kinds, "uuids": uuids}
             acting = [
                 (copy, part)
                 for copy, part in zip(copies, parts, strict=True)
                 if part.guidance == "both" or (len(kinds) == 1 and kinds[0] in prompts)
             ]
-            found = [features(copy, part, here[0][:, :channels], *here[1:3]) for copy, part in acting]
+            found = [features(copy, part, here[0][:, :channels], *here[1:4]) for copy, part in acting]
             patched = with_patches(options, found, [part for _, part in acting], [copy for copy, _ in acting])
-            return executor(*here[:3], y, here[3], patched, **kwargs)
+            return executor(*here, patched, **kwargs)
 
         kinds, uuids = transformer_options["cond_or_uncond"], transformer_options["uuids"]
         if all(part.guidance == "both" for part in parts):
@@ -82,12 +82,17 @@ def plain_copy(model: Any, subject: Subject) -> SubjectCopy:
 
 
 def features(
-    copy: SubjectCopy, part: Literal, x: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor
+    copy: SubjectCopy,
+    part: Literal,
+    x: torch.Tensor,
+    timesteps: torch.Tensor,
+    context: torch.Tensor,
+    label: torch.Tensor | None,
 ) -> Features:
     """Eq. 6 and 9."""
     reference = part.subject.references[0]
     condition = copy.condition(reference.latent[None], reference.tokens[None])
-    return copy(x, timesteps, context, condition).with_weight(part.weight / part.on_attention)
+    return copy(x, timesteps, context, condition, label).with_weight(part.weight / part.on_attention)
 
 
 def with_patches(
@@ -118,20 +123,25 @@ def with_patches(
                 if other is not part and (other.isolate or part.isolate):
                     nobody = nobody * (1 - share(other, extra, rows))
             alone, foreign = m * nobody, (1 - m) * (1 - nobody)
-            found *= (1 - foreign)[:, None] ** alone[:, :, None]
+            found *= (1 - foreign).clamp(min=0)[:, None] ** alone[:, :, None]
         return found
+
+    def reading(layer: Layer) -> list[int]:
+        """The numbers of the subjects that act in a layer."""
+        return [i for i, of in enumerate(found) if layer in of.self_attention]
 
     def attn1_patch(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra: Any) -> tuple[torch.Tensor, ...]:
         layer = Layer(*extra["block"], extra["block_index"])
-        if extra["block"] in replaced or tuple(layer) in replaced:
+        if extra["block"] in replaced or tuple(layer) in replaced or not reading(layer):
             return q, k, v
 
         def tile(t: torch.Tensor) -> torch.Tensor:
             return t.reshape(len(q), -1, t.shape[-1])  # HyperTile has cut the queries
 
-        f = [at(of.self_attention, of.grids, layer, extra) for of in found]
+        here = reading(layer)
+        f = [at(found[i].self_attention, found[i].grids, layer, extra) for i in here]
         summed = v.clone()
-        for copy, part, each in zip(copies, parts, f, strict=True):
+        for copy, part, each in zip([copies[i] for i in here], [parts[i] for i in here], f, strict=True):
             lam = copy.settings.lam * part.on_attention
             summed[:, : each.shape[1]] += lam * share(part, extra, len(each))[..., None] * each
         tiles = [tile(each) for each in f]
@@ -139,10 +149,11 @@ def with_patches(
 
     def attn1_replace(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra: Any) -> torch.Tensor:
         layer, heads = Layer(*extra["block"], extra["block_index"]), extra["n_heads"]
-        lengths = [at(of.self_attention, of.grids, layer, extra).shape[1] for of in found]
+        here = [parts[i] for i in reading(layer)]
+        lengths = [at(found[i].self_attention, found[i].grids, layer, extra).shape[1] for i in reading(layer)]
         columns = [torch.zeros(len(q), q.shape[1], k.shape[1] - sum(lengths))]
         columns[0][:, :, : q.shape[1]] = apart(extra, len(q), q.shape[1]).log()
-        for part, length in zip(parts, lengths, strict=True):
+        for part, length in zip(here, lengths, strict=True):
             weighed = part.on_attention * share(part, extra, len(q))
             columns.append(weighed.log()[..., None].expand(-1, -1, length))
         split = [t.unflatten(2, (heads, -1)).transpose(1, 2) for t in (q, k, v)]
@@ -151,7 +162,7 @@ def with_patches(
     def attn2_patch(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra: Any) -> tuple[torch.Tensor, ...]:
         layer = Layer(*extra["block"], extra["block_index"])
         for part, of in zip(parts, found, strict=True):
-            if of.cross_attention:
+            if layer in of.cross_attention:
                 g = at(of.cross_attention, of.grids, layer, extra)
                 q = q + part.on_attention * share(part, extra, len(g))[..., None] * g
         return q, k, v

@@ -243,15 +243,18 @@ def halves_facts() -> dict[str, bool]:
         given = {"cond_or_uncond": chunks, "uuids": [f"u{i}" for i in range(len(chunks))]}
         seen: list[tuple[Any, ...]] = []
 
-        def run(sign: float, x=None, t=None, context=None, control=None, options=None, seen=seen) -> torch.Tensor:
-            agree = torch.equal(x[:, 0, 0, 0], t) and torch.equal(x[:, 0, 0, 0], context[:, 0, 0])
+        def run(
+            sign: float, x=None, t=None, context=None, y=None, control=None, options=None, seen=seen
+        ) -> torch.Tensor:
+            agree = all(torch.equal(x[:, 0, 0, 0], rows) for rows in (t, context[:, 0, 0], y[:, 0]))
             agree &= torch.equal(control["input"][0], x) and control["input"][1] is None and control["output"] == []
             seen.append((sign, agree, options["cond_or_uncond"], options["uuids"]))
             return sign * (x + 1)
 
         calls = (lambda *a: run(1.0, *a), lambda *a: run(-1.0, *a))
         of_prompt = [m for m in mine for _ in range(rows)]
-        out = guidance.run_branches(of_prompt, prompts, *calls, x, x.flatten(), x.view(n, 1, 1), control, given)
+        rows_of_x = x.flatten(), x.view(n, 1, 1), x.view(n, 1)
+        out = guidance.run_branches(of_prompt, prompts, *calls, x, *rows_of_x, control, given)
         signs = torch.tensor([1.0 if m else -1.0 for m in mine]).repeat_interleave(rows).view(n, 1, 1, 1)
         kept = all(
             kinds == [k for k, m in zip(chunks, mine, strict=True) if m == (sign > 0)]

@@ -168,7 +168,8 @@ def test_bad_settings_of_training_are_refused(
     ("checkpoint", "message"),
     [
         ("sd15-inpaint-micro", "reads 9 channels and predicts 4 (an inpainting model)"),
-        ("sd2-micro", "P3S works with SD 1.x models (SD 1.5 and its fine-tunes); this one is SD 2.x"),
+        ("sd2-micro", "must be equally long and 1024 wide (encode both with this model's own CLIP)"),
+        ("sdxl-slim", "positive must hold a pooled text embedding of 1280 numbers for this model, and holds one of"),
     ],
 )
 def test_a_model_that_cannot_be_trained_is_refused_by_name(
@@ -227,7 +228,7 @@ def test_the_inputs_are_in_their_order_for_ever(client: Client) -> None:
     run = ["preview_every", "views", "removed", "retrain", "kind", "rank", "weight"]
     run += ["checkpointing", "optimizer", "checkpoint_every", "resume"]
     run += ["background_weight", "backdrop", "crops", "flip"]
-    run += ["alpha", "timesteps", "loss_weighting", "warmup_steps"]
+    run += ["alpha", "timesteps", "loss_weighting", "warmup_steps", "depth_stride"]
     assert inputs("P3S_Train") == [*wires, *required, *optional, *run]
     assert outputs("P3S_Train") == ["P3S_SUBJECT", "LOSS_MAP", "STRING"]
     settings = ["strength", "start_percent", "end_percent", "guidance"]

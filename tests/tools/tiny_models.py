@@ -12,6 +12,9 @@ Checkpoints (what ComfyUI's detection needs is kept: 320 channels first, context
   slim   4 levels, 1 res block, 3 + 1 + 6 transformers: the topology of the subject copy, all widths 320
   topo   4 levels, 2 res blocks, 6 + 1 + 9 transformers: every block index of SD 1.5, all widths 320
   full   exact SD 1.5 shapes, 860 M parameters
+and of SDXL (context 2048, label 2816, linear projections), all widths 320
+  slim   3 levels, 1 res block, 2 and 5 transformers in a row: what ComfyUI takes for a distilled SDXL
+  topo   every block index of SDXL
 Their VAE is a random TAESD (the full KL autoencoder has fixed widths, too big for tests); their text encoder has the
 fixed CLIP-L shapes, with random embeddings and layers that pass their input on.
 """
@@ -32,14 +35,16 @@ from filelock import FileLock
 
 TensorDict = dict[str, torch.Tensor]
 
-# preset: (channel multipliers, res blocks per level, transformers on that level)
-PRESETS: dict[str, tuple[tuple[int, ...], int, tuple[bool, ...]]] = {
+# preset: (channel multipliers, res blocks per level, transformers in a row on that level)
+PRESETS: dict[str, tuple[tuple[int, ...], int, tuple[int, ...]]] = {
     "micro": ((1,), 1, (True,)),
     "wide": ((1, 2), 1, (True, True)),
     "slim": ((1, 1, 1, 1), 1, (True, True, True, False)),
     "topo": ((1, 1, 1, 1), 2, (True, True, True, False)),
     "full": ((1, 2, 4, 4), 2, (True, True, True, False)),
     "animate": ((1, 2, 4, 4), 2, (True, False, False, False)),  # the widths and blocks that motion modules are made for
+    "xl-slim": ((1, 1, 1), 1, (0, 2, 5)),  # what ComfyUI takes for a distilled SDXL (KOALA 700M)
+    "xl-topo": ((1, 1, 1), 2, (0, 2, 10)),
 }
 SAFETENSORS_NAMES = {
     torch.float16: "F16",
@@ -93,30 +98,41 @@ def _res_block(m: Maker, key: str, channels_in: int, channels: int, time_channel
         m.layer(key + "skip_connection", channels, channels_in, 1, 1)
 
 
-def _transformer(m: Maker, key: str, channels: int, context: int, linear: bool) -> None:
+def _transformer(m: Maker, key: str, channels: int, context: int, linear: bool, depth: int = 1) -> None:
     kernel = () if linear else (1, 1)
     m.norm(key + "norm", channels)
     m.layer(key + "proj_in", channels, channels, *kernel)
-    block = key + "transformer_blocks.0."
-    for name, width in (("attn1", channels), ("attn2", context)):
-        m.weight(block + name + ".to_q", channels, channels)
-        m.weight(block + name + ".to_k", channels, width)
-        m.weight(block + name + ".to_v", channels, width)
-        m.layer(block + name + ".to_out.0", channels, channels)
-    m.layer(block + "ff.net.0.proj", 8 * channels, channels)
-    m.layer(block + "ff.net.2", channels, 4 * channels)
-    for i in (1, 2, 3):
-        m.norm(block + f"norm{i}", channels)
+    for block in (key + f"transformer_blocks.{i}." for i in range(depth)):
+        for name, width in (("attn1", channels), ("attn2", context)):
+            m.weight(block + name + ".to_q", channels, channels)
+            m.weight(block + name + ".to_k", channels, width)
+            m.weight(block + name + ".to_v", channels, width)
+            m.layer(block + name + ".to_out.0", channels, channels, gain=depth**-0.5)
+        m.layer(block + "ff.net.0.proj", 8 * channels, channels)
+        m.layer(block + "ff.net.2", channels, 4 * channels, gain=depth**-0.5)
+        for i in (1, 2, 3):
+            m.norm(block + f"norm{i}", channels)
     m.layer(key + "proj_out", channels, channels, *kernel, gain=0.5)
 
 
 def _unet_down(
-    m: Maker, prefix: str, preset: str, *, base: int = 320, context: int = 768, latent: int = 4, linear: bool = False
+    m: Maker,
+    prefix: str,
+    preset: str,
+    *,
+    base: int = 320,
+    context: int = 768,
+    latent: int = 4,
+    linear: bool = False,
+    label: int = 0,
 ) -> list[int]:
     """Time embedding, input blocks and middle block; returns the channels of every skip connection."""
     multipliers, res_blocks, attention = PRESETS[preset]
     m.layer(prefix + "time_embed.0", 4 * base, base)
     m.layer(prefix + "time_embed.2", 4 * base, 4 * base)
+    if label:
+        m.layer(prefix + "label_emb.0.0", 4 * base, label)
+        m.layer(prefix + "label_emb.0.2", 4 * base, 4 * base)
     m.layer(prefix + "input_blocks.0.0", base, latent, 3, 3)
     skips, channels, n = [base], base, 1
     for level, multiplier in enumerate(multipliers):
@@ -124,7 +140,7 @@ def _unet_down(
             _res_block(m, prefix + f"input_blocks.{n}.0.", channels, multiplier * base, 4 * base)
             channels = multiplier * base
             if attention[level]:
-                _transformer(m, prefix + f"input_blocks.{n}.1.", channels, context, linear)
+                _transformer(m, prefix + f"input_blocks.{n}.1.", channels, context, linear, attention[level])
             skips.append(channels)
             n += 1
         if level != len(multipliers) - 1:
@@ -132,14 +148,14 @@ def _unet_down(
             skips.append(channels)
             n += 1
     _res_block(m, prefix + "middle_block.0.", channels, channels, 4 * base)
-    _transformer(m, prefix + "middle_block.1.", channels, context, linear)
+    _transformer(m, prefix + "middle_block.1.", channels, context, linear, max(1, attention[-1]))
     _res_block(m, prefix + "middle_block.2.", channels, channels, 4 * base)
     return skips
 
 
-def _unet(m: Maker, preset: str, *, base: int = 320, context: int = 768, latent: int = 4, linear: bool = False) -> None:
+def _unet(m: Maker, preset: str, *, base: int = 320, context: int = 768, linear: bool = False, **sizes: int) -> None:
     prefix = "model.diffusion_model."
-    skips = _unet_down(m, prefix, preset, base=base, context=context, latent=latent, linear=linear)
+    skips = _unet_down(m, prefix, preset, base=base, context=context, linear=linear, **sizes)
     multipliers, res_blocks, attention = PRESETS[preset]
     channels, n = multipliers[-1] * base, 0
     for level, multiplier in reversed(list(enumerate(multipliers))):
@@ -147,7 +163,7 @@ def _unet(m: Maker, preset: str, *, base: int = 320, context: int = 768, latent:
             _res_block(m, prefix + f"output_blocks.{n}.0.", channels + skips.pop(), multiplier * base, 4 * base)
             channels, last = multiplier * base, 1
             if attention[level]:
-                _transformer(m, prefix + f"output_blocks.{n}.1.", channels, context, linear)
+                _transformer(m, prefix + f"output_blocks.{n}.1.", channels, context, linear, attention[level])
                 last = 2
             if level and i == res_blocks:
                 m.layer(prefix + f"output_blocks.{n}.{last}.conv", channels, channels, 3, 3)
@@ -228,8 +244,36 @@ def scaled_fp8(tensors: TensorDict, layout: str) -> TensorDict:
     return found
 
 
+def _clip_g(m: Maker, prefix: str = "conditioner.embedders.1.model.", width: int = 1280) -> None:
+    """OpenCLIP's text tower, as SDXL's checkpoints name it; its layers add exactly zero to their input."""
+    m.put(prefix + "token_embedding.weight", m.normal(49408, width) * 0.02)
+    m.put(prefix + "positional_embedding", m.normal(77, width) * 0.01)
+    for i in range(32):
+        block = prefix + f"transformer.resblocks.{i}."
+        m.norm(block + "ln_1", width)
+        m.norm(block + "ln_2", width)
+        m.zeros(block + "attn.in_proj_weight", 3 * width, width)
+        m.zeros(block + "attn.in_proj_bias", 3 * width)
+        m.zero_layer(block + "attn.out_proj", width, width)
+        m.zero_layer(block + "mlp.c_fc", 4 * width, width)
+        m.zero_layer(block + "mlp.c_proj", width, 4 * width)
+    m.norm(prefix + "ln_final", width)
+    m.put(prefix + "text_projection", m.normal(width, width) * width**-0.5)
+
+
+def sdxl_checkpoint(preset: str, *, text: bool = False, seed: int = 0) -> TensorDict:
+    """An SDXL checkpoint of a preset, with both text encoders or none."""
+    m = Maker(seed)
+    _unet(m, preset, context=2048, linear=True, label=2816)
+    _taesd(m)
+    if text:
+        _clip_text(m, "conditioner.embedders.0.transformer.text_model.")
+        _clip_g(m)
+    return m.tensors
+
+
 def sd2_checkpoint(seed: int = 0) -> TensorDict:
-    """A base of the wrong family (SD 2: context 1024, linear proj_in), without a text encoder."""
+    """A base of SD 2 (context 1024, linear proj_in), without a text encoder."""
     m = Maker(seed)
     _unet(m, "micro", context=1024, linear=True)
     _taesd(m)
@@ -344,6 +388,9 @@ MODELS: dict[str, tuple[str, Callable[[], TensorDict]]] = {
     "sd15-inpaint-micro": ("checkpoints", lambda: checkpoint("micro", latent=9)),
     "sd15-ic-micro": ("checkpoints", lambda: checkpoint("micro", seed=7, latent=8)),
     "sd2-micro": ("checkpoints", sd2_checkpoint),
+    "sdxl-slim": ("checkpoints", lambda: sdxl_checkpoint("xl-slim")),
+    "sdxl-slim-text": ("checkpoints", lambda: sdxl_checkpoint("xl-slim", text=True)),
+    "sdxl-topo": ("checkpoints", lambda: sdxl_checkpoint("xl-topo")),
     "clip-vision": ("clip_vision", clip_vision),
     "controlnet-micro": ("controlnet", lambda: controlnet("micro")),
     "controlnet-slim": ("controlnet", lambda: controlnet("slim")),
