@@ -14,13 +14,14 @@ from PIL import Image
 
 from ..p3s.errors import P3SError, PointError
 from ..p3s.image_files import frames
+from ..p3s.reference.cutout import Box
 from ..p3s.reference.points import MAX_SUBJECTS, UNKNOWN, PointSet
 from ..p3s.reference.selection import Selection
 from .host.clip_patches import know_photo
 from .host.picker_pictures import PickerFile
 from .host.picture_files import PREVIEW_SIDE, find_picture, load_picture, readable_names
 from .input_checks import checked
-from .wire_types import BoundingBox, PointEditor, Points, build
+from .wire_types import BoundingBox, PointEditor, Points, build, core_boxes
 
 LAST_FRAME = 2**20
 _UNLINKED: Any = object()  # stands for "not in the prompt"; a linked input is passed as None before the run
@@ -172,11 +173,10 @@ class PointPicker(io.ComfyNode):
             chosen = given if chosen.is_untouched else chosen
             ui["p3s_points"] = [given.to_json()]
         first, *others = (chosen.points_of(index) for index in range(MAX_SUBJECTS))
-        boxes = json.dumps(chosen.boxes_in_pixels(width, height))
+        corners = chosen.boxes_in_pixels(width, height)
+        boxes = core_boxes([[Box(x1, y1, x2 - x1, y2 - y1) for x1, y1, x2, y2 in corners]])
         texts = first.to_pixels(width, height)
-        return io.NodeOutput(
-            picture, first, *texts, *others, chosen.bounding_boxes(width, height), boxes, ui=ui or None
-        )
+        return io.NodeOutput(picture, first, *texts, *others, boxes, json.dumps(corners), ui=ui or None)
 
 
 def _frame_of(batch: torch.Tensor, frame: int) -> torch.Tensor:

@@ -75,7 +75,7 @@ class ReferencePicture(io.ComfyNode):
         return io.NodeOutput(
             [each.image[None] for each in pictures],
             [each.mask[None] for each in pictures],
-            [core_boxes([each.box]) for each in pictures],
+            [core_boxes([[each.box]]) for each in pictures],
             ui=ui.PreviewImage(shown, cls=cls),
         )
 

@@ -168,7 +168,7 @@ class RNGRMask(io.ComfyNode):
             torch.stack([reference.subject_mask for reference in found]),
             torch.stack([reference.negative_mask for reference in found]),
             torch.stack([heat_map(reference) for reference in found]),
-            core_boxes(bounding_box(reference.subject_mask) for reference in found),
+            core_boxes([bounding_box(reference.subject_mask)] for reference in found),
             ui={**preview, "text": warnings},
         )
 

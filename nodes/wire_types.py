@@ -38,9 +38,15 @@ class PointEditor(io.ComfyTypeIO):
         """Give ``socketless=True``: the value is clicked, not wired."""
 
 
-def core_boxes(boxes: Iterable[Box]) -> list[list[dict[str, int]]]:
-    """One box of each picture of a batch, as the host's nodes write and read BOUNDING_BOX: a list for each picture."""
-    return [[{"x": box.left, "y": box.top, "width": box.width, "height": box.height}] for box in boxes]
+def core_boxes(pictures: Iterable[Iterable[Box]]) -> dict[str, int] | list[list[dict[str, int]]]:
+    """The boxes of each picture of a batch as a BOUNDING_BOX: a single one by itself, which all of the host's nodes read
+    (Crop Image reads nothing else); else a list for each picture, and none at all where there is no box."""
+    found = [
+        [{"x": box.left, "y": box.top, "width": box.width, "height": box.height} for box in boxes] for boxes in pictures
+    ]
+    if sum(map(len, found)) == 0:
+        return []
+    return found[0][0] if len(found) == len(found[0]) == 1 else found
 
 
 def build(constructor: Callable[..., T], *args: Any, **keywords: Any) -> T:

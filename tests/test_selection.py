@@ -85,19 +85,6 @@ def test_the_points_of_such_a_text_are_the_first_subjects() -> None:
 def test_boxes_in_pixels_hold_what_was_drawn() -> None:
     selection = Selection((Marks(boxes=((0.1, 0.2, 0.5, 1.0),)), Marks(boxes=((0.0, 0.0, 1.0, 1.0),))))
     assert selection.boxes_in_pixels(*SIZE) == [[20, 20, 100, 100], [0, 0, 200, 100]]
-    assert selection.bounding_boxes(*SIZE) == [
-        [{"x": 20, "y": 20, "width": 80, "height": 80}, {"x": 0, "y": 0, "width": 200, "height": 100}]
-    ]
-
-
-def test_one_bounding_box_is_an_object_and_none_an_empty_list() -> None:
-    assert Selection((Marks(boxes=((0, 0, 0.5, 1),)),)).bounding_boxes(*SIZE) == {
-        "x": 0,
-        "y": 0,
-        "width": 100,
-        "height": 100,
-    }
-    assert Selection().bounding_boxes(*SIZE) == []
 
 
 @given(boxes, st.integers(1, 5000), st.integers(1, 5000))

@@ -124,17 +124,6 @@ class Selection:
             found.append([left, top, right, bottom])
         return found
 
-    def bounding_boxes(self, width: int, height: int) -> dict[str, int] | list[list[dict[str, int]]]:
-        """The boxes of all subjects as a BOUNDING_BOX of ComfyUI: one as {"x", "y", "width", "height"}, several as a
-        list of these for the first picture of a batch, none as an empty list: the forms that its own nodes read."""
-        boxes = [
-            {"x": x1, "y": y1, "width": x2 - x1, "height": y2 - y1}
-            for x1, y1, x2, y2 in self.boxes_in_pixels(width, height)
-        ]
-        if len(boxes) == 1:
-            return boxes[0]
-        return [boxes] if boxes else []
-
     def to_json(self) -> str:
         """The text that the editor saves: version 1, which older versions read, where it can hold everything."""
         first = self.subjects[0]

@@ -8,8 +8,9 @@ import torch
 from comfyui_p3s.nodes.host import toy_world
 from comfyui_p3s.nodes.reference_picture import ReferencePicture
 from comfyui_p3s.nodes.rngr_mask import RNGRMask
+from comfyui_p3s.nodes.wire_types import core_boxes
 from comfyui_p3s.p3s.errors import P3SError
-from comfyui_p3s.p3s.reference.cutout import PictureSettings, reference_picture
+from comfyui_p3s.p3s.reference.cutout import Box, PictureSettings, reference_picture
 from comfyui_p3s.p3s.reference.points import PointSet
 from comfyui_p3s.p3s.reference.rngr import Reference
 from comfyui_p3s.p3s.toyworld.world import MASKS, click, picture_of
@@ -53,7 +54,7 @@ def several() -> dict[str, bool]:
         "pictures": all(torch.equal(image[0], e.image) for image, e in zip(images, expected, strict=True)),
         "masks": all(torch.equal(mask[0], e.mask) for mask, e in zip(masks, expected, strict=True)),
         "sizes differ": images[0].shape != images[1].shape,
-        "boxes": [box[0][0] for box in boxes]
+        "boxes": list(boxes)
         == [{"x": e.box.left, "y": e.box.top, "width": e.box.width, "height": e.box.height} for e in expected],
         "one by its number": len(alone[0]) == 1 and torch.equal(alone[0][0], images[1]),
     }
@@ -77,6 +78,12 @@ def chained() -> dict[str, Any]:
     }
 
 
+def boxes_of_picker() -> list[Any]:
+    """Of no box, and of two."""
+    pair = [[Box(1, 2, 3, 4), Box(5, 6, 7, 8)]]
+    return [core_boxes([[]]), core_boxes(pair)]
+
+
 def boxes() -> dict[str, Any]:
     """RNGR Mask's, of the toy world's photos, and core's drawing of them."""
     scenes = [toy_world.drawn("dog", number) for number in (4, 7)]
@@ -90,7 +97,15 @@ def boxes() -> dict[str, Any]:
         rows, columns = mask.any(1).nonzero().flatten().tolist(), mask.any(0).nonzero().flatten().tolist()
         x, y = columns[0], rows[0]
         expected.append([{"x": x, "y": y, "width": columns[-1] - x + 1, "height": rows[-1] - y + 1}])
-    found = {"boxes": outputs[5] == expected, "count": len(outputs[5])}
+    alone = RNGRMask.EXECUTE_NORMALIZED(
+        clip_vision=[toy_world.Vision()], image=photos[:1], points=points[:1], **settings
+    ).args[5]
+    found = {
+        "boxes": outputs[5] == expected,
+        "count": len(outputs[5]),
+        "one": alone == expected[0][0],
+        "picker": boxes_of_picker(),
+    }
     if "DrawBBoxes" in nodes.NODE_CLASS_MAPPINGS:
         black = torch.zeros(2, *outputs[2].shape[1:], 3)
         drawn = node("DrawBBoxes", image=black, bboxes=outputs[5])[0].any(-1)

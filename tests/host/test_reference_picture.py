@@ -38,6 +38,13 @@ def test_the_boxes_of_rngr_mask_are_those_of_its_masks(facts: dict[str, Any]) ->
     assert facts["boxes"]["count"] == 2
 
 
+def test_a_single_box_is_an_object_and_several_are_lists_for_each_picture(facts: dict[str, Any]) -> None:
+    assert facts["boxes"]["one"] is True
+    none, two = facts["boxes"]["picker"]
+    assert none == []
+    assert two == [[{"x": 1, "y": 2, "width": 3, "height": 4}, {"x": 5, "y": 6, "width": 7, "height": 8}]]
+
+
 def test_the_host_draws_the_boxes_where_the_masks_are(facts: dict[str, Any]) -> None:
     if "drawn" not in facts["boxes"]:
         pytest.skip("this ComfyUI has no node Draw BBoxes")
