@@ -39,8 +39,8 @@ class PointEditor(io.ComfyTypeIO):
 
 
 def core_boxes(pictures: Iterable[Iterable[Box]]) -> dict[str, int] | list[list[dict[str, int]]]:
-    """The boxes of each picture of a batch as a BOUNDING_BOX: a single one by itself, which all of the host's nodes read
-    (Crop Image reads nothing else); else a list for each picture, and none at all where there is no box."""
+    """The boxes of each picture of a batch as a BOUNDING_BOX: a single one by itself, as all of the host's nodes read
+    it (Crop Image reads nothing else); else a list for each picture, and none at all where there is no box."""
     found = [
         [{"x": box.left, "y": box.top, "width": box.width, "height": box.height} for box in boxes] for boxes in pictures
     ]
