@@ -165,7 +165,7 @@ def test_what_the_clicks_choose_is_what_the_model_draws_from(
         graph[picker]["inputs"]["points"] = SWAPPED  # klein's second has them already
     other = picture(client.run_ok(graph, timeout=300), graph)
     by_rounding, by_clicks = (np.abs(each.astype(int) - drawn).mean() for each in (same, other))
-    assert by_clicks > 1 and by_rounding < by_clicks / 20, (by_rounding, by_clicks)  # the cuts were saved in 8 bits
+    assert by_clicks > 0.2 and by_rounding < by_clicks / 20, (by_rounding, by_clicks)  # the cuts were saved in 8 bits
 
 
 def test_qwens_text_encoder_is_given_the_reference(kontext_server: Server, client: Client) -> None:
