@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from ssr_models import random_aligner, random_layers
 from tools import templates
-from tools.template_models import SSR, SUBJECT, SUBJECTS
+from tools.template_models import SDXL, SSR, SUBJECT, SUBJECTS
 from tools.template_parts import NO_POINTS, PREVIEW
 
 from benchmarks.toyworld_metrics import preference
@@ -74,7 +74,7 @@ def prepared(graph: Graph, server: Server, client: Client) -> Graph:
         if kind in MODELS:
             name, model = MODELS[kind]
             assert name in inputs
-            inputs[name] = server.model(model)
+            inputs[name] = server.model("sdxl-slim-text" if inputs[name] == SDXL else model)
         if kind in ("P3S_PointPicker", "LoadImage"):
             inputs["image"] = photo
         if kind == "P3S_PointPicker" and inputs["points"] == NO_POINTS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 CHECKPOINT = "v1-5-pruned-emaonly-fp16.safetensors"
+SDXL = "sd_xl_base_1.0.safetensors"
 VISION = "clip-vit-large-patch14.safetensors"
 CONTROLNET = "control_v11p_sd15_canny_fp16.safetensors"
 SSR = ("ssr_aligner.safetensors", "ssr_layers.safetensors")
@@ -36,6 +37,7 @@ def _split(repository: str, name: str, folder: str) -> dict[str, tuple[str, str]
 
 # Where a file is to be had, and its folder in models: with it the editor offers to download what is missing.
 SOURCES = {
+    **_of("stabilityai/stable-diffusion-xl-base-1.0", SDXL, "checkpoints"),
     **_of("Comfy-Org/stable-diffusion-v1-5-archive", CHECKPOINT, "checkpoints"),
     VISION: (f"{HUB}/openai/clip-vit-large-patch14/resolve/main/model.safetensors", "clip_vision"),
     **_of("comfyanonymous/ControlNet-v1-1_fp16_safetensors", CONTROLNET, "controlnet"),
@@ -58,6 +60,7 @@ SOURCES = {
 #: Words behind the file's name in a note.
 MORE = {
     CHECKPOINT: ", or another **SD 1.5** checkpoint",
+    SDXL: ", or another **SDXL** checkpoint (Illustrious, NoobAI, Pony ...)",
     VISION: " (CLIP ViT-L/14 with its vision tower; it arrives as model.safetensors: rename it)",
     VISION_H: " (it arrives as model.safetensors: rename it)",
     CONTROLNET: ", or another ControlNet for SD 1.5",

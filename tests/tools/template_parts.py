@@ -55,11 +55,11 @@ def prompts(b: Workflow, base: Added, text: str, training: bool = False) -> tupl
     return found[0], found[1]
 
 
-def generate(b: Workflow, base: Added, model: tuple[int, int], text: str, prefix: str = "P3S") -> None:
-    """Two columns: from prompts to a saved picture."""
+def generate(b: Workflow, base: Added, model: tuple[int, int], text: str, prefix: str = "P3S", side: int = 512) -> None:
+    """Two columns: from prompts to a saved picture of ``side`` x ``side``."""
     b.column(420)
     positive, negative = prompts(b, base, text)
-    latent = b.add("EmptyLatentImage", 118, width=512, height=512, batch_size=1)
+    latent = b.add("EmptyLatentImage", 118, width=side, height=side, batch_size=1)
     sampled = b.add(
         "KSampler",
         262,
@@ -78,8 +78,10 @@ def save(b: Workflow, latent: tuple[int, int], vae: tuple[int, int], prefix: str
     b.add("SaveImage", 480, images=decoded["IMAGE"], filename_prefix=prefix)
 
 
-def train(b: Workflow, title: str, base: Added, reference: Added, prompt: str, name: str, identifier: str) -> Added:
-    """Two columns: prompts and a training, with its loss."""
+def train(
+    b: Workflow, title: str, base: Added, reference: Added, prompt: str, name: str, identifier: str, **more: Any
+) -> Added:
+    """Two columns: prompts and a training, with its loss. ``more``: other settings of Train P3S."""
     positive, empty = prompts(b, base, prompt, training=True)
     b.column(400)
     trained = b.add(
@@ -94,6 +96,7 @@ def train(b: Workflow, title: str, base: Added, reference: Added, prompt: str, n
         name=name,
         steps=250,
         identifier=identifier,
+        **more,
     )
     b.room(PREVIEW)
     return trained

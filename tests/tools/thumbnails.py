@@ -50,6 +50,14 @@ def train_and_generate() -> Image.Image:
     return card([(fit(photo, (SIZE[0] - side, 219)), (GAP, 8)), (small[0], (0, 237)), (small[1], (both + GAP, 237))])
 
 
+def train_and_generate_sdxl() -> Image.Image:
+    image, label = train_and_generate(), text("SDXL", 36)
+    ground = Image.new("RGB", (label.width + 24, label.height + 16), GROUND)
+    ground.paste(label, (12, 8))
+    image.paste(ground, (SIZE[0] - ground.width, 0))
+    return image
+
+
 def two_similar_subjects() -> Image.Image:
     half = (SIZE[0] - GAP) // 2, 137
     parts = []
@@ -166,6 +174,7 @@ CARDS: dict[str, Callable[[], Image.Image]] = {
     card.__name__: card
     for card in (
         train_and_generate,
+        train_and_generate_sdxl,
         apply_saved_subject,
         two_similar_subjects,
         two_subjects_with_masks,
