@@ -24,6 +24,7 @@ from .masks import (
     working_size,
 )
 from .points import Point, PointSet
+from .refine import refined
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,18 +41,27 @@ class RoughMasks:
     warnings: tuple[str, ...]
 
 
-def rough_masks(patches: Patches, points: PointSet, settings: MaskSettings, must_fill: bool = True) -> RoughMasks:
+def rough_masks(
+    patches: Patches,
+    points: PointSet,
+    settings: MaskSettings,
+    must_fill: bool = True,
+    picture: np.ndarray | None = None,
+) -> RoughMasks:
     """Make the masks of a photo.
 
     ``must_fill``: whether the removed region will be filled; where it will not, one that makes no sense only gives a
-    warning. Raises PointError: no positive point, or points of opposite sign in one patch; MaskError: points from which
-    no sensible mask follows.
+    warning. ``picture``: :func:`.refine.refining_picture` of the photo, which ``settings.refine`` needs.
+
+    Raises PointError: no positive point, or points of opposite sign in one patch; MaskError: points from which no
+    sensible mask follows.
     """
     _check_apart(points.require_positive(), patches)
     m_p, m_n = similarity_maps(patches, points, settings.value_range)
 
     # Eq. 2:  Mask = Otsu(Gaussian(M_P (1 - M_N))), the components that hold positive points
-    subject = _cut(m_p * (1 - m_n), patches, points, "positive", settings.blur)
+    refine = picture if settings.refine != "off" else None
+    subject = _cut(m_p * (1 - m_n), patches, points, "positive", settings.blur, refine)
     warnings = [*subject.warnings, *_subject_warnings(subject.mask, patches)]
 
     removed = np.zeros_like(subject.mask)
@@ -60,8 +70,8 @@ def rough_masks(patches: Patches, points: PointSet, settings: MaskSettings, must
     if points.negative:
         try:
             # Row f: Eq. 2 with the signs exchanged, minus the subject mask
-            region = _cut(m_n * (1 - m_p), patches, points, "negative", settings.blur)
-            warnings += region.warnings
+            region = _cut(m_n * (1 - m_p), patches, points, "negative", settings.blur, refine)
+            warnings += [each for each in region.warnings if each not in warnings]
             warnings += _swallowed(subject.mask, patches.frame, points)
             removed = _without(region.mask, subject.mask)
         except MaskError as error:
@@ -83,8 +93,11 @@ class _Cut:
     warnings: tuple[str, ...]
 
 
-def _cut(similarity: np.ndarray, patches: Patches, points: PointSet, sign: str, blur: float) -> _Cut:
-    """The components of Otsu(Gaussian(similarity)) with points of this sign in them. Raises MaskError for none."""
+def _cut(
+    similarity: np.ndarray, patches: Patches, points: PointSet, sign: str, blur: float, picture: np.ndarray | None
+) -> _Cut:
+    """The components of Otsu(Gaussian(similarity)) with points of this sign in them, refined to the edges of
+    ``picture`` if it is given. Raises MaskError for none."""
     frame, clicked_points = patches.frame, getattr(points, sign)
     blurred = gaussian(similarity, patches.valid, blur)
     _check_contrast(similarity[patches.valid], blurred[patches.valid], sign, len(clicked_points))
@@ -100,10 +113,15 @@ def _cut(similarity: np.ndarray, patches: Patches, points: PointSet, sign: str, 
             f"the other points or like its surroundings. Move the {sign} point to the middle of the {what}, and "
             "points of the other sign further away."
         )
-    warnings = (
+    warnings = [
         f"{name} lies outside the mask of the {what}. Move it further inside, or remove it." for name in outside
-    )
-    return _Cut(np.isin(regions, list(clicked)), blurred, tuple(warnings))
+    ]
+    mask = np.isin(regions, list(clicked))
+    if picture is not None:
+        patch = max(mask.shape) / patches.grid
+        mask, warning = refined(mask, picture, (*points.positive, *points.negative), patch, what)
+        warnings += [warning] if warning else []
+    return _Cut(mask, blurred, tuple(warnings))
 
 
 def _check_contrast(similarity: np.ndarray, blurred: np.ndarray, sign: str, count: int) -> None:
