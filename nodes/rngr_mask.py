@@ -17,7 +17,7 @@ from ..p3s.reference.points import PointSet
 from ..p3s.reference.rngr import Reference as CleanReference
 from ..p3s.reference.rngr import make_reference
 from ..p3s.settings import settings_of
-from .host.clip_token_cache import token_cache
+from .host.clip_token_cache import PAPER, Choice, token_cache
 from .host.encoders import clip_encoder, clip_image_size
 from .host.picture_files import PREVIEW_SIDE
 from .input_checks import checked, only
@@ -69,6 +69,13 @@ class RNGRMask(io.ComfyNode):
                     optional=True,
                     tooltip="More photos of the subject, from another RNGR Mask; all of them are trained together.",
                 ),
+                *(input_of(name, given[name], optional=True) for name in ("features", "tiles", "refine")),
+                io.ClipVision.Input(
+                    "mask_vision",
+                    optional=True,
+                    tooltip="Another vision model to make the masks with, such as DINOv2; training still sees "
+                    "clip_vision.",
+                ),
             ],
             # The outputs have no ids: those must differ from the inputs' ids.
             outputs=[
@@ -97,9 +104,14 @@ class RNGRMask(io.ComfyNode):
         inpainted: list[torch.Tensor] | None = None,
         negative_points: list[str] | None = None,
         references: Sequence[tuple[CleanReference, ...]] = (),
+        features: str = "last",
+        tiles: int = 1,
+        refine: str = "off",
+        mask_vision: list[Any] | None = None,
     ) -> io.NodeOutput:
-        vision = only("clip_vision", clip_vision)
-        settings = MaskSettings(value_range, blur, fill_region, grow, fill)
+        clip = only("clip_vision", clip_vision)
+        other = only("mask_vision", mask_vision) if mask_vision else None
+        settings = MaskSettings(value_range, blur, fill_region, grow, fill, features, tiles, refine)
         photos = all_frames(image, "image")
         clean = all_frames(inpainted, "inpainted") if inpainted else [None] * len(photos)
         chosen = points_of(photos, points, negative_points if negative_points and any(negative_points) else [])
@@ -107,7 +119,7 @@ class RNGRMask(io.ComfyNode):
         found = []
         for number, each in enumerate(zip(photos, chosen, clean, strict=True), start=1):
             try:
-                found.append(reference_of(vision, *each, settings))
+                found.append(reference_of(clip, other, *each, settings))
             except P3SError as error:
                 raise type(error)(f"photo {number}: {error}" if len(photos) > 1 else str(error)) from None
         warnings = [
@@ -180,10 +192,18 @@ def check_together(photos: Sequence[Any], chosen: Sequence[PointSet], clean: Seq
 
 
 def reference_of(
-    clip_vision: Any, photo: torch.Tensor, points: PointSet, clean: torch.Tensor | None, settings: MaskSettings
+    clip_vision: Any,
+    mask_vision: Any,
+    photo: torch.Tensor,
+    points: PointSet,
+    clean: torch.Tensor | None,
+    settings: MaskSettings,
 ) -> CleanReference:
-    # CLIP first, also when the points are wrong: the Point Picker can then show why, without another run.
+    # The models first, also when the points are wrong: the Point Picker can then show why, without another run.
     tokens = token_cache.tokens(photo, clip_vision)
+    choice = Choice(mask_vision is not None, settings.features, settings.tiles)
+    chosen = clip_vision if mask_vision is None else mask_vision
+    patches = None if choice == PAPER else token_cache.patches(photo, chosen, choice)
     return make_reference(
         photo,
         points,
@@ -192,4 +212,5 @@ def reference_of(
         inpainted=clean,
         image_size=clip_image_size(clip_vision),
         tokens=tokens,
+        patches=patches,
     )

@@ -80,7 +80,7 @@ class MaskSettings:
     #: Row j.
     tiles: int = setting(
         1,
-        "2 or 3: look at the photo in 2 x 2 or 3 x 3 overlapping crops as well, for a finer grid of patches. 1: off.",
+        "2 or 3: look at the photo in 2 x 2 or 3 x 3 overlapping crops, for a finer grid of patches. 1: off.",
         low=1,
         high=3,
         step=1,

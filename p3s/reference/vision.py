@@ -23,6 +23,10 @@ Encode = Callable[[Tensor], Tensor]
 MOST_REGISTERS = 32  # tokens before the patches; more are those of another picture size
 
 
+class UnknownFeaturesError(MaskError):
+    """A vision model does not have the features that were chosen."""
+
+
 @dataclass(frozen=True, eq=False)
 class PatchVision:
     """A vision model as Eq. 1 reads it.
@@ -56,33 +60,36 @@ class PatchVision:
         return self.encode(pictures, ("last",))["last"]
 
     def check_has(self, features: str) -> None:
-        """Raise MaskError for features that this model does not have."""
+        """Raise UnknownFeaturesError for features that this model does not have."""
         if features not in self.features:
-            raise MaskError(
+            raise UnknownFeaturesError(
                 f"features: {features} cannot be had of this {self.name}, which gives {' and '.join(self.features)}. "
                 "Choose one of these, or another vision model."
             )
 
     @torch.no_grad()
-    def read(self, image: Tensor, names: tuple[str, ...] = ("last",), tiles: int = 1) -> dict[str, Tensor]:
+    def read(
+        self, image: Tensor, names: tuple[str, ...] = ("last",), tiles: int = 1, frame: Frame | None = None
+    ) -> dict[str, Tensor]:
         """The patches of a photo, [tiles, g*g, D] for each name, float32 on the CPU; tiles in the order of
         ``Tiling.places``.
 
         Args:
             image: the photo, [H, W, 3], 0..1.
             tiles: n, for n x n tiles.
+            frame: of the photo that ``image`` is a smaller copy of; by default its own.
 
         Raises:
             MaskError: features that the model lacks; a grid of patches that is not square; values that are not finite.
         """
         for name in names:
             self.check_has(name)
-        frame = Frame(image.shape[1], image.shape[0])
+        own = Frame(image.shape[1], image.shape[0])
         if tiles == 1:
-            return self._patches(self._padded(frame.clip_input(image, self._covered(), self.mean)), names)
-        grid = self._grid(frame, image)
-        patch, tiling = self.image_size // grid, Tiling(frame, grid, tiles)
-        square, side = frame.clip_input(image, tiling.grid * patch, self.mean), grid * patch
+            return self._patches(self._padded(own.clip_input(image, self._covered(), self.mean)), names)
+        grid = self._grid(own, image)
+        patch, tiling = self.image_size // grid, Tiling(frame or own, grid, tiles)
+        square, side = own.clip_input(image, tiling.grid * patch, self.mean), grid * patch
         read = []
         for top, left in tiling.places:  # one at a time: nine pictures of DINOv2 at once take gigabytes
             crop = square[:, top * patch : top * patch + side, left * patch : left * patch + side]
@@ -116,9 +123,10 @@ class PatchVision:
 
     def _patches(self, picture: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
         states = self.encode(picture, names)
-        return {name: self._checked(states[name]) for name in names}
+        return {name: self.checked(states[name]) for name in names}
 
-    def _checked(self, tokens: Any) -> Tensor:
+    def checked(self, tokens: Any) -> Tensor:
+        """The patches among tokens [1, n + g*g, D]: [1, g*g, D], float32 on the CPU. Raises MaskError as ``read``."""
         shaped = isinstance(tokens, Tensor) and tokens.ndim == 3 and tokens.shape[0] == 1
         before = self._before(tokens.shape[1]) if shaped else None
         if before is None:
