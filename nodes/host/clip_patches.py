@@ -80,7 +80,7 @@ def patches_of(source: Source, choice: Choice = PAPER) -> Read | None:
         pixels = torch.from_numpy(source.pixels())
         key = contents.know(source, image_hash(pixels))
     reading = token_cache.find(key, choice) or _read_between_runs(key, source, pixels, choice)
-    return reading and Read(_patches(reading), reading.picture)
+    return None if reading is None else Read(_patches(reading), reading.picture)
 
 
 _newest: list[tuple[Reading, Patches]] = []

@@ -93,7 +93,7 @@ class PatchVision:
         read = []
         for top, left in tiling.places:  # one at a time: nine pictures of DINOv2 at once take gigabytes
             crop = square[:, top * patch : top * patch + side, left * patch : left * patch + side]
-            read.append(self._patches(self._padded(crop), names))
+            read.append(self._patches(self._padded(crop.contiguous()), names))
         return {name: torch.cat([each[name] for each in read]) for name in names}
 
     def patches(self, image: Tensor, features: str = "last", tiles: int = 1) -> Patches:

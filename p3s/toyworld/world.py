@@ -84,7 +84,7 @@ class ToyWorld:
 
     def patch_vision(self) -> PatchVision:
         """CLIP as ``make_reference`` needs it."""
-        return PatchVision(self.encode_clip_states, SIDE, CLIP_PATCH)
+        return PatchVision(self.encode_clip_states, SIDE, CLIP_PATCH, name="toy CLIP")
 
     def vision(self) -> Vision:
         """CLIP's vision tower as :func:`p3s.ssr.embeds.encode` needs it."""
