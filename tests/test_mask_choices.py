@@ -21,6 +21,7 @@ from p3s.reference.masks import FEATURES, MaskSettings
 from p3s.reference.points import PointSet
 from p3s.reference.rngr import make_reference
 from p3s.reference.vision import PatchVision
+from p3s.reference.vision_models import patch_vision
 from p3s.toyworld.scenes import render, scene
 from p3s.toyworld.world import MASKS, click, load_world, picture_of
 
@@ -90,12 +91,9 @@ def test_the_command_makes_masks_with_another_model(tmp_path: Path, capsys: pyte
     line = ["mask", str(tmp_path / "two.png"), "--positive", "0.13,0.62", "--tiles", "2", "--features", "value-value"]
     linked = [*line, "--clip", "toy", "--mask-vision", str(tmp_path / "dino"), "--out", str(tmp_path / "out")]
     assert main(linked) == 0
-    from p3s.reference.vision_models import patch_vision
-
     settings = MaskSettings(tiles=2, features="value-value")
-    made = make_reference(
-        two(), PointSet([(0.13, 0.62)]), load_world().patch_vision(), settings, mask_vision=patch_vision(small("dinov2"))
-    )
+    clip, dino = load_world().patch_vision(), patch_vision(small("dinov2"))
+    made = make_reference(two(), PointSet([(0.13, 0.62)]), clip, settings, mask_vision=dino)
     assert torch.equal(read_picture(tmp_path / "out" / "subject_mask.png")[..., 0], made.subject_mask)
     assert main([*line, "--out", str(tmp_path / "no")]) == 1
     assert "value-value cannot be had of this colours alone, which gives last" in capsys.readouterr().err

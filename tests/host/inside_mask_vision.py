@@ -8,7 +8,7 @@ from typing import Any
 
 import folder_paths
 import torch
-from comfy.clip_vision import ClipVisionModel
+from comfy.clip_vision import IMAGE_ENCODERS, ClipVisionModel
 from comfyui_p3s.nodes.host import toy_world
 from comfyui_p3s.nodes.host.clip_token_cache import Choice, ClipTokenCache
 from comfyui_p3s.nodes.host.encoders import clip_encoder
@@ -48,6 +48,27 @@ def model_of(kind: str) -> Any:
         state[name] = 1 + 0.3 * noise if weight.ndim == 1 and "bias" not in name else 0.3 * noise
     vision.load_sd(state)
     return vision
+
+
+def registers() -> list[Any] | None:
+    """Of DINOv3, which hosts after 0.3.64 have: tokens before the patches, its grid, and whether its last state is that
+    of the model itself, and each state of its own."""
+    if "dinov3" not in IMAGE_ENCODERS:
+        return None
+    more = {"num_register_tokens": 4, "intermediate_size": 32, "layer_norm_eps": 1e-5, "rope_theta": 100.0}
+    CONFIGS["dinov3"], PATCH["dinov3"], MEAN["dinov3"] = (
+        {"model_type": "dinov3", "image_size": 64, **more},
+        16,
+        CLIP_MEAN,
+    )
+    model, picture = model_of("dinov3"), torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(2))
+    del CONFIGS["dinov3"]
+    states = patch_vision(model).encode(picture, FEATURES)
+    pixels = ((picture * 255).round() / 255 - torch.tensor(CLIP_MEAN)) / torch.tensor(STD)
+    expected = model.model(pixels.movedim(-1, 1))[0]
+    apart = min(far(states["last"], states[name].cpu()) for name in FEATURES[1:])
+    own = far(states["last"], expected.cpu()) < 1e-6 and apart > 0.01
+    return [states["last"].shape[1] - 16, patch_vision(model).patches(two_colours()).grid, own]
 
 
 def by_hand(kind: str, weights: dict[str, Tensor], picture: Tensor) -> dict[str, Tensor]:
@@ -125,7 +146,7 @@ def two_colours(width: int = 120, height: int = 90) -> Tensor:
 
 def main(arguments: dict[str, Any]) -> dict[str, Any]:
     models = {kind: model_of(kind) for kind in CONFIGS}
-    found: dict[str, Any] = {"far": {}, "half": {}, "grids": {}, "prefix": {}}
+    found: dict[str, Any] = {"far": {}, "half": {}, "grids": {}, "prefix": {}, "registers": registers()}
     for kind, vision in models.items():
         size = CONFIGS[kind]["image_size"]
         picture = torch.rand(1, size, size, 3, generator=torch.Generator().manual_seed(2))

@@ -37,6 +37,12 @@ def test_class_tokens_and_grids_are_told_from_the_model(facts: dict[str, Any]) -
     assert facts["grids"] == {"clip": [4, 7], "siglip": [4, 7], "dinov2": [37, 65]}
 
 
+def test_registers_are_left_out(facts: dict[str, Any]) -> None:
+    if facts["registers"] is None:
+        pytest.skip("this host has no DINOv3, the one of its models with registers")
+    assert facts["registers"] == [5, 4, True]
+
+
 def test_without_the_new_inputs_nothing_changes(facts: dict[str, Any]) -> None:
     assert facts["off is as before"] is True
     assert facts["one pass reads all states"] is True
