@@ -18,7 +18,7 @@ from ..p3s.reference.points import PointSet
 from ..p3s.reference.rngr import Reference as CleanReference
 from ..p3s.reference.rngr import make_reference
 from ..p3s.settings import settings_of
-from .host.clip_token_cache import token_cache
+from .host.clip_token_cache import PAPER, Choice, token_cache
 from .host.encoders import clip_encoder, clip_image_size
 from .host.picture_files import PREVIEW_SIDE
 from .input_checks import checked, only
@@ -93,6 +93,13 @@ class RNGRMask(io.ComfyNode):
                     optional=True,
                     tooltip="The region to remove, likewise; used instead of the negative points' mask.",
                 ),
+                *(input_of(name, given[name], optional=True) for name in ("features", "tiles", "refine")),
+                io.ClipVision.Input(
+                    "mask_vision",
+                    optional=True,
+                    tooltip="Another vision model to make the masks with, such as DINOv2; training still sees "
+                    "clip_vision.",
+                ),
             ],
             # The outputs have no ids: those must differ from the inputs' ids.
             outputs=[
@@ -129,9 +136,14 @@ class RNGRMask(io.ComfyNode):
         references: Sequence[tuple[CleanReference, ...]] = (),
         subject_mask: list[torch.Tensor] | None = None,
         negative_mask: list[torch.Tensor] | None = None,
+        features: str = MASKS.features,
+        tiles: int = MASKS.tiles,
+        refine: str = MASKS.refine,
+        mask_vision: list[Any] | None = None,
     ) -> io.NodeOutput:
-        vision = only("clip_vision", clip_vision)
-        settings = MaskSettings(value_range, blur, fill_region, grow, fill)
+        clip = only("clip_vision", clip_vision)
+        other = only("mask_vision", mask_vision) if mask_vision else None
+        settings = MaskSettings(value_range, blur, fill_region, grow, fill, features, tiles, refine)
         photos = all_frames(image, "image")
         clean = all_frames(inpainted, "inpainted") if inpainted else [None] * len(photos)
         subjects = masks_of(photos, subject_mask, "subject_mask")
@@ -145,7 +157,7 @@ class RNGRMask(io.ComfyNode):
         found = []
         for number, each in enumerate(zip(photos, chosen, clean, subjects, negatives, strict=True), start=1):
             try:
-                found.append(reference_of(vision, *each, settings))
+                found.append(reference_of(clip, other, *each, settings))
             except P3SError as error:
                 raise type(error)(f"photo {number}: {error}" if len(photos) > 1 else str(error)) from None
         warnings = [
@@ -248,6 +260,7 @@ def check_together(photos: Sequence[Any], chosen: Sequence[PointSet], clean: Seq
 
 def reference_of(
     clip_vision: Any,
+    mask_vision: Any,
     photo: torch.Tensor,
     points: PointSet,
     clean: torch.Tensor | None,
@@ -255,8 +268,11 @@ def reference_of(
     negative_mask: torch.Tensor | None,
     settings: MaskSettings,
 ) -> CleanReference:
-    # CLIP first, also when the points are wrong: the Point Picker can then show why, without another run.
+    # The models first, also when the points are wrong: the Point Picker can then show why, without another run.
     tokens = token_cache.tokens(photo, clip_vision)
+    choice = Choice(mask_vision is not None, settings.features, settings.tiles)
+    chosen = clip_vision if mask_vision is None else mask_vision
+    patches = None if choice == PAPER else token_cache.patches(photo, chosen, choice)
     return make_reference(
         photo,
         points,
@@ -267,4 +283,5 @@ def reference_of(
         tokens=tokens,
         subject_mask=subject_mask,
         negative_mask=negative_mask,
+        patches=patches,
     )

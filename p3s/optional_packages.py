@@ -17,3 +17,13 @@ def import_package(module: str, package: str, use: str) -> Any:
             f"{use} the package {package}, which cannot be imported ({error}). Install it with the Python that runs "
             f"this: python -m pip install {package}"
         ) from error
+
+
+def opencv(function: str) -> Any:
+    """OpenCV, from whichever package it came, or None; also where what is left of one package after another was
+    removed is a cv2 without content, such as this function."""
+    try:
+        cv2 = import_module("cv2")
+    except ImportError:
+        return None
+    return cv2 if hasattr(cv2, function) else None

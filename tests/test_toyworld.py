@@ -168,3 +168,20 @@ def test_stored_base_draws_what_the_prompt_says():
         told = world.judge(pictures)
         right += int((told["animal"].argmax(-1) == CLASSES.index(animal)).sum())
     assert right >= 12, f"the class is right in {right} of 16 samples"
+
+
+def test_the_states_that_masks_may_compare_are_the_towers_own() -> None:
+    world, pictures = load_world(), torch.rand(2, 48, 48, 3, generator=torch.Generator().manual_seed(0))
+    layers = world.encode_clip_layers(pictures)
+    states = world.encode_clip_states(pictures, ("last", "penultimate", "value-value"))
+    assert torch.equal(states["last"], layers[:, 2]) and torch.equal(states["penultimate"], layers[:, 1])
+    path = layers[:, 0]  # of three layers the last two
+    with torch.no_grad():
+        for number in (1, 2):
+            layer = world.clip.layers[number]
+            attention = layer.self_attn
+            normed = layer.norm1(layers[:, number - 1])
+            values = normed @ attention.in_proj_weight[192:].T + attention.in_proj_bias[192:]
+            heads = [(v @ v.transpose(1, 2) / 24**0.5).softmax(-1) @ v for v in values.split(24, -1)]
+            path = path + torch.cat(heads, -1) @ attention.out_proj.weight.T + attention.out_proj.bias
+    torch.testing.assert_close(states["value-value"], path, atol=1e-5, rtol=1e-5)

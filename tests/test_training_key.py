@@ -271,3 +271,25 @@ def test_a_long_training_is_filed_as_means(count: int, values: int, last: int) -
     assert filed["step"][-1] == last
     size = filed["step"][0]
     assert filed["loss"][0] == sum(range(1, size + 1)) / size
+
+
+def test_masks_of_another_choice_are_another_training() -> None:
+    """Nothing of the choice is stored; what it changes of the examples is seen."""
+    from p3s.reference.masks import MaskSettings
+    from p3s.toyworld.scenes import scene
+    from p3s.toyworld.world import MASKS, click, load_world, picture_of
+    from p3s.training.examples import examples_of
+
+    world, s = load_world(), scene("heldout", 4, "different", "dog")
+
+    def of(masks: MaskSettings) -> TrainingInputs:
+        reference = world.reference(picture_of(s), click(s, 1), masks)
+        text = world.encode_text("a photo of a dog")
+        generator = torch.Generator().manual_seed(0)
+        made = examples_of(reference, text, world.encode_latent, world.resolution, TrainSettings(), generator)
+        return inputs(examples=made, image_hashes=(reference.image_hash,))
+
+    plain = of(MASKS)
+    for other in ({"features": "value-value"}, {"tiles": 2}, {"refine": "grabcut"}):
+        assert not found_again(plain, examples=of(replace(MASKS, **other)).examples, image_hashes=plain.image_hashes)
+    assert found_again(plain, examples=of(MASKS).examples, image_hashes=plain.image_hashes)

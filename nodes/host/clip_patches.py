@@ -1,4 +1,4 @@
-"""CLIP's patches of what a Point Picker shows, so that points can be tried without a run. No model is ever loaded."""
+"""The patches of what a Point Picker shows, so that points can be tried without a run. No model is ever loaded."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import threading
 import weakref
 from collections import OrderedDict
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,9 +17,10 @@ from torch import Tensor
 from ...p3s.errors import MaskError
 from ...p3s.reference.framing import Frame
 from ...p3s.reference.masks import Patches
+from ...p3s.reference.refine import refining_picture
 from ...p3s.reference.rngr import clip_tokens, image_hash
-from .clip_token_cache import CachedTokens, token_cache
-from .encoders import clip_encoder_in_place, clip_image_size
+from .clip_token_cache import PAPER, Choice, Reading, token_cache
+from .patch_vision import patch_vision, patch_vision_in_place
 from .picker_pictures import Source
 
 MOST_SOURCES = 256
@@ -57,11 +59,19 @@ def know_photo(source: Source, photo: Tensor) -> None:
     contents.know(source, image_hash(photo))
 
 
-def patches_of(source: Source) -> Patches | None:
-    """The patches of a source, or None if they are not known and CLIP cannot be asked now.
+class Read(NamedTuple):
+    """What masks are made of: patches, and the picture for ``refine``."""
+
+    patches: Patches
+    picture: np.ndarray
+
+
+def patches_of(source: Source, choice: Choice = PAPER) -> Read | None:
+    """What is known of a source, or None if it is not known and the vision model cannot be asked now.
 
     It can be asked while a model that a run has used is alive and lies where it computes, and nothing is running.
-    Raises MaskError for a picture that cannot be read, OSError for a file that is gone.
+    Raises MaskError for a picture that cannot be read and for features that the last run's model lacks, OSError for a
+    file that is gone.
     """
     key, pixels = contents.find(source), None
     if key is None:
@@ -69,32 +79,49 @@ def patches_of(source: Source) -> Patches | None:
             return None  # nothing to find, so the file is not worth reading
         pixels = torch.from_numpy(source.pixels())
         key = contents.know(source, image_hash(pixels))
-    reading = token_cache.find(key) or _read_between_runs(key, source, pixels)
-    return reading and Patches(reading.tokens, reading.frame)
+    reading = token_cache.find(key, choice) or _read_between_runs(key, source, pixels, choice)
+    return None if reading is None else Read(_patches(reading), reading.picture)
 
 
-def _read_between_runs(key: str, source: Source, pixels: Tensor | None) -> CachedTokens | None:
+_newest: list[tuple[Reading, Patches]] = []
+
+
+def _patches(reading: Reading) -> Patches:
+    """Those of the newest reading are kept: while a point is carried, they are asked for many times a second."""
+    if not _newest or _newest[0][0] is not reading:
+        _newest[:] = [(reading, reading.patches())]
+    return _newest[0][1]
+
+
+def _read_between_runs(key: str, source: Source, pixels: Tensor | None, choice: Choice) -> Reading | None:
     """Without a lock: if the host starts a run meanwhile, or moves the model, the result is dropped."""
-    model, before = token_cache.model(), _next_run()
-    encode = None if model is None or before is None else clip_encoder_in_place(model)
-    if encode is None:
+    model, before = token_cache.model(choice.mask_vision), _next_run()
+    if model is not None:
+        patch_vision(model).check_has(choice.features)  # no run would read them either
+    vision = None if model is None or before is None else patch_vision_in_place(model)
+    if vision is None:
         return None
     pixels = torch.from_numpy(source.pixels()) if pixels is None else pixels
-    frame = Frame(pixels.shape[1], pixels.shape[0])
+    frame, photo = Frame(pixels.shape[1], pixels.shape[0]), _reduced(pixels)
     tokens: Tensor | MaskError | None = None
     try:
-        tokens = clip_tokens(_reduced(pixels), encode, clip_image_size(model))
+        if choice == PAPER:
+            tokens = clip_tokens(photo, vision)
+        else:
+            tokens = vision.read(photo, (choice.features,), choice.tiles, frame)[choice.features]
     except MaskError as error:  # a model of another kind
         tokens = error
     except Exception:  # such as weights on two devices, in the middle of a move
         log.info("CLIP could not be asked between runs", exc_info=True)
-    if _next_run() != before or clip_encoder_in_place(model) is None:
+    if _next_run() != before or patch_vision_in_place(model) is None:
         return None
     if isinstance(tokens, MaskError):
         raise tokens
     if tokens is not None:
-        token_cache.keep(key, CachedTokens(tokens, frame, weakref.ref(model), by_run=False))
-    return token_cache.find(key)
+        prefix, picture = int(choice == PAPER), refining_picture(photo)
+        reading = Reading(tokens, frame, prefix, choice.tiles, picture, weakref.ref(model), by_run=False)
+        token_cache.keep(key, choice, reading)
+    return token_cache.find(key, choice)
 
 
 def _reduced(pixels: Tensor) -> Tensor:

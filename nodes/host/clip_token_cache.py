@@ -1,4 +1,4 @@
-"""CLIP's tokens of the last few pictures, found by the pictures' content."""
+"""What vision models have read of the last few pictures, found by the pictures' content."""
 
 from __future__ import annotations
 
@@ -6,69 +6,135 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 from torch import Tensor
 
 from ...p3s.reference.framing import Frame
+from ...p3s.reference.masks import Patches
+from ...p3s.reference.refine import refining_picture
 from ...p3s.reference.rngr import clip_tokens, image_hash
 from .encoders import clip_encoder, clip_image_size
+from .patch_vision import patch_vision
 
-MOST_PICTURES = 16  # a megabyte each with CLIP ViT-L/14
+MOST_BYTES = 256 * 2**20  # of tokens; a megabyte for each state of CLIP ViT-L/14, fifty for DINOv2 in 3 x 3 tiles
+MOST_READINGS = 64
 
 
-class CachedTokens(NamedTuple):
+class Choice(NamedTuple):
+    """What Eq. 1 compares: of the model at mask_vision, or of clip_vision; which state, in how many tiles."""
+
+    mask_vision: bool = False
+    features: str = "last"
+    tiles: int = 1
+
+
+PAPER = Choice()
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """``tokens`` [tiles, prefix + g*g, D] of a picture; ``picture``: see ``refining_picture``; ``model``: a weak
+    reference; ``by_run``: otherwise between runs, from a smaller picture of the same."""
+
     tokens: Tensor
     frame: Frame
-    model: Callable[[], Any]  # a weak reference
-    by_run: bool  # otherwise between runs, from a smaller picture of the same
+    prefix: int
+    tiles: int
+    picture: np.ndarray
+    model: Callable[[], Any]
+    by_run: bool
+
+    def patches(self) -> Patches:
+        return Patches(self.tokens, self.frame, self.prefix, self.tiles)
 
 
 class ClipTokenCache:
-    """Tokens of the last few pictures, by ``image_hash``. Used by runs and by routes at once, from threads.
+    """Readings of the last few pictures, by ``image_hash`` and choice. Used by runs and routes at once, from threads.
 
-    Runs use only what runs have read, so their results do not depend on what was previewed. The CLIP vision model is
-    only borrowed: it is freed when the host frees it.
+    Runs use only what runs have read, so their results do not depend on what was previewed. The vision models are only
+    borrowed: they are freed when the host frees them.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._readings: OrderedDict[str, CachedTokens] = OrderedDict()
-        self._model: Callable[[], Any] = _nothing
+        self._readings: OrderedDict[tuple[str, Choice], Reading] = OrderedDict()
+        self._models: dict[bool, Callable[[], Any]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._readings)
 
     def tokens(self, photo: Tensor, clip_vision: Any) -> Tensor:
-        """For a run: this model's tokens of a photo [H, W, 3]; it is run only if no run has read the photo yet."""
-        encode = clip_encoder(clip_vision)
+        """For a run: this model's tokens of a photo [H, W, 3]; it is run only if no run has read the photo yet.
+
+        Its other states of the photo come in the same pass and are kept too, so that an editor can compare them.
+        """
         key = image_hash(photo)
-        with self._lock:
-            self._model = _weak(clip_vision)
-            known = self._readings.get(key)
-        if known is not None and known.by_run and known.model() is clip_vision:
+        if (known := self._of_run(key, PAPER, clip_vision)) is not None:
             return known.tokens
-        tokens = clip_tokens(photo, encode, clip_image_size(clip_vision))
-        frame = Frame(photo.shape[1], photo.shape[0])
-        self.keep(key, CachedTokens(tokens, frame, _weak(clip_vision), by_run=True))
+        encode, states = clip_encoder(clip_vision), dict[str, Tensor]()
+        vision = patch_vision(clip_vision, encode)
+
+        def read(picture: Tensor) -> Tensor:
+            states.update(vision.encode(picture, vision.features))
+            return states["last"]
+
+        tokens = clip_tokens(photo, read, clip_image_size(clip_vision))
+        others = {name: vision.checked(states[name]) for name in vision.features if name != "last"}
+        self._keep_all(key, photo, clip_vision, {PAPER: tokens} | {Choice(False, n): t for n, t in others.items()})
         return tokens
 
-    def find(self, key: str) -> CachedTokens | None:
-        return self._readings.get(key)
+    def patches(self, photo: Tensor, model: Any, choice: Choice) -> Patches:
+        """For a run: the patches of a photo [H, W, 3] that Eq. 1 compares, other than PAPER's, which are ``tokens``.
 
-    def keep(self, key: str, reading: CachedTokens) -> None:
+        Raises MaskError as ``PatchVision.read``.
+        """
+        key = image_hash(photo)
+        if (known := self._of_run(key, choice, model)) is None:
+            vision = patch_vision(model)
+            vision.check_has(choice.features)
+            names = vision.features if choice.tiles == 1 else (choice.features,)  # tiles take much memory
+            read = vision.read(photo, names, choice.tiles)
+            known = self._keep_all(key, photo, model, {choice._replace(features=n): t for n, t in read.items()})[choice]
+        return known.patches()
+
+    def find(self, key: str, choice: Choice = PAPER) -> Reading | None:
+        return self._readings.get((key, choice))
+
+    def keep(self, key: str, choice: Choice, reading: Reading) -> None:
         """Remember a reading; one between runs never replaces a run's."""
         with self._lock:
             if reading.by_run:
-                self._readings[key] = reading
-            self._readings.setdefault(key, reading)
-            self._readings.move_to_end(key)
-            while len(self._readings) > MOST_PICTURES:
+                self._readings[key, choice] = reading
+            self._readings.setdefault((key, choice), reading)
+            self._readings.move_to_end((key, choice))
+            while len(self._readings) > 1 and (len(self._readings) > MOST_READINGS or self._bytes() > MOST_BYTES):
                 self._readings.popitem(last=False)
 
-    def model(self) -> Any:
-        """The CLIP vision model of the last run, or None if the host has let go of it."""
-        return self._model()
+    def model(self, mask_vision: bool = False) -> Any:
+        """The CLIP vision model of the last run, or the model at its mask_vision; None if the host has let go of it."""
+        return self._models.get(mask_vision, _nothing)()
+
+    def _of_run(self, key: str, choice: Choice, model: Any) -> Reading | None:
+        with self._lock:
+            self._models[choice.mask_vision] = _weak(model)
+            known = self._readings.get((key, choice))
+        return known if known is not None and known.by_run and known.model() is model else None
+
+    def _keep_all(self, key: str, photo: Tensor, model: Any, tokens: dict[Choice, Tensor]) -> dict[Choice, Reading]:
+        frame, picture = Frame(photo.shape[1], photo.shape[0]), refining_picture(photo)
+        readings = {
+            choice: Reading(each, frame, int(choice == PAPER), choice.tiles, picture, _weak(model), by_run=True)
+            for choice, each in tokens.items()
+        }
+        for choice, reading in readings.items():
+            self.keep(key, choice, reading)
+        return readings
+
+    def _bytes(self) -> int:
+        return sum(reading.tokens.nbytes for reading in self._readings.values())
 
 
 def _weak(model: Any) -> Callable[[], Any]:

@@ -37,21 +37,22 @@ def clip_encoder_in_place(clip_vision: Any) -> Encode | None:
         return own
     if type(clip_vision) is not ClipVisionModel:
         return None
-    model, device = clip_vision.model, clip_vision.load_device
     dynamic = getattr(clip_vision.patcher, "is_dynamic", bool)  # 0.3.64 has none
-    if dynamic() or any(weight.device != device for weight in model.parameters()):
+    if dynamic() or any(weight.device != clip_vision.load_device for weight in clip_vision.model.parameters()):
         return None
 
-    def encode(image: Tensor) -> Tensor:
-        # As the host does with a picture of the model's size.
-        pixels = torch.clip(255.0 * image.to(device).movedim(-1, 1), 0, 255).round() / 255.0
-        mean, std = (
-            torch.tensor(values, device=device)[:, None, None]
-            for values in (clip_vision.image_mean, clip_vision.image_std)
-        )
-        return model(pixel_values=((pixels - mean) / std).float(), intermediate_output=-2)[0]
+    return lambda image: last_hidden_state(clip_vision, image)
 
-    return encode
+
+def last_hidden_state(clip_vision: Any, image: Tensor) -> Tensor:
+    """That of the host's ClipVisionModel, where it lies, for a picture [1, S, S, 3] of the model's own size."""
+    # As the host does with such a picture, but also for DINOv3, with which encode_image fails.
+    device = clip_vision.load_device
+    pixels = torch.clip(255.0 * image.to(device).movedim(-1, 1), 0, 255).round() / 255.0
+    mean, std = (
+        torch.tensor(values, device=device)[:, None, None] for values in (clip_vision.image_mean, clip_vision.image_std)
+    )
+    return clip_vision.model(pixel_values=((pixels - mean) / std).float(), intermediate_output=-2)[0]
 
 
 def clip_image_size(clip_vision: Any) -> int:

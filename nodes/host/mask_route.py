@@ -4,7 +4,8 @@ Request, JSON:
   picture   an object, see picker_pictures.source_of
   points    PointSet's text
   source    the editor that asks; of its waiting requests only the newest is answered
-  settings  optional: some of value_range, blur, fill_region and grow of the RNGR Mask node
+  settings  optional: some of value_range, blur, fill_region, grow, features, tiles and refine of the RNGR Mask node,
+            and whether a model is linked to its mask_vision
 
 Answer, JSON: ``state``, which is one of
   ready       with the content of p3s.mask_preview
@@ -28,14 +29,17 @@ from ...p3s.errors import MaskError, P3SError, PointError
 from ...p3s.reference.mask_preview import mask_preview
 from ...p3s.reference.masks import MaskSettings
 from ...p3s.reference.points import PointSet
+from ...p3s.reference.vision import UnknownFeaturesError
 from .clip_patches import patches_of
+from .clip_token_cache import Choice
 from .picker_pictures import source_of
 from .routes import Refused, add_route, unreadable
 
 PATH = "/p3s/masks"
 MOST_BYTES = 32 * 1024  # in a request; 128 points need less than 4 KiB
 MOST_WAITING = 16
-SETTINGS = ("value_range", "blur", "fill_region", "grow")
+SETTINGS = ("value_range", "blur", "fill_region", "grow", "features", "tiles", "refine")
+MASK_VISION = "mask_vision"
 LONGEST_SOURCE = 100
 
 
@@ -100,7 +104,10 @@ async def read(request: web.Request) -> bytes:
 
 
 def parse(body: bytes) -> dict[str, Any]:
-    """picture: a Source; points: PointSet; settings: MaskSettings; source: text. Raises Refused, naming the mistake."""
+    """picture: a Source; points: PointSet; settings: MaskSettings; mask_vision: bool; source: text.
+
+    Raises Refused, naming the mistake.
+    """
     try:
         content = json.loads(body)
     except (ValueError, RecursionError):
@@ -114,8 +121,10 @@ def parse(body: bytes) -> dict[str, Any]:
         )
     if not isinstance(content["source"], str) or not 0 < len(content["source"]) <= LONGEST_SOURCE:
         raise Refused(400, f"source must be text of 1 to {LONGEST_SOURCE} characters.")
-    if not isinstance(settings, dict) or not set(settings) <= set(SETTINGS):
-        raise Refused(400, f"settings must be an object with some of {', '.join(SETTINGS)}.")
+    if not isinstance(settings, dict) or not set(settings) <= {*SETTINGS, MASK_VISION}:
+        raise Refused(400, f"settings must be an object with some of {', '.join((*SETTINGS, MASK_VISION))}.")
+    if not isinstance(mask_vision := settings.pop(MASK_VISION, False), bool):
+        raise Refused(400, f"{MASK_VISION} must be true or false.")
     if not isinstance(content["points"], str):
         raise Refused(400, "points must be JSON text.")
     try:
@@ -124,18 +133,27 @@ def parse(body: bytes) -> dict[str, Any]:
     except P3SError as error:
         raise Refused(400, str(error)) from None
     picture = source_of(content["picture"])
-    return {"picture": picture, "points": points, "settings": mask_settings, "source": content["source"]}
+    return {
+        "picture": picture,
+        "points": points,
+        "settings": mask_settings,
+        MASK_VISION: mask_vision,
+        "source": content["source"],
+    }
 
 
 def preview(asked: Mapping[str, Any]) -> dict[str, Any]:
     """The answer to a request that ``parse`` has read. Raises Refused for pictures that cannot be read."""
+    settings: MaskSettings = asked["settings"]
     try:
-        patches = patches_of(asked["picture"])
+        read = patches_of(asked["picture"], Choice(asked[MASK_VISION], settings.features, settings.tiles))
+    except UnknownFeaturesError as error:
+        return {"state": "problem", "message": str(error)}
     except (MaskError, OSError) as error:
         raise unreadable(error) from None
-    if patches is None:
+    if read is None:
         return {"state": "unread"}
     try:
-        return {"state": "ready", **mask_preview(patches, asked["points"], asked["settings"])}
+        return {"state": "ready", **mask_preview(read.patches, asked["points"], settings, read.picture)}
     except (PointError, MaskError) as error:
-        return {"state": "problem", "message": str(error), "grid": patches.grid}
+        return {"state": "problem", "message": str(error), "grid": read.patches.grid}

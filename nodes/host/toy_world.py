@@ -17,6 +17,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...p3s.arithmetic import few_threads
+from ...p3s.reference.masks import FEATURES
 from ...p3s.toyworld.codec import CHANNELS, Autoencoder
 from ...p3s.toyworld.models import PATCH, words
 from ...p3s.toyworld.scenes import SIDE, Scene, scene
@@ -116,6 +117,12 @@ class Vision:
     def encode_in_place(self, image: Tensor) -> Tensor:
         """For ``clip_encoder_in_place``: this model never leaves the CPU."""
         return world().encode_clip(image.float().cpu())
+
+    features = FEATURES
+
+    def layer_states(self, picture: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
+        """For ``patch_vision``: the states that Eq. 1 may compare, [batch, 145, 96] each."""
+        return world().encode_clip_states(picture.float().cpu(), names)
 
     def layer_outputs(self, picture: Tensor) -> Tensor:
         """For SSR Encode: [batch, 3, 145, 96]."""

@@ -20,6 +20,7 @@ from ..reference.clip import clip_encoder, load_clip_vision, quiet
 from ..reference.masks import MaskSettings
 from ..reference.points import PointSet
 from ..reference.rngr import Reference, make_reference
+from ..reference.vision_models import patch_vision
 from ..sampling.application import AppliedSubject
 from ..sampling.ddim import GUIDANCE, STEPS, Over, Solver, alone, generate
 from ..sampling.diffusion import NoiseSchedule, ddim
@@ -81,8 +82,7 @@ class StableDiffusion:
     ) -> Reference:
         """``make_reference`` with this CLIP."""
         masks = {"subject_mask": subject_mask, "negative_mask": negative_mask}
-        size = self._clip().config.image_size
-        return make_reference(picture, points, self.encode_clip, settings, image_size=size, **masks)
+        return make_reference(picture, points, patch_vision(self._clip()), settings, **masks)
 
     @torch.no_grad()
     def encode_latent(self, picture: Tensor) -> Tensor:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..optional_packages import opencv
 from .masks import ALMOST_ALL
 
 RADIUS = 5  # pixels of the working resolution that OpenCV looks around
@@ -31,7 +29,7 @@ def fill(image: Tensor, removed: np.ndarray, subject: np.ndarray, method: str) -
         holes = removed
     picture = image.permute(2, 0, 1)[None]
     small = F.interpolate(picture, removed.shape, mode="area")[0]
-    cv2 = None if method == "smooth" else _opencv()
+    cv2 = None if method == "smooth" else opencv("inpaint")
     if cv2 is None:
         filled = smooth(small, torch.from_numpy(holes))
     else:
@@ -61,13 +59,3 @@ def _filled(colours: Tensor, known: Tensor) -> Tensor:
     coarse = _filled(*(F.adaptive_avg_pool2d(part, half) for part in (colours, known)))
     around = F.interpolate(coarse[None], (height, width), mode="bilinear", align_corners=False)[0]
     return torch.lerp(around, own, known)
-
-
-def _opencv() -> Any:
-    """OpenCV, from whichever package it came, or None; also where what is left of one package after another was
-    removed is a cv2 without content."""
-    try:
-        cv2 = import_module("cv2")
-    except ImportError:
-        return None
-    return cv2 if hasattr(cv2, "inpaint") else None

@@ -10,6 +10,7 @@ are not valid: no map is read there.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -95,23 +96,24 @@ class Frame:
         height, width = size or (self.height, self.width)
         return pixel_at(y, height), pixel_at(x, width)
 
-    def clip_input(self, image: Tensor, size: int) -> Tensor:
+    def clip_input(self, image: Tensor, size: int, mean: Sequence[float] = CLIP_MEAN) -> Tensor:
         """Pad a photo to its square and scale it to CLIP's input.
 
         Args:
             image: the photo, [height, width, 3], values 0..1.
             size: S, side of CLIP's input in pixels.
+            mean: the colour of the padding, which another vision model has of its own.
 
         Returns:
-            [1, S, S, 3], values 0..1, the padding in CLIP's mean colour. Resampled bicubically with antialiasing.
+            [1, S, S, 3], values 0..1. Resampled bicubically with antialiasing.
 
         Raises:
             MaskError: the photo's size is not this frame's.
         """
         if tuple(image.shape) != (self.height, self.width, 3):
             raise MaskError(f"Expected a picture [{self.height}, {self.width}, 3], got {list(image.shape)}.")
-        mean = torch.tensor(CLIP_MEAN, dtype=image.dtype, device=image.device).view(1, 3, 1, 1)
-        picture = image.permute(2, 0, 1).unsqueeze(0) - mean  # padding is 0 from here on
+        colour = torch.tensor(mean, dtype=image.dtype, device=image.device).view(1, 3, 1, 1)
+        picture = image.permute(2, 0, 1).unsqueeze(0) - colour  # padding is 0 from here on
 
         # One axis after the other, the longer (unpadded) one first: the same result as resizing the padded square,
         # without ever holding that square, which for a panorama is many times as large as the photo.
@@ -120,7 +122,7 @@ class Frame:
             picture = functional.pad(_resize(picture, self.height, size), (0, 0, self.top, bottom))
         else:
             picture = functional.pad(_resize(picture, size, self.width), (self.left, right, 0, 0))
-        picture = _resize(picture, size, size) + mean
+        picture = _resize(picture, size, size) + colour
         return picture.clamp(0, 1).permute(0, 2, 3, 1).contiguous()
 
     def to_image(self, grid_map: Tensor, size: tuple[int, int] | None = None) -> Tensor:

@@ -13,13 +13,16 @@ from .rough_masks import rough_masks
 SIDE = 192  # pixels at most, 12 a patch of CLIP ViT-L/14; an editor redraws the masks many times a second
 
 
-def mask_preview(patches: Patches, points: PointSet, settings: MaskSettings) -> dict[str, Any]:
-    """The masks and the map of Eq. 2 that ``make_reference`` would make, ready for JSON.
+def mask_preview(
+    patches: Patches, points: PointSet, settings: MaskSettings, picture: np.ndarray | None = None
+) -> dict[str, Any]:
+    """The masks and the map of Eq. 2 that ``make_reference`` would make, ready for JSON. ``picture``: as for
+    ``rough_masks``.
 
     Returns:
         size: [width, height] of the masks, SIDE at most.
         subject, removed: their runs, see ``to_runs``.
-        grid: g, of CLIP's g x g patches.
+        grid: G, of the G x G patches.
         similarity: numbers in 0..1, a row for each row of patches that show the photo (``Frame.valid_patches``).
         warnings: things that the user should know.
 
@@ -27,7 +30,7 @@ def mask_preview(patches: Patches, points: PointSet, settings: MaskSettings) -> 
         PointError: no positive point, or points of opposite sign in the same patch.
         MaskError: points from which no sensible subject mask follows.
     """
-    masks = rough_masks(patches, points, settings, must_fill=False)
+    masks = rough_masks(patches, points, settings, must_fill=False, picture=picture)
     step = -(-max(masks.subject.shape) // SIDE)
     subject, removed = (mask[step // 2 :: step, step // 2 :: step] for mask in (masks.subject, masks.removed))
     height, width = subject.shape

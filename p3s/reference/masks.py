@@ -19,18 +19,25 @@ from ..optional_packages import import_package
 from ..settings import check, setting
 from .framing import Frame
 from .points import Point, PointSet
+from .tiling import Tiling
 
 WORKING_SIDE = 768  # masks and fill are made at this resolution at most; they come from 16 x 16 patches anyway
 FLAT = 0.02  # a similarity map with less contrast than this cannot separate anything
 ALMOST_ALL = 0.95  # of the photo's area
 BINS = 256  # of the histogram for Otsu's method
 
+#: What Eq. 1 compares, see :func:`p3s.reference.layer_states.layer_states`.
+FEATURES = ("last", "penultimate", "value-value")
+
 Region = tuple[slice, slice]  # rows and columns
 
 
 @dataclass(frozen=True)
 class MaskSettings:
-    """How masks and fill are made (docs/method.md, rows f and g). Raises MaskError for a value that is not allowed."""
+    """How masks and fill are made (docs/method.md, rows f, g, j and u).
+
+    Raises MaskError for a value that is not allowed.
+    """
 
     #: Of the cosines of Eq. 1.
     value_range: str = setting(
@@ -64,24 +71,58 @@ class MaskSettings:
         "How the removed region is filled when no inpainted photo is given. smooth needs no OpenCV.",
         ("telea", "navier-stokes", "smooth"),
     )
+    features: str = setting(
+        "last",
+        "What is compared: last (the paper's): the last hidden state; penultimate: that of the layer before; "
+        "value-value: attention among equal values, of the last layers (CLIP Surgery).",
+        FEATURES,
+    )
+    #: Row j.
+    tiles: int = setting(
+        1,
+        "2 or 3: look at the photo in 2 x 2 or 3 x 3 overlapping crops, for a finer grid of patches. 1: off.",
+        low=1,
+        high=3,
+        step=1,
+    )
+    #: Needs OpenCV.
+    refine: str = setting(
+        "off",
+        "grabcut: move the masks' outlines, by up to a patch, to edges of the photo.",
+        ("off", "grabcut"),
+    )
 
     def __post_init__(self) -> None:
         check(self, MaskError)
 
 
 class Patches:
-    """The patches of one photo: unit vectors on a g x g grid."""
+    """The patches of one photo on a G x G grid, ``grid`` along a side.
 
-    def __init__(self, tokens: Tensor, frame: Frame) -> None:
+    Args:
+        tokens: [tiles, prefix + g*g, D]: what a vision model gives for each tile of ``Tiling.places``.
+        frame: the photo's.
+        prefix: tokens before the patches.
+        tiles: n, for n x n tiles; 1 is the whole photo, with G = g.
+
+    ``vectors`` [G, G, D]: unit vectors; with tiles their weighted means (``Tiling.merged``).
+    """
+
+    def __init__(self, tokens: Tensor, frame: Frame, prefix: int = 1, tiles: int = 1) -> None:
+        side = math.isqrt(tokens.shape[1] - prefix)
         self.frame = frame
-        self.grid = math.isqrt(tokens.shape[1] - 1)
+        self._tiling = Tiling(frame, side, tiles)
+        self.grid = self._tiling.grid
         self.valid = frame.valid_patches(self.grid)
-        self.vectors = functional.normalize(tokens[0, 1:].double(), dim=-1).view(self.grid, self.grid, -1)
+        own = functional.normalize(tokens[:, prefix:].double(), dim=-1).view(len(tokens), side, side, -1)
+        self._own = own
+        self.vectors = own[0] if tiles == 1 else self._tiling.merged(own)
 
     # Eq. 1:  M_ij = F_ij . F_p / (|F_ij| |F_p|)
     def cosine_map(self, point: Point) -> np.ndarray:
-        """The cosine of every patch to the patch p at a point, [g, g], -1..1."""
-        return (self.vectors @ self.vectors[self.frame.patch_at(*point, self.grid)]).numpy()
+        """The cosine of every patch to the patch p at a point, [G, G], -1..1. With tiles p is of the tile in which the
+        point is most central, and the map the tiles' weighted mean."""
+        return (self.vectors @ self._own[self._tiling.most_central(*self.frame.patch_at(*point, self.grid))]).numpy()
 
 
 # M_P = mean of the positive points' maps, M_N = maximum of the negative ones' (row h), each 0 without any (row i)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +22,9 @@ from .framing import Frame
 from .given_masks import GivenMasks, binary, given_masks
 from .masks import MaskSettings, Patches
 from .points import PointSet
+from .refine import refining_picture
 from .rough_masks import RoughMasks, rough_masks
-
-Encode = Callable[[Tensor], Tensor]
+from .vision import Encode, PatchVision
 
 HASHED_ROWS = 256
 
@@ -61,13 +60,15 @@ class Reference:
 def make_reference(
     image: Tensor,
     points: PointSet | None,
-    encode: Encode,
+    encode: Encode | PatchVision,
     settings: MaskSettings | None = None,
     inpainted: Tensor | None = None,
     image_size: int = 224,
     tokens: Tensor | None = None,
     subject_mask: Tensor | None = None,
     negative_mask: Tensor | None = None,
+    mask_vision: PatchVision | None = None,
+    patches: Patches | None = None,
 ) -> Reference:
     """Make a clean reference from a photo and the points on it (Eq. 1-3).
 
@@ -75,16 +76,19 @@ def make_reference(
         image: the photo I, [H, W, 3], floating point, values 0..1.
         points: at least one positive point, or, with ``subject_mask``, any or None; without a negative point or
             ``negative_mask`` nothing is removed (docs/method.md, row i).
-        encode: CLIP's vision tower, [1, S, S, 3] in 0..1 -> last hidden state [1, 1 + g*g, D], class token first.
+        encode: CLIP's vision tower, [1, S, S, 3] in 0..1 -> last hidden state [1, 1 + g*g, D], class token first; or as
+            a PatchVision, which ``settings.features`` other than the last hidden state need.
         settings: MaskSettings() by default.
         inpainted: the photo with the negative subject already removed by other means, used as I'; [H, W, 3] or
             the same aspect ratio, then resized.
-        image_size: S, side of the picture that ``encode`` takes.
+        image_size: S, side of the picture that ``encode`` takes; a PatchVision has its own.
         tokens: what ``clip_tokens`` gives for this photo, if that is known already.
         subject_mask: where the subject is, used instead of Eq. 2 (row u): [h, w] or [masks, h, w] (united), 0..1, a
             pixel from 0.5 on; of the photo's size or proportions.
         negative_mask: the region to remove, likewise; the subject keeps what both claim, ``settings.grow`` widens it,
             and one of zeros removes nothing. Not used where ``settings.fill_region`` is "background".
+        mask_vision: another vision model for Eq. 1-2; c_s stays ``encode``'s.
+        patches: those of this photo that Eq. 1 compares (``PatchVision.patches``), if they are known already.
 
     Raises:
         PointError: no positive point and no subject mask, or points of opposite sign in the same patch.
@@ -92,6 +96,7 @@ def make_reference(
             sensible mask follows.
     """
     settings = settings or MaskSettings()
+    clip = PatchVision.of(encode, image_size)
     points = points or PointSet()
     if subject_mask is None:
         points.require_positive()
@@ -101,9 +106,13 @@ def make_reference(
     if inpainted is not None:
         inpainted = _fit_inpainted(_check_image(inpainted, "The inpainted picture"), frame)
 
-    if tokens is None:
-        tokens = _encode(image, frame, encode, image_size)
-    masks = rough_masks(Patches(tokens, frame), points, settings, must_fill=inpainted is None, given=given)
+    if patches is None and (mask_vision or settings.features != "last" or settings.tiles > 1):
+        patches = (mask_vision or clip).patches(image, settings.features, settings.tiles)
+    if patches is None:
+        tokens = _encode(image, frame, clip) if tokens is None else tokens
+        patches = Patches(tokens, frame)
+    picture = refining_picture(image) if settings.refine != "off" else None
+    masks = rough_masks(patches, points, settings, inpainted is None, given, picture)
     warnings = list(masks.warnings)
     subject = _to_full_size(masks.subject, frame) if given.subject is None else binary(given.subject)
     removed = _removed(masks, given, settings, frame) & ~subject  # rounding could make both claim a pixel
@@ -117,8 +126,8 @@ def make_reference(
         clean = torch.where(torch.from_numpy(removed).unsqueeze(-1), filled, image)
     else:
         clean = image
-    if clean is not image:
-        tokens = _encode(clean, frame, encode, image_size)
+    if clean is not image or tokens is None:
+        tokens = _encode(clean, frame, clip)
 
     similarity = given.subject
     if similarity is None:
@@ -136,13 +145,13 @@ def make_reference(
     )
 
 
-def clip_tokens(image: Tensor, encode: Encode, image_size: int = 224) -> Tensor:
+def clip_tokens(image: Tensor, encode: Encode | PatchVision, image_size: int = 224) -> Tensor:
     """CLIP's last hidden state of a photo [H, W, 3], 0..1: [1, 1 + g*g, D], float32 on the CPU, class token first.
 
     Raises MaskError: a picture or tokens of a wrong shape or with non-finite values.
     """
     image = _check_image(image, "The picture")
-    return _encode(image, Frame(image.shape[1], image.shape[0]), encode, image_size)
+    return _encode(image, Frame(image.shape[1], image.shape[0]), PatchVision.of(encode, image_size))
 
 
 def image_hash(image: Tensor) -> str:
@@ -197,10 +206,10 @@ def _fit_inpainted(inpainted: Tensor, frame: Frame) -> Tensor:
     return functional.interpolate(batch, size, mode="bicubic", antialias=True)[0].permute(1, 2, 0).clamp(0, 1)
 
 
-def _encode(image: Tensor, frame: Frame, encode: Encode, image_size: int) -> Tensor:
+def _encode(image: Tensor, frame: Frame, clip: PatchVision) -> Tensor:
     """CLIP's last hidden state of a picture in its frame, [1, 1 + g*g, D], float32 on the CPU."""
     with torch.no_grad():
-        tokens = encode(frame.clip_input(image, image_size))
+        tokens = clip.last(frame.clip_input(image, clip.image_size))
     count = tokens.shape[1] if isinstance(tokens, Tensor) and tokens.ndim == 3 and tokens.shape[0] == 1 else 0
     if count < 5 or math.isqrt(count - 1) ** 2 != count - 1:
         came = list(tokens.shape) if isinstance(tokens, Tensor) else type(tokens).__name__

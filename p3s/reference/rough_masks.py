@@ -26,6 +26,7 @@ from .masks import (
     working_size,
 )
 from .points import Point, PointSet
+from .refine import refined
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,22 +50,26 @@ def rough_masks(
     settings: MaskSettings,
     must_fill: bool = True,
     given: GivenMasks = NONE_GIVEN,
+    picture: np.ndarray | None = None,
 ) -> RoughMasks:
     """Make the masks of a photo.
 
     ``must_fill``: whether the removed region will be filled; where it will not, one that makes no sense only gives a
-    warning. ``given``: masks to be used instead of Eq. 2 (docs/method.md, row u). Raises PointError: no positive point
-    and no subject mask, or points of opposite sign in one patch; MaskError: points or masks from which no sensible mask
-    follows.
+    warning. ``given``: masks to be used instead of Eq. 2 (docs/method.md, row u). ``picture``:
+    :func:`.refine.refining_picture` of the photo, which ``settings.refine`` needs; given masks are not refined.
+
+    Raises PointError: no positive point and no subject mask, or points of opposite sign in one patch; MaskError: points
+    or masks from which no sensible mask follows.
     """
     _check_apart(points if given.subject is not None else points.require_positive(), patches)
     m_p, m_n = similarity_maps(patches, points, settings.value_range)
 
+    refine = picture if settings.refine != "off" else None
     if given.subject is not None:
         subject = _given_subject(given.subject, patches, points)
     else:
         # Eq. 2:  Mask = Otsu(Gaussian(M_P (1 - M_N))), the components that hold positive points
-        subject = _cut(m_p * (1 - m_n), patches, points, "positive", settings.blur)
+        subject = _cut(m_p * (1 - m_n), patches, points, "positive", settings.blur, refine)
     warnings = [*subject.warnings, *_subject_warnings(subject.mask, patches, given.subject is not None)]
 
     removed = np.zeros_like(subject.mask)
@@ -76,8 +81,8 @@ def rough_masks(
                 region = _given_negative(given.negative, subject.mask, patches, points)
             else:
                 # Row f: Eq. 2 with the signs exchanged, minus the subject mask
-                region = _cut(m_n * (1 - m_p), patches, points, "negative", settings.blur)
-            warnings += region.warnings
+                region = _cut(m_n * (1 - m_p), patches, points, "negative", settings.blur, refine)
+            warnings += [each for each in region.warnings if each not in warnings]
             if given.negative is None:
                 swallowed = _swallowed(subject.mask, patches.frame, points)
                 warnings += [] if given.subject is not None else swallowed  # said of the given mask already
@@ -101,8 +106,11 @@ class _Cut:
     warnings: tuple[str, ...]
 
 
-def _cut(similarity: np.ndarray, patches: Patches, points: PointSet, sign: str, blur: float) -> _Cut:
-    """The components of Otsu(Gaussian(similarity)) with points of this sign in them. Raises MaskError for none."""
+def _cut(
+    similarity: np.ndarray, patches: Patches, points: PointSet, sign: str, blur: float, picture: np.ndarray | None
+) -> _Cut:
+    """The components of Otsu(Gaussian(similarity)) with points of this sign in them, refined to the edges of
+    ``picture`` if it is given. Raises MaskError for none."""
     frame, clicked_points = patches.frame, getattr(points, sign)
     blurred = gaussian(similarity, patches.valid, blur)
     _check_contrast(similarity[patches.valid], blurred[patches.valid], sign, len(clicked_points))
@@ -118,10 +126,15 @@ def _cut(similarity: np.ndarray, patches: Patches, points: PointSet, sign: str, 
             f"the other points or like its surroundings. Move the {sign} point to the middle of the {what}, and "
             "points of the other sign further away."
         )
-    warnings = (
+    warnings = [
         f"{name} lies outside the mask of the {what}. Move it further inside, or remove it." for name in outside
-    )
-    return _Cut(np.isin(regions, list(clicked)), blurred, tuple(warnings))
+    ]
+    mask = np.isin(regions, list(clicked))
+    if picture is not None:
+        patch = max(mask.shape) / patches.grid
+        mask, warning = refined(mask, picture, (*points.positive, *points.negative), patch, what)
+        warnings += [warning] if warning else []
+    return _Cut(mask, blurred, tuple(warnings))
 
 
 def _given_subject(mask: Tensor, patches: Patches, points: PointSet) -> _Cut:

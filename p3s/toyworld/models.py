@@ -5,13 +5,15 @@ The U-Net is the project's own (:class:`p3s.network.unet.UNet`). All pictures ar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..network.unet_config import UNetConfig
+from ..reference.layer_states import surgery_layers, value_attention
 from ..sampling.diffusion import NoiseSchedule
 from .codec import CHANNELS
 from .scenes import BACKGROUNDS, CLASSES, COLOURS, PATTERNS, vocabulary
@@ -112,10 +114,14 @@ class Clip(nn.Module):
         self.text_projection = nn.Linear(TEXT_DIM, CLIP_JOINT, bias=False)
         self.temperature = nn.Parameter(torch.tensor(2.5))
 
+    def _entered(self, pictures: Tensor) -> Tensor:
+        """What the first layer reads."""
+        x = self.patches(pictures.permute(0, 3, 1, 2) * 2 - 1).flatten(2).transpose(1, 2)
+        return torch.cat([self.class_token.expand(len(x), 1, -1), x], 1) + self.position
+
     def hidden_states(self, pictures: Tensor) -> list[Tensor]:
         """The outputs of all layers, each [batch, 1 + 144, 96], without the final norm. A picture of 0.5 is zero."""
-        x = self.patches(pictures.permute(0, 3, 1, 2) * 2 - 1).flatten(2).transpose(1, 2)
-        x = torch.cat([self.class_token.expand(len(x), 1, -1), x], 1) + self.position
+        x = self._entered(pictures)
         states = []
         for layer in self.layers:
             x = layer(x)
@@ -125,6 +131,20 @@ class Clip(nn.Module):
     def hidden(self, pictures: Tensor) -> Tensor:
         """The last hidden state [batch, 1 + 144, 96], without the final norm."""
         return self.hidden_states(pictures)[-1]
+
+    def states(self, pictures: Tensor, names: Collection[str]) -> dict[str, Tensor]:
+        """The named states that Eq. 1 may compare (``layer_states``), each [batch, 1 + 144, 96]."""
+        outputs = self.hidden_states(pictures)
+        inputs = [self._entered(pictures), *outputs[:-1]]
+        first = len(inputs) - surgery_layers(len(inputs))
+        path = inputs[first]
+        for x, layer in zip(inputs[first:], self.layers[first:], strict=True):
+            attention = cast(nn.TransformerEncoderLayer, layer).self_attn
+            weight, bias = attention.in_proj_weight[2 * CLIP_DIM :], attention.in_proj_bias[2 * CLIP_DIM :]
+            values = F.linear(cast(nn.TransformerEncoderLayer, layer).norm1(x), weight, bias)
+            path = path + attention.out_proj(value_attention(values, attention.num_heads))
+        found = {"last": outputs[-1], "penultimate": outputs[-2], "value-value": path}
+        return {name: found[name] for name in names}
 
     def image_embedding(self, hidden: Tensor) -> Tensor:
         """Unit vectors [batch, 48] from the last hidden state."""

@@ -17,6 +17,7 @@ from ..optional_packages import import_package
 from ..reference.masks import MaskSettings
 from ..reference.points import PointSet
 from ..reference.rngr import Reference, make_reference
+from ..reference.vision import PatchVision
 from ..sampling.application import AppliedSubject
 from ..sampling.ddim import Over, alone, generate
 from ..sampling.diffusion import NoiseSchedule
@@ -24,7 +25,7 @@ from ..ssr.embeds import Vision
 from ..ssr.file import SSRModel, load_ssr
 from ..subject.base_fingerprint import fingerprint
 from .codec import Autoencoder
-from .models import PATCH, Clip, Judge, TextEncoder, noise_schedule, tokenize
+from .models import CLIP_PATCH, PATCH, Clip, Judge, TextEncoder, noise_schedule, tokenize
 from .scenes import SIDE, Scene, render
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -76,6 +77,15 @@ class ToyWorld:
         """The outputs of all of CLIP's layers, [batch, 3, 145, 96]."""
         return torch.stack(self.clip.hidden_states(pictures), 1)
 
+    @torch.no_grad()
+    def encode_clip_states(self, pictures: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
+        """The states of CLIP that Eq. 1 may compare, [batch, 145, 96] each."""
+        return self.clip.states(pictures, names)
+
+    def patch_vision(self) -> PatchVision:
+        """CLIP as ``make_reference`` needs it."""
+        return PatchVision(self.encode_clip_states, SIDE, CLIP_PATCH, name="toy CLIP")
+
     def vision(self) -> Vision:
         """CLIP's vision tower as :func:`p3s.ssr.embeds.encode` needs it."""
         middle = torch.full((1, SIDE, SIDE, 3), 0.5)  # zero, once normalised
@@ -91,7 +101,7 @@ class ToyWorld:
     ) -> Reference:
         """``make_reference`` with this world's CLIP."""
         masks = {"subject_mask": subject_mask, "negative_mask": negative_mask}
-        return make_reference(picture, points, self.encode_clip, settings, image_size=SIDE, **masks)
+        return make_reference(picture, points, self.patch_vision(), settings, **masks)
 
     @torch.no_grad()
     def encode_latent(self, picture: Tensor) -> Tensor:

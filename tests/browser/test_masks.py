@@ -245,6 +245,28 @@ def test_the_mask_nodes_settings_are_followed(picker: EditorPage) -> None:
     assert 99 <= subject + removed <= 101
 
 
+def test_what_is_compared_and_refined_is_switched_live(picker: EditorPage) -> None:
+    picker.click(*DOG)
+    picker.click(*BACKPACK, button="right")
+    picker.queue()
+    picker.press("m")
+    wait_for_live(picker, "Subject: ")
+    shown = [stage(picker)]
+    for name, value in (("refine", "grabcut"), ("refine", "off"), ("tiles", 2), ("tiles", 1)):
+        with picker.page.expect_response(
+            lambda response: response.url.endswith("/p3s/masks") and '"ready"' in response.text()
+        ):
+            picker.page.evaluate(
+                "([id, name, to]) => { app.graph.getNodeById(id).widgets.find((w) => w.name === name).value = to }",
+                [picker.mask, name, value],
+            )
+        picker.page.wait_for_timeout(300)  # to be drawn
+        shown.append(stage(picker))
+    plain, refined, off, tiles, one = shown
+    assert np.array_equal(plain, off) and np.array_equal(plain, one)
+    assert not np.array_equal(plain, refined) and not np.array_equal(plain, tiles)
+
+
 def test_why_points_give_no_mask_is_said_in_the_picture(picker: EditorPage) -> None:
     picker.click(*DOG)
     picker.click(*BACKPACK, button="right")
@@ -275,6 +297,7 @@ def test_a_server_that_does_not_answer_is_said_once(picker: EditorPage) -> None:
         picker.stays(lambda: len(seen), 1, seconds=1)
         assert seen[0]["picture"] == {"node": "P3S_PointPicker", "image": "two.png [input]"}
         assert json.loads(seen[0]["points"]) == {"v": 1, **picker.points}
-        assert seen[0]["settings"] == {"value_range": "clip", "blur": 1, "fill_region": "negative", "grow": 0}
+        paper = {"value_range": "clip", "blur": 1, "fill_region": "negative", "grow": 0}
+        assert seen[0]["settings"] == {**paper, "features": "last", "tiles": 1, "refine": "off"}
     finally:
         page.unroute("**/p3s/masks")

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from comfy import clip_vision
 from comfyui_p3s.nodes import point_picker
-from comfyui_p3s.nodes.host.clip_patches import patches_of
+from comfyui_p3s.nodes.host.clip_patches import patches_of as read_of
 from comfyui_p3s.nodes.host.clip_token_cache import token_cache
 from comfyui_p3s.nodes.host.encoders import clip_encoder, clip_image_size
 from comfyui_p3s.nodes.host.picker_pictures import PickerFile
@@ -27,6 +27,11 @@ from PIL import Image
 from server import PromptServer
 
 ITEM = (0, "a run", {}, {}, [])
+
+
+def patches_of(source: PickerFile) -> Patches | None:
+    read = read_of(source)
+    return read and read.patches
 
 
 def picture(number: int, side: int = 240) -> np.ndarray:

@@ -47,11 +47,14 @@ def ask(client: Client, *args: Any, headers: dict[str, str] = JSON, **more: Any)
     return send(client, json.dumps(content(*args, **more)).encode(), headers)
 
 
-def mask_graph(server: Server, image: Any = "two.png", points: str = POINTS, **linked: Any) -> Graphs:
+def mask_graph(
+    server: Server, image: Any = "two.png", points: str = POINTS, compared: dict[str, Any] | None = None, **linked: Any
+) -> Graphs:
     g = Graphs()
     picker = g.add("P3S_PointPicker", image=image, points=points, **linked)
     vision = g.add("CLIPVisionLoader", clip_name=server.model("clip-vision"))
     settings = {"fill": "telea", "fill_region": "negative", "value_range": "clip", "blur": 1.0, "grow": 0.0}
+    settings |= compared or {}
     masks = g.add("P3S_RNGRMask", clip_vision=vision, image=picker, points=picker[1], **settings)
     for slot in (2, 3):
         g.add("SaveImage", images=g.add("MaskToImage", mask=masks[slot]), filename_prefix=f"mask{slot}")
@@ -80,6 +83,46 @@ def test_before_any_run_it_says_so_and_afterwards_it_shows_what_a_run_gives(serv
     subject, removed = (from_runs(wide[name], wide["size"]) for name in ("subject", "removed"))
     assert (subject ^ removed).all()
     assert not server.own_frames(started)
+
+
+def test_what_is_compared_is_switched_without_a_run_and_shows_what_a_run_gives(server: Server, client: Client) -> None:
+    client.upload_image(two_subjects(), "two.png")
+    client.run_ok(mask_graph(server).graph)
+    plain = ask(client)[1]
+    for compared, grid in (
+        ({"refine": "grabcut"}, 16),
+        ({"features": "value-value"}, 16),
+        ({"features": "penultimate", "refine": "grabcut"}, 16),
+        ({"tiles": 2}, 28),
+    ):
+        status, shown = ask(client, settings=compared)
+        if shown["state"] == "unread":  # tiles, where the host has moved the model
+            assert compared == {"tiles": 2}
+        else:
+            assert (status, shown["state"], shown["grid"]) == (200, "ready", grid)
+        result = client.run_ok(mask_graph(server, compared=compared).graph)
+        after = ask(client, settings=compared)[1]
+        assert shown["state"] == "unread" or shown["subject"] == after["subject"], compared
+        for name, node in (("subject", "5"), ("removed", "7")):
+            np.testing.assert_array_equal(
+                from_runs(after[name], after["size"]), result.images(node)[0][1::3, 1::3, 0] > 127
+            )
+        assert ("refine" in compared or "tiles" in compared) == (after["subject"] != plain["subject"])
+    assert ask(client)[1] == plain
+
+
+def test_a_linked_vision_model_shows_what_a_run_has_read_of_it(server: Server, client: Client) -> None:
+    client.upload_image(two_subjects(), "two.png")
+    client.run_ok(mask_graph(server).graph)
+    own = ask(client)[1]
+    g = mask_graph(server)
+    # A CLIP beside itself: its masks are the same, but what is read of it is kept apart.
+    g.graph["3"]["inputs"]["mask_vision"] = g.graph["3"]["inputs"]["clip_vision"]
+    client.run_ok(g.graph)
+    linked = ask(client, settings={"mask_vision": True})[1]
+    assert linked["state"] == "ready" and linked["subject"] == own["subject"]
+    assert ask(client, settings={"mask_vision": "yes"})[0] == 400
+    assert ask(client, settings={"features": "first"})[0] == 400
 
 
 def test_without_a_server_the_nodes_load_and_a_second_copy_adds_no_second_route(inside: Inside) -> None:

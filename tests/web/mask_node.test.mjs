@@ -61,6 +61,17 @@ test('a connected mask is used instead of the points', () => {
   assert.equal(hasGivenMask(null), false)
 })
 
+test('what is compared, and whether another model is linked for it', () => {
+  const node = mask(2, 2)
+  const newer = { features: 'value-value', tiles: 2, refine: 'grabcut' }
+  for (const [name, value] of Object.entries(newer)) node.widgets.push({ name, value })
+  node.inputs.push({ name: 'mask_vision' })
+  const loader = { id: 3, outputs: [{}] }
+  assert.deepEqual(find(makeGraph([picker(), node, loader], [[1, 1, 1, 2, 2]])), { ...ALL, ...newer })
+  const linked = makeGraph([picker(), node, loader], [[1, 1, 1, 2, 2], [2, 3, 0, 2, 4]])
+  assert.deepEqual(find(linked), { ...ALL, ...newer, mask_vision: true })
+})
+
 test('through reroutes, past other users and muted or bypassed nodes', () => {
   const reroute = { id: 3, isVirtualNode: true, inputs: [{}], outputs: [{}] }
   const other = { id: 4, comfyClass: 'PreviewAny', inputs: [{}], outputs: [] }

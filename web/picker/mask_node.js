@@ -2,7 +2,7 @@
 
 import { BYPASSED, findLink, findSubgraphNode, isSubgraphOutput, MAX_STEPS, MUTED, widgetValue } from '../common/graph.js'
 
-const NAMES = ['value_range', 'blur', 'fill_region', 'grow']
+const NAMES = ['value_range', 'blur', 'fill_region', 'grow', 'features', 'tiles', 'refine']
 const GIVEN = ['subject_mask', 'negative_mask']
 
 /** The RNGR Mask node that a node's output is wired to, or null. */
@@ -11,9 +11,13 @@ export function findMaskNode(node, outputName, rootGraph) {
   return slot < 0 ? null : followOutput(node, slot, rootGraph, MAX_STEPS)
 }
 
-/** The settings of an RNGR Mask node: {name: value}, less what only a run can tell; {} for null. */
+/**
+ * The settings of an RNGR Mask node: {name: value}, less what only a run can tell, and mask_vision: true if a model is
+ * linked there; {} for null.
+ */
 export function maskSettings(maskNode, rootGraph) {
   const values = maskNode ? NAMES.map((name) => [name, widgetValue(maskNode, name, rootGraph)]) : []
+  if (maskNode?.inputs?.find(({ name }) => name === 'mask_vision')?.link != null) values.push(['mask_vision', true])
   return Object.fromEntries(values.filter(([, value]) => value !== undefined))
 }
 
