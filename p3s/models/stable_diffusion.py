@@ -81,8 +81,8 @@ class StableDiffusion:
         negative_mask: Tensor | None = None,
     ) -> Reference:
         """``make_reference`` with this CLIP."""
-        masks = {"subject_mask": subject_mask, "negative_mask": negative_mask}
-        return make_reference(picture, points, patch_vision(self._clip()), settings, **masks)
+        vision = patch_vision(self._clip())
+        return make_reference(picture, points, vision, settings, subject_mask=subject_mask, negative_mask=negative_mask)
 
     @torch.no_grad()
     def encode_latent(self, picture: Tensor) -> Tensor:

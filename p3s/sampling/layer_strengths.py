@@ -38,7 +38,8 @@ def parse_layer_strengths(text: str) -> tuple[Entry, ...]:
                 'factor", as in "output 9: 0.5"; '
                 f"the sides are {', '.join(SIDES)}"
             )
-        place = match[1], *(None if number is None else int(number) for number in match.group(2, 3))
+        block, depth = (None if number is None else int(number) for number in match.group(2, 3))
+        place = match[1], block, depth
         try:
             factor = float(match[4])
         except ValueError:
@@ -48,7 +49,7 @@ def parse_layer_strengths(text: str) -> tuple[Entry, ...]:
         if place in found:
             raise P3SError(f"layer_strengths: {shown_place(*place)} is given twice")
         found[place] = factor
-    return tuple((*place, factor) for place, factor in found.items())
+    return tuple((side, block, depth, factor) for (side, block, depth), factor in found.items())
 
 
 def layer_strengths(entries: tuple[Entry, ...], config: UNetConfig) -> dict[Layer, float]:

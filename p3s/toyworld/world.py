@@ -100,8 +100,8 @@ class ToyWorld:
         negative_mask: Tensor | None = None,
     ) -> Reference:
         """``make_reference`` with this world's CLIP."""
-        masks = {"subject_mask": subject_mask, "negative_mask": negative_mask}
-        return make_reference(picture, points, self.patch_vision(), settings, **masks)
+        vision = self.patch_vision()
+        return make_reference(picture, points, vision, settings, subject_mask=subject_mask, negative_mask=negative_mask)
 
     @torch.no_grad()
     def encode_latent(self, picture: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ def prepare(
         raise TrainingError("no reference to train on: give at least one photo")
     examples: list[Example] = []
     generator = torch.Generator().manual_seed(settings.seed)
-    pools = pooled or [None] * len(references)
+    pools: Sequence[Pooled | None] = pooled or [None] * len(references)
     for number, (reference, prompt, pool) in enumerate(zip(references, prompts, pools, strict=True), start=1):
         tell(f"Encoding reference {number} of {len(references)}")
         # A tensor of its own for each reference: there is a sketch for each tensor, the same number for all callers.

@@ -111,13 +111,14 @@ def _largest(examples: Sequence[Example], batch_size: int) -> tuple[Shapes, ...]
     area = max(e.learned_latent[0].numel() for e in examples)
     first = next(e for e in examples if e.learned_latent[0].numel() == area)
     rows = islice(cycle([e for e in examples if e.learned_latent.shape == first.learned_latent.shape]), batch_size)
-    return tuple(
-        Shapes(
-            *(tuple(t.shape) for t in (e.learned_latent, e.latent, e.tokens, e.prompt)),
-            label=0 if e.label is None else len(e.label),
-        )
-        for e in rows
+    return tuple(map(_shapes_of, rows))
+
+
+def _shapes_of(example: Example) -> Shapes:
+    target, latent, tokens, prompt = (
+        tuple(t.shape) for t in (example.learned_latent, example.latent, example.tokens, example.prompt)
     )
+    return Shapes(target, latent, tokens, prompt, 0 if example.label is None else len(example.label))
 
 
 def _batch(rows: Sequence[Shapes]) -> Batch:
