@@ -85,5 +85,5 @@ def of_number(references: tuple[CleanReference, ...], number: int) -> tuple[Clea
     if not references:
         raise MaskError("reference holds no photo. Connect RNGR Mask")
     if number > len(references):
-        raise MaskError(f"reference holds {len(references)} photo(s); there is no photo {number}. 0 gives all of them")
+        raise MaskError(f"photos in reference: {len(references)}; there is no photo {number}. 0 gives all of them")
     return references[number - 1 : number] if number else references

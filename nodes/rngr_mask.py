@@ -212,8 +212,8 @@ def masks_of(photos: Sequence[torch.Tensor], batches: Sequence[Any] | None, name
     if len(photos) == 1 and len({mask.shape for mask in single}) == 1:
         return [torch.stack(single)]
     raise MaskError(
-        f"{name} holds {len(single)} mask(s) for {len(photos)} photo(s): give one for each, or for one photo "
-        "several of one size"
+        f"masks in {name}: {len(single)}; photos in image: {len(photos)}. Give one for each, or for one photo several "
+        "of one size"
     )
 
 
@@ -221,7 +221,7 @@ def points_of(photos: Sequence[torch.Tensor], points: Sequence[Any], negative: S
     """The points of each photo. Raises PointError where their numbers differ or they cannot be read."""
     if len(points) != len(photos):
         raise PointError(
-            f"image holds {len(photos)} photo(s), and there are points for {len(points)}: every photo needs its own. "
+            f"photos in image: {len(photos)}; with points: {len(points)}. Every photo needs its own. "
             "Give each a Point Picker and an RNGR Mask, and chain these: reference of one to references of the next"
         )
     if negative and not all(isinstance(each, str) for each in points):
@@ -243,7 +243,7 @@ def points_of(photos: Sequence[torch.Tensor], points: Sequence[Any], negative: S
 def check_together(photos: Sequence[Any], chosen: Sequence[PointSet], clean: Sequence[Any]) -> None:
     """Raise PointError or MaskError for photos that cannot be taken together."""
     if len(clean) != len(photos):
-        raise MaskError(f"inpainted holds {len(clean)} picture(s) for {len(photos)} photo(s): give one for each")
+        raise MaskError(f"pictures in inpainted: {len(clean)}; photos in image: {len(photos)}. Give one for each")
     if len({photo.shape for photo in photos}) > 1:
         sizes = ", ".join(f"{photo.shape[1]} x {photo.shape[0]}" for photo in photos)
         raise MaskError(

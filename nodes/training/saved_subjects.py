@@ -77,6 +77,8 @@ def trained_before(wanted: SubjectInfo, name: str) -> SavedSubject | None:
             told = f"Not trained again: loaded from {path} ({info.steps} steps). Turn on retrain to train it again"
             return SavedSubject(subject, str(path), (told,))
         filed = save(replace(subject, info=info), name)
+        if filed.path:
+            filed = filed._replace(told=(f"copied to {filed.path}", *filed.told[1:]))  # instead of "trained, saved to"
         return filed._replace(told=(f"Not trained again: the same training as {path}", *filed.told))
     return None
 

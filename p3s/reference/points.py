@@ -150,7 +150,8 @@ class PointSet:
         """
         if not self.positive and self.subject:
             raise PointError(
-                f"Subject {self.subject} has no positive point. Click it (+) in tab {self.subject} of Point Picker."
+                f"Subject {self.subject} has no positive point. Click it (+) in tab {self.subject} of Point Picker; + "
+                "below the picture adds a tab."
             )
         if not self.positive:
             raise PointError("There is no positive point. Click the subject you want to keep.")

@@ -118,7 +118,7 @@ def test_where_rngr_mask_is_given_a_mask_the_points_show_none(picker: EditorPage
     wait_for_live(picker, "Subject: ")
     assert amount(stage(picker), SUBJECT) > 200
     picker.connect(picker.add("SolidMask", (60, 430)), picker.mask, "subject_mask")
-    picker.becomes(picker.hint, "A mask is connected to RNGR Mask: its picture shows what is used.")
+    picker.becomes(picker.hint, "A mask is connected to RNGR Mask: see the picture on that node.")
     assert amount(stage(picker), SUBJECT) < 30
 
 

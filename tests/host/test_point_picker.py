@@ -92,7 +92,7 @@ def test_a_subject_nobody_clicked_is_named_where_it_is_needed_and_costs_nothing_
     photo.masks(picker)
     photo.run()
     photo.masks(picker, POINTS_4)
-    assert "Subject 4 has no positive point. Click it (+) in tab 4 of Point Picker." in photo.refused()
+    assert "Subject 4 has no positive point. Click it (+) in tab 4 of Point Picker; + below" in photo.refused()
 
 
 def test_boxes_reach_other_nodes_in_pixels(photo: Photo) -> None:

@@ -55,7 +55,7 @@ def test_the_host_draws_the_boxes_where_the_masks_are(facts: dict[str, Any]) -> 
     ("case", "begins"),
     [
         ("no photo", "MaskError: reference holds no photo. Connect RNGR Mask"),
-        ("too few", "MaskError: reference holds 2 photo(s); there is no photo 3. 0 gives all of them"),
+        ("too few", "MaskError: photos in reference: 2; there is no photo 3. 0 gives all of them"),
         ("no reference", "P3SError: reference must come from RNGR Mask; got None"),
         ("an image", "P3SError: reference must come from RNGR Mask; got tensor("),
         ("empty mask", "MaskError: The reference's subject mask is empty"),

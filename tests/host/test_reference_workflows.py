@@ -6,6 +6,7 @@ build them; Qwen-Image-Edit runs as far as its text encoder.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,13 @@ from host.client import Client, Graph, Result
 from host.hosts import Host, peer
 from host.inside import Inside
 from host.server import Server, link_pack
-from host.test_workflows import PHOTO, POINTS, SWAPPED, needs, node_id, nodes_of, opened
+from host.test_workflows import BOTH, PHOTO, POINTS, SWAPPED, needs, node_id, nodes_of, opened
 from PIL import Image
 from tools import templates, tiny_flux
 from tools.template_models import SOURCES
 
 NAMES = [name for name in templates.TEMPLATES if name.startswith("clicks_to_")]
+BOTH_SWAPPED = json.dumps({"v": 2, "subjects": json.loads(BOTH)["subjects"][::-1]})
 #: Where a run stops for want of a model. SAM3 Detect is given another model's checkpoint.
 LOADERS = ("UNETLoader", "CLIPLoader", "DualCLIPLoader", "VAELoader", "IPAdapterUnifiedLoader", "SAM3_Detect")
 OF_PACKS = [name for name, (_, pack) in templates.NEEDS.items() if pack]
@@ -162,7 +164,8 @@ def test_what_the_clicks_choose_is_what_the_model_draws_from(
     assert not any(by_hand[key]["class_type"].startswith("P3S_") for key in kept)
     same = picture(client.run_ok({key: by_hand[key] for key in kept}, timeout=300), by_hand)
     for picker in nodes_of(graph, "P3S_PointPicker"):
-        graph[picker]["inputs"]["points"] = SWAPPED  # klein's second has them already
+        both = graph[picker]["inputs"]["points"] == BOTH
+        graph[picker]["inputs"]["points"] = BOTH_SWAPPED if both else SWAPPED
     other = picture(client.run_ok(graph, timeout=300), graph)
     by_rounding, by_clicks = (np.abs(each.astype(int) - drawn).mean() for each in (same, other))
     assert by_clicks > 0.2 and by_rounding < by_clicks / 20, (by_rounding, by_clicks)  # the cuts were saved in 8 bits

@@ -25,10 +25,10 @@ def test_several_photos_give_what_each_gives_alone(facts: dict[str, Any], way: s
 @pytest.mark.parametrize(
     ("case", "begins"),
     [
-        ("a batch, one picker", "PointError: image holds 3 photo(s), and there are points for 1: every photo needs"),
+        ("a batch, one picker", "PointError: photos in image: 3; with points: 1. Every photo needs"),
         ("a list, one picker's points", "PointError: image holds several photos with the very same points"),
         ("two sizes", "MaskError: image holds photos of several sizes (48 x 48, 48 x 40): give each an RNGR Mask"),
-        ("one inpainted", "MaskError: inpainted holds 1 picture(s) for 3 photo(s)"),
+        ("one inpainted", "MaskError: pictures in inpainted: 1; photos in image: 3"),
         ("one negative text", "PointError: negative_points holds 1 texts and points 2"),
         ("the second photo is wrong", "PointError: photo 2: There is no positive point"),
         ("a list of settings", "P3SError: blur comes as a list of 2 values; one is expected"),
@@ -56,8 +56,8 @@ def test_masks_from_elsewhere_take_the_place_of_clips(facts: dict[str, Any]) -> 
             "PointError: Nothing says which subject is meant: connect Point Picker to points, or a mask",
         ),
         ("a negative mask alone", "PointError: Nothing says which subject is meant"),
-        ("two masks for three", "MaskError: subject_mask holds 2 mask(s) for 3 photo(s): give one for each"),
-        ("two sizes for one", "MaskError: subject_mask holds 2 mask(s) for 1 photo(s): give one for each, or for one"),
+        ("two masks for three", "MaskError: masks in subject_mask: 2; photos in image: 3. Give one for each"),
+        ("two sizes for one", "MaskError: masks in subject_mask: 2; photos in image: 1. Give one for each, or for one"),
         ("no mask on the wire", "MaskError: subject_mask is empty: the node that it comes from gave no mask"),
         (
             "the mask of the second photo",
@@ -86,4 +86,4 @@ def test_a_list_of_photos_is_not_trained_one_subject_each(server: Server, client
     job.train(reference)
     result = client.run(job.g.graph)
     assert result.error is not None
-    assert result.error.message.startswith("image holds 2 photo(s), and there are points for 1")
+    assert result.error.message.startswith("photos in image: 2; with points: 1")

@@ -128,6 +128,32 @@ def pointed_out(b: Workflow, vision: Added, left_out: str, reader: str) -> Added
     return rngr(b, vision, picker["image"], picker["points"])
 
 
+def both_pointed_out(b: Workflow, vision: Added, what: str, reader: str) -> list[Added]:
+    """The second group: a photo of two similar subjects, clicked in one picker, and the masks of each. ``what`` becomes
+    of them, who reads the masks."""
+    b.group("2  One photo, both subjects clicked")
+    b.column(460)
+    b.note(
+        "Two subjects of one photo",
+        200,
+        f"""
+{what}
+
+1. **Upload your photo** in Point Picker. {PHOTO}
+2. **Click the first** subject.
+3. Press **+** below the picture and **click the second** one. Each now has the other, drawn faintly, as what to leave
+out.
+4. {MASKS_OF.format(reader)} Press **1** and do the same there, then **Run**.
+""",
+    )
+    picker = b.add("P3S_PointPicker", 660, image="", points=NO_POINTS)
+    b.column(400)
+    return [
+        rngr(b, vision, picker["image"], picker[output], f"RNGR Mask, {title}", 660)
+        for output, title in (("points", "first subject"), ("points_2", "second subject"))
+    ]
+
+
 def weight_schedule(b: Workflow) -> Added:
     """With the weights at the steps of the templates' sampler marked."""
     added = b.add("P3S_WeightSchedule", 480)

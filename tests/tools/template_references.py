@@ -25,6 +25,7 @@ from tools.template_models import (
 from tools.template_parts import (
     NO_POINTS,
     PHOTO,
+    both_pointed_out,
     checkpoint,
     generate,
     loader,
@@ -158,26 +159,8 @@ About 12 GB in all. It needs a ComfyUI that knows FLUX.2, such as 0.33.
     model = loader(b, "UNETLoader", "unet_name", KLEIN)
     clip = loaders(b, "CLIPLoader", 106, {"clip_name": QWEN3}, type="flux2")
     vae, vision = loader(b, "VAELoader", "vae_name", FLUX2_VAE), loader(b, "CLIPVisionLoader", "clip_name", VISION)
-    b.group("2  One photo, clicked twice")
-    b.column(460)
-    b.note(
-        "Two subjects of one photo",
-        200,
-        f"""
-Each of the two similar subjects becomes a reference of its own, from which the other one is gone.
-
-1. **Upload your photo** in the upper Point Picker; the lower one shows the same. {PHOTO}
-2. In the upper one **click the first** subject and **right-click the second**.
-3. In the lower one **click the second** and **right-click the first**. Then **Run**.
-""",
-    )
-    first = b.add("P3S_PointPicker", 560, "First subject", image="", points=NO_POINTS)
-    second = b.add("P3S_PointPicker", 560, "Second subject", image="", points=NO_POINTS, linked_image=first["image"])
-    b.column(400)
-    masks = [
-        rngr(b, vision, picker["image"], picker["points"], f"RNGR Mask, {title}", 660)
-        for picker, title in ((first, "first subject"), (second, "second subject"))
-    ]
+    what = "Each of the two similar subjects becomes a reference of its own, from which the other one is gone."
+    masks = both_pointed_out(b, vision, what, "Reference Picture")
     b.group("3  References")
     b.column(400)
     latents = []

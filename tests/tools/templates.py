@@ -7,12 +7,12 @@ from typing import Any
 
 from tools.template_models import CHECKPOINT, CONTROLNET, SUBJECT, SUBJECTS, needed
 from tools.template_parts import (
-    LOOK,
     NEGATIVE,
     NO_POINTS,
     PHOTO,
     SAMPLER,
     apply,
+    both_pointed_out,
     checkpoint,
     generate,
     loader,
@@ -169,27 +169,8 @@ A = {"sks": "a sks", "olis": "an olis"}
 def two_similar_subjects(b: Workflow) -> None:
     b.after_a_run = "fixed"
     base, vision = models(b)
-    b.group("2  One photo, both subjects clicked")
-    b.column(460)
-    b.note(
-        "Two subjects of one photo",
-        200,
-        f"""
-Two similar subjects are trained one by one, each with the other left out of its reference.
-
-1. **Upload your photo** in Point Picker. {PHOTO}
-2. **Click the first** subject.
-3. Press **+** below the picture and **click the second** one. Each now has the other, drawn faintly, as what to leave
-out.
-4. {LOOK} Press **1** and do the same there, then **Run**.
-""",
-    )
-    picker = b.add("P3S_PointPicker", 660, image="", points=NO_POINTS)
-    b.column(400)
-    masks = [
-        rngr(b, vision, picker["image"], picker[output], f"RNGR Mask, {title}", 660)
-        for output, title in (("points", "first subject"), ("points_2", "second subject"))
-    ]
+    what = "Two similar subjects are trained one by one, each with the other left out of its reference."
+    masks = both_pointed_out(b, vision, what, "training")
     trained = []
     for number, (mask, word, name) in enumerate(zip(masks, ("sks", "olis"), ("first", "second"), strict=True), 3):
         b.group(f"{number}  Train the {name}")

@@ -58,7 +58,7 @@ export function showTexts(elements, editor, { hasPicture, emptyText, warning, me
 
 /** One sentence on the masks, for the status and for screen readers. */
 export function describeMasks({ masks, message, isUnread }, { isWired, isRunning, isGiven, output }) {
-  if (isGiven) return t('A mask is connected to RNGR Mask: its picture shows what is used.')
+  if (isGiven) return t('A mask is connected to RNGR Mask: see the picture on that node.')
   if (isUnread && isRunning) return t('RNGR Mask is running…')
   if (isUnread && isWired) return t('The masks appear here once RNGR Mask has run.')
   if (isUnread) return t('Connect “{output}” to RNGR Mask: the masks appear here once it has run.', { output })
