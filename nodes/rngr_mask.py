@@ -17,6 +17,7 @@ from ..p3s.reference.overlay import heat_map, overlay, reduced
 from ..p3s.reference.points import PointSet
 from ..p3s.reference.rngr import Reference as CleanReference
 from ..p3s.reference.rngr import make_reference
+from ..p3s.reference.rough_masks import compares_patches
 from ..p3s.settings import settings_of
 from .host.clip_token_cache import PAPER, Choice, token_cache
 from .host.encoders import clip_encoder, clip_image_size
@@ -272,7 +273,10 @@ def reference_of(
     tokens = token_cache.tokens(photo, clip_vision)
     choice = Choice(mask_vision is not None, settings.features, settings.tiles)
     chosen = clip_vision if mask_vision is None else mask_vision
-    patches = None if choice == PAPER else token_cache.patches(photo, chosen, choice)
+    masks = {"subject_mask": subject_mask, "negative_mask": negative_mask}
+    given = [name for name, mask in masks.items() if mask is not None]
+    compares = choice != PAPER and compares_patches(points, settings, given)
+    patches = token_cache.patches(photo, chosen, choice) if compares else None
     return make_reference(
         photo,
         points,
@@ -281,7 +285,6 @@ def reference_of(
         inpainted=clean,
         image_size=clip_image_size(clip_vision),
         tokens=tokens,
-        subject_mask=subject_mask,
-        negative_mask=negative_mask,
         patches=patches,
+        **masks,
     )

@@ -17,6 +17,7 @@ from p3s.reference.masks import MaskSettings
 from p3s.reference.overlay import overlay
 from p3s.reference.points import PointSet
 from p3s.reference.rngr import Reference, make_reference
+from p3s.reference.vision import PatchVision
 
 TENSORS = ("image", "tokens", "subject_mask", "negative_mask", "similarity")
 
@@ -289,6 +290,25 @@ def test_points_in_one_patch_are_refused_also_beside_a_mask() -> None:
     both = PointSet([(0.1, 0.5)], [(0.11, 0.5)])
     with pytest.raises(PointError, match="lie in the same CLIP patch"):
         make_reference(stripes(320, 320), both, mean_colours, subject_mask=box(0, 33))
+
+
+def test_where_eq_2_makes_no_mask_patches_are_not_compared() -> None:
+    """Subjects that touch are why masks come from elsewhere; and no other model or state is asked for nothing."""
+    points, masks = (
+        PointSet([(0.49, 0.5)], [(0.51, 0.5)]),
+        {"subject_mask": box(100, 160), "negative_mask": box(160, 200)},
+    )
+    vision = PatchVision.of(lambda picture: mean_colours(picture))  # has the last state alone
+    image = stripes(320, 320, (RED, GREEN, GREEN, BLUE))
+    made = make_reference(image, points, vision, MaskSettings(features="value-value", tiles=2), **masks)
+    assert torch.equal(made.subject_mask, masks["subject_mask"]) and torch.equal(
+        made.negative_mask, masks["negative_mask"]
+    )
+    background = MaskSettings(features="value-value", fill_region="background")
+    made = make_reference(image, points, vision, background, subject_mask=masks["subject_mask"])
+    assert torch.equal(made.negative_mask, 1 - masks["subject_mask"])
+    with pytest.raises(MaskError, match="value-value"):
+        make_reference(image, points, vision, background)
 
 
 def test_on_a_photo_a_tight_mask_removes_the_animal_and_nothing_else() -> None:

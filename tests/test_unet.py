@@ -51,8 +51,18 @@ def test_sdxl_has_the_known_size():
     assert [config.heads(w) for w in (640, 1280)] == [10, 20]
 
 
+def test_a_middle_without_attention_is_refused_by_name():
+    """As those of SSD-1B and Segmind Vega: one ResBlock."""
+    state = meta_state(SMALL_SDXL)
+    state = {k: v for k, v in state.items() if not k.startswith(("middle_block.1.", "middle_block.2."))}
+    with pytest.raises(
+        FamilyError, match=r"no attention in its middle, .* \(SSD-1B, Segmind Vega\); that is not supported"
+    ):
+        UNetConfig.from_state_dict(state)
+
+
 def test_what_is_distilled_from_sdxl_is_another_family():
-    """SSD-1B: fewer blocks of the same widths."""
+    """Fewer blocks of the same widths."""
     assert UNetConfig.build(**SDXL | {"transformer_depth": (0, 2, 4)}).family == "SDXL of 34 blocks"
 
 

@@ -42,7 +42,9 @@ def base_weights(model: Any, dtype: torch.dtype = torch.float32) -> dict[str, Te
     They are normal tensors also inside the host's inference mode, and never those of another clone of the model that
     happens to be loaded. Weights stored in 8 bits are widened.
     """
-    return {key: each.patched().to(dtype) for key, each in _stored_weights(model).items()}
+    stored = _stored_weights(model)
+    with torch.inference_mode(False):
+        return {key: each.patched().to(dtype) for key, each in stored.items()}
 
 
 def base_fingerprint(model: Any, patched: bool = False) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import weakref
 from collections import OrderedDict
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
+from ...p3s.errors import MaskError
 from ...p3s.reference.framing import Frame
 from ...p3s.reference.masks import Patches
 from ...p3s.reference.refine import refining_picture
@@ -82,8 +84,13 @@ class ClipTokenCache:
             return states["last"]
 
         tokens = clip_tokens(photo, read, clip_image_size(clip_vision))
-        others = {name: vision.checked(states[name]) for name in vision.features if name != "last"}
-        self._keep_all(key, photo, clip_vision, {PAPER: tokens} | {Choice(False, n): t for n, t in others.items()})
+        found = {PAPER: tokens}
+        for name in vision.features:
+            if name != "last":
+                # Nobody has asked for it yet: what is wrong with it is said when somebody does.
+                with contextlib.suppress(MaskError):
+                    found[Choice(False, name)] = vision.checked(states[name])
+        self._keep_all(key, photo, clip_vision, found)
         return tokens
 
     def patches(self, photo: Tensor, model: Any, choice: Choice) -> Patches:
@@ -97,7 +104,9 @@ class ClipTokenCache:
             vision.check_has(choice.features)
             names = vision.features if choice.tiles == 1 else (choice.features,)  # tiles take much memory
             read = vision.read(photo, names, choice.tiles)
-            known = self._keep_all(key, photo, model, {choice._replace(features=n): t for n, t in read.items()})[choice]
+            found = {choice._replace(features=name): tokens for name, tokens in read.items()}
+            kept = {each: tokens for each, tokens in found.items() if each != PAPER}  # has a class token, unlike these
+            known = self._keep_all(key, photo, model, kept)[choice]
         return known.patches()
 
     def find(self, key: str, choice: Choice = PAPER) -> Reading | None:

@@ -34,7 +34,7 @@ Region = tuple[slice, slice]  # rows and columns
 
 @dataclass(frozen=True)
 class MaskSettings:
-    """How masks and fill are made (docs/method.md, rows f, g, j and u).
+    """How masks and fill are made (docs/method.md, rows f, g, j and v).
 
     Raises MaskError for a value that is not allowed.
     """
@@ -48,7 +48,8 @@ class MaskSettings:
     #: Standard deviation of Eq. 2's Gaussian; 0 leaves the map as it is.
     blur: float = setting(
         1.0,
-        "Blur of the similarity map, in CLIP patches (a sixteenth of the longer side).",
+        "Blur of the similarity map, in patches. CLIP's are a sixteenth of the longer side, others with tiles or "
+        "mask_vision.",
         low=0.0,
         high=8.0,
         step=0.1,

@@ -23,7 +23,7 @@ from .given_masks import GivenMasks, binary, given_masks
 from .masks import MaskSettings, Patches
 from .points import PointSet
 from .refine import refining_picture
-from .rough_masks import RoughMasks, rough_masks
+from .rough_masks import RoughMasks, compares_patches, rough_masks
 from .vision import Encode, PatchVision
 
 HASHED_ROWS = 256
@@ -106,7 +106,8 @@ def make_reference(
     if inpainted is not None:
         inpainted = _fit_inpainted(_check_image(inpainted, "The inpainted picture"), frame)
 
-    if patches is None and (mask_vision or settings.features != "last" or settings.tiles > 1):
+    others = mask_vision is not None or settings.features != "last" or settings.tiles > 1
+    if patches is None and others and compares_patches(points, settings, given.names):
         patches = (mask_vision or clip).patches(image, settings.features, settings.tiles)
     if patches is None:
         tokens = _encode(image, frame, clip) if tokens is None else tokens
@@ -162,10 +163,6 @@ def image_hash(image: Tensor) -> str:
         whole = rows.cpu() if rows.dtype == torch.uint8 else rows.float().cpu().clamp(0, 1).mul(255).round().byte()
         digest.update(whole.contiguous().numpy())
     return digest.hexdigest()
-
-
-def _to_8_bit(image: Tensor) -> np.ndarray:
-    return image.mul(255).round_().to(torch.uint8).contiguous().numpy()
 
 
 def _to_full_size(mask: np.ndarray, frame: Frame) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,14 @@ class RoughMasks:
     warnings: tuple[str, ...]
 
 
+def compares_patches(points: PointSet, settings: MaskSettings, given: Collection[str]) -> bool:
+    """Whether Eq. 2 makes a mask, so that patches are compared; ``given``: which of "subject_mask" and "negative_mask"
+    are given instead."""
+    if "subject_mask" not in given:
+        return True
+    return settings.fill_region != "background" and "negative_mask" not in given and bool(points.negative)
+
+
 def rough_masks(
     patches: Patches,
     points: PointSet,
@@ -61,8 +69,12 @@ def rough_masks(
     Raises PointError: no positive point and no subject mask, or points of opposite sign in one patch; MaskError: points
     or masks from which no sensible mask follows.
     """
-    _check_apart(points if given.subject is not None else points.require_positive(), patches)
-    m_p, m_n = similarity_maps(patches, points, settings.value_range)
+    if given.subject is None:
+        points.require_positive()
+    m_p = m_n = np.zeros((patches.grid, patches.grid))
+    if compares_patches(points, settings, given.names):
+        _check_apart(points, patches)
+        m_p, m_n = similarity_maps(patches, points, settings.value_range)
 
     refine = picture if settings.refine != "off" else None
     if given.subject is not None:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import folder_paths
 import torch
 from comfy.clip_vision import IMAGE_ENCODERS, ClipVisionModel
-from comfyui_p3s.nodes.host import toy_world
+from comfyui_p3s.nodes.host import clip_token_cache, toy_world
 from comfyui_p3s.nodes.host.clip_token_cache import Choice, ClipTokenCache
 from comfyui_p3s.nodes.host.encoders import clip_encoder
 from comfyui_p3s.nodes.host.patch_vision import patch_vision, patch_vision_in_place
 from comfyui_p3s.nodes.rngr_mask import RNGRMask
-from comfyui_p3s.p3s.errors import P3SError
+from comfyui_p3s.p3s.errors import MaskError, P3SError
 from comfyui_p3s.p3s.reference.framing import CLIP_MEAN
 from comfyui_p3s.p3s.reference.masks import FEATURES, MaskSettings
 from comfyui_p3s.p3s.reference.points import PointSet
 from comfyui_p3s.p3s.reference.rngr import make_reference
+from comfyui_p3s.p3s.reference.vision import PatchVision
 from inside_rngr_mask import equal
 from torch import Tensor
 from torch.nn import functional
@@ -144,6 +146,34 @@ def two_colours(width: int = 120, height: int = 90) -> Tensor:
     return photo
 
 
+def unasked() -> list[Any]:
+    """A state with values that are not finite and that nobody has chosen: the tokens of a run; what is said when it is
+    chosen."""
+    model, photo, cache = model_of("clip"), two_colours(), clip_token_cache.ClipTokenCache()
+    wanted = cache.tokens(photo, model)
+
+    def broken(vision: Any, *args: Any) -> PatchVision:
+        whole = patch_vision(vision, *args)
+
+        def encode(picture: torch.Tensor, names: tuple[str, ...]) -> dict[str, torch.Tensor]:
+            return {name: state / int(name != "value-value") for name, state in whole.encode(picture, names).items()}
+
+        return replace(whole, encode=encode)
+
+    clip_token_cache.patch_vision = broken
+    try:
+        cache = clip_token_cache.ClipTokenCache()
+        same = torch.equal(cache.tokens(photo, model), wanted)
+        penultimate = cache.patches(photo, model, clip_token_cache.Choice(features="penultimate")).grid
+        try:
+            cache.patches(photo, model, clip_token_cache.Choice(features="value-value"))
+        except MaskError as error:
+            return [same, penultimate, str(error)]
+    finally:
+        clip_token_cache.patch_vision = patch_vision
+    return [same, penultimate, ""]
+
+
 def main(arguments: dict[str, Any]) -> dict[str, Any]:
     models = {kind: model_of(kind) for kind in CONFIGS}
     found: dict[str, Any] = {"far": {}, "half": {}, "grids": {}, "prefix": {}, "registers": registers()}
@@ -167,6 +197,7 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
         found[f"{kind}, no hook is left"] = not any(
             part._forward_hooks or part._forward_pre_hooks for part in vision.model.modules()
         )
+    found["unasked"] = unasked()
     half = model_of("clip")
     half.model.half()
     picture = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(2))

@@ -26,6 +26,13 @@ def test_in_half_precision_too(facts: dict[str, Any]) -> None:
     assert max(facts["half"].values()) < 1e-4, facts["half"]  # the host computes in float32, whatever is stored
 
 
+def test_what_is_wrong_with_a_state_that_is_not_chosen_stops_no_run(facts: dict[str, Any]) -> None:
+    same, grid, said = facts["unasked"]
+    assert same is True
+    assert grid == 4
+    assert "not finite" in said
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("what", ["the host's own", "in place", "no hook is left"])
 def test_the_hosts_model_is_read_as_the_host_reads_it(facts: dict[str, Any], kind: str, what: str) -> None:

@@ -282,7 +282,7 @@ def clicks_to_sam3(b: Workflow) -> None:
 1. **Upload your photo** in Point Picker. {PHOTO}
 2. **Click the subject** you want (+), and **right-click** the similar one that is to be left out (-).
 
-The masks that Point Picker shows are CLIP's rough ones; here SAM 3 draws better ones from the same clicks.
+SAM 3 draws the masks from the clicks: after a run they are in the picture on RNGR Mask. (Point Picker shows none.)
 """,
     )
     picker = b.add("P3S_PointPicker", 560, image="", points=NO_POINTS)

@@ -61,6 +61,36 @@ test('a connected mask is used instead of the points', () => {
   assert.equal(hasGivenMask(null), false)
 })
 
+test('a link that brings nothing in a run is none', () => {
+  const connected = (more, extra = [], links = [[2, 3, 0, 2, 4]]) => {
+    const node = mask(2, 2)
+    node.inputs.push({ name: 'subject_mask', link: null })
+    const from = { id: 3, outputs: [{ type: 'MASK' }], ...more }
+    return hasGivenMask(findNode(makeGraph([picker(), node, from, ...extra], [[1, 1, 1, 2, 2], ...links])))
+  }
+  const source = { id: 4, outputs: [{ type: 'MASK' }] }
+  const through = [[2, 3, 0, 2, 4], [3, 4, 0, 3, 0]]
+  assert.equal(connected({}), true)
+  assert.equal(connected({ mode: 2 }), false) // muted
+  assert.equal(connected({ mode: 4, inputs: [{ name: 'image', type: 'IMAGE' }] }), false) // bypassed: it passes no mask
+  assert.equal(connected({ mode: 4, inputs: [{ name: 'mask', type: 'MASK' }] }, [source], through), true)
+  assert.equal(connected({ isVirtualNode: true, inputs: [{ name: '' }] }, [source], through), true) // a reroute
+  assert.equal(connected({ isVirtualNode: true, inputs: [{ name: '' }] }), false) // that leads nowhere
+})
+
+test('a mask that a subgraph takes from outside is one if something is connected there', () => {
+  const given = (outside) => {
+    const inner = mask(2, 2)
+    inner.inputs.push({ name: 'subject_mask', link: null })
+    const subgraph = makeGraph([inner], [[5, -10, 0, 2, 4]])
+    const shown = { id: 7, subgraph, inputs: [{ name: 'mask' }], outputs: [] }
+    const root = makeGraph([shown, { id: 8, outputs: [{}] }], outside ? [[1, 8, 0, 7, 0]] : [])
+    return hasGivenMask(inner, root)
+  }
+  assert.equal(given(true), true)
+  assert.equal(given(false), false)
+})
+
 test('what is compared, and whether another model is linked for it', () => {
   const node = mask(2, 2)
   const newer = { features: 'value-value', tiles: 2, refine: 'grabcut' }

@@ -56,3 +56,23 @@ export function widgetValue(node, name, rootGraph, steps = MAX_STEPS) {
   const origin = link && node.graph.getNodeById(link.origin_id)
   return origin?.isVirtualNode ? origin.widgets?.[0]?.value : undefined
 }
+
+/**
+ * Whether something reaches a node's input in a run: through reroutes, bypassed nodes and the inputs of subgraphs, and
+ * not from a muted node, nor from a subgraph's input that nothing is connected to.
+ */
+export function isConnected(node, name, rootGraph, steps = MAX_STEPS) {
+  const input = node?.inputs?.find((input) => input.name === name)
+  const link = input?.link != null && steps > 0 ? findLink(node.graph, input.link) : null
+  if (!link) return false
+  if (isSubgraphInput(link.origin_id)) {
+    const outer = findSubgraphNode(rootGraph, node.graph, steps)
+    return isConnected(outer, outer?.inputs?.[link.origin_slot]?.name, rootGraph, steps - 1)
+  }
+  const origin = node.graph.getNodeById(link.origin_id)
+  if (!origin || origin.mode === MUTED) return false
+  if (!origin.isVirtualNode && origin.mode !== BYPASSED) return true
+  const type = origin.outputs?.[link.origin_slot]?.type
+  const passed = origin.isVirtualNode ? origin.inputs?.[0] : origin.inputs?.find((each) => each.type === type)
+  return isConnected(origin, passed?.name, rootGraph, steps - 1)
+}

@@ -99,7 +99,7 @@ export function bindPicker(node, inputName, { app, api }) {
     view.setSeed(pointsIn(node, app))
     const picture = found.picture ?? (executed && outputPicture(executed))
     const masks = maskNode()
-    const isGiven = hasGivenMask(masks)
+    const isGiven = hasGivenMask(masks, rootGraph())
     const source = picture && !isGiven ? { picture, settings: maskSettings(masks, rootGraph()) } : null
     view.setMaskSource(source, { isWired: masks !== null, isGiven, output: labelOf(output()) })
     const now = JSON.stringify([found.kind, picture])

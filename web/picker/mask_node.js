@@ -1,6 +1,6 @@
 // Which RNGR Mask reads the points, and with which settings? Found by reading the graph. No DOM in here.
 
-import { BYPASSED, findLink, findSubgraphNode, isSubgraphOutput, MAX_STEPS, MUTED, widgetValue } from '../common/graph.js'
+import { BYPASSED, findLink, findSubgraphNode, isConnected, isSubgraphOutput, MAX_STEPS, MUTED, widgetValue } from '../common/graph.js'
 
 const NAMES = ['value_range', 'blur', 'fill_region', 'grow', 'features', 'tiles', 'refine']
 const GIVEN = ['subject_mask', 'negative_mask']
@@ -17,13 +17,13 @@ export function findMaskNode(node, outputName, rootGraph) {
  */
 export function maskSettings(maskNode, rootGraph) {
   const values = maskNode ? NAMES.map((name) => [name, widgetValue(maskNode, name, rootGraph)]) : []
-  if (maskNode?.inputs?.find(({ name }) => name === 'mask_vision')?.link != null) values.push(['mask_vision', true])
+  if (isConnected(maskNode, 'mask_vision', rootGraph)) values.push(['mask_vision', true])
   return Object.fromEntries(values.filter(([, value]) => value !== undefined))
 }
 
 /** Whether a mask is connected to an RNGR Mask node, which it uses instead of one made from points; false for null. */
-export function hasGivenMask(maskNode) {
-  return maskNode?.inputs?.some(({ name, link }) => GIVEN.includes(name) && link != null) ?? false
+export function hasGivenMask(maskNode, rootGraph) {
+  return GIVEN.some((name) => isConnected(maskNode, name, rootGraph))
 }
 
 function followOutput(node, slot, rootGraph, steps) {
