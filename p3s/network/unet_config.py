@@ -126,8 +126,8 @@ class UNetConfig:
             raise FamilyError("this is a video U-Net (time_stack); expected an SD 1.x or SDXL model")
         if "middle_block.2.in_layers.2.weight" not in state and "middle_block.0.in_layers.2.weight" in state:
             raise FamilyError(
-                "this U-Net has no attention in its middle, like some distilled from SDXL (SSD-1B, Segmind Vega); that is "
-                "not supported. Expected an SD 1.x or SDXL model"
+                "this U-Net has no attention in its middle, like some distilled from SDXL (SSD-1B, Segmind Vega); that "
+                "is not supported. Expected an SD 1.x or SDXL model"
             )
         try:
             config = cls._read({k: tuple(v.shape) for k, v in state.items()})
