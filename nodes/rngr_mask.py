@@ -274,7 +274,7 @@ def reference_of(
     choice = Choice(mask_vision is not None, settings.features, settings.tiles)
     chosen = clip_vision if mask_vision is None else mask_vision
     masks = {"subject_mask": subject_mask, "negative_mask": negative_mask}
-    given = [name for name, mask in masks.items() if mask is not None]
+    given = tuple(name for name, mask in masks.items() if mask is not None)
     compares = choice != PAPER and compares_patches(points, settings, given)
     patches = token_cache.patches(photo, chosen, choice) if compares else None
     return make_reference(
@@ -285,6 +285,7 @@ def reference_of(
         inpainted=clean,
         image_size=clip_image_size(clip_vision),
         tokens=tokens,
+        subject_mask=subject_mask,
+        negative_mask=negative_mask,
         patches=patches,
-        **masks,
     )
