@@ -334,7 +334,11 @@ def mistakes() -> list[tuple[list[str], str]]:
     train = ["train", "--image", photo, "--prompt", "a dog"]
     clicked = [*train, "--positive", "0.5,0.5"]
     return [
-        (train, "dog.jpg: There is no positive point"),
+        (train, "dog.jpg: There is no positive point. Give --positive X,Y"),
+        (
+            ["mask", photo, "--positive", "0.5,0.5", "--compare", "--subject-mask", photo],
+            "--compare shows what is made",
+        ),
         ([*clicked, "--prompt", "a horse"], "prompt 'a horse': the toy world does not know 'horse'"),
         ([*clicked, "--zero-init", "one"], "zero_init must be one of zero, identity; got 'one'"),
         ([*clicked, "--fill", "magic"], "fill must be one of"),

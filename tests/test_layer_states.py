@@ -169,7 +169,7 @@ def colours_only(pictures: Tensor) -> Tensor:
 
 def test_what_a_model_cannot_give_is_named() -> None:
     image, points = torch.rand(50, 50, 3), PointSet([(0.5, 0.5)])
-    with pytest.raises(MaskError, match="value-value cannot be had of this CLIP vision model, which gives last"):
+    with pytest.raises(MaskError, match="features: the CLIP vision model has no value-value; it has last"):
         make_reference(image, points, colours_only, MaskSettings(features="value-value"))
     vision = PatchVision(lambda p, _: {"last": colours_only(p)[:, :200]}, 224, 14, name="DINOv2")
     with pytest.raises(MaskError, match=r"This DINOv2 was expected to give 16 x 16 patches for .* gave \[1, 200, 3\]"):

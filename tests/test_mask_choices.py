@@ -96,7 +96,7 @@ def test_the_command_makes_masks_with_another_model(tmp_path: Path, capsys: pyte
     made = make_reference(two(), PointSet([(0.13, 0.62)]), clip, settings, mask_vision=dino)
     assert torch.equal(read_picture(tmp_path / "out" / "subject_mask.png")[..., 0], made.subject_mask)
     assert main([*line, "--out", str(tmp_path / "no")]) == 1
-    assert "value-value cannot be had of this colours alone, which gives last" in capsys.readouterr().err
+    assert "features: the colours alone has no value-value; it has last" in capsys.readouterr().err
     assert main([*line, "--mask-vision", "nowhere"]) == 1
     assert "--mask-vision nowhere: there is no such folder" in capsys.readouterr().err
 

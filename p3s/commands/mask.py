@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..errors import MaskError
 from ..image_files import read_picture, write_png
 from ..reference.cutout import PictureSettings, reference_picture
 from ..reference.masks import MaskSettings
@@ -36,7 +37,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compare",
         action="store_true",
-        help="write one sheet, compare.png, of the masks that all features give, in tiles and refined, instead",
+        help="write one sheet, compare.png, instead: the masks that each of the features gives, on the whole photo and "
+        "in 2 x 2 tiles, as they are and refined",
     )
     parser.add_argument("--out", type=Path, default=Path("mask-output"), metavar="FOLDER", help="default: %(default)s")
     add_mask_settings(parser)
@@ -52,6 +54,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     settings, cut = chosen(options, MaskSettings()), chosen(options, PictureSettings())
     photo, points, masks = options.photos[0].read(options.pixels)
+    if options.compare and (options.inpainted or options.picture or any(mask is not None for mask in masks.values())):
+        raise MaskError(
+            "--compare shows what is made of the points: leave out --subject-mask, --negative-mask, --inpainted and "
+            "--picture"
+        )
     inpainted = None if options.inpainted is None else read_picture(options.inpainted)
     clip, mask_vision = _clip(options.clip), _mask_vision(options.mask_vision)
     if options.compare:
@@ -95,7 +102,7 @@ def _compare(
         rows += mask_rows(photo, points, vision, vision.name, settings)
     shared = f"value_range {settings.value_range}, blur {settings.blur:g}, fill_region {settings.fill_region}, grow "
     out.mkdir(parents=True, exist_ok=True)
-    write_png(draw_sheet("The masks of every choice", [f"{shared}{settings.grow:g}"], rows), out / "compare.png")
+    write_png(draw_sheet("Mask choices side by side", [f"{shared}{settings.grow:g}"], rows), out / "compare.png")
     print(f"wrote compare.png to {out}")
 
 

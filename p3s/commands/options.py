@@ -117,7 +117,9 @@ class Photo:
         try:
             points = self._points((frame.width, frame.height), pixels)
             masks = {n: None if file is None else fit_mask(read_mask(file), frame, n) for n, file in files.items()}
-            return picture, points if self.subject_mask else points.require_positive(), masks
+            if not points.positive and self.subject_mask is None:
+                raise PointError("There is no positive point. Give --positive X,Y, or --points, or --subject-mask.")
+            return picture, points, masks
         except (PointError, MaskError) as error:
             raise type(error)(f"{self.path}: {error}") from None
 

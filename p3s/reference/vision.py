@@ -63,8 +63,8 @@ class PatchVision:
         """Raise UnknownFeaturesError for features that this model does not have."""
         if features not in self.features:
             raise UnknownFeaturesError(
-                f"features: {features} cannot be had of this {self.name}, which gives {' and '.join(self.features)}. "
-                "Choose one of these, or another vision model."
+                f"features: the {self.name} has no {features}; it has {', '.join(self.features)}. Choose one that it "
+                "has, or another vision model."
             )
 
     @torch.no_grad()

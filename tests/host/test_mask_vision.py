@@ -66,7 +66,7 @@ def test_the_node_makes_what_the_library_makes(facts: dict[str, Any], case: str)
     [
         ("features", "features must be one of last, penultimate, value-value; got 'deepest'"),
         ("tiles", "tiles must be a whole number in 1..3; got 4"),
-        ("foreign", "features: value-value cannot be had of this vision model (Foreign), which gives last"),
+        ("foreign", "features: the vision model (Foreign) has no value-value; it has last"),
         ("nothing linked", "mask_vision is empty: "),
         ("two models", "mask_vision comes as a list of 2 values"),
         ("odd tokens", "This vision model (Foreign) was expected to give a square grid of patches for a picture of 64"),
