@@ -97,12 +97,11 @@ def with_small_models(graph: Graph, server: Server, model: str, vae: str) -> Gra
     return graph
 
 
-def latents(name: str, server: Server, points: str = POINTS) -> list[np.ndarray]:
-    """What a template encodes of its references, by a tiny VAE, decoded again: 8 bits."""
+def latents(name: str, server: Server, points: str) -> list[np.ndarray]:
+    """What a template encodes of its references after these clicks, by a tiny VAE, decoded again: 8 bits."""
     graph = with_small_models(graph_of(name, server), server, "tiny_flux", "taef1")
     for picker in nodes_of(graph, "P3S_PointPicker"):
-        if "linked_image" not in graph[picker]["inputs"]:
-            graph[picker]["inputs"]["points"] = points
+        graph[picker]["inputs"]["points"] = points
     shown = []
     for number, encoded in enumerate(nodes_of(graph, "VAEEncode")):
         decoded, saved = f"decoded {number}", f"saved {number}"
@@ -124,8 +123,11 @@ def test_the_clicks_choose_what_kontext_is_given(kontext_server: Server) -> None
 
 
 def test_klein_is_given_a_reference_of_each(kontext_server: Server) -> None:
-    one, other = latents("clicks_to_flux2_klein", kontext_server)
+    one, other = latents("clicks_to_flux2_klein", kontext_server, BOTH)
     assert one.shape != other.shape or (one != other).any()
+    swapped = latents("clicks_to_flux2_klein", kontext_server, BOTH_SWAPPED)
+    for picture, same in zip((other, one), swapped, strict=True):
+        np.testing.assert_array_equal(picture, same)
 
 
 def picture(result: Result, graph: Graph) -> np.ndarray:

@@ -135,7 +135,7 @@ def both_pointed_out(b: Workflow, vision: Added, what: str, reader: str) -> list
     b.column(460)
     b.note(
         "Two subjects of one photo",
-        200,
+        220,
         f"""
 {what}
 
