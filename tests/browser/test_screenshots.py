@@ -124,7 +124,7 @@ def test_the_pictures_of_readme_and_help(ready_page: EditorPage, server: Server,
             ready_page.id: (100, 170, 460, 480),
             vision: (100, 860, 400, 60),
             mask: (620, 170, 400, 520),
-            clean: (620, 830, 400, 220),
+            clean: (620, 885, 400, 220),
         },
     )
     ready_page.click(0.26, 0.42)
