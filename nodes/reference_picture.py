@@ -66,8 +66,8 @@ class ReferencePicture(io.ComfyNode):
         colour: str,
         multiple: int,
         photo: int = 0,
-        mask_grow: int = 0,
-        feather: int = 4,
+        mask_grow: int = PictureSettings.mask_grow,
+        feather: int = PictureSettings.feather,
     ) -> io.NodeOutput:
         settings = PictureSettings(view, margin, background, colour, multiple, mask_grow, feather)
         pictures = [reference_picture(each, settings) for each in of_number(reference, photo)]

@@ -52,14 +52,20 @@ def clip_encoder(model: Any) -> Encode:
 
 def load_clip_vision(name: str | Path) -> Any:
     """The ``transformers.CLIPVisionModel`` of a folder or name. Raises ImportError without transformers."""
+    return load_by_name("CLIPVisionModel", name, "CLIP vision model")
+
+
+def load_by_name(kind: str, name: str | Path, what: str) -> Any:
+    """A model of a folder or name by transformers' class ``kind``; ``what``: what to call it in a message. Raises
+    ImportError without transformers."""
     try:
         import transformers
     except ImportError as error:
         raise ImportError(
-            "Loading a CLIP vision model by name needs transformers: pip install transformers. Or pass a loaded model."
+            f"Loading a {what} by name needs transformers: pip install transformers. Or pass a loaded model."
         ) from error
     with quiet(transformers):
-        return transformers.CLIPVisionModel.from_pretrained(name)
+        return getattr(transformers, kind).from_pretrained(name)
 
 
 @contextmanager

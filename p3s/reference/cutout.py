@@ -75,8 +75,8 @@ class PictureSettings:
             alpha = 0
         if alpha != 255:
             raise MaskError(
-                f"colour must be an opaque colour, such as #ffffff or white; got {shown(self.colour)}. For no colour "
-                "at all there is the background transparent"
+                f"colour must be an opaque colour, such as #ffffff or white; got {shown(self.colour)}. For no "
+                "background at all, set background to transparent."
             )
         return red / 255, green / 255, blue / 255
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -124,6 +125,12 @@ class Patches:
         """The cosine of every patch to the patch p at a point, [G, G], -1..1. With tiles p is of the tile in which the
         point is most central, and the map the tiles' weighted mean."""
         return (self.vectors @ self._own[self._tiling.most_central(*self.frame.patch_at(*point, self.grid))]).numpy()
+
+
+def resized_mask(mask: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """A bool mask [h, w] at another (height, width): bilinear, from one half on."""
+    levels = torch.from_numpy(mask).float()[None, None]
+    return (functional.interpolate(levels, size, mode="bilinear", align_corners=False)[0, 0] >= 0.5).numpy()
 
 
 # M_P = mean of the positive points' maps, M_N = maximum of the negative ones' (row h), each 0 without any (row i)

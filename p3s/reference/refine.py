@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.nn import functional
 
 from ..optional_packages import import_package, opencv
 from .framing import pixel_at
+from .masks import resized_mask
 from .points import Point
 
 SIDE = 384  # pixels of the longer side, at most, that GrabCut works on
@@ -55,7 +55,7 @@ def refined(
 
     size = picture.shape[:2]
     scale = max(size) / max(mask.shape)
-    rough = _resized(mask, size)
+    rough = resized_mask(mask, size)
     if rough.all() or not rough.any():
         return mask, None
     depth = ndimage.distance_transform_edt(rough) - ndimage.distance_transform_edt(~rough)
@@ -74,16 +74,11 @@ def refined(
     found = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
     if (found & rough).sum() < LEAST_OVERLAP * (found | rough).sum():
         return mask, _kept(what)
-    fine = _resized(found, mask.shape)
+    fine = resized_mask(found, mask.shape)
     for x, y in points:
         at = pixel_at(y, mask.shape[0]), pixel_at(x, mask.shape[1])
         fine[at] = mask[at]
     return fine, None
-
-
-def _resized(mask: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    levels = torch.from_numpy(mask).float()[None, None]
-    return (functional.interpolate(levels, size, mode="bilinear", align_corners=False)[0, 0] >= 0.5).numpy()
 
 
 def _kept(what: str) -> str:

@@ -20,7 +20,7 @@ from ..image_files import in_range
 from .fill import fill
 from .framing import Frame
 from .given_masks import GivenMasks, binary, given_masks
-from .masks import MaskSettings, Patches
+from .masks import MaskSettings, Patches, resized_mask
 from .points import PointSet
 from .refine import refining_picture
 from .rough_masks import RoughMasks, compares_patches, rough_masks
@@ -115,7 +115,9 @@ def make_reference(
     picture = refining_picture(image) if settings.refine != "off" else None
     masks = rough_masks(patches, points, settings, inpainted is None, given, picture)
     warnings = list(masks.warnings)
-    subject = _to_full_size(masks.subject, frame) if given.subject is None else binary(given.subject)
+    subject = (
+        resized_mask(masks.subject, (frame.height, frame.width)) if given.subject is None else binary(given.subject)
+    )
     removed = _removed(masks, given, settings, frame) & ~subject  # rounding could make both claim a pixel
 
     if inpainted is not None:
@@ -165,15 +167,9 @@ def image_hash(image: Tensor) -> str:
     return digest.hexdigest()
 
 
-def _to_full_size(mask: np.ndarray, frame: Frame) -> np.ndarray:
-    levels = torch.from_numpy(mask).float()[None, None]
-    size = (frame.height, frame.width)
-    return (functional.interpolate(levels, size, mode="bilinear", align_corners=False)[0, 0] >= 0.5).numpy()
-
-
 def _removed(masks: RoughMasks, given: GivenMasks, settings: MaskSettings, frame: Frame) -> np.ndarray:
     """The removed region at the photo's size, bool: a given mask keeps its own pixels, which may be finer."""
-    found = _to_full_size(masks.removed, frame)
+    found = resized_mask(masks.removed, (frame.height, frame.width))
     if settings.fill_region == "background":
         return found if given.subject is None else ~binary(given.subject)
     if given.negative is None or not masks.removed.any():

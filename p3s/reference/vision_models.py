@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import MaskError
-from .clip import quiet
+from .clip import load_by_name
 from .framing import CLIP_MEAN, CLIP_STD
 from .layer_states import has_layers, layer_states
 from .masks import FEATURES
@@ -41,7 +41,7 @@ def patch_vision(model: Any) -> PatchVision:
     colours = None
     if isinstance(model, (str, Path)):
         colours = _stored_colours(model)
-        model = _load(model)
+        model = load_by_name("AutoModel", model, "vision model")
     model = getattr(model, "vision_model", model)
     model.train(False)
     config = model.config
@@ -68,17 +68,6 @@ def patch_side(model: nn.Module) -> int | None:
     first = next((part for part in model.modules() if isinstance(part, nn.Conv2d)), None)
     square = first is not None and first.kernel_size == first.stride and len(set(first.kernel_size)) == 1
     return int(first.kernel_size[0]) if first is not None and square else None
-
-
-def _load(name: str | Path) -> Any:
-    try:
-        import transformers
-    except ImportError as error:
-        raise ImportError(
-            "Loading a vision model by name needs transformers: pip install transformers. Or pass a loaded model."
-        ) from error
-    with quiet(transformers):
-        return transformers.AutoModel.from_pretrained(name)
 
 
 def _stored_colours(folder: str | Path) -> Colours | None:

@@ -172,12 +172,18 @@ def test_b_alone_changes_the_tool_and_reaches_no_shortcut_of_the_graph(editor_pa
     assert page.node()["mode"] == mode
 
 
-def test_points_come_in_and_edits_afterwards_stay(editor_page: EditorPage) -> None:
-    page = editor_page
+def fed(page: EditorPage) -> int:
+    """Connect a text with points to points_in, and show the output positive_coords; the id of the text's node."""
     text = text_node(page, FOUND)
     page.connect(text, page.id, "points_in")
     shown = page.add("PreviewAny", (900, 100))
     page.connect(page.id, shown, "source", output=2)
+    return text
+
+
+def test_points_come_in_and_edits_afterwards_stay(editor_page: EditorPage) -> None:
+    page = editor_page
+    fed(page)
     page.looked_at_graph()
     assert page.hint() == "The points from points_in appear here after a run. Or click your own."
     page.queue()
@@ -199,10 +205,7 @@ def test_points_come_in_and_edits_afterwards_stay(editor_page: EditorPage) -> No
 
 def test_other_points_are_offered_and_taken_by_a_button(editor_page: EditorPage) -> None:
     page = editor_page
-    text = text_node(page, FOUND)
-    page.connect(text, page.id, "points_in")
-    shown = page.add("PreviewAny", (900, 100))
-    page.connect(page.id, shown, "source", output=2)
+    text = fed(page)
     page.queue()
     page.becomes(lambda: "from points_in" in page.status(), True)
     page.click(0.5, 0.5)
@@ -223,10 +226,7 @@ def test_other_points_are_offered_and_taken_by_a_button(editor_page: EditorPage)
 
 def test_points_that_came_in_are_shown_after_a_reload_and_not_without_the_wire(editor_page: EditorPage) -> None:
     page = editor_page
-    text = text_node(page, FOUND)
-    page.connect(text, page.id, "points_in")
-    shown = page.add("PreviewAny", (900, 100))
-    page.connect(page.id, shown, "source", output=2)
+    fed(page)
     page.queue()
     page.becomes(lambda: "from points_in" in page.status(), True)
     page.load(page.workflow())

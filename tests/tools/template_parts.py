@@ -55,20 +55,20 @@ def prompts(b: Workflow, base: Added, text: str, training: bool = False) -> tupl
     return found[0], found[1]
 
 
+def ksampler(
+    b: Workflow, model: Any, positive: Any, negative: Any, latent: Any, title: str = "", **other: Any
+) -> Added:
+    """KSampler with the settings of SAMPLER, less the ``other`` ones."""
+    wires = {"model": model, "positive": positive, "negative": negative, "latent_image": latent}
+    return b.add("KSampler", 262, title, **wires, **SAMPLER | other)
+
+
 def generate(b: Workflow, base: Added, model: tuple[int, int], text: str, prefix: str = "P3S", side: int = 512) -> None:
     """Two columns: from prompts to a saved picture of ``side`` x ``side``."""
     b.column(420)
     positive, negative = prompts(b, base, text)
     latent = b.add("EmptyLatentImage", 118, width=side, height=side, batch_size=1)
-    sampled = b.add(
-        "KSampler",
-        262,
-        model=model,
-        positive=positive["CONDITIONING"],
-        negative=negative["CONDITIONING"],
-        latent_image=latent["LATENT"],
-        **SAMPLER,
-    )
+    sampled = ksampler(b, model, positive["CONDITIONING"], negative["CONDITIONING"], latent["LATENT"])
     save(b, sampled["LATENT"], base["VAE"], prefix)
 
 
@@ -100,6 +100,21 @@ def train(
     )
     b.room(PREVIEW)
     return trained
+
+
+def train_group(b: Workflow, base: Added, reference: Added) -> None:
+    """The fourth and last group: a training, for another template to use."""
+    b.group("4  Train")
+    b.column(400)
+    b.note(
+        "Train",
+        90,
+        """
+As in **train_and_generate**: change the class in the prompt to yours. The subject is saved to **models/p3s**, and
+the template **apply_saved_subject** uses it.
+""",
+    )
+    train(b, "", base, reference, "a photo of a sks dog", "my_subject", "sks")
 
 
 def rngr(

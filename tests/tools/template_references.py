@@ -28,13 +28,14 @@ from tools.template_parts import (
     both_pointed_out,
     checkpoint,
     generate,
+    ksampler,
     loader,
     loaders,
     models,
     pointed_out,
     rngr,
     save,
-    train,
+    train_group,
 )
 from tools.workflow_builder import Added, Workflow
 
@@ -79,19 +80,16 @@ The text says *the dog*, and only one is left in the reference: Kontext need not
     guided = b.add("FluxGuidance", 62, conditioning=with_reference["CONDITIONING"], guidance=2.5)
     latent = b.add("EmptySD3LatentImage", 110, **SIZE)
     b.column(420)
-    sampled = b.add(
-        "KSampler",
-        262,
-        model=model["MODEL"],
-        positive=guided["CONDITIONING"],
-        negative=negative["CONDITIONING"],
-        latent_image=latent["LATENT"],
-        seed=1,
+    sampled = ksampler(
+        b,
+        model["MODEL"],
+        guided["CONDITIONING"],
+        negative["CONDITIONING"],
+        latent["LATENT"],
         steps=20,
         cfg=1,
         sampler_name="euler",
         scheduler="simple",
-        denoise=1,
     )
     save(b, sampled["LATENT"], vae["VAE"], "P3S_kontext")
 
@@ -127,19 +125,16 @@ Pictures 2 and 3 may be others, such as a place or clothes.
     b.column(420)
     shifted = b.add("ModelSamplingAuraFlow", 62, model=model["MODEL"], shift=3)
     normed = b.add("CFGNorm", 86, model=shifted["MODEL"], strength=1)
-    sampled = b.add(
-        "KSampler",
-        262,
-        model=normed["patched_model"],
-        positive=positive["CONDITIONING"],
-        negative=negative["CONDITIONING"],
-        latent_image=latent["LATENT"],
-        seed=1,
+    sampled = ksampler(
+        b,
+        normed["patched_model"],
+        positive["CONDITIONING"],
+        negative["CONDITIONING"],
+        latent["LATENT"],
         steps=20,
         cfg=2.5,
         sampler_name="euler",
         scheduler="simple",
-        denoise=1,
     )
     save(b, sampled["LATENT"], vae["VAE"], "P3S_qwen")
 
@@ -324,14 +319,4 @@ one subject in the photo?** Then disconnect **negative_mask** of RNGR Mask.
         subject_mask=found[0]["masks"],
         negative_mask=found[1]["masks"],
     )
-    b.group("4  Train")
-    b.column(400)
-    b.note(
-        "Train",
-        90,
-        """
-As in **train_and_generate**: change the class in the prompt to yours. The subject is saved to **models/p3s**, and
-the template **apply_saved_subject** uses it.
-""",
-    )
-    train(b, "", base, mask, "a photo of a sks dog", "my_subject", "sks")
+    train_group(b, base, mask)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tools.template_parts import PREVIEW, apply
+from tools.template_parts import PREVIEW, apply, ksampler
 from tools.workflow_builder import Added, Workflow
 
 from p3s.toyworld.scenes import scene
@@ -163,20 +163,17 @@ def compare(b: Workflow, world: Added, positive: Added, empty: Added, models: di
     """A column for each model: the same prompt and noise, to a picture."""
     for title, model in models.items():
         b.column(400)
-        sampled = b.add(
-            "KSampler",
-            262,
-            f"KSampler, {title}",
-            model=model,
-            positive=positive["CONDITIONING"],
-            negative=empty["CONDITIONING"],
-            latent_image=world["latent"],
-            seed=1,
+        sampled = ksampler(
+            b,
+            model,
+            positive["CONDITIONING"],
+            empty["CONDITIONING"],
+            world["latent"],
+            title=f"KSampler, {title}",
             steps=25,
             cfg=3,
             sampler_name="ddim",
             scheduler="normal",
-            denoise=1,
         )
         decoded = b.add("VAEDecode", 54, samples=sampled["LATENT"], vae=world["vae"])
         b.add("PreviewImage", 480, title.capitalize(), images=decoded["IMAGE"])

@@ -10,11 +10,11 @@ from tools.template_parts import (
     NEGATIVE,
     NO_POINTS,
     PHOTO,
-    SAMPLER,
     apply,
     both_pointed_out,
     checkpoint,
     generate,
+    ksampler,
     loader,
     models,
     pointed_out,
@@ -22,6 +22,7 @@ from tools.template_parts import (
     rngr,
     save,
     train,
+    train_group,
     weight_schedule,
 )
 from tools.template_references import (
@@ -151,15 +152,7 @@ Subject lost to the outlines: lower the ControlNet's **strength** or **end_perce
     )
     latent = b.add("EmptyLatentImage", 118, width=512, height=512, batch_size=1)
     b.column(420)
-    sampled = b.add(
-        "KSampler",
-        262,
-        model=applied["model"],
-        positive=conditions["positive"],
-        negative=conditions["negative"],
-        latent_image=latent["LATENT"],
-        **SAMPLER,
-    )
+    sampled = ksampler(b, applied["model"], conditions["positive"], conditions["negative"], latent["LATENT"])
     save(b, sampled["LATENT"], base["VAE"])
 
 
@@ -204,15 +197,7 @@ The same model, seed and scene, once with each subject: the two pictures differ 
         b.column(400)
         prompt = f"a photo of {A[word]} dog on the beach"
         positive = b.add("CLIPTextEncode", 110, f"Prompt of the {name}", clip=base["CLIP"], text=prompt)
-        sampled = b.add(
-            "KSampler",
-            262,
-            model=model["model"],
-            positive=positive["CONDITIONING"],
-            negative=negative["CONDITIONING"],
-            latent_image=latent["LATENT"],
-            **SAMPLER,
-        )
+        sampled = ksampler(b, model["model"], positive["CONDITIONING"], negative["CONDITIONING"], latent["LATENT"])
         decoded = b.add("VAEDecode", 54, samples=sampled["LATENT"], vae=base["VAE"])
         b.add("SaveImage", 420, images=decoded["IMAGE"], filename_prefix=f"P3S_{name}")
 
@@ -317,15 +302,7 @@ too.
         mask=wider["MASK"],
         noise_mask=True,
     )
-    sampled = b.add(
-        "KSampler",
-        262,
-        model=base["MODEL"],
-        positive=conditions["positive"],
-        negative=conditions["negative"],
-        latent_image=conditions["latent"],
-        **{**SAMPLER, "steps": 30},
-    )
+    sampled = ksampler(b, base["MODEL"], conditions["positive"], conditions["negative"], conditions["latent"], steps=30)
     b.column(400)
     decoded = b.add("VAEDecode", 54, samples=sampled["LATENT"], vae=base["VAE"])
     pasted = b.add(
@@ -348,17 +325,7 @@ too.
         660,
         inpainted=pasted["IMAGE"],
     )
-    b.group("4  Train")
-    b.column(400)
-    b.note(
-        "Train",
-        90,
-        """
-As in **train_and_generate**: change the class in the prompt to yours. The subject is saved to **models/p3s**, and
-the template **apply_saved_subject** uses it.
-""",
-    )
-    train(b, "", base, clean, "a photo of a sks dog", "my_subject", "sks")
+    train_group(b, base, clean)
 
 
 TEMPLATES: dict[str, Callable[[Workflow], None]] = {

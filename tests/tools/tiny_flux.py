@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from tools.tiny_models import Maker, TensorDict, _taesd, write_safetensors
+from tools.tiny_parts import Maker, TensorDict, taesd, write_safetensors
 
 WIDTH, TEXT, HEAD = 128, 768, 128
 SHARP = 2.0  # of queries and keys: else each token sees the mean of thousands, which is the same for every picture
@@ -75,7 +75,7 @@ def flux2(seed: int = 21) -> TensorDict:
 def tiny_autoencoder(latent: int, pooled: bool, seed: int = 22) -> dict[str, TensorDict]:
     """ "encoder" and "decoder" as the host's folder vae_approx holds them. ``pooled``: of FLUX.2's kind."""
     m = Maker(seed)
-    _taesd(m, "")
+    taesd(m, "")
     m.layer("taesd_encoder.14", latent, 64, 3, 3, gain=0.3)
     m.layer("taesd_decoder.1", 64, latent, 3, 3)
     for block in ("taesd_encoder.11", "taesd_encoder.12", "taesd_encoder.13") if pooled else ():
