@@ -161,6 +161,7 @@ def train_one(world: ToyWorld, method: Method, number: int, budget: Budget, s: S
         world.resolution,
         settings,
         torch.Generator().manual_seed(settings.seed),
+        masked=method.copy.cached,
     )
     figures: dict[str, Any] = {"train_seconds": 0.0}
     if method.kind == "plain":
@@ -186,7 +187,7 @@ def train_one(world: ToyWorld, method: Method, number: int, budget: Budget, s: S
         figures["loss"] = sum(r.denoising for r in tail) / len(tail)
         figures["consistency"] = [sum(r.consistency for r in part) / len(part) for part in (result.reports[:50], tail)]
         condition = copy.condition(examples[0].latent[None], reference.tokens[None])
-        sampling = {"subjects": [AppliedSubject(copy, condition)]}
+        sampling = {"subjects": [AppliedSubject(copy, condition, subject=examples[0].subject_tokens)]}
     else:
         used = replace(world, unet=tune(world, method.kind, repeated, settings))
     return used, sampling, figures | {"train_seconds": round(time.time() - started, 1)}

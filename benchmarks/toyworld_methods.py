@@ -121,6 +121,10 @@ METHODS: dict[str, Method] = {
     "attn1-feature": _p3s(CopySettings(feature="attn1")),
     "one-to-one": _p3s(CopySettings(pairing="one_to_one")),
     "reference-input": _p3s(CopySettings(copy_input="reference")),
+    # The subject network runs once: at equal work, and for as many steps as p3s.
+    "cached": _p3s(CopySettings(copy_input="cached")),
+    "cached-steps": _p3s(CopySettings(copy_input="cached"), steps=100),
+    "cached-keys": _p3s(CopySettings(copy_input="cached", lam=0.0, cross_attention=False)),
     "dreambooth": Method("dreambooth", rngr=False, rate=DREAMBOOTH_RATE / RATE),
     "dreambooth-rngr": Method("dreambooth", train=BASE, rate=DREAMBOOTH_RATE / RATE),
     "lora": Method("lora", rngr=False, rate=LORA_RATE / RATE),

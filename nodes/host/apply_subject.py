@@ -14,7 +14,7 @@ from typing import Any
 
 import comfy.ops
 import torch
-from comfy.patcher_extension import WrappersMP
+from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor
 
 from ...p3s.errors import P3SError
@@ -24,6 +24,7 @@ from ...p3s.network.unet_config import UNetConfig
 from ...p3s.sampling.application import Application
 from ...p3s.sampling.settings import feature_values, schedule_for
 from ...p3s.subject.file import Subject, check_family, check_weights, reference_of
+from . import kept_features
 from .attention import SUBJECT_KEY as KEY
 from .attention import alone_before_attention, with_patches
 from .base_model import base_fingerprint, channels_read, ejected, unet_config
@@ -91,6 +92,7 @@ def patcher_of_copy(model: Any, config: UNetConfig, subject: Subject) -> CopyPat
         with ejected(model):
             copy.borrow(base, channels_read)
         patcher = made[key] = CopyPatcher(copy, **devices)
+        patcher.add_callback(CallbacksMP.ON_DETACH, kept_features.drop)
     return patcher.clone()
 
 
@@ -118,7 +120,7 @@ def wrappers(subjects: Sequence[SubjectOnModel], config: UNetConfig) -> dict[str
         check_guidance(subjects, guider.model_options["transformer_options"])
         masks = [s.application.mask for s in subjects if s.application.mask is not None]
         check_masks(masks, latents, guider.conds, "Apply P3S")
-        return SamplingRun(subjects, guider.conds, latents)
+        return SamplingRun(subjects, guider.conds, latents, guider.model_patcher)
 
     def prepare_sampling(executor, model, noise_shape, *args, **kwargs):
         """Before the models are loaded: asks for the additional memory that the subjects need."""
@@ -140,8 +142,8 @@ def wrappers(subjects: Sequence[SubjectOnModel], config: UNetConfig) -> dict[str
             def part(x, timesteps, context, y, control, options):
                 if weights:
                     label = y if config.label_dim else None
-                    found, equal = run.injections(weights, x, timesteps, context, label, options, channels)
-                    shared = equal and alone_before_attention(options, control)
+                    found, shared = run.injections(weights, x, timesteps, context, label, options, channels)
+                    shared = shared if alone_before_attention(options, control) else None
                     options = with_patches(options, found, first, shared, run.biased_attention)
                 return executor(x, timesteps, context, y, control, options, **kwargs)
 
@@ -183,7 +185,12 @@ def with_room(model: Any, subjects: Sequence[SubjectOnModel], noise_shape: Seque
 
     It is higher, rather than for more images, because nodes that slide a window over the images cut their number.
     """
-    values = sum(feature_values(s.copy, math.prod(noise_shape[2:])) for s in subjects)
+
+    def pixels(subject: SubjectOnModel) -> int:
+        own = subject.copy.settings.cached  # on the reference's own grid
+        return math.prod(subject.reference.latent.shape[1:] if own else noise_shape[2:])
+
+    values = sum(feature_values(s.copy, pixels(s)) for s in subjects)
     # Features as they come, features weighted, and the longer keys and values that they become a part of.
     needed = 4 * values * compute_dtype(model).itemsize
     image = model.model.memory_required([1, *noise_shape[1:]])

@@ -38,15 +38,15 @@ def with_patches(
     options: Mapping[str, Any],
     injections: Sequence[Injection],
     first: Layer,
-    chunks_are_equal: bool,
+    shared_rows: int | None,
     biased_attention: BiasedAttention,
 ) -> dict[str, Any]:
     """The call's transformer_options with our patches beside those of other nodes.
 
     In self-attention ours comes last, because it appends tokens. In cross-attention it comes first, because it only
     adds to the queries of the rows there are, and others multiply these. ``first`` is the U-Net's first transformer
-    block. ``chunks_are_equal`` says that its input repeats itself over the chunks of the batch, as do the features for
-    it: they are then attended to once.
+    block. Where its input repeats itself over the chunks of the batch, as do the features for it, ``shared_rows`` are
+    the rows of a chunk: they are then attended to once.
     """
     # Guidance nodes (PAG, SAG) replace a block's attention with code that expects as many keys as queries.
     replaced = options.get("patches_replace", {}).get("attn1", {})
@@ -64,11 +64,10 @@ def with_patches(
                 f"Apply P3S does not work together with a node that multiplies the rows of self-attention (from "
                 f"{extra['activations_shape'][0]} to {len(k)} here): remove that node, or Apply P3S"
             )
-        if layer == first and chunks_are_equal:
-            rows = min(len(i.features.self_attention[layer]) for i in present)
-            q, k, v = q[:rows], k[:rows], v[:rows]
+        if layer == first and shared_rows:
+            q, k, v = q[:shared_rows], k[:shared_rows], v[:shared_rows]
         parts = [part for i in present if (part := i.self_attention_part(layer, grid, k)) is not None]
-        parts = [p._replace(sums=as_tiles(p.sums, len(q)), added=as_tiles(p.added, len(q))) for p in parts]
+        parts = [p._replace(sums=as_tiles(p.sums, len(q)), added=added_to_tiles(p, len(q))) for p in parts]
         k, v = as_tiles(k, len(q)), as_tiles(v, len(q))
         appended[layer] = Appended(parts, [i.mask for i in present], k.shape[1])
         sums, added = [part.sums for part in parts], [part.added for part in parts]
@@ -89,7 +88,7 @@ def with_patches(
     patches = {name: list(found) for name, found in options.get("patches", {}).items()}
     patches["attn1_patch"] = [*patches.get("attn1_patch", ()), attn1_patch]
     patches["attn2_patch"] = [attn2_patch, *patches.get("attn2_patch", ())]
-    if chunks_are_equal:
+    if shared_rows:
         patches["attn1_output_patch"] = [*patches.get("attn1_output_patch", ()), attn1_output_patch]
     biased = {layer for i in injections if i.biased for layer in i.features.self_attention}
     own: dict[tuple[Any, ...], Callable[..., Any]] = {
@@ -123,6 +122,13 @@ def as_tiles(tokens: Tensor, batch: int) -> Tensor:
     before features are appended, so that every tile sees its own part of both.
     """
     return tokens if len(tokens) == batch else tokens.reshape(batch, -1, tokens.shape[-1])
+
+
+def added_to_tiles(part: SelfAttentionPart, batch: int) -> Tensor:
+    """The tokens that a subject appends to a batch of tiles: each tile's own part of them, or all."""
+    if part.whole:
+        return part.added.repeat_interleave(batch // len(part.added), 0)
+    return as_tiles(part.added, batch)
 
 
 class Appended(NamedTuple):

@@ -21,6 +21,7 @@ from ...p3s.sampling.settings import FeatureCache, always_on, early_end, injecti
 from ...p3s.subject.file import SubjectReference
 from .attention import BiasedAttention
 from .guidance import Conditionings, chunks_of, conditional_chunks, conditional_rows, is_prompt, prompts_of
+from .kept_features import features_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +59,7 @@ class ModelRun:
         others = {entry["uuid"] for part in negative.values() for entry in part if "uuid" in entry}
         self._ambiguous = self.prompts & others
         entries = (entry for part in conds.values() for entry in part)
+        self._hooked = any(entry.get("hooks") is not None for part in conds.values() for entry in part)
         self._areas = {entry.get("uuid") for entry in entries if entry.get("area") is not None}
 
     def ordered(self, x: Tensor, options: Mapping[str, Any]) -> bool:
@@ -112,8 +114,10 @@ class SamplingRun(ModelRun):
         subjects: Sequence[SubjectOnModel],
         conds: Conditionings | None = None,
         latents: Sequence[int] | None = None,
+        model: Any = None,
     ) -> None:
         super().__init__("Apply P3S", conds, latents)
+        self._model = model
         self.subjects = subjects
         self.biased_attention = BiasedAttention()
         self._schedules = [early_end(s.schedule, s.application.settings) for s in subjects]
@@ -158,9 +162,9 @@ class SamplingRun(ModelRun):
         label: Tensor | None,
         options: Mapping[str, Any],
         channels: int,
-    ) -> tuple[list[Injection], bool]:
-        """The subjects' part in a call, by their numbers, and whether the chunks of the batch repeat the first up to
-        the first cross-attention.
+    ) -> tuple[list[Injection], int | None]:
+        """The subjects' part in a call, by their numbers, and, where the chunks of the batch repeat the first up to the
+        first cross-attention, the rows of a chunk.
 
         Of ``x`` the first ``channels`` are the latent, which is all that the copy reads; ``label`` is what SDXL reads
         beside the prompt, by which its chunks differ from the start.
@@ -180,7 +184,10 @@ class SamplingRun(ModelRun):
                 condition = self._condition(index, x[:, :channels])
                 return copy(x[:rows, :channels], timesteps[:rows], context, condition, label)
 
-            kept = self._caches[index].get(call, evaluation, features)
+            if copy.settings.cached:
+                kept = self._cached(index, x)
+            else:
+                kept = self._caches[index].get(call, evaluation, features)
             mask = self._mask(index, options)
             found.append(
                 injection(
@@ -194,7 +201,21 @@ class SamplingRun(ModelRun):
                     self._isolated(index, timesteps, options),
                 )
             )
-        return found, equal
+        return found, len(x) // chunks if equal else None
+
+    def _cached(self, index: int, x: Tensor) -> Features:
+        """The features of a subject that are the same in every step: those of an earlier run, if nothing that they
+        depend on has changed. A low-rank copy runs on the MODEL's own weights, as LoRAs have changed them."""
+        subject = self.subjects[index]
+        low_rank = subject.copy.settings.kind == "lora"
+
+        def compute() -> Features:
+            return subject.copy.cached(self._condition(index, x), subject.reference.subject_tokens)
+
+        if low_rank and (self._model is None or self._hooked):
+            return compute()  # whose weights these are is not known, or changes with the prompt
+        weights = self._model.patches_uuid if low_rank else None
+        return features_of(subject.copy, (subject.reference, x.device, x.dtype, weights), compute)
 
     def _stays(self, x: Tensor, options: Mapping[str, Any]) -> bool:
         """Whether a call is about the same part of the image at every step: all of it, or its conditioning's area.

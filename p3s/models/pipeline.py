@@ -133,7 +133,8 @@ def apply_subject(
     copy.load_state_dict({key: weight.float() for key, weight in subject.weights.items()}, assign=True)
     copy.to(_device(models)).requires_grad_(False).train(False)
     latent, tokens = (t[None].float().to(_device(models)) for t in (shown.latent, shown.tokens))
-    return AppliedSubject(copy, copy.condition(latent, tokens), application or usual(config)), warnings
+    how = application or usual(config)
+    return AppliedSubject(copy, copy.condition(latent, tokens), how, shown.subject_tokens), warnings
 
 
 def _device(models: ModelBundle) -> torch.device:

@@ -31,11 +31,14 @@ class CopySettings:
         "which is faster.",
         ("level", "one_to_one"),
     )
-    #: (c) the copy's latent input: "noisy", x_t + I'', or "reference", I'' alone.
+    #: (c) the copy's latent input: "noisy", x_t + I'', or "reference", I'' alone; "cached": I'' alone, at timestep 0
+    #: and without a text (:meth:`SubjectCopy.cached`).
     copy_input: str = setting(
         "noisy",
-        "What the subject network sees: the noisy image plus the reference, or only the reference.",
-        ("noisy", "reference"),
+        "What the subject network sees. noisy: the noisy image plus the reference, as in the paper. reference: only "
+        "the reference. cached: the reference without the prompt and at timestep 0, so that it runs once and not at "
+        "every step; of the photo only the subject is used.",
+        ("noisy", "reference", "cached"),
     )
     #: (l) whether the frozen U-Net's cross-attention queries get z + eps_t Z'(copy's norm2 output).
     cross_attention: bool = setting(True, "Let the subject also steer the queries of cross-attention.")
@@ -92,6 +95,11 @@ class CopySettings:
 
     def __post_init__(self) -> None:
         check(self)
+
+    @property
+    def cached(self) -> bool:
+        """Whether the features are the same in every step."""
+        return self.copy_input == "cached"
 
     @property
     def change_scale(self) -> float:

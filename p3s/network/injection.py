@@ -13,8 +13,10 @@ from torch import Tensor
 
 from ..errors import MaskError
 from .hooks import AttentionHooks
+from .image_latent import fit_condition
 from .logit_bias import BLOCKED, LogitBias, log_share
 from .resize import resize
+from .subject_tokens import SubjectTokens
 from .unet import repeat_rows
 from .unet_config import Layer
 
@@ -45,6 +47,13 @@ def fit_tokens(f: Tensor, grid: tuple[int, int], target: tuple[int, int]) -> Ten
     if grid == target:
         return f
     return resize(f.transpose(1, 2).unflatten(2, grid), target).flatten(2).transpose(1, 2)
+
+
+def place_tokens(f: Tensor, grid: tuple[int, int], target: tuple[int, int]) -> Tensor:
+    """Place tokens of a reference's (height, width) grid on another, as :func:`fit_condition` places the reference."""
+    if grid == target:
+        return f
+    return fit_condition(f.transpose(1, 2).unflatten(2, grid), target).flatten(2).transpose(1, 2)
 
 
 def pool_tokens(f: Tensor, grid: tuple[int, int], by: int) -> Tensor:
@@ -108,16 +117,32 @@ class Features:
     off), both [batch, tokens, channels]; ``grids`` the (height, width) of the tokens. Base layers that read the same
     copy layer share one tensor. Features from before the copy's first cross-attention may have fewer rows than the
     others (see :meth:`UNet.forward`).
+
+    With ``subject`` they lie on the grids of the reference instead of the image's and are 0 where a token does not show
+    the subject; keys and values are appended for those that do (see :meth:`SubjectCopy.cached`).
     """
 
     self_attention: Mapping[Layer, Tensor]
     cross_attention: Mapping[Layer, Tensor]
     grids: Mapping[Layer, tuple[int, int]]
+    subject: SubjectTokens | None = None
 
     def for_layers(self, layers: Collection[Layer]) -> Features:
         """The same for some of the base's layers."""
         kept = [{k: v for k, v in part.items() if k in layers} for part in (self.self_attention, self.cross_attention)]
         return replace(self, self_attention=kept[0], cross_attention=kept[1])
+
+    def of_subject(self, subject: SubjectTokens) -> Features:
+        """Those of a reference where it shows its ``subject``."""
+
+        def cut(part: Mapping[Layer, Tensor]) -> dict[Layer, Tensor]:
+            found: dict[int, Tensor] = {}
+            for layer, f in part.items():
+                if id(f) not in found:
+                    found[id(f)] = f * subject.share(self.grids[layer], f.device).to(f.dtype)
+            return {layer: found[id(f)] for layer, f in part.items()}
+
+        return Features(cut(self.self_attention), cut(self.cross_attention), self.grids, subject)
 
     def with_layer_strengths(self, layers: Mapping[Layer, float]) -> Features:
         """Features of single base layers multiplied by a number, 0 or more; layers with 0 are left out."""
@@ -160,6 +185,7 @@ class SelfAttentionPart(NamedTuple):
     mask: m, where it acts, [1 or batch, n]; None: everywhere.
     weight: w, a factor of its share of the softmax, a number above 0 or a tensor that holds one; None: 1.
     isolated: whether it and each other subject with a mask are kept apart.
+    whole: whether ``added`` is not of the image's own grid, so that each part of an image sees all of it.
     """
 
     sums: Tensor
@@ -167,6 +193,7 @@ class SelfAttentionPart(NamedTuple):
     mask: Tensor | None
     weight: float | Tensor | None = None
     isolated: bool = False
+    whole: bool = False
 
 
 # (not in the paper)  logits + log(w m_i) on the keys that a subject has appended, + a_i log(1 - b_j) on the image's own
@@ -249,9 +276,26 @@ class Injection:
         m, w = self._mask_at(grid, z), self._weight_at(layer)
         lam = self.lam if w is None else self.lam * w
         sums = lam * f if m is None else lam * m[:, :, None].to(f.dtype) * f
-        finest = self.features.grids[layer] == max(self.features.grids.values())
-        added = pool_tokens(f, grid, self.pool) if self.pool > 1 and finest else f
-        return SelfAttentionPart(sums, added, m, w, self.isolated)
+        return SelfAttentionPart(sums, self._added(layer, grid, f), m, w, self.isolated, self._subject is not None)
+
+    @property
+    def _subject(self) -> SubjectTokens | None:
+        return self.features.subject
+
+    def _added(self, layer: Layer, grid: tuple[int, int], f: Tensor) -> Tensor:
+        """The tokens to append: of ``f``, on the ``grid`` of the image, or those that show the subject, on their
+        own."""
+        own = self.features.grids[layer]
+        pooled = self.pool > 1 and own == max(self.features.grids.values())
+        if self._subject is None:
+            return pool_tokens(f, grid, self.pool) if pooled else f
+        tokens = self.features.self_attention[layer].to(f.dtype)
+        shown = self._subject.numbers(own, f.device)
+        if pooled:  # the mean of those of its tokens that show the subject
+            share = pool_tokens(self._subject.share(own, f.device)[None].to(f.dtype), own, self.pool)
+            tokens = pool_tokens(tokens, own, self.pool) / share.clamp_min(torch.finfo(f.dtype).eps)
+            shown = share[0, :, 0].nonzero()[:, 0]
+        return repeat_rows(tokens[:, shown], len(f))
 
     def cross_attention_query(self, layer: Layer, grid: tuple[int, int], z: Tensor) -> Tensor:
         """The input of W_Q of a cross-attention in place of ``z``: z + Z'(copy's norm2 output), caption of Fig. 3."""
@@ -279,7 +323,8 @@ class Injection:
     ) -> Tensor | None:
         if layer not in features:
             return None
-        return repeat_rows(fit_tokens(features[layer], self.features.grids[layer], grid).to(z.dtype), len(z))
+        place = fit_tokens if self._subject is None else place_tokens
+        return repeat_rows(place(features[layer], self.features.grids[layer], grid).to(z.dtype), len(z))
 
 
 class InjectionHooks(AttentionHooks):

@@ -10,6 +10,7 @@ from torch import Tensor
 from .unet import timestep_embedding
 
 SIZE_DIM = 256  # of the embedding of each number in Sizes
+LATENT_PIXEL = 8  # pixels along a latent pixel of SDXL
 
 
 class Sizes(NamedTuple):
@@ -40,3 +41,8 @@ def label_of(pooled: Tensor, sizes: Sizes) -> Tensor:
     """The label [pooled width + SIZES_DIM] of a prompt's ``pooled`` text [pooled width] in a picture of these sizes."""
     embedded = timestep_embedding(torch.tensor(sizes, device=pooled.device), SIZE_DIM).flatten()
     return torch.cat([pooled.float(), embedded])
+
+
+def label_without_text(dim: int, height: int, width: int) -> Tensor:
+    """The label [dim] of a whole picture of this size in pixels with nothing in its pooled text."""
+    return label_of(torch.zeros(dim - SIZES_DIM), Sizes.of(height, width))

@@ -7,13 +7,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..errors import P3SError
 from .copy_settings import CopySettings
 from .hooks import AttentionHooks
 from .image_latent import ImageLatent, fit_condition
 from .injection import Features
+from .label import LATENT_PIXEL, label_without_text
 from .layer_map import LayerMap
 from .learned_weight import LearnedWeight
 from .low_rank import LowRank, LowRankZero, convolution_channels, lend_layers
+from .subject_tokens import SubjectTokens
 from .unet import BlockStage, UNet
 from .unet_config import Layer, UNetConfig
 
@@ -109,6 +112,26 @@ class SubjectCopy(nn.Module):
         :meth:`UNet.forward` takes it. The pass ends at the last place that is read.
         """
         return self.features(self.read(x, timesteps, context, condition, self.last_read, label))
+
+    # f_i = Z_i(F_i(I'', 0, 0)), where the reference shows the subject
+    def cached(self, condition: Tensor, subject: SubjectTokens | None) -> Features:
+        """The features of a copy with the ``copy_input`` "cached", which are the same in every step: the copy sees I''
+        ``condition`` [1, channels, h, w] alone, at timestep 0 and with a text of nothing. (ReferenceNets see their
+        picture so; Hu et al. 2024, Animate Anyone.) ``subject``: which tokens of the reference show it. Raises P3SError
+        where that is not known."""
+        if subject is None:
+            raise P3SError(
+                "a cached subject network needs to know where the subject is in its reference: give its mask"
+            )
+        config, (height, width) = self.map.config, condition.shape[2:]
+        timestep, text = condition.new_zeros(1), condition.new_zeros(1, 1, config.context_dim)
+        label = None
+        if config.label_dim:
+            label = label_without_text(config.label_dim, LATENT_PIXEL * height, LATENT_PIXEL * width)
+            label = label[None].to(condition)
+        reader = CopyReader()
+        self.unet(condition, timestep, text, reader, until=self.last_read, label=label)
+        return self.features(reader).of_subject(subject)
 
     def read(
         self,

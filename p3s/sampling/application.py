@@ -10,6 +10,7 @@ from torch import Tensor
 from ..errors import P3SError, shown
 from ..network.injection import EffectMask
 from ..network.subject_copy import SubjectCopy
+from ..network.subject_tokens import SubjectTokens
 from ..network.unet_config import Layer, UNetConfig
 from ..settings import Setting, check, setting, settings_of
 from .layer_strengths import layer_strengths as factors_of
@@ -92,11 +93,13 @@ class Application:
 
 @dataclass(frozen=True, eq=False)
 class AppliedSubject:
-    """A subject in a sampling run. ``condition`` is I'' [1, channels, h, w] (:meth:`SubjectCopy.condition`)."""
+    """A subject in a sampling run. ``condition`` is I'' [1, channels, h, w] (:meth:`SubjectCopy.condition`);
+    ``subject``: which tokens of it show the subject, for a copy that asks."""
 
     copy: SubjectCopy
     condition: Tensor
     application: Application = field(default_factory=Application)
+    subject: SubjectTokens | None = None
 
 
 def application(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import P3SError
 from ..network.hooks import PLAIN, AttentionHooks
-from ..network.injection import Injection, InjectionHooks
+from ..network.injection import Features, Injection, InjectionHooks
 from ..network.unet import UNet
 from .application import AppliedSubject
 from .diffusion import NoiseSchedule, ddim
@@ -99,6 +99,7 @@ class _SubjectRun:
         self.settings = self.how.settings
         self._schedule = early_end(schedule_for(subject.copy, self.how.schedule), self.settings)
         self._cache = FeatureCache(self.settings.reuse)
+        self._cached: Features | None = None
 
     def weight(self, t: int) -> float:
         """eps_t times the application's factor."""
@@ -115,8 +116,13 @@ class _SubjectRun:
         label: Tensor | None,
     ) -> Injection:
         copy, time = self.subject.copy, torch.full((len(x),), t, device=x.device)
-        run = partial(copy, x, time, context, self.subject.condition, label)
-        features = self._cache.get(branches, evaluation, run)
+        if copy.settings.cached:
+            if self._cached is None:
+                self._cached = copy.cached(self.subject.condition, self.subject.subject)
+            features = self._cached
+        else:
+            run = partial(copy, x, time, context, self.subject.condition, label)
+            features = self._cache.get(branches, evaluation, run)
         isolated = self.how.isolates_at(float(percent_of(torch.tensor(float(t), dtype=torch.float64))))
         how = self.how
         return injection(copy, features, weight, how.mask, how.layers, self.settings, how.weight_on, isolated)

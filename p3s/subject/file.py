@@ -2,7 +2,8 @@
 
 A subject file is a safetensors file:
 
-- tensors ``copy.<key>`` (the trained weights), ``reference.<i>.latent`` and ``reference.<i>.tokens`` for i = 0, 1, ...;
+- tensors ``copy.<key>`` (the trained weights), ``reference.<i>.latent``, ``reference.<i>.tokens`` and, if it is there,
+  ``reference.<i>.mask`` for i = 0, 1, ...;
 - metadata ``format`` = "p3s-subject", ``format_version``, ``p3s`` (a SubjectInfo as JSON), ``sha256`` (of all these),
   and a title, licence and trigger phrase under ``modelspec.`` names for model managers, which P3S does not read.
 
@@ -10,7 +11,8 @@ Nothing in it can run code, and a changed byte is noticed. Tensors of another na
 new facts in the metadata do not: unknown ones are kept (``SubjectInfo.extra``) and ignored.
 
 Version 2 knows copies with settings of which version 1 has none (a learned weight). A subject without them is still
-written as version 1, which says the same, so that older installations of P3S can read it.
+written as version 1, which says the same, so that older installations of P3S can read it. Version 3 has masks, and is
+written for subjects that have them.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from torch import Tensor
 from .. import __version__
 from ..errors import FamilyError, P3SError, PointError, SubjectFileError
 from ..file_writing import write_atomic, write_new
+from ..network.subject_tokens import SubjectTokens
 from ..network.unet_config import family_name
 from ..reference.points import PointSet
 from ..safetensors_format import DTYPE_NAMES, DTYPES, as_bytes, check_entries, kind_of, read_header, write_safetensors
@@ -37,7 +40,7 @@ from ..settings import Setting
 from .info import SubjectInfo, info_from_json, info_to_json
 
 FORMAT = "p3s-subject"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 V1_COPY_SETTINGS = {"feature", "pairing", "copy_input", "cross_attention", "lam", "image_dim"}
 REFERENCE_INDEX = Setting(
     0, "For a subject trained on several photos: which one to use as the reference, counting from 0.", low=0, high=1000
@@ -47,10 +50,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class SubjectReference:
-    """One clean reference. latent: I' [C, h, w] float32, the VAE's mean times its scale. tokens: c_s [1 + g*g, D]."""
+    """One clean reference. latent: I' [C, h, w] float32, the VAE's mean times its scale. tokens: c_s [1 + g*g, D].
+    mask: [h, w] float32, 1 where a pixel of I' shows the subject, 0 elsewhere; None for copies that do not ask."""
 
     latent: Tensor
     tokens: Tensor
+    mask: Tensor | None = None
+
+    @property
+    def subject_tokens(self) -> SubjectTokens | None:
+        """Which tokens of the reference show the subject."""
+        return None if self.mask is None else SubjectTokens(self.mask)
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,8 +172,11 @@ def _writer(subject: Subject) -> Callable[[BinaryIO], None]:
     tensors = {f"copy.{key}": tensor for key, tensor in subject.weights.items()}
     for i, reference in enumerate(subject.references):
         tensors |= {f"reference.{i}.latent": reference.latent, f"reference.{i}.tokens": reference.tokens}
+        if reference.mask is not None:
+            tensors[f"reference.{i}.mask"] = reference.mask
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    version = "1" if V1_COPY_SETTINGS.issuperset(subject.info.copy_settings) else str(FORMAT_VERSION)
+    version = "1" if V1_COPY_SETTINGS.issuperset(subject.info.copy_settings) else "2"
+    version = "3" if any(reference.mask is not None for reference in subject.references) else version
     metadata = {
         "format": FORMAT,
         "format_version": version,
@@ -180,7 +193,7 @@ def _assemble(tensors: Mapping[str, Tensor], info: SubjectInfo) -> Subject:
     weights: dict[str, Tensor] = {}
     parts: dict[tuple[int, str], Tensor] = {}
     for name, tensor in tensors.items():
-        match = re.fullmatch(r"reference\.(0|[1-9][0-9]{0,5})\.(latent|tokens)", name)
+        match = re.fullmatch(r"reference\.(0|[1-9][0-9]{0,5})\.(latent|tokens|mask)", name)
         if match:
             parts[int(match[1]), match[2]] = tensor
         elif name.startswith("copy.") and len(name) > len("copy."):
@@ -191,7 +204,8 @@ def _assemble(tensors: Mapping[str, Tensor], info: SubjectInfo) -> Subject:
     for i in range(len(info.points)):
         if (i, "latent") not in parts or (i, "tokens") not in parts:
             raise SubjectFileError(f"{len(info.points)} references are listed, but number {i + 1} is missing")
-        references.append(SubjectReference(parts.pop((i, "latent")), parts.pop((i, "tokens"))))
+        found = (parts.pop((i, "latent")), parts.pop((i, "tokens")), parts.pop((i, "mask"), None))
+        references.append(SubjectReference(*found))
     if parts:
         raise SubjectFileError(f"{len(info.points)} references are listed, but the file holds more")
     return Subject(weights, tuple(references), info)
@@ -207,7 +221,13 @@ def _check(subject: Subject) -> None:
     for what, count in (("point sets", len(info.points)), ("image hashes", len(info.image_hashes))):
         if count != len(references):
             raise SubjectFileError(f"the subject has {len(references)} references but {count} {what}")
+    cached = info.copy_settings.get("copy_input") == "cached"
     for i, (reference, points) in enumerate(zip(references, info.points, strict=True), 1):
+        if cached != (reference.mask is not None):
+            raise SubjectFileError(
+                f"reference {i} has {'no' if cached else 'a'} mask, which its subject network "
+                f"{'needs' if cached else 'cannot use'}"
+            )
         _check_reference(reference, references[0], i)
         try:
             PointSet.parse(points)
@@ -233,6 +253,12 @@ def _check_reference(reference: SubjectReference, first: SubjectReference, numbe
         raise SubjectFileError(f"the {tokens.shape[0]} tokens of reference {number} are not one and a square grid")
     if latent.shape[0] != first.latent.shape[0] or tokens.shape[1] != first.tokens.shape[1]:
         raise SubjectFileError(f"reference {number} does not have as many channels as reference 1")
+    mask = reference.mask
+    if mask is not None and (mask.shape != latent.shape[1:] or not (((mask == 0) | (mask == 1)).all() and mask.any())):
+        raise SubjectFileError(
+            f"the mask of reference {number} is {_show(mask.shape)}, not {_show(latent.shape[1:])} of 0 and 1 that "
+            "shows something"
+        )
     _check_finite(latent, f"the latent of reference {number}")
     _check_finite(tokens, f"a token of reference {number}")
 

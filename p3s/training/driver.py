@@ -60,7 +60,8 @@ def prepare(
     for number, (reference, prompt, pool) in enumerate(zip(references, prompts, pools, strict=True), start=1):
         tell(f"Encoding reference {number} of {len(references)}")
         # A tensor of its own for each reference: there is a sketch for each tensor, the same number for all callers.
-        examples += examples_of(reference, prompt.clone(), encode, resolution, settings, generator, pool)
+        masked = copy_settings.cached
+        examples += examples_of(reference, prompt.clone(), encode, resolution, settings, generator, pool, masked)
     check_examples(config, examples, empty_prompt)
     tell("Checking whether this training was already done")
     hashes = tuple(reference.image_hash for reference in references)
@@ -139,5 +140,6 @@ def subject_of(copy: SubjectCopy, examples: Sequence[Example], info: SubjectInfo
         return half if torch.isfinite(half).all() else weight
 
     of_number = dict(zip(reversed(reference_numbers(examples)), reversed(examples), strict=True))
-    references = tuple(SubjectReference(of_number[n].latent, of_number[n].tokens) for n in sorted(of_number))
+    whole = (of_number[n] for n in sorted(of_number))
+    references = tuple(SubjectReference(e.latent, e.tokens, e.subject_mask) for e in whole)
     return Subject({key: stored(weight) for key, weight in copy.state_dict().items()}, references, info)

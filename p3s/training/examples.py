@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from ..errors import TrainingError
-from ..network.label import Sizes, label_of
+from ..network.label import LATENT_PIXEL, Sizes, label_of
+from ..network.subject_tokens import SubjectTokens
 from ..reference.rngr import Reference
 from .settings import TrainSettings
-from .views import View, views_of
-
-LATENT_PIXEL = 8  # pixels along a latent pixel of SDXL
+from .views import View, shown_pixels, views_of
 
 
 class Pooled(NamedTuple):
@@ -33,7 +32,8 @@ class Example:
     ``prompt`` [text tokens, context_dim]. ``view`` [channels, h', w'] is what is learned, I' itself where it is None;
     ``loss_mask`` [h', w'], 0..1, is the share of each of its pixels in L_LDM, 1 everywhere where it is None. ``label``
     [label_dim] is what SDXL's U-Net reads beside the prompt (:func:`p3s.network.label.label_of`), and
-    ``label_without_prompt`` what it reads where the prompt is dropped; None for other models.
+    ``label_without_prompt`` what it reads where the prompt is dropped; None for other models. ``subject_mask`` [h, w]:
+    1 where a pixel of I' shows the subject, 0 elsewhere; None for copies that do not ask.
     """
 
     latent: Tensor
@@ -43,6 +43,7 @@ class Example:
     loss_mask: Tensor | None = None
     label: Tensor | None = None
     label_without_prompt: Tensor | None = None
+    subject_mask: Tensor | None = None
 
     #: The names under which keys of trainings, sketches and states hold the fields. They never change.
     STORED: ClassVar[Mapping[str, str]] = {
@@ -53,12 +54,18 @@ class Example:
         "loss_mask": "counted",
         "label": "label",
         "label_without_prompt": "label_without_prompt",
+        "subject_mask": "subject_mask",
     }
 
     @property
     def learned_latent(self) -> Tensor:
         """The latent of the picture to learn, [channels, h', w']."""
         return self.latent if self.view is None else self.view
+
+    @property
+    def subject_tokens(self) -> SubjectTokens | None:
+        """Which tokens of the reference show the subject."""
+        return None if self.subject_mask is None else SubjectTokens(self.subject_mask)
 
     def stored(self) -> dict[str, Tensor]:
         """Its tensors by their stored names."""
@@ -91,23 +98,26 @@ def examples_of(
     settings: TrainSettings,
     generator: torch.Generator,
     pooled: Pooled | None = None,
+    masked: bool = False,
 ) -> list[Example]:
     """The training examples of one reference, the whole picture first.
 
     ``prompt`` [text tokens, context_dim]; ``encode`` turns a picture [H, W, 3] in 0..1 into a scaled VAE latent
     [channels, h, w] (float32, CPU) of the size that is trained, about ``resolution`` squared pixels in area.
-    ``generator``: of what is random in views (:func:`p3s.training.views.views_of`). ``pooled``: for SDXL.
+    ``generator``: of what is random in views (:func:`p3s.training.views.views_of`). ``pooled``: for SDXL. ``masked``:
+    whether the copy asks where the subject is.
     """
     whole, *others = views_of(reference, resolution, settings, generator)
     latent = encode(whole.image)
     whole_mask = whole.loss_mask(_size(latent), settings)
-    found = [Example(latent, reference.tokens, prompt, None, whole_mask, *labels_of(whole, latent, pooled))]
+    subject = shown_pixels(reference, _size(latent)) if masked else None
+    found = [Example(latent, reference.tokens, prompt, None, whole_mask, *labels_of(whole, latent, pooled), subject)]
     for view in others:
         learned = encode(view.image)
         mask = view.loss_mask(_size(learned), settings)
         if mask is None or mask.any():
             labels = labels_of(view, learned, pooled)
-            found.append(Example(latent, reference.tokens, prompt, learned, mask, *labels))
+            found.append(Example(latent, reference.tokens, prompt, learned, mask, *labels, subject))
     return found
 
 

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..network.copy_settings import CopySettings
 from ..network.subject_copy import SubjectCopy
+from ..network.subject_tokens import SubjectTokens
 from ..network.unet import UNet
 from ..network.unet_config import UNetConfig
 from .examples import Example
@@ -52,13 +53,15 @@ class MemoryEstimate:
 
 
 class Shapes(NamedTuple):
-    """Of the tensors of an :class:`Example`."""
+    """Of the tensors of an :class:`Example`; ``reference``: the number of the one that it is a view of."""
 
     target: tuple[int, ...]
     latent: tuple[int, ...]
     tokens: tuple[int, ...]
     prompt: tuple[int, ...]
     label: int = 0
+    subject: SubjectTokens | None = None
+    reference: int = 0
 
 
 def estimate_memory(
@@ -111,27 +114,31 @@ def _largest(examples: Sequence[Example], batch_size: int) -> tuple[Shapes, ...]
     area = max(e.learned_latent[0].numel() for e in examples)
     first = next(e for e in examples if e.learned_latent[0].numel() == area)
     rows = islice(cycle([e for e in examples if e.learned_latent.shape == first.learned_latent.shape]), batch_size)
-    return tuple(map(_shapes_of, rows))
+    seen: dict[int, int] = {}
+    return tuple(_shapes_of(row, seen.setdefault(id(row.latent), len(seen))) for row in rows)
 
 
-def _shapes_of(example: Example) -> Shapes:
+def _shapes_of(example: Example, reference: int) -> Shapes:
     target, latent, tokens, prompt = (
         tuple(t.shape) for t in (example.learned_latent, example.latent, example.tokens, example.prompt)
     )
-    return Shapes(target, latent, tokens, prompt, 0 if example.label is None else len(example.label))
+    label = 0 if example.label is None else len(example.label)
+    return Shapes(target, latent, tokens, prompt, label, example.subject_tokens, reference)
 
 
 def _batch(rows: Sequence[Shapes]) -> Batch:
     """What :func:`p3s.training.step.draw_batch` gives for these examples, without values."""
     x = torch.empty(len(rows), *rows[0].target)
+    sources = {e: (torch.empty(e.latent), torch.empty(e.tokens)) for e in rows}
     return Batch(
         x=x,
         timesteps=torch.empty(len(rows), dtype=torch.long),
         target=torch.empty_like(x),
         context=torch.empty(len(rows), *rows[0].prompt),
-        sources=tuple((torch.empty(e.latent), torch.empty(e.tokens)) for e in rows),
+        sources=tuple(sources[e] for e in rows),
         loss_mask=torch.empty_like(x[:, :1]),
         label=torch.empty(len(rows), rows[0].label) if rows[0].label else None,
+        subjects=tuple(e.subject for e in rows),
     )
 
 

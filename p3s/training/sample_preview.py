@@ -7,14 +7,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..network.label import SIZES_DIM, Sizes, label_of
+from ..network.label import LATENT_PIXEL, SIZES_DIM, Sizes, label_of
 from ..network.subject_copy import SubjectCopy
 from ..network.unet import UNet
 from ..sampling.application import Application, AppliedSubject
 from ..sampling.ddim import generate
 from ..sampling.diffusion import NoiseSchedule
 from ..sampling.settings import STANDARD
-from .examples import LATENT_PIXEL, Example
+from .examples import Example
 from .precision import autocast
 
 STEPS = 8
@@ -51,7 +51,8 @@ def sample_preview(
     with torch.no_grad(), autocast(precision, device):
         latent, tokens = (part[None].to(device, torch.float32) for part in (example.latent, example.tokens))
         labels = _labels(example, size, device)
-        subject = AppliedSubject(copy, copy.condition(latent, tokens), Application(settings=STANDARD))
+        how = Application(settings=STANDARD)
+        subject = AppliedSubject(copy, copy.condition(latent, tokens), how, example.subject_tokens)
         estimates = generate(
             base,
             example.prompt.to(device),

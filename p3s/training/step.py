@@ -14,6 +14,7 @@ from ..errors import TrainingError
 from ..network.image_latent import fit_condition
 from ..network.injection import Injection, InjectionHooks
 from ..network.subject_copy import SubjectCopy
+from ..network.subject_tokens import SubjectTokens
 from ..network.unet import BlockStage, UNet
 from ..network.unet_config import Layer, UNetConfig
 from ..sampling.diffusion import NoiseSchedule
@@ -46,7 +47,8 @@ class Batch:
     context_dim]; ``sources`` the (I', c_s) of the condition of each row, [channels, h', w'] and [tokens, token_dim];
     ``loss_mask`` [batch, 1, h, w], 0..1, the share of each pixel in L_LDM; ``row_weights`` [batch], factors of the rows
     in it, None where all have the same; ``label`` [batch, label_dim], see :class:`Example`, None where the U-Net reads
-    none.
+    none; ``subjects``, which tokens of each source show the subject, None for copies that do not ask. Rows of one
+    reference have the same objects in ``sources`` and ``subjects``.
     """
 
     x: Tensor
@@ -57,6 +59,7 @@ class Batch:
     loss_mask: Tensor
     row_weights: Tensor | None = None
     label: Tensor | None = None
+    subjects: tuple[SubjectTokens | None, ...] = ()
 
     def to(self, device: torch.device) -> Batch:
         """The same on ``device``."""
@@ -64,22 +67,28 @@ class Batch:
         def moved(tensor: Tensor) -> Tensor:
             return tensor.to(device)
 
+        sources = {id(source): (moved(source[0]), moved(source[1])) for source in self.sources}
         return Batch(
             moved(self.x),
             moved(self.timesteps),
             moved(self.target),
             moved(self.context),
-            tuple((moved(latent), moved(tokens)) for latent, tokens in self.sources),
+            tuple(sources[id(source)] for source in self.sources),
             moved(self.loss_mask),
             None if self.row_weights is None else moved(self.row_weights),
             None if self.label is None else moved(self.label),
+            self.subjects,
         )
 
 
 def batch_losses(base: UNet, copy: SubjectCopy, batch: Batch, settings: TrainSettings) -> tuple[Tensor, Tensor]:
     """L_LDM and L_ac of a batch, both scalars. With the ``attention_layers`` "none", or gamma 0, L_ac is not computed
-    and 0."""
+    and 0; neither is it for a copy that sees no text."""
     copy.borrow(base)
+    if copy.settings.cached:
+        prediction = _predict_cached(base, copy, batch)
+        loss = denoising_loss(prediction, batch.target, batch.loss_mask, batch.row_weights)
+        return loss, batch.x.new_zeros(())
     size = (batch.x.shape[2], batch.x.shape[3])
     # As in sampling, Eq. 4 works on the reference's own grid, and its result is placed on that of x_t.
     conditions = [copy.condition(latent[None], tokens[None]) for latent, tokens in batch.sources]
@@ -99,6 +108,25 @@ def batch_losses(base: UNet, copy: SubjectCopy, batch: Batch, settings: TrainSet
         theirs = base.block(twin).attn2.attention_map(hooks.queries[twin], batch.context)
         consistency = consistency + attention_consistency(ours, theirs, settings.attention_norm)
     return denoising_loss(prediction, batch.target, batch.loss_mask, batch.row_weights), consistency
+
+
+def _predict_cached(base: UNet, copy: SubjectCopy, batch: Batch) -> Tensor:
+    """The base's prediction for a batch under features that do not depend on the step. The copy runs once for each
+    reference; the base runs apart for the rows of each, because their subjects have different numbers of tokens."""
+    rows_of: dict[int, list[int]] = defaultdict(list)
+    for row, source in enumerate(batch.sources):
+        rows_of[id(source)].append(row)
+    predictions: dict[int, Tensor] = {}
+    for rows in rows_of.values():
+        (latent, tokens), subject = batch.sources[rows[0]], batch.subjects[rows[0]]
+        features = copy.cached(copy.condition(latent[None], tokens[None]), subject)
+        times, label = batch.timesteps[rows], None if batch.label is None else batch.label[rows]
+        if copy.learned_weight is not None:
+            features = features.with_weight(copy.learned_weight(times))
+        hooks = InjectionHooks(Injection(features, copy.settings.lam))
+        found = base(batch.x[rows], times, batch.context[rows], hooks, label=label)
+        predictions |= zip(rows, found, strict=True)
+    return torch.stack([predictions[row] for row in range(len(batch.x))])
 
 
 def compared_layers(copy: SubjectCopy, which: str) -> tuple[Layer, ...]:
@@ -168,15 +196,17 @@ def draw_batch(
         # A copy, because autograd refuses tensors that a host made in inference mode.
         return tensor.to(torch.float32, copy=True)
 
+    owned = {id(e.latent): (own(e.latent), own(e.tokens)) for e in sources}
     return Batch(
         x=noise.add_noise(latents, eps, t),
         timesteps=t,
         target=noise.target(latents, eps, t),
         context=torch.stack(prompts).float(),
-        sources=tuple((own(e.latent), own(e.tokens)) for e in sources),
+        sources=tuple(owned[id(e.latent)] for e in sources),
         loss_mask=torch.stack(masks).float()[:, None],
         row_weights=min_snr_weights(noise, t) if settings.loss_weighting == "min_snr" else None,
         label=torch.stack(given_labels).float() if given_labels else None,
+        subjects=tuple(e.subject_tokens for e in sources),
     )
 
 

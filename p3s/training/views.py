@@ -123,6 +123,11 @@ def subject_area_of(reference: Reference) -> Tensor:
     return functional.interpolate(wider[None], (height, width), mode="bilinear")[0, 0]
 
 
+def shown_pixels(reference: Reference, size: tuple[int, int]) -> Tensor:
+    """The pixels of a latent of this (h, w) ``size`` that show any of the subject's area: [h, w], 0 or 1."""
+    return (functional.adaptive_max_pool2d(subject_area_of(reference)[None], size)[0] >= 0.5).float()
+
+
 def subject_box(mask: Tensor, resolution: int) -> Box | None:
     """Rows and columns of a square around ``mask`` [h, w] with a margin, as large as ``resolution`` asks for at least
     (:func:`least_side`), moved and trimmed so that it lies in the picture; None where the mask is empty or the crop
