@@ -123,6 +123,7 @@ METHODS: dict[str, Method] = {
     "reference-input": _p3s(CopySettings(copy_input="reference")),
     # The subject network runs once: at equal work, and for as many steps as p3s.
     "cached": _p3s(CopySettings(copy_input="cached")),
+    "cached-exact": replace(_p3s(CopySettings(copy_input="cached")), applied={"settings": EXACT}),
     "cached-steps": _p3s(CopySettings(copy_input="cached"), steps=100),
     "cached-keys": _p3s(CopySettings(copy_input="cached", lam=0.0, cross_attention=False)),
     "dreambooth": Method("dreambooth", rngr=False, rate=DREAMBOOTH_RATE / RATE),
@@ -165,5 +166,6 @@ TABLES: dict[str, tuple[str, ...]] = {
     "weight": ("p3s", "fixed", "increasing", "decreasing"),
     "weight_on": tuple(name + on for name in ("p3s", "fixed", "increasing", "decreasing") for on in ("", "-attention")),
     "learned": ("p3s", "learned"),
+    "cached": ("p3s", "p3s-exact", "p3s-fast", "cached", "cached-exact", "cached-steps", "cached-keys"),
     "structure": ("p3s", "no-cross", "attn1-feature", "one-to-one", "reference-input"),
 }
