@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -18,14 +19,15 @@ from comfyui_p3s.p3s.network.copy_settings import CopySettings
 from comfyui_p3s.p3s.network.injection import Features, fit_tokens
 from comfyui_p3s.p3s.network.subject_copy import SubjectCopy
 from comfyui_p3s.p3s.network.unet import UNet
-from comfyui_p3s.p3s.network.unet_config import Layer
+from comfyui_p3s.p3s.network.unet_config import Layer, UNetConfig
 from comfyui_p3s.p3s.subject.file import Subject
 
 
 @dataclass(frozen=True)
 class Literal:
     """A subject, its weight eps_t and what that multiplies, its mask [h, w] or [images, h, w], whether it is in the
-    negative prompt too, and whether it is kept apart from other subjects with masks."""
+    negative prompt too, whether it is kept apart from other subjects with masks, and for how many calls of one kind its
+    features serve (the MODEL made of it is then for one run)."""
 
     subject: Subject
     weight: float = 1.0
@@ -33,6 +35,7 @@ class Literal:
     guidance: str = "both"
     weight_on: str = "features"
     isolate: bool = False
+    reuse: int = 1
 
     @property
     def on_attention(self) -> float:
@@ -45,18 +48,28 @@ def literal(model: Any, *used: Literal | Subject, prompts: Collection[int] = (0,
     parts = [each if isinstance(each, Literal) else Literal(each) for each in used]
     copies = [plain_copy(model, part.subject) for part in parts]
     channels = base_model.unet_config(model).out_channels
+    kept: dict[Any, tuple[int, Features]] = {}
+
+    def features_of(i: int, uuids: list[Any], *read: Any) -> Features:
+        if parts[i].reuse == 1:
+            return features(copies[i], parts[i], *read)
+        calls, found = kept.get((i, *uuids), (0, None))
+        if found is None or calls % parts[i].reuse == 0:
+            found = features(copies[i], parts[i], *read)
+        kept[(i, *uuids)] = calls + 1, found
+        return found
 
     def wrapper(executor, x, timesteps, context=None, y=None, control=None, transformer_options={}, **kwargs):  # noqa: B006
         def call(rows: slice, kinds: list[int], uuids: list[Any]) -> torch.Tensor:
             here = picked((x, timesteps, context, y, control), rows, len(x))
             options = {**transformer_options, "cond_or_uncond": kinds, "uuids": uuids}
             acting = [
-                (copy, part)
-                for copy, part in zip(copies, parts, strict=True)
+                i
+                for i, part in enumerate(parts)
                 if part.guidance == "both" or (len(kinds) == 1 and kinds[0] in prompts)
             ]
-            found = [features(copy, part, here[0][:, :channels], *here[1:4]) for copy, part in acting]
-            patched = with_patches(options, found, [part for _, part in acting], [copy for copy, _ in acting])
+            found = [features_of(i, uuids, here[0][:, :channels], *here[1:4]) for i in acting]
+            patched = with_patches(options, found, [parts[i] for i in acting], [copies[i] for i in acting])
             return executor(*here, patched, **kwargs)
 
         kinds, uuids = transformer_options["cond_or_uncond"], transformer_options["uuids"]
@@ -72,13 +85,26 @@ def literal(model: Any, *used: Literal | Subject, prompts: Collection[int] = (0,
 
 def plain_copy(model: Any, subject: Subject) -> SubjectCopy:
     """The subject's copy on torch's own layers; a low-rank one on a U-Net of the base's weights."""
+    if CopySettings.from_dict(subject.info.copy_settings).kind == "lora":
+        with torch.inference_mode(False):
+            base = UNet.from_state_dict(base_model.base_weights(model))
+            copy = SubjectCopy(base.config, *settings_of(subject))
+            copy.load_state_dict(subject.weights)
+            copy.borrow(base)
+        return copy.requires_grad_(False)
+    return full_copy(base_model.unet_config(model), subject)
+
+
+@lru_cache(maxsize=4)
+def full_copy(config: UNetConfig, subject: Subject) -> SubjectCopy:
     with torch.inference_mode(False):
-        base = UNet.from_state_dict(base_model.base_weights(model))
-        settings = CopySettings.from_dict(subject.info.copy_settings)
-        copy = SubjectCopy(base.config, settings, subject.references[0].tokens.shape[1])
-        copy.load_state_dict(subject.weights)
-        copy.borrow(base)
+        copy = SubjectCopy(config, *settings_of(subject), device="meta")
+        copy.load_state_dict(subject.weights, assign=True)
     return copy.requires_grad_(False)
+
+
+def settings_of(subject: Subject) -> tuple[CopySettings, int]:
+    return CopySettings.from_dict(subject.info.copy_settings), subject.references[0].tokens.shape[1]
 
 
 def features(
