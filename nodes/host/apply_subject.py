@@ -28,7 +28,7 @@ from . import kept_features
 from .attention import SUBJECT_KEY as KEY
 from .attention import alone_before_attention, with_patches
 from .base_model import base_fingerprint, channels_read, ejected, unet_config
-from .guidance import check_masks, run_branches
+from .guidance import check_masks, check_timesteps, run_branches
 from .patchers import OneDevicePatcher, attach, compute_dtype
 from .sampling_run import SamplingRun, SubjectOnModel, wrappers_of_run
 
@@ -120,6 +120,7 @@ def wrappers(subjects: Sequence[SubjectOnModel], config: UNetConfig) -> dict[str
         check_guidance(subjects, guider.model_options["transformer_options"])
         masks = [s.application.mask for s in subjects if s.application.mask is not None]
         check_masks(masks, latents, guider.conds, "Apply P3S")
+        check_timesteps(guider.model_patcher, "Apply P3S")
         return SamplingRun(subjects, guider.conds, latents, guider.model_patcher)
 
     def prepare_sampling(executor, model, noise_shape, *args, **kwargs):

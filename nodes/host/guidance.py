@@ -73,6 +73,19 @@ def check_masks(masks: Sequence[EffectMask], latents: Sequence[int], conds: Cond
         mask.check(latents[0])
 
 
+def check_timesteps(model: Any, node: str) -> None:
+    """Raise P3SError, naming the node, where a MODEL's timesteps do not go up to 1000: weights and windows are computed
+    from them."""
+    sampling = model.get_model_object("model_sampling")
+    last = float(sampling.timestep(sampling.sigma_max))
+    if not 900 < last <= 1000:
+        raise P3SError(
+            f"{node} works with models whose timesteps go up to 1000; this one samples with {type(sampling).__name__}, "
+            f"whose go up to {last:.3g}: remove the node that sets it (ModelSamplingContinuousEDM?), or load a "
+            "checkpoint that is not of the EDM kind (as Playground 2.5 and CosXL are)"
+        )
+
+
 def run_branches(
     rows: Sequence[bool],
     prompts: frozenset[Hashable],

@@ -26,7 +26,7 @@ from ...p3s.ssr.file import SSRModel
 from ...p3s.ssr.layers import SubjectLayers, check_layers
 from .attention import SSR_KEY as KEY
 from .attention import grid_of, layer_of
-from .guidance import ROWS, check_masks, chunks_of, conditional_chunks
+from .guidance import ROWS, check_masks, check_timesteps, chunks_of, conditional_chunks
 from .patchers import OneDevicePatcher, attach, compute_dtype
 from .sampling_run import ModelRun, window_of, wrappers_of_run
 
@@ -120,6 +120,8 @@ def wrappers(subjects: Sequence[SSROnModel]) -> dict[str, Any]:
 
     def start(guider: Any, latents: Sequence[int]) -> SSRRun:
         check_masks(masks, latents, guider.conds, NODE)
+        if any((subject.applied.start, subject.applied.end) != (0, 1) for subject in subjects):
+            check_timesteps(guider.model_patcher, f"{NODE} with a start_percent or end_percent")
         return SSRRun(subjects, guider.conds, latents)
 
     def diffusion_model(executor, x, timesteps, context=None, y=None, control=None, transformer_options={}, **kwargs):  # noqa: B006

@@ -3,15 +3,18 @@
     python tests/host/chaining.py      write the page from the results of the last runs of test_chaining.py
 
 Each case is another node or way of sampling; host/inside_chaining.py runs it in the host's process. The results are
-kept in the tests' cache, one file for each host version.
+kept in the tests' cache, one file for each host version; cases that it lacks keep what the page says of them.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -24,20 +27,20 @@ INTRODUCTION = """\
 # What Apply P3S and Apply SSR work with
 
 Written by `python tests/host/chaining.py` from the results of `tests/host/test_chaining.py`, which runs every case in
-ComfyUI's own process on small random models of the SD 1.5 type (not of SDXL): do not edit by hand. *Works* means: both
-the subject and the other node change the picture, and it is, within 0.2 % of its size, the one that the paper's
-equations give beside that node when they are written out for every row of every call, with nothing shared, kept or left
-out (`tests/host/inside_literal.py`), or the one of another way to the same picture that the last column names.
-*Refused* means: a message that says what to do, before the first step or in it. The order is that of the MODEL wire,
-*before* or *after* Apply P3S. Under *Apply SSR* the same is said of that node, whose equations are written out in
+ComfyUI's own process on small random models of the SD 1.5 type, and under *SDXL* of that type: do not edit by hand.
+*Works* means: both the subject and the other node change the picture, and it is, within 0.2 % of its size, the one that
+the paper's equations give beside that node when they are written out for every row of every call, with nothing shared,
+kept or left out (`tests/host/inside_literal.py`), or the one of another way to the same picture that the last column
+names. *Refused* means: a message that says what to do, before the first step or in it. The order is that of the MODEL
+wire, *before* or *after* Apply P3S. Under *Apply SSR* the same is said of that node, whose equations are written out in
 `tests/host/inside_ssr_subjects.py`.
 """
 
 
 @dataclass(frozen=True)
 class Case:
-    """``expected`` is "works", or the beginning of the message of a refusal. ``peer`` is the folder of another pack
-    that the case needs. ``minimum``: versions of ComfyUI before it lack the node, or are too old for that pack."""
+    """``expected`` is "works", NOTHING, or the beginning of the message of a refusal. ``peer`` is the folder of another
+    pack that the case needs. ``minimum``: versions of ComfyUI before it lack the node, or are too old for that pack."""
 
     title: str
     orders: tuple[str, ...] = ALONE
@@ -63,6 +66,7 @@ TOKENS = "the mask of Apply P3S does not work together with nodes that merge or 
 SSR = "Apply SSR"
 PARTS = "the mask of Apply P3S does not work together with nodes that sample the image in parts"
 SSR_PARTS = PARTS.replace("Apply P3S", SSR)
+NOTHING = "the other node does not act"
 TILED = "ComfyUI-TiledDiffusion"
 FRAMES = {"peer": "ComfyUI-AnimateDiff-Evolved", "minimum": "0.33.0", "section": "AnimateDiff"}
 STILL = "a motion module of zeros gives the images without it"
@@ -240,20 +244,117 @@ CASES: dict[str, Case] = {
 }
 
 
+#: Cases that are not tried on SDXL: of packs and models that it has none of, and of what no family is different in.
+NOT_SDXL = ("ic-light", "instruct", "samplers", "tiled-moving")
+#: Cases of SDXL whose outcome or note is another one, and long ones that are tried in one order.
+FULL_SIZE = "it merges tokens at the full size alone, where SDXL has no attention"
+SDXL_CHANGES: dict[str, dict[str, Any]] = {
+    "tome": {"expected": NOTHING, "note": FULL_SIZE},
+    "tome-with-mask": {"expected": NOTHING, "note": FULL_SIZE},
+    "sag": {"note": "the first of the middle block's ten layers is left to it"},
+    "inpainting": {"note": "of 9 channels"},
+    **{name: {"orders": ("after",)} for name in ("compile", "context-windows-fast", "context-windows-masks")},
+}
+#: Cases that are tried on SDXL with a further ending, too; in "fast" one step's features are used in the next.
+SDXL_ENDINGS = {
+    "with-mask": (", with a mask on Apply P3S", ("deepshrink", "ipadapter", "attention-couple", "controlnet", "mask")),
+    "conditional": (", with guidance conditional", ("pag", "freeu-v2", "controlnet")),
+    "fast": (", in the mode fast", ("lora", "deepshrink", "controlnet", "mask")),
+}
+
+
+def sdxl_cases() -> Iterator[tuple[str, Case]]:
+    sections = {MODEL: f"SDXL: {MODEL[0].lower()}{MODEL[1:]}", PROMPT: "SDXL: conditioning", SAMPLING: "SDXL: sampling"}
+    for name, case in CASES.items():
+        if case.section in sections and name not in NOT_SDXL:
+            section = sections[case.section]
+            found = replace(case, section=section, **SDXL_CHANGES.get(name, {}))
+            yield name, found
+            for ending, (title, names) in SDXL_ENDINGS.items():
+                if name in names:
+                    yield f"{name}-{ending}", replace(found, title=case.title + title)
+    edm = "Apply P3S works with models whose timesteps go up to 1000"
+    yield "edm", Case("ModelSamplingContinuousEDM", BOTH, "remove it", edm, section=sections[MODEL])
+    few, note = "distilled models in few steps: Turbo, Lightning, LCM", "without guidance"
+    yield "few-steps", Case(few, note=note, section=sections[SAMPLING])
+    yield "refiner", Case("SDXL's refiner for the last steps", note="without a subject", section=sections[SAMPLING])
+    refusal, note = "this is SDXL's refiner, which only finishes pictures", "apply it to the base"
+    yield "refiner-subject", Case("Apply P3S on the refiner", ALONE, note, refusal, section=sections[SAMPLING])
+
+
+CASES |= {f"sdxl-{name}": case for name, case in sdxl_cases()}
+
+#: Cases that are tried with a subject network that runs once: where a node changes the tokens, the sizes, the rows or the
+#: weights that it reads. Their notes, where they are others.
+ONCE = "A subject network that runs once (copy_input cached)"
+OWN_GRID = "the subject's tokens stay on the photo's grid"
+CACHED: dict[str, dict[str, Any]] = {
+    "lora": {},
+    "freeu-v2": {},
+    "hypertile": {"note": "each tile sees the whole subject"},
+    "hypertile-with-mask": {},
+    "tome": {},
+    "pag": {},
+    "nag": {},
+    "deepshrink": {"note": OWN_GRID},
+    "compile": {"orders": ("after",)},
+    "ipadapter": {},
+    "attention-couple": {},
+    "attention-couple-old": {},
+    "tiled": {},
+    "tiled-conditional": {},
+    "second-subject": {"note": "one that sees the noisy image"},
+    "context-windows": {},
+    "context-windows-masks": {"orders": ("after",)},
+    "controlnet": {},
+    "area": {},
+    "mask": {},
+    "mask-bounds": {},
+    "hook-lora": {},
+    "unequal-prompts": {},
+    "no-guidance": {},
+    "guiders-conditional": {},
+    "advanced": {},
+    "split-batch": {},
+    "batch": {},
+    "inpainting": {},
+    "scaled-fp8": {},
+    "sizes": {"note": OWN_GRID},
+    "sdxl-lora": {},
+    "sdxl-deepshrink": {"note": OWN_GRID},
+    "sdxl-controlnet": {},
+    "sdxl-batch": {},
+    "sdxl-sizes": {"note": OWN_GRID},
+}
+
+
+def cached_cases() -> Iterator[tuple[str, Case]]:
+    for name, changes in CACHED.items():
+        case = CASES[name]
+        sdxl = "SDXL: " if name.startswith("sdxl-") else ""
+        yield name, replace(case, title=sdxl + case.title, section=ONCE, **changes)
+
+
+CASES |= {f"cached-{name}": case for name, case in list(cached_cases())}
+
 #: Cases that share a process: few enough for minutes.
 AT_ONCE = 14
 
 
+def sections() -> dict[str, dict[str, Case]]:
+    """The cases by their sections, in the order of the page: Apply SSR's last."""
+    order = sorted(dict.fromkeys(case.section for case in CASES.values()), key=lambda section: section == SSR)
+    return {section: {name: case for name, case in CASES.items() if case.section == section} for section in order}
+
+
 def groups() -> dict[str, tuple[str, ...]]:
     """The cases by the process that they run in."""
-    found: dict[str, list[str]] = {}
-    labels = ("model", "animatediff", "prompt", "sampling", "ssr")
-    sections = zip((MODEL, FRAMES["section"], PROMPT, SAMPLING, SSR), labels, strict=True)
-    for section, label in sections:
-        names = [name for name, case in CASES.items() if case.section == section]
+    found = {}
+    for section, cases in sections().items():
+        names, label = list(cases), "-".join(re.findall("[a-z0-9]+", section.lower()))
         for start in range(0, len(names), AT_ONCE):
-            found[f"{label}{start // AT_ONCE + 1}"] = names[start : start + AT_ONCE]
-    return {group: tuple(names) for group, names in found.items()}
+            found[f"{label}-{start // AT_ONCE + 1}"] = tuple(names[start : start + AT_ONCE])
+    return found
 
 
 def results_file(version: str) -> Path:
@@ -278,11 +379,11 @@ def page(results: dict[str, dict[str, dict[str, dict[str, str]]]]) -> str:
     """The page from the results: host version -> what :func:`read_results` gives."""
     versions = sorted(results, key=numbers)
     text = INTRODUCTION
-    for section in dict.fromkeys(case.section for case in CASES.values()):
+    for section, cases in sections().items():
         text += f"\n## {section}\n\n| | order | " + " | ".join(f"ComfyUI {v}" for v in versions) + " | |\n"
         text += "|---" * (3 + len(versions)) + "|\n"
-        for name, case in CASES.items():
-            for order in case.orders if case.section == section else ():
+        for name, case in cases.items():
+            for order in case.orders:
                 told = [
                     results[v]["cases"].get(name, {}).get(order, "not run") if case.fits(v) else f"needs {case.minimum}"
                     for v in versions
@@ -295,12 +396,31 @@ def page(results: dict[str, dict[str, dict[str, dict[str, str]]]]) -> str:
     return text
 
 
+def read_page(text: str) -> dict[str, dict[str, dict[str, dict[str, str]]]]:
+    """The results that a page of :func:`page` says."""
+    names = {(case.section, case.title): name for name, case in CASES.items()}
+    found: dict[str, dict[str, dict[str, dict[str, str]]]] = {}
+    for part in text.split("\n## ")[1:]:
+        section, *lines = part.splitlines()
+        header, _, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|"))
+        versions = {i: cell.removeprefix("ComfyUI ") for i, cell in enumerate(header) if cell.startswith("ComfyUI ")}
+        for row in rows:
+            for i, version in versions.items():
+                of = found.setdefault(version, {"cases": {}, "packs": {}})
+                if (section, row[0]) in names:
+                    of["cases"].setdefault(names[section, row[0]], {})[row[1]] = row[i]
+                elif section == "The other packs" and row[i]:
+                    of["packs"][row[0]] = row[i]
+    return found
+
+
 def main() -> None:
-    files = sorted(cache_folder().glob("chaining-*.json"))
-    if not files:
-        raise SystemExit("no results: run tests/host/test_chaining.py first")
-    versions = [file.stem.removeprefix("chaining-") for file in files]
-    PAGE.write_text(page({version: read_results(version) for version in versions}))
+    results = read_page(PAGE.read_text()) if PAGE.exists() else {}
+    for file in cache_folder().glob("chaining-*.json"):
+        version = file.stem.removeprefix("chaining-")
+        new, old = read_results(version), results.get(version, {"cases": {}, "packs": {}})
+        results[version] = {kind: old[kind] | new[kind] for kind in new}
+    PAGE.write_text(page(results))
     print(PAGE)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 from unittest import mock
@@ -25,27 +26,29 @@ from inside_peers import adaptive, load_nodes, node
 from inside_ssr_chaining import PREFIX, SSRChain
 from inside_ssr_chaining import run_case as run_ssr_case
 from inside_subjects import apply, conditioning, difference, draw, inputs, load, sample, subject_for
-from inside_verdicts import CONDITIONAL, HALF, REUSED, SEEN, STEPS, Chain, same
+from inside_verdicts import CONDITIONAL, REUSED, SEEN, STEPS, VARIANTS, Chain, same
 
 
-def on_the_wire(
-    chain: Chain, other: Callable[[Any], Any], order: str, mask: torch.Tensor | None = None, steps: int = STEPS
-) -> str:
+def on_the_wire(chain: Chain, other: Callable[[Any], Any], order: str, variant: str = "", steps: int = STEPS) -> str:
+    ours, written = (partial(m, **use) for m, use in zip((chain.ours, chain.written), VARIANTS[variant], strict=True))
+
     def both(subject: Callable[..., Any]) -> torch.Tensor:
-        chained = subject(other(chain.model), mask)
-        return sample(other(subject(chain.model, mask)) if order == "after" else chained, steps=steps)
+        chained = subject(other(chain.model))
+        return sample(other(subject(chain.model)) if order == "after" else chained, steps=steps)
 
-    found = same(both(chain.ours), both(chain.written), sample(other(chain.model), steps=steps))
-    if found == "works" and difference(both(chain.ours), sample(chain.ours(chain.model, mask), steps=steps)) < SEEN:
+    image = both(ours)
+    found = same(image, both(written), sample(other(chain.model), steps=steps))
+    if found == "works" and difference(image, chain.image(True, variant, steps=steps)) < SEEN:
         return "the other node does not act"
     return found
 
 
-def in_sampling(chain: Chain, changes: dict[str, Any], mask: torch.Tensor | None = None) -> str:
+def in_sampling(chain: Chain, changes: dict[str, Any], variant: str = "") -> str:
     settings: dict[str, Any] = {"steps": STEPS, **changes}
-    image = sample(chain.ours(chain.model, mask), **settings)
-    found = same(image, sample(chain.written(chain.model, mask), **settings), sample(chain.model, **settings))
-    if found == "works" and difference(image, chain.image(True, steps=STEPS)) < SEEN:
+    ours, written = (partial(m, **use) for m, use in zip((chain.ours, chain.written), VARIANTS[variant], strict=True))
+    image = sample(ours(chain.model), **settings)
+    found = same(image, sample(written(chain.model), **settings), sample(chain.model, **settings))
+    if found == "works" and difference(image, chain.image(True, variant, steps=STEPS)) < SEEN:
         return "it does not act"
     return found
 
@@ -88,11 +91,11 @@ def attention_couple_by_masks(chain: Chain, order: str) -> str:
     for seed, side in ((1, 0), (3, 1)):
         mask = torch.zeros(1, 128, 128)
         mask[:, :, 64 * side : 64 * side + 64] = 1
-        parts += node("ConditioningSetMask", conditioning=conditioning(seed), mask=mask, strength=1.0,
-                      set_cond_area="default")[0]  # fmt: skip
+        given = {"conditioning": chain.conditioning(seed), "mask": mask, "strength": 1.0}
+        parts += node("ConditioningSetMask", **given, set_cond_area="default")[0]
 
     def run(subject: Callable[[Any], Any]) -> torch.Tensor:
-        given = {"positive": parts, "negative": conditioning(2), "mode": "Attention"}
+        given = {"positive": parts, "negative": chain.conditioning(2), "mode": "Attention"}
         before = subject(chain.model) if order == "after" else chain.model
         model, positive, negative = node("Attention couple", model=before, **given)
         model = model if order == "after" else subject(model)
@@ -111,11 +114,36 @@ def samplers(chain: Chain) -> str:
     return f"not with {', '.join(wrong)}" if wrong else "works"
 
 
+def guided(guider: Any, sampler: str, sigmas: torch.Tensor) -> torch.Tensor:
+    (noise,), (sampler,) = node("RandomNoise", noise_seed=3), node("KSamplerSelect", sampler_name=sampler)
+    given = {"noise": noise, "guider": guider, "sampler": sampler, "sigmas": sigmas}
+    return node("SamplerCustomAdvanced", **given, latent_image={"samples": torch.zeros(1, 4, 16, 16)})[0]["samples"]
+
+
+def few_steps(chain: Chain) -> str:
+    """As distilled models are sampled, by a checkpoint or a LoRA: without guidance."""
+    kinds = {"Turbo": "euler_ancestral", "Lightning": "euler", "LCM": "lcm"}
+
+    def run(model: Any, kind: str) -> torch.Tensor:
+        if kind == "LCM":
+            (model,) = node("ModelSamplingDiscrete", model=model, sampling="lcm", zsnr=False)
+        if kind == "Turbo":
+            (sigmas,) = node("SDTurboScheduler", model=model, steps=1, denoise=1.0)
+        else:
+            (sigmas,) = node("BasicScheduler", model=model, scheduler="sgm_uniform", steps=4, denoise=1.0)
+        (guider,) = node("BasicGuider", model=model, conditioning=chain.conditioning(1))
+        return guided(guider, kinds[kind], sigmas)
+
+    images = chain.ours(chain.model), chain.written(chain.model), chain.model
+    wrong = [f"{kind} ({told})" for kind in kinds if (told := same(*(run(m, kind) for m in images))) != "works"]
+    return f"not with {', '.join(wrong)}" if wrong else "works"
+
+
 def guiders(chain: Chain, guidance: str) -> str:
     """Each guider's prompts get the subject, whatever it asks for first."""
 
     def run(model: Any, kind: str) -> torch.Tensor:
-        positive, negative, empty = (conditioning(seed) for seed in (1, 2, 3))
+        positive, negative, empty = (chain.conditioning(seed) for seed in (1, 2, 3))
         given = {
             "BasicGuider": {"conditioning": positive},
             "CFGGuider": {"positive": positive, "negative": negative, "cfg": 5.0},
@@ -125,12 +153,8 @@ def guiders(chain: Chain, guidance: str) -> str:
             | {"cfg": 5.0, "neg_scale": 1.0},
         }[kind]
         (guider,) = node(kind, model=model, **given)
-        (noise,) = node("RandomNoise", noise_seed=3)
-        (sampler,) = node("KSamplerSelect", sampler_name="heun")
         (sigmas,) = node("BasicScheduler", model=model, scheduler="karras", steps=STEPS, denoise=1.0)
-        latent = {"samples": torch.zeros(1, 4, 16, 16)}
-        given = {"noise": noise, "guider": guider, "sampler": sampler, "sigmas": sigmas, "latent_image": latent}
-        return node("SamplerCustomAdvanced", **given)[0]["samples"]
+        return guided(guider, "heun", sigmas)
 
     #: The numbers of the conditionings, in the order in which a guider asks for them, that are prompts.
     prompts = {"BasicGuider": {0}, "CFGGuider": {0}, "DualCFGGuider": {1, 2}, "PerpNegGuider": {0}}
@@ -145,20 +169,39 @@ def guiders(chain: Chain, guidance: str) -> str:
     return f"not with {', '.join(wrong)}" if wrong else "works"
 
 
+def part_of_run(model: Any, latent: torch.Tensor, start: int, end: int, steps: int = 4) -> torch.Tensor:
+    """Some steps of a run, by KSampler (Advanced)."""
+    given = {"model": model, "positive": conditioning(1, model=model), "negative": conditioning(2, model=model)}
+    given |= {"noise_seed": 3, "steps": steps, "cfg": 7.0, "sampler_name": "euler", "scheduler": "normal"}
+    given |= {"add_noise": "enable" if start == 0 else "disable", "start_at_step": start, "end_at_step": end}
+    given |= {"return_with_leftover_noise": "disable" if end == steps else "enable"}
+    return node("KSamplerAdvanced", **given, latent_image={"samples": latent})[0]["samples"]
+
+
 def advanced(chain: Chain) -> str:
     """Four steps in one run, and in two with the subject only in the middle of the schedule."""
     applied = apply(chain.model, chain.subject, schedule=Schedule("fixed", start=0.2, end=0.8))
-
-    def part(model: Any, latent: torch.Tensor, start: int, end: int) -> torch.Tensor:
-        given = {"model": model, "positive": conditioning(1), "negative": conditioning(2)}
-        given |= {"noise_seed": 3, "steps": 4, "cfg": 7.0, "sampler_name": "euler", "scheduler": "normal"}
-        given |= {"add_noise": "enable" if start == 0 else "disable", "start_at_step": start, "end_at_step": end}
-        given |= {"return_with_leftover_noise": "disable" if end == 4 else "enable"}
-        return node("KSamplerAdvanced", **given, latent_image={"samples": latent})[0]["samples"]
-
     nothing = torch.zeros(1, 4, 16, 16)
-    parts = part(applied, part(applied, nothing, 0, 2), 2, 4)
-    return same(parts, part(applied, nothing, 0, 4), part(chain.model, nothing, 0, 4))
+    parts = part_of_run(applied, part_of_run(applied, nothing, 0, 2), 2, 4)
+    return same(parts, part_of_run(applied, nothing, 0, 4), part_of_run(chain.model, nothing, 0, 4))
+
+
+def refined(chain: Chain) -> str:
+    """The last steps by SDXL's refiner, which has no subject."""
+    refiner, nothing = load(chain.arguments["sdxl-refiner"]), torch.zeros(1, 4, 16, 16)
+
+    def run(model: Any) -> torch.Tensor:
+        return part_of_run(refiner, part_of_run(model, nothing, 0, 2), 2, 4)
+
+    image = run(chain.ours(chain.model))
+    if difference(image, part_of_run(chain.ours(chain.model), nothing, 0, 4)) < SEEN:
+        return "the refiner does not act"
+    return same(image, run(chain.written(chain.model)), run(chain.model))
+
+
+def on_the_refiner(chain: Chain) -> str:
+    apply(load(chain.arguments["sdxl-refiner"]), chain.subject)
+    return "it is not refused"
 
 
 @contextmanager
@@ -195,18 +238,19 @@ def batch(chain: Chain) -> str:
     return "works"
 
 
-def concatenated(chain: Chain, name: str) -> str:
+def concatenated(chain: Chain, kind: str) -> str:
     """Models that read more than the latent: here another picture with the prompt than with the negative prompt."""
-    model = load(chain.arguments[name])
+    model = load(chain.arguments["sdxl-inpaint-slim" if chain.sdxl else f"sd15-{kind}-micro"])
     part = {"concat_latent_image": draw(1, 4, 16, 16, seed=9), "concat_mask": torch.ones(1, 1, 128, 128)}
-    settings = {"positive": conditioning(1, **part), "negative": conditioning(2), "steps": STEPS}
+    settings = {"positive": chain.conditioning(1, **part), "negative": chain.conditioning(2), "steps": STEPS}
     images = (sample(made, **settings) for made in (chain.ours(model), chain.written(model), model))
     return same(*images)
 
 
 def scaled_fp8(chain: Chain) -> str:
     """Weights in 8 bits with a scale, which a copy of the kind lora borrows."""
-    for kind in (CopySettings(), CopySettings(kind="lora", rank=4)):
+    settings = CopySettings.from_dict(chain.subject.info.copy_settings)
+    for kind in (settings, replace(settings, kind="lora", rank=4)):
         subject = subject_for(chain.model, **kind.to_dict())
         models = (apply(chain.model, subject), literal(chain.model, subject), chain.model)
         found = same(*(sample(model, steps=STEPS) for model in models))
@@ -233,12 +277,17 @@ def several_gpus(chain: Chain) -> str:
     return "works"
 
 
-#: The smallest models on which every part acts, where it is not "micro": FreeU knows blocks by their widths, others
-#: need several levels, and packs count on every block of SD 1.5.
+#: The smallest models on which every part acts, where it is not the first: FreeU knows blocks by their widths, others
+#: need several levels, and packs count on every block of the family.
+SMALLEST = {"sd15": "micro", "sdxl": "slim"}
 PRESETS = {"freeu": "wide", "freeu-v2": "wide", "deepshrink": "slim", "hypertile": "slim", "tome": "slim"}
 PRESETS |= {"sizes": "slim", "scaled-fp8": "slim-scaled-fp8"}
 PRESETS |= dict.fromkeys(("ipadapter", "reference-controlnet", "attention-couple-old"), "topo")
 PRESETS |= dict.fromkeys(WITH_ANIMATEDIFF, "animate")
+#: "sdxl-" and the name of a case is that case on SDXL.
+SDXL = "sdxl-"
+#: "cached-" and the name of a case is that case with a subject network that runs once.
+CACHED = "cached-"
 
 #: Cases that are more than a change of the model or of the conditioning; those with an order get it.
 OWN: dict[str, Callable[..., str]] = {
@@ -262,10 +311,13 @@ OWN: dict[str, Callable[..., str]] = {
     "guiders": partial(guiders, guidance="both"),
     "guiders-conditional": partial(guiders, guidance="conditional"),
     "advanced": advanced,
+    "few-steps": few_steps,
+    "refiner": refined,
+    "refiner-subject": on_the_refiner,
     "split-batch": split_batch,
     "batch": batch,
-    "inpainting": partial(concatenated, name="sd15-inpaint-micro"),
-    "instruct": partial(concatenated, name="sd15-ic-micro"),
+    "inpainting": partial(concatenated, kind="inpaint"),
+    "instruct": partial(concatenated, kind="ic"),
     "scaled-fp8": scaled_fp8,
     "sizes": sizes,
     "several-gpus": several_gpus,
@@ -283,12 +335,18 @@ def told(run: Callable[[], str]) -> str:
         return f"fails: {type(error).__name__}: {error}"
 
 
+def split(name: str) -> tuple[str, str]:
+    """A case's name without its ending, and the ending, which is one of VARIANTS."""
+    ending = "" if name in OWN else next(ending for ending in VARIANTS if name.endswith(ending))
+    return name.removesuffix(ending), ending
+
+
 def run_case(chain: Chain, name: str, order: str) -> str:
     if name in OWN:
         return OWN[name](chain, order) if order else OWN[name](chain)
-    mask = HALF if name.endswith("-with-mask") else None
-    other = getattr(chain, name.removesuffix("-with-mask").replace("-", "_"))
-    return on_the_wire(chain, other, order, mask) if order else in_sampling(chain, other(), mask)
+    case, variant = split(name)
+    other = getattr(chain, case.replace("-", "_"))
+    return on_the_wire(chain, other, order, variant) if order else in_sampling(chain, other(), variant)
 
 
 def main(arguments: dict[str, Any]) -> dict[str, dict[str, str]]:
@@ -296,13 +354,17 @@ def main(arguments: dict[str, Any]) -> dict[str, dict[str, str]]:
     chain_of, ssr_of = cache(partial(Chain, arguments)), cache(partial(SSRChain, arguments))
     found: dict[str, dict[str, str]] = {}
     for name, orders in arguments["cases"].items():
-        case = name.removeprefix(PREFIX)
-        preset = PRESETS.get(case.removesuffix("-with-mask"), "micro")
-        run: Callable[[str], str] = partial(run_case, chain_of(preset), name)
-        if case == "split-batch" and case != name:
-            run = partial(lambda chain, _: split_batch(chain), ssr_of(preset))
-        elif case != name:
-            run = partial(run_ssr_case, ssr_of(preset), case)
+        cached, plain = name.startswith(CACHED), name.removeprefix(CACHED)
+        family = "sdxl" if plain.startswith(SDXL) else "sd15"
+        case = plain.removeprefix(SDXL).removeprefix(PREFIX)
+        model = f"{family}-{PRESETS.get(split(case)[0], SMALLEST[family])}"
+        if not name.startswith(PREFIX):
+            chain = chain_of(model, copy_input="cached") if cached else chain_of(model)
+            run: Callable[[str], str] = partial(run_case, chain, case)
+        elif case == "split-batch":
+            run = partial(lambda chain, _: split_batch(chain), ssr_of(model))
+        else:
+            run = partial(run_ssr_case, ssr_of(model), case)
         found[name] = {order: told(partial(run, order)) for order in orders}
         print(name, found[name], flush=True)
     return found

@@ -6,8 +6,10 @@ the whole copy, in plain torch, on all rows of its input, and a mask is a bias a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -15,17 +17,19 @@ import torch.nn.functional as F
 from comfy.patcher_extension import WrappersMP
 from comfyui_p3s.nodes.host import base_model
 from comfyui_p3s.p3s.network.copy_settings import CopySettings
+from comfyui_p3s.p3s.network.image_latent import fit_condition
 from comfyui_p3s.p3s.network.injection import Features, fit_tokens
-from comfyui_p3s.p3s.network.subject_copy import SubjectCopy
+from comfyui_p3s.p3s.network.subject_copy import CopyReader, SubjectCopy
 from comfyui_p3s.p3s.network.unet import UNet
-from comfyui_p3s.p3s.network.unet_config import Layer
+from comfyui_p3s.p3s.network.unet_config import Layer, UNetConfig
 from comfyui_p3s.p3s.subject.file import Subject
 
 
 @dataclass(frozen=True)
 class Literal:
     """A subject, its weight eps_t and what that multiplies, its mask [h, w] or [images, h, w], whether it is in the
-    negative prompt too, and whether it is kept apart from other subjects with masks."""
+    negative prompt too, whether it is kept apart from other subjects with masks, and for how many calls of one kind its
+    features serve (the MODEL made of it is then for one run)."""
 
     subject: Subject
     weight: float = 1.0
@@ -33,6 +37,7 @@ class Literal:
     guidance: str = "both"
     weight_on: str = "features"
     isolate: bool = False
+    reuse: int = 1
 
     @property
     def on_attention(self) -> float:
@@ -45,18 +50,28 @@ def literal(model: Any, *used: Literal | Subject, prompts: Collection[int] = (0,
     parts = [each if isinstance(each, Literal) else Literal(each) for each in used]
     copies = [plain_copy(model, part.subject) for part in parts]
     channels = base_model.unet_config(model).out_channels
+    kept: dict[Any, tuple[int, Features]] = {}
+
+    def features_of(i: int, uuids: list[Any], *read: Any) -> Features:
+        if parts[i].reuse == 1:
+            return features(copies[i], parts[i], *read)
+        calls, found = kept.get((i, *uuids), (0, None))
+        if found is None or calls % parts[i].reuse == 0:
+            found = features(copies[i], parts[i], *read)
+        kept[(i, *uuids)] = calls + 1, found
+        return found
 
     def wrapper(executor, x, timesteps, context=None, y=None, control=None, transformer_options={}, **kwargs):  # noqa: B006
         def call(rows: slice, kinds: list[int], uuids: list[Any]) -> torch.Tensor:
             here = picked((x, timesteps, context, y, control), rows, len(x))
             options = {**transformer_options, "cond_or_uncond": kinds, "uuids": uuids}
             acting = [
-                (copy, part)
-                for copy, part in zip(copies, parts, strict=True)
+                i
+                for i, part in enumerate(parts)
                 if part.guidance == "both" or (len(kinds) == 1 and kinds[0] in prompts)
             ]
-            found = [features(copy, part, here[0][:, :channels], *here[1:4]) for copy, part in acting]
-            patched = with_patches(options, found, [part for _, part in acting], [copy for copy, _ in acting])
+            found = [features_of(i, uuids, here[0][:, :channels], *here[1:4]) for i in acting]
+            patched = with_patches(options, found, [parts[i] for i in acting], [copies[i] for i in acting])
             return executor(*here, patched, **kwargs)
 
         kinds, uuids = transformer_options["cond_or_uncond"], transformer_options["uuids"]
@@ -72,13 +87,26 @@ def literal(model: Any, *used: Literal | Subject, prompts: Collection[int] = (0,
 
 def plain_copy(model: Any, subject: Subject) -> SubjectCopy:
     """The subject's copy on torch's own layers; a low-rank one on a U-Net of the base's weights."""
+    if CopySettings.from_dict(subject.info.copy_settings).kind == "lora":
+        with torch.inference_mode(False):
+            base = UNet.from_state_dict(base_model.base_weights(model))
+            copy = SubjectCopy(base.config, *settings_of(subject))
+            copy.load_state_dict(subject.weights)
+            copy.borrow(base)
+        return copy.requires_grad_(False)
+    return full_copy(base_model.unet_config(model), subject)
+
+
+@lru_cache(maxsize=4)
+def full_copy(config: UNetConfig, subject: Subject) -> SubjectCopy:
     with torch.inference_mode(False):
-        base = UNet.from_state_dict(base_model.base_weights(model))
-        settings = CopySettings.from_dict(subject.info.copy_settings)
-        copy = SubjectCopy(base.config, settings, subject.references[0].tokens.shape[1])
-        copy.load_state_dict(subject.weights)
-        copy.borrow(base)
+        copy = SubjectCopy(config, *settings_of(subject), device="meta")
+        copy.load_state_dict(subject.weights, assign=True)
     return copy.requires_grad_(False)
+
+
+def settings_of(subject: Subject) -> tuple[CopySettings, int]:
+    return CopySettings.from_dict(subject.info.copy_settings), subject.references[0].tokens.shape[1]
 
 
 def features(
@@ -92,7 +120,25 @@ def features(
     """Eq. 6 and 9."""
     reference = part.subject.references[0]
     condition = copy.condition(reference.latent[None], reference.tokens[None])
-    return copy(x, timesteps, context, condition, label).with_weight(part.weight / part.on_attention)
+    if copy.settings.cached:
+        label = label if label is None else no_text(label, condition)
+        reader, nothing = CopyReader(), torch.zeros(1, 1, copy.map.config.context_dim)
+        copy.unet(condition, torch.zeros(1), nothing, reader, label=label)
+        found = copy.features(reader)
+    else:
+        found = copy(x, timesteps, context, condition, label)
+    return found.with_weight(part.weight / part.on_attention)
+
+
+def no_text(label: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+    """SDXL's label of a picture of the reference's size with nothing in its pooled text."""
+    height, width = (8.0 * side for side in condition.shape[2:])
+    angles = [
+        torch.tensor(size) * torch.exp(-math.log(10000) * torch.arange(128) / 128)
+        for size in (height, width, 0.0, 0.0, height, width)
+    ]
+    sizes = torch.cat([torch.cat([angle.cos(), angle.sin()]) for angle in angles])
+    return torch.cat([torch.zeros(label.shape[1] - len(sizes)), sizes])[None]
 
 
 def with_patches(
@@ -101,8 +147,24 @@ def with_patches(
     """Eq. 7 and 8, and the caption of Fig. 3."""
     replaced = options.get("patches_replace", {}).get("attn1", {})
 
-    def at(part: Mapping[Layer, torch.Tensor], grids: Mapping[Layer, Any], layer: Layer, extra: Any) -> torch.Tensor:
-        return fit_tokens(part[layer], grids[layer], tuple(extra["activations_shape"][2:]))
+    def at(i: int, kind: str, layer: Layer, extra: Any) -> torch.Tensor:
+        """The features of a subject at the tokens of the image."""
+        f, grid, target = getattr(found[i], kind)[layer], found[i].grids[layer], tuple(extra["activations_shape"][2:])
+        if not copies[i].settings.cached:
+            return fit_tokens(f, grid, target)
+        picture = (f * shown(i, grid)[:, None]).transpose(1, 2).unflatten(2, grid)
+        return fit_condition(picture, target).flatten(2).transpose(1, 2).expand(extra["activations_shape"][0], -1, -1)
+
+    def shown(i: int, grid: tuple[int, int]) -> torch.Tensor:
+        """Which tokens of its reference show a subject."""
+        return F.adaptive_max_pool2d(parts[i].subject.references[0].mask[None], grid).flatten() > 0
+
+    def keys_of(i: int, layer: Layer, extra: Any, rows: int) -> torch.Tensor:
+        """The tokens that a subject appends to rows that may be tiles of the image."""
+        if not copies[i].settings.cached:
+            return at(i, "self_attention", layer, extra).reshape(rows, -1, copies[i].map.config.channels(layer))
+        f, grid = found[i].self_attention[layer], found[i].grids[layer]
+        return f[:, shown(i, grid)].expand(rows, -1, -1)
 
     def share(part: Literal, extra: Any, rows: int) -> torch.Tensor:
         """m [rows, tokens]."""
@@ -139,18 +201,18 @@ def with_patches(
             return t.reshape(len(q), -1, t.shape[-1])  # HyperTile has cut the queries
 
         here = reading(layer)
-        f = [at(found[i].self_attention, found[i].grids, layer, extra) for i in here]
+        f = [at(i, "self_attention", layer, extra) for i in here]
         summed = v.clone()
         for copy, part, each in zip([copies[i] for i in here], [parts[i] for i in here], f, strict=True):
             lam = copy.settings.lam * part.on_attention
             summed[:, : each.shape[1]] += lam * share(part, extra, len(each))[..., None] * each
-        tiles = [tile(each) for each in f]
+        tiles = [keys_of(i, layer, extra, len(q)) for i in here]
         return q, torch.cat([tile(k), *tiles], 1), torch.cat([tile(summed), *tiles], 1)
 
     def attn1_replace(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra: Any) -> torch.Tensor:
         layer, heads = Layer(*extra["block"], extra["block_index"]), extra["n_heads"]
         here = [parts[i] for i in reading(layer)]
-        lengths = [at(found[i].self_attention, found[i].grids, layer, extra).shape[1] for i in reading(layer)]
+        lengths = [keys_of(i, layer, extra, len(q)).shape[1] for i in reading(layer)]
         columns = [torch.zeros(len(q), q.shape[1], k.shape[1] - sum(lengths))]
         columns[0][:, :, : q.shape[1]] = apart(extra, len(q), q.shape[1]).log()
         for part, length in zip(here, lengths, strict=True):
@@ -161,9 +223,9 @@ def with_patches(
 
     def attn2_patch(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra: Any) -> tuple[torch.Tensor, ...]:
         layer = Layer(*extra["block"], extra["block_index"])
-        for part, of in zip(parts, found, strict=True):
-            if layer in of.cross_attention:
-                g = at(of.cross_attention, of.grids, layer, extra)
+        for i, part in enumerate(parts):
+            if layer in found[i].cross_attention:
+                g = at(i, "cross_attention", layer, extra)
                 q = q + part.on_attention * share(part, extra, len(g))[..., None] * g
         return q, k, v
 

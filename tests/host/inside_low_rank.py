@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import comfy.model_management
-import comfy.sample
 import comfy.sd
 import comfy.utils
 import torch
@@ -20,14 +19,9 @@ from comfyui_p3s.p3s.sampling.schedule import Schedule
 from comfyui_p3s.p3s.subject.file import Subject, SubjectReference
 from comfyui_p3s.p3s.subject.info import SubjectInfo
 from inside_literal import Literal, literal
-from inside_subjects import difference
+from inside_subjects import difference, draw, sample
 
 FIXED = Schedule("fixed")
-GENERATOR = torch.Generator()
-
-
-def draw(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=GENERATOR.manual_seed(seed))
 
 
 def subject_for(model: Any, **settings: Any) -> Subject:
@@ -60,12 +54,6 @@ def call(model: Any) -> torch.Tensor:
 
 def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return draw(2, 4, 16, 16), torch.full((2,), 500.0), draw(2, 77, 768, seed=1)
-
-
-def sample(model: Any) -> torch.Tensor:
-    positive, negative = ([[draw(1, 77, 768, seed=s), {}]] for s in (1, 2))
-    noise, empty = draw(1, 4, 16, 16, seed=5), torch.zeros(1, 4, 16, 16)
-    return comfy.sample.sample(model, noise, 2, 7.0, "euler", "normal", positive, negative, empty, denoise=1.0, seed=3)
 
 
 def against_the_core(model: Any, subject: Subject) -> dict[str, Any]:
@@ -133,6 +121,8 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
         "the LoRA's effect": (call(apply(patched, subject)) - plain).abs().max().item(),
         "sharing": sharing(slim, small),
     }
+    sdxl = load("sdxl")
+    facts["sharing, SDXL"] = sharing(sdxl, subject_for(sdxl))
     other = load("slim")  # the same checkpoint in a MODEL of its own
     facts["another MODEL has its own copy"] = apply_subject.patcher_of_copy(
         other, base_model.unet_config(other), small

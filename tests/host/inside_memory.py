@@ -1,10 +1,13 @@
-"""Run by test_memory.py inside a host: attention backends, and models that are only partly loaded."""
+"""Run by test_memory.py inside a host: attention backends, models that are partly loaded, and what is asked for."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import comfy.ldm.modules.attention
 import comfy.model_management as management
@@ -12,6 +15,9 @@ import torch
 from comfyui_p3s.nodes.host import apply_subject
 from comfyui_p3s.p3s.network.injection import EffectMask
 from inside_subjects import apply, difference, load, sample, subject_for
+
+sys.path.append(str(Path(__file__).parents[1]))
+from alive import Alive
 
 SOFT = EffectMask(torch.linspace(-0.5, 1.5, 12).clamp(0, 1).expand(12, 12))
 
@@ -65,6 +71,49 @@ def halved(model: Any) -> dict[str, bool]:
     return {"finite": bool(torch.isfinite(sample(applied)).all()), "another": not torch.equal(sample(applied), image)}
 
 
+def run(model: Any) -> dict[str, Any]:
+    """A step of both prompts: the bytes and the models that the host is asked to make room for, and the bytes that it
+    takes beside the weights, where it takes most."""
+    real, asked = management.load_models_gpu, []
+
+    def load_models(models: Any, memory_required: float = 0, **more: Any) -> Any:
+        asked.append((memory_required, {patcher.model: patcher.model_size() for patcher in models}))
+        return real(models, memory_required=memory_required, **more)
+
+    with mock.patch.object(management, "load_models_gpu", load_models):
+        sample(model, steps=1)
+    room, models = asked[0]
+    alive = Alive([weight for each in models for weight in each.parameters()])
+    before = alive.now
+    with alive:
+        sample(model, steps=1)
+    return {"room": room, "models": models, "taken": alive.peak - before}
+
+
+def request(model: Any, **settings: Any) -> dict[str, float]:
+    """What is asked for on behalf of a subject, and what it takes."""
+    applied = apply(model, subject_for(model, **settings), 0.8)
+    (copy,) = [p.model for p in applied.get_additional_models_with_key(apply_subject.KEY)]
+    without, found = run(model), run(applied)
+    features: list[int] = []
+
+    def count(self: Any, given: Any) -> Any:
+        made = type(self).features(self, given)
+        parts = [*made.self_attention.values(), *made.cross_attention.values()]
+        features.append(sum({id(t): t.numel() for t in parts}.values()))
+        return made
+
+    with mock.patch.object(copy, "features", lambda given: count(copy, given)):
+        sample(applied, steps=1)
+    return {
+        "room": found["room"] - without["room"],
+        "taken": found["taken"] - without["taken"],
+        "features": features[0] * apply_subject.compute_dtype(model).itemsize,
+        "copy": found["models"][copy],
+        "weights": sum(w.numel() * w.element_size() for w in copy.parameters()),
+    }
+
+
 def main(arguments: dict[str, Any]) -> dict[str, Any]:
     model = load(arguments["model"])
     one, two = subject_for(model, 1), subject_for(model, 2)
@@ -77,5 +126,8 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
         "images": {name: image.flatten().tolist() for name, image in images.items()},
     }
     if arguments["memory"]:
-        found |= {"full": partly(model), "lora": partly(model, kind="lora"), "halved": halved(model)}
+        found["halved"] = halved(model)
+        for name, each in (("sd15", model), ("sdxl", load(arguments["sdxl"]))):
+            for kind in ("full", "lora"):
+                found[f"{name}, {kind}"] = {"partly": partly(each, kind=kind), "asked for": request(each, kind=kind)}
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import comfy.controlnet
@@ -15,23 +16,26 @@ LEFT[:, :, :64] = 1
 
 
 class OtherNodes:
-    """``arguments`` are the paths of models by their names, ``preset`` the one of the checkpoint in use."""
+    """``arguments`` are the paths of models by their names, ``name`` that of the checkpoint in use."""
 
-    def __init__(self, arguments: dict[str, Any], preset: str) -> None:
+    def __init__(self, arguments: dict[str, Any], name: str) -> None:
         self.arguments = arguments
-        self.model = load(arguments[f"sd15-{preset}"])
-        controlnet = arguments.get(f"controlnet-{preset}")
+        self.model = load(arguments[name])
+        self.conditioning = partial(conditioning, model=self.model)
+        self.sdxl = name.startswith("sdxl-")
+        self.lora_name = "lora-sdxl-slim.safetensors" if self.sdxl else "lora-micro.safetensors"
+        controlnet = arguments.get(f"controlnet-{name.removeprefix('sd15-')}")
         self.control = comfy.controlnet.load_controlnet(controlnet) if controlnet else None
         self.hint = draw(1, 128, 128, 3).clamp(0, 1)
 
     # On the MODEL wire
 
     def lora(self, model: Any) -> Any:
-        return node("LoraLoaderModelOnly", model=model, lora_name="lora-micro.safetensors", strength_model=1.0)[0]
+        return node("LoraLoaderModelOnly", model=model, lora_name=self.lora_name, strength_model=1.0)[0]
 
     def lora_bypass(self, model: Any) -> Any:
         name = "LoraLoaderBypassModelOnly"
-        return node(name, model=model, lora_name="lora-micro.safetensors", strength_model=1.0)[0]
+        return node(name, model=model, lora_name=self.lora_name, strength_model=1.0)[0]
 
     def freeu(self, model: Any) -> Any:
         return node("FreeU", model=model, b1=1.3, b2=1.4, s1=0.9, s2=0.2)[0]
@@ -40,7 +44,8 @@ class OtherNodes:
         return node("FreeU_V2", model=model, b1=1.3, b2=1.4, s1=0.9, s2=0.2)[0]
 
     def hypertile(self, model: Any) -> Any:
-        return node("HyperTile", model=model, tile_size=32, swap_size=1, max_depth=0, scale_depth=False)[0]
+        # At the finest level that has an attention.
+        return node("HyperTile", model=model, tile_size=32, swap_size=1, max_depth=int(self.sdxl), scale_depth=False)[0]
 
     def tome(self, model: Any) -> Any:
         return node("TomePatchModel", model=model, ratio=0.5)[0]
@@ -69,6 +74,10 @@ class OtherNodes:
     def v_prediction(self, model: Any) -> Any:
         return node("ModelSamplingDiscrete", model=model, sampling="v_prediction", zsnr=True)[0]
 
+    def edm(self, model: Any) -> Any:
+        given = {"sampling": "edm_playground_v2.5", "sigma_max": 80.0, "sigma_min": 0.002}
+        return node("ModelSamplingContinuousEDM", model=model, **given)[0]
+
     def attention_multiply(self, model: Any) -> Any:
         return node("UNetSelfAttentionMultiply", model=model, q=1.1, k=0.9, v=1.1, out=1.0)[0]
 
@@ -85,13 +94,13 @@ class OtherNodes:
 
     def attention_couple(self, model: Any) -> Any:
         """Three prompts, two with a region: the conditional rows of cross-attention are multiplied by three."""
-        regions = {"cond_1": conditioning(3), "mask_1": LEFT, "cond_2": conditioning(4), "mask_2": 1 - LEFT}
+        regions = {"cond_1": self.conditioning(3), "mask_1": LEFT, "cond_2": self.conditioning(4), "mask_2": 1 - LEFT}
         base = {"base_mask": torch.full((1, 128, 128), 0.3)}
         return node("AttentionCouple|cgem156", model=model, **base, **regions)[0]
 
     def attention_couple_ppm(self, model: Any) -> Any:
-        regions = {"cond_1": conditioning(3), "mask_1": LEFT, "cond_2": conditioning(4), "mask_2": 1 - LEFT}
-        base = {"base_mask": torch.full((1, 128, 128), 0.3), "base_cond": conditioning(1)}
+        regions = {"cond_1": self.conditioning(3), "mask_1": LEFT, "cond_2": self.conditioning(4), "mask_2": 1 - LEFT}
+        base = {"base_mask": torch.full((1, 128, 128), 0.3), "base_cond": self.conditioning(1)}
         return node("AttentionCouplePPM", model=model, **base, **regions)[0]
 
     def ic_light(self, model: Any) -> Any:
@@ -123,7 +132,7 @@ class OtherNodes:
 
     def controlnet(self, **window: float) -> dict[str, Any]:
         settings = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0, **window}
-        given = {"positive": conditioning(1), "negative": conditioning(2), "control_net": self.control}
+        given = {"positive": self.conditioning(1), "negative": self.conditioning(2), "control_net": self.control}
         positive, negative = node("ControlNetApplyAdvanced", **given, image=self.hint, **settings)
         return {"positive": positive, "negative": negative}
 
@@ -131,9 +140,11 @@ class OtherNodes:
         return self.controlnet(start_percent=0.3, end_percent=0.8)
 
     def area(self) -> dict[str, Any]:
-        left = node("ConditioningSetArea", conditioning=conditioning(1), width=64, height=128, x=0, y=0, strength=1.0)
-        right = node("ConditioningSetArea", conditioning=conditioning(3), width=64, height=128, x=64, y=0, strength=1.0)
-        return {"positive": left[0] + right[0]}
+        parts = []
+        for seed, x in ((1, 0), (3, 64)):
+            given = {"conditioning": self.conditioning(seed), "width": 64, "height": 128, "x": x, "y": 0}
+            parts += node("ConditioningSetArea", **given, strength=1.0)[0]
+        return {"positive": parts}
 
     def mask(self) -> dict[str, Any]:
         return self.set_mask("default")
@@ -145,31 +156,31 @@ class OtherNodes:
     def set_mask(self, area: str) -> dict[str, Any]:
         parts = []
         for seed, mask in ((1, LEFT), (3, 1 - LEFT)):
-            given = {"conditioning": conditioning(seed), "mask": mask, "strength": 1.0, "set_cond_area": area}
+            given = {"conditioning": self.conditioning(seed), "mask": mask, "strength": 1.0, "set_cond_area": area}
             parts += node("ConditioningSetMask", **given)[0]
         return {"positive": parts}
 
     def combine(self) -> dict[str, Any]:
-        given = {"conditioning_1": conditioning(1), "conditioning_2": conditioning(3)}
+        given = {"conditioning_1": self.conditioning(1), "conditioning_2": self.conditioning(3)}
         return {"positive": node("ConditioningCombine", **given)[0]}
 
     def timesteps(self) -> dict[str, Any]:
         parts = []
         for seed, start, end in ((1, 0.0, 0.5), (3, 0.5, 1.0)):
-            parts += node("ConditioningSetTimestepRange", conditioning=conditioning(seed), start=start, end=end)[0]
+            parts += node("ConditioningSetTimestepRange", conditioning=self.conditioning(seed), start=start, end=end)[0]
         return {"positive": parts}
 
     def hook_lora(self) -> dict[str, Any]:
         """A LoRA on the prompt alone, so that the host runs the two prompts apart, with other weights."""
-        (hooks,) = node("CreateHookLoraModelOnly", lora_name="lora-micro.safetensors", strength_model=1.0)
-        given = {"cond_NEW": conditioning(1), "strength": 1.0, "set_cond_area": "default", "hooks": hooks}
+        (hooks,) = node("CreateHookLoraModelOnly", lora_name=self.lora_name, strength_model=1.0)
+        given = {"cond_NEW": self.conditioning(1), "strength": 1.0, "set_cond_area": "default", "hooks": hooks}
         return {"positive": node("ConditioningSetProperties", **given)[0]}
 
     def long_prompt(self) -> dict[str, Any]:
-        return {"positive": conditioning(1, tokens=154), "negative": conditioning(2, tokens=154)}
+        return {"positive": self.conditioning(1, tokens=154), "negative": self.conditioning(2, tokens=154)}
 
     def unequal_prompts(self) -> dict[str, Any]:
-        return {"positive": conditioning(1, tokens=154), "negative": conditioning(2)}
+        return {"positive": self.conditioning(1, tokens=154), "negative": self.conditioning(2)}
 
     def advanced_controlnet(self) -> dict[str, Any]:
         return self.with_advanced(self.control, self.hint)
@@ -182,7 +193,12 @@ class OtherNodes:
         return self.with_advanced(control, hint)
 
     def with_advanced(self, control: Any, hint: Any) -> dict[str, Any]:
-        given = {"positive": conditioning(1), "negative": conditioning(2), "control_net": control, "image": hint}
+        given = {
+            "positive": self.conditioning(1),
+            "negative": self.conditioning(2),
+            "control_net": control,
+            "image": hint,
+        }
         settings = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0}
         positive, negative, *_ = node("ACN_AdvancedControlNetApply_v2", **given, **settings)
         return {"positive": positive, "negative": negative}

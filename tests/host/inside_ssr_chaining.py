@@ -23,8 +23,8 @@ PREFIX = "ssr-"
 class SSRChain(OtherNodes):
     """The other nodes with a subject of an SSR-Encoder."""
 
-    def __init__(self, arguments: dict[str, Any], preset: str) -> None:
-        super().__init__(arguments, preset)
+    def __init__(self, arguments: dict[str, Any], name: str) -> None:
+        super().__init__(arguments, name)
         self.embeds = embeds_of(encoder_for(self.model), 1)
 
     def ours(self, model: Any, mask: torch.Tensor | None = None) -> Any:

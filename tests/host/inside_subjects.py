@@ -38,7 +38,10 @@ def subject_for(model: Any, seed: int = 1, **settings: Any) -> Subject:
         for i, zero in enumerate([*copy.zero_self.values(), *copy.zero_cross.values()]):
             drawn = zero.up if chosen.kind == "lora" else zero
             drawn.weight.data = draw(*drawn.weight.shape, seed=seed * 100 + i) * drawn.weight.shape[1] ** -0.5
-        reference = SubjectReference(draw(4, 16, 16, seed=seed), draw(17, 20, seed=seed))
+        mask = torch.zeros(16, 16) if chosen.cached else None
+        if mask is not None:
+            mask[3:10, 4 : 8 + seed] = 1
+        reference = SubjectReference(draw(4, 16, 16, seed=seed), draw(17, 20, seed=seed), mask)
     config = base_model.unet_config(model)
     info = SubjectInfo(
         config.family, base_model.base_fingerprint(model), chosen.to_dict(), {}, ("",), ("",), 1, True, "", ""
@@ -64,8 +67,12 @@ def call(model: Any, x: torch.Tensor, t: torch.Tensor, context: torch.Tensor) ->
     return model.model.diffusion_model(x, t, context, transformer_options=options)
 
 
-def conditioning(seed: int, tokens: int = 77, **options: Any) -> list[Any]:
-    return [[draw(1, tokens, 768, seed=seed), options]]
+def conditioning(seed: int, tokens: int = 77, model: Any = None, **options: Any) -> list[Any]:
+    """A prompt as wide as the MODEL reads it, or as SD 1.5 does; with the pooled text that SDXL reads beside it."""
+    config = {} if model is None else model.model.model_config.unet_config
+    if config.get("adm_in_channels"):
+        options = {"pooled_output": draw(1, 1280, seed=seed), **options}
+    return [[draw(1, tokens, config.get("context_dim", 768), seed=seed), options]]
 
 
 def sample(
@@ -91,8 +98,8 @@ def sample(
         cfg,
         sampler,
         "normal",
-        positive or conditioning(1),
-        negative or conditioning(2),
+        positive or conditioning(1, model=model),
+        negative or conditioning(2, model=model),
         torch.zeros(batch, 4, *size) if latent is None else latent,
         **arguments,
     )

@@ -182,6 +182,6 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
     return {
         "sampling": sampling(path),
         "training": {kind: training(path, folder, kind) for kind in ("full", "lora")},
-        "little memory": little_memory(arguments["larger"]),
+        "little memory": {name: little_memory(arguments[name]) for name in ("larger", "sdxl")},
         "clip": clip(arguments["vision"]),
     }

@@ -21,30 +21,37 @@ SEEN = 1e-2
 #: Runs that are to be equal may differ by rounding.
 EQUAL = 2e-3
 STEPS = 3
+#: What the endings of cases' names change: in Apply P3S, and in the equations written out.
+VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "-with-mask": ({"mask": HALF}, {"mask": HALF}),
+    "-conditional": ({"settings": CONDITIONAL}, {"guidance": "conditional"}),
+    "-fast": ({"settings": REUSED}, {"guidance": "conditional", "reuse": REUSED.reuse}),
+    "": ({}, {}),
+}
 
 
 class Chain(OtherNodes):
     """The other nodes with a subject, and pictures that many cases are compared with."""
 
-    def __init__(self, arguments: dict[str, Any], preset: str) -> None:
-        super().__init__(arguments, preset)
-        self.subject = subject_for(self.model)
+    def __init__(self, arguments: dict[str, Any], name: str, **settings: Any) -> None:
+        super().__init__(arguments, name)
+        self.subject = subject_for(self.model, **settings)
         self.image = cache(self._image)
 
     def ours(self, model: Any, mask: torch.Tensor | None = None, **application: Any) -> Any:
         return apply(model, self.subject, mask=None if mask is None else EffectMask(mask), **application)
 
-    def written(self, model: Any, mask: torch.Tensor | None = None, guidance: str = "both") -> Any:
-        return literal(model, Literal(self.subject, mask=mask, guidance=guidance))
+    def written(self, model: Any, **use: Any) -> Any:
+        return literal(model, Literal(self.subject, **use))
 
     def values(self, size: tuple[int, int]) -> int:
         """How many numbers the features of one image of this size are."""
         (copy,) = (p.model for p in self.ours(self.model).get_additional_models_with_key("p3s"))
         return feature_values(copy, math.prod(size))
 
-    def _image(self, subject: bool, **settings: Any) -> torch.Tensor:
+    def _image(self, subject: bool, variant: str = "", **settings: Any) -> torch.Tensor:
         """Of the model alone or with the subject."""
-        return sample(self.ours(self.model) if subject else self.model, **settings)
+        return sample(self.ours(self.model, **VARIANTS[variant][0]) if subject else self.model, **settings)
 
 
 def same(image: torch.Tensor, expected: torch.Tensor, without: torch.Tensor) -> str:

@@ -18,6 +18,7 @@ def facts(inside: Inside) -> Any:
         "slim": "sd15-slim",
         "micro": "sd15-micro",
         "inpaint": "sd15-inpaint-micro",
+        "sdxl": "sdxl-topo",
         "lora": "lora-topo",
     }
     arguments = {name: inside.model(model) for name, model in models.items()}
@@ -31,9 +32,10 @@ def test_the_hosts_result_is_the_cores(facts: Any, case: str) -> None:
     assert facts["the LoRA's effect"] > 0.01
 
 
-def test_the_models_weights_are_shared(facts: Any) -> None:
-    assert len(facts["sharing"]) == 6
-    assert not [name for name, holds in facts["sharing"].items() if not holds]
+@pytest.mark.parametrize("case", ["sharing", "sharing, SDXL"])
+def test_the_models_weights_are_shared(facts: Any, case: str) -> None:
+    assert len(facts[case]) == 6
+    assert not [name for name, holds in facts[case].items() if not holds]
     assert facts["another MODEL has its own copy"]
 
 

@@ -16,7 +16,8 @@ SCRIPT = Path(__file__).with_name("inside_memory.py")
 
 @pytest.fixture(scope="module")
 def facts(inside: Inside) -> Any:
-    return inside.run(SCRIPT, {"model": inside.model("sd15-micro"), "memory": True}, timeout=900)
+    arguments = {"model": inside.model("sd15-micro"), "sdxl": inside.model("sdxl-topo"), "memory": True}
+    return inside.run(SCRIPT, arguments, timeout=1800)
 
 
 @pytest.mark.parametrize(
@@ -38,15 +39,25 @@ def test_attention_backends_agree(inside: Inside, facts: Any, option: str, name:
 
 
 @pytest.mark.parametrize("kind", ["full", "lora"])
-def test_models_that_are_partly_loaded_give_the_same(facts: Any, kind: str) -> None:
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_models_that_are_partly_loaded_give_the_same(facts: Any, family: str, kind: str) -> None:
     """But for rounding: the host also runs the branches of the guidance apart when memory is short."""
-    found = facts[kind]
+    found = facts[f"{family}, {kind}"]["partly"]
     assert found["NO_VRAM"]["lowvram"]
     for state in ("NO_VRAM", "LOW_VRAM", "NORMAL_VRAM"):
         assert found[state]["error"] < 1e-3, state
     assert found["after unloading"]
 
 
+@pytest.mark.parametrize("kind", ["full", "lora"])
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_the_host_is_asked_for_what_a_subject_takes(facts: Any, family: str, kind: str) -> None:
+    """Of weights exactly what the copy has, and beside them four times its features of both prompts."""
+    found = facts[f"{family}, {kind}"]["asked for"]
+    assert found["copy"] == found["weights"] > 0
+    assert found["features"] < found["taken"] <= found["room"] == pytest.approx(4 * found["features"], rel=0.3)
+
+
 def test_every_weight_of_the_copy_is_cast_by_the_host(facts: Any) -> None:
-    assert facts["full"]["every layer can be cast"]
+    assert all(facts[f"{family}, full"]["partly"]["every layer can be cast"] for family in ("sd15", "sdxl"))
     assert facts["halved"] == {"finite": True, "another": True}

@@ -16,6 +16,7 @@ def facts(inside: Inside, tmp_path_factory: pytest.TempPathFactory) -> Any:
     arguments = {
         "model": inside.model("sd15-micro"),
         "larger": inside.model("sd15-slim"),
+        "sdxl": inside.model("sdxl-topo"),
         "vision": inside.model("clip-vision"),
         "folder": str(tmp_path_factory.mktemp("states")),
     }
@@ -30,8 +31,9 @@ def test_images_are_the_cpus(facts: Any) -> None:
     assert all(error < 1e-3 for error in found.values()), found
 
 
-def test_images_are_the_cpus_where_the_models_do_not_fit(facts: Any) -> None:
-    full, lora = (facts["little memory"][kind] for kind in ("full", "lora"))
+@pytest.mark.parametrize("model", ["larger", "sdxl"])
+def test_images_are_the_cpus_where_the_models_do_not_fit(facts: Any, model: str) -> None:
+    full, lora = (facts["little memory"][model][kind] for kind in ("full", "lora"))
     # Some weights, or all, stay with the processor, and go to the GPU when they are used.
     assert all("cpu" in places for places in (full["model"], full["copy"], lora["model"]))
     assert full["error"] < 1e-3 and lora["error"] < 1e-3, (full, lora)

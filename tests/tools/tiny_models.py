@@ -13,8 +13,10 @@ Checkpoints (what ComfyUI's detection needs is kept: 320 channels first, context
   topo   4 levels, 2 res blocks, 6 + 1 + 9 transformers: every block index of SD 1.5, all widths 320
   full   exact SD 1.5 shapes, 860 M parameters
 and of SDXL (context 2048, label 2816, linear projections), all widths 320
-  slim   3 levels, 1 res block, 2 and 5 transformers in a row: what ComfyUI takes for a distilled SDXL
+  slim   3 levels, 1 res block, 2 and 5 transformers in a row: what ComfyUI takes for a distilled SDXL, and the smallest
+  wide   the same with a level that is twice as wide
   topo   every block index of SDXL
+and of its refiner (context 1280, label 2560), all widths 384.
 Their VAE is a random TAESD (the full KL autoencoder has fixed widths, too big for tests); their text encoder has the
 fixed CLIP-L shapes, with random embeddings and layers that pass their input on.
 """
@@ -29,6 +31,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -78,14 +81,26 @@ def scaled_fp8(tensors: TensorDict, layout: str) -> TensorDict:
     return found
 
 
-def sdxl_checkpoint(preset: str, *, text: bool = False, seed: int = 0) -> TensorDict:
-    """An SDXL checkpoint of a preset, with both text encoders or none."""
+#: What makes a U-Net or a ControlNet one of SDXL's.
+SDXL: dict[str, Any] = {"context": 2048, "linear": True, "label": 2816}
+
+
+def sdxl_checkpoint(preset: str, *, text: bool = False, latent: int = 4, seed: int = 0) -> TensorDict:
+    """An SDXL checkpoint of a preset, with both text encoders or none; ``latent=9`` is an inpainting model."""
     m = Maker(seed)
-    unet(m, preset, context=2048, linear=True, label=2816)
+    unet(m, preset, latent=latent, **SDXL)
     taesd(m)
     if text:
         clip_text(m, "conditioner.embedders.0.transformer.text_model.")
         clip_g(m)
+    return m.tensors
+
+
+def sdxl_refiner(seed: int = 0) -> TensorDict:
+    """SDXL's refiner, without a text encoder."""
+    m = Maker(seed)
+    unet(m, "xl-refiner", base=384, context=1280, linear=True, label=2560)
+    taesd(m)
     return m.tensors
 
 
@@ -127,10 +142,10 @@ def clip_vision(seed: int = 0) -> TensorDict:
     return m.tensors
 
 
-def controlnet(preset: str, seed: int = 1) -> TensorDict:
+def controlnet(preset: str, seed: int = 1, **sizes: Any) -> TensorDict:
     """A ControlNet for the checkpoint of the same preset, whose residuals are not zero."""
     m = Maker(seed)
-    skips = unet_down(m, "control_model.", preset)
+    skips = unet_down(m, "control_model.", preset, **sizes)
     for i, channels in enumerate(skips):
         m.layer(f"control_model.zero_convs.{i}.0", channels, channels, 1, 1, gain=0.5)
     m.layer("control_model.middle_block_out.0", skips[-1], skips[-1], 1, 1, gain=0.5)
@@ -140,10 +155,10 @@ def controlnet(preset: str, seed: int = 1) -> TensorDict:
     return m.tensors
 
 
-def lora(preset: str, rank: int = 4, seed: int = 2) -> TensorDict:
+def lora(preset: str, rank: int = 4, seed: int = 2, **sizes: Any) -> TensorDict:
     """A LoRA on every attention projection of a preset's U-Net (no text encoder part)."""
     shapes = Maker(0)
-    unet(shapes, preset)
+    unet(shapes, preset, **sizes)
     m = Maker(seed)
     for key, value in shapes.tensors.items():
         name = key.removeprefix("model.diffusion_model.").removesuffix(".weight")
@@ -207,17 +222,24 @@ MODELS: dict[str, tuple[str, Callable[[], TensorDict]]] = {
     "sd2-micro": ("checkpoints", sd2_checkpoint),
     "sdxl-slim": ("checkpoints", lambda: sdxl_checkpoint("xl-slim")),
     "sdxl-slim-text": ("checkpoints", lambda: sdxl_checkpoint("xl-slim", text=True)),
+    "sdxl-wide": ("checkpoints", lambda: sdxl_checkpoint("xl-wide")),
     "sdxl-topo": ("checkpoints", lambda: sdxl_checkpoint("xl-topo")),
+    "sdxl-slim-scaled-fp8": ("checkpoints", lambda: scaled_fp8(sdxl_checkpoint("xl-slim"), "scaled")),
+    "sdxl-inpaint-slim": ("checkpoints", lambda: sdxl_checkpoint("xl-slim", latent=9)),
+    "sdxl-refiner": ("checkpoints", sdxl_refiner),
     "clip-vision": ("clip_vision", clip_vision),
     "controlnet-micro": ("controlnet", lambda: controlnet("micro")),
     "controlnet-slim": ("controlnet", lambda: controlnet("slim")),
     "controlnet-topo": ("controlnet", lambda: controlnet("topo")),
     "controlnet-full": ("controlnet", lambda: controlnet("full")),
+    "controlnet-sdxl-slim": ("controlnet", lambda: controlnet("xl-slim", **SDXL)),
+    "controlnet-sdxl-topo": ("controlnet", lambda: controlnet("xl-topo", **SDXL)),
     "motion-moves": ("animatediff_models", lambda: motion_module(moves=True)),
     "motion-still": ("animatediff_models", lambda: motion_module(moves=False)),
     "lora-micro": ("loras", lambda: lora("micro")),
     "lora-slim": ("loras", lambda: lora("slim")),
     "lora-topo": ("loras", lambda: lora("topo")),
+    "lora-sdxl-slim": ("loras", lambda: lora("xl-slim", **SDXL)),
 }
 
 

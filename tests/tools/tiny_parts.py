@@ -20,7 +20,9 @@ PRESETS: dict[str, tuple[tuple[int, ...], int, tuple[int, ...]]] = {
     "full": ((1, 2, 4, 4), 2, (True, True, True, False)),
     "animate": ((1, 2, 4, 4), 2, (True, False, False, False)),  # the widths and blocks that motion modules are made for
     "xl-slim": ((1, 1, 1), 1, (0, 2, 5)),  # what ComfyUI takes for a distilled SDXL (KOALA 700M)
+    "xl-wide": ((1, 2, 1), 1, (0, 2, 5)),
     "xl-topo": ((1, 1, 1), 2, (0, 2, 10)),
+    "xl-refiner": ((1, 1, 1, 1), 2, (0, 4, 4, 0)),
 }
 SAFETENSORS_NAMES = {
     torch.float16: "F16",
@@ -124,7 +126,7 @@ def unet_down(
             skips.append(channels)
             n += 1
     _res_block(m, prefix + "middle_block.0.", channels, channels, 4 * base)
-    _transformer(m, prefix + "middle_block.1.", channels, context, linear, max(1, attention[-1]))
+    _transformer(m, prefix + "middle_block.1.", channels, context, linear, next(d for d in reversed(attention) if d))
     _res_block(m, prefix + "middle_block.2.", channels, channels, 4 * base)
     return skips
 
