@@ -33,7 +33,8 @@ the paper's equations give beside that node when they are written out for every 
 kept or left out (`tests/host/inside_literal.py`), or the one of another way to the same picture that the last column
 names. *Refused* means: a message that says what to do, before the first step or in it. The order is that of the MODEL
 wire, *before* or *after* Apply P3S. Under *Apply SSR* the same is said of that node, whose equations are written out in
-`tests/host/inside_ssr_subjects.py`.
+`tests/host/inside_ssr_subjects.py`. Not tried on SDXL: AnimateDiff-Evolved, IC-Light, InstructPix2Pix, SpotDiffusion,
+and the samplers one by one.
 """
 
 
@@ -244,10 +245,9 @@ CASES: dict[str, Case] = {
 }
 
 
-#: Cases that are not tried on SDXL: of packs and models that it has none of, and of what no family is different in.
 NOT_SDXL = ("ic-light", "instruct", "samplers", "tiled-moving")
-#: Cases of SDXL whose outcome or note is another one, and long ones that are tried in one order.
 FULL_SIZE = "it merges tokens at the full size alone, where SDXL has no attention"
+#: Cases of SDXL whose outcome or note is another one, and long ones that are tried in one order.
 SDXL_CHANGES: dict[str, dict[str, Any]] = {
     "tome": {"expected": NOTHING, "note": FULL_SIZE},
     "tome-with-mask": {"expected": NOTHING, "note": FULL_SIZE},

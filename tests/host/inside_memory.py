@@ -14,6 +14,7 @@ import comfy.model_management as management
 import torch
 from comfyui_p3s.nodes.host import apply_subject
 from comfyui_p3s.p3s.network.injection import EffectMask
+from comfyui_p3s.p3s.sampling.settings import SamplingSettings
 from inside_subjects import apply, difference, load, sample, subject_for
 
 sys.path.append(str(Path(__file__).parents[1]))
@@ -90,9 +91,9 @@ def run(model: Any) -> dict[str, Any]:
     return {"room": room, "models": models, "taken": alive.peak - before}
 
 
-def request(model: Any, **settings: Any) -> dict[str, float]:
+def request(model: Any, kind: str, branches: str) -> dict[str, float]:
     """What is asked for on behalf of a subject, and what it takes."""
-    applied = apply(model, subject_for(model, **settings), 0.8)
+    applied = apply(model, subject_for(model, kind=kind), 0.8, settings=SamplingSettings(branches))
     (copy,) = [p.model for p in applied.get_additional_models_with_key(apply_subject.KEY)]
     without, found = run(model), run(applied)
     features: list[int] = []
@@ -129,5 +130,6 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
         found["halved"] = halved(model)
         for name, each in (("sd15", model), ("sdxl", load(arguments["sdxl"]))):
             for kind in ("full", "lora"):
-                found[f"{name}, {kind}"] = {"partly": partly(each, kind=kind), "asked for": request(each, kind=kind)}
+                asked = {branches: request(each, kind, branches) for branches in ("both", "conditional")}
+                found[f"{name}, {kind}"] = {"partly": partly(each, kind=kind), "asked for": asked}
     return found

@@ -259,6 +259,7 @@ def refusals(model: Any, paths: dict[str, str]) -> dict[str, str]:
     one, mask = embeds_of(encoder, 1), EffectMask(LEFT)
     toy = random_encoder(base_model.unet_config(toy_world.model()), query=64, vision=96, inner=64, heads=4, scales=3)
     area = node("ConditioningSetArea", conditioning=conditioning(1), width=64, height=128, x=0, y=0, strength=1.0)[0]
+    edm = node("ModelSamplingContinuousEDM", model=model, sampling="v_prediction", sigma_max=80.0, sigma_min=0.002)[0]
     given = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0, "guidance": "both"}
 
     def run(**changed: Any) -> str:
@@ -282,6 +283,8 @@ def refusals(model: Any, paths: dict[str, str]) -> dict[str, str]:
         "several GPUs": message(lambda: wrapper(None, *inputs(), transformer_options={"multigpu_thread_device": "1"})),
         "several devices": several,
         "rows": message(lambda: sample(apply_ssr(with_rows_added(model), one), batch=2)),
+        "timesteps": message(lambda: sample(apply_ssr(edm, one, end=0.6))),
+        "timesteps without a window": message(lambda: sample(apply_ssr(edm, one))),
     }
 
 

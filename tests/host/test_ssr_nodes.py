@@ -83,6 +83,12 @@ def test_the_layers_go_with_the_model(facts: Any) -> None:
             "rows",
             r"P3SError: Apply SSR does not work together with a node that multiplies .*\(from 4 to 5 here",
         ),
+        (
+            "timesteps",
+            "P3SError: Apply SSR with a start_percent or end_percent works with models whose timesteps go up to 1000; "
+            "this one samples with ModelSampling.*, whose go up to 1.1",
+        ),
+        ("timesteps without a window", "no error"),
     ],
 )
 def test_what_apply_ssr_refuses(facts: Any, name: str, said: str) -> None:
