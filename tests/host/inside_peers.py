@@ -40,22 +40,31 @@ def node(name: str, /, later: dict[str, Any] | None = None, **inputs: Any) -> tu
     return tuple(getattr(found, "args", found))
 
 
+#: The blocks with attention in the order of an IPAdapter's file, as (side, block, depth): of SD 1.5 and of SDXL.
+SD15_BLOCKS = [("input", i, 1) for i in (1, 2, 4, 5, 7, 8)] + [("output", i, 1) for i in range(3, 12)]
+SDXL_BLOCKS = [("input", i, 2 if i < 7 else 10) for i in (4, 5, 7, 8)]
+SDXL_BLOCKS += [("output", i, 10 if i < 3 else 2) for i in range(6)]
+
+
 def ipadapter(model: Any, weight: float = 1.0) -> Any:
     """A MODEL with a random IPAdapter-plus (16 tokens), by ComfyUI_IPAdapter_plus."""
     package = nodes.NODE_CLASS_MAPPINGS["IPAdapterEmbeds"].__module__.rpartition(".")[0]
     torch.manual_seed(0)  # the same one at every call
+    unet, context = model.model.diffusion_model, model.model.model_config.unet_config["context_dim"]
+    sdxl = context == 2048
+    widths = {"dim": 1280 if sdxl else 768, "heads": 20 if sdxl else 12, "output_dim": context}
     projection = sys.modules[f"{package}.image_proj_models"].Resampler(
-        dim=768, depth=4, dim_head=64, heads=12, num_queries=16, embedding_dim=1280, output_dim=768, ff_mult=4
+        depth=4, dim_head=64, num_queries=16, embedding_dim=1280, ff_mult=4, **widths
     )
-    unet = model.model.diffusion_model
-    blocks = [(unet.input_blocks, i) for i in (1, 2, 4, 5, 7, 8)] + [(unet.output_blocks, i) for i in range(3, 12)]
+    sides = {"input": unet.input_blocks, "middle": [unet.middle_block], "output": unet.output_blocks}
+    blocks = [*SDXL_BLOCKS, ("middle", 0, 10)] if sdxl else [*SD15_BLOCKS, ("middle", 0, 1)]
     layers = {}
-    for number, (side, i) in enumerate([*blocks, ([unet.middle_block], 0)]):
+    for number, (side, i) in enumerate((side, i) for side, i, depth in blocks for _ in range(depth)):
         # A smaller model lacks some blocks; the pack wants weights for all of them.
-        found = [m for m in side[i].modules() if hasattr(m, "attn2")] if i < len(side) else []
+        found = [m for m in sides[side][i].modules() if hasattr(m, "attn2")] if i < len(sides[side]) else []
         width = found[0].attn2.to_k.out_features if found else 320
         for part in "kv":
-            layers[f"{2 * number + 1}.to_{part}_ip.weight"] = draw(width, 768, seed=number) * 768**-0.5
+            layers[f"{2 * number + 1}.to_{part}_ip.weight"] = draw(width, context, seed=number) * context**-0.5
     given = {"model": model, "ipadapter": {"image_proj": projection.state_dict(), "ip_adapter": layers}}
     given |= {"pos_embed": draw(1, 257, 1280, seed=8), "neg_embed": torch.zeros(1, 257, 1280)}
     settings = {"weight": weight, "weight_type": "linear", "start_at": 0.0, "end_at": 1.0}
