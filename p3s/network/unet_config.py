@@ -12,12 +12,12 @@ from ..errors import FamilyError
 
 #: Prefixes under which a U-Net's tensors are found: in a full checkpoint, in ComfyUI's model, alone.
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
-#: The families that P3S knows, in words.
+#: The families that P3S knows: their titles, and a model of each in words.
 FAMILIES = {
-    "SD1.x": "an SD 1.x model",
-    "SD2.x": "an SD 2.x model",
-    "SDXL": "an SDXL model",
-    "U-Net 32x64": "the Toy World's model",
+    "SD1.x": ("SD 1.x", "an SD 1.x model"),
+    "SD2.x": ("SD 2.x", "an SD 2.x model"),
+    "SDXL": ("SDXL", "an SDXL model"),
+    "U-Net 32x64": ("Toy World", "the Toy World's model"),
 }
 REFINER_CHANNELS = 384  # of SDXL's refiner, at the finest level; its base has 320
 UNCLIP_CONTEXT = 1024  # beside a label
@@ -185,7 +185,7 @@ class UNetConfig:
 
     @property
     def family(self) -> str:
-        """Short name of the model family, for metadata; :func:`family_name` is for people."""
+        """Short name of the model family, for metadata; :func:`family_name` and :func:`family_title` are for people."""
         if self.model_channels == 320 and self.context_dim == 768 and not self.linear_projection:
             return "SD1.x"
         if self.model_channels == 320 and self.context_dim == 1024 and self.linear_projection:
@@ -234,7 +234,12 @@ SDXL: dict[str, Any] = {
 
 def family_name(family: str) -> str:
     """A model of a family (``UNetConfig.family``) in words."""
-    return FAMILIES.get(family, f"a model of another kind ({family})")
+    return FAMILIES[family][1] if family in FAMILIES else f"a model of another kind ({family})"
+
+
+def family_title(family: str) -> str:
+    """A family (``UNetConfig.family``) as lists show it; what a file says of others may be anything."""
+    return FAMILIES[family][0] if family in FAMILIES else "another kind"
 
 
 def _count(keys: Mapping[str, Any], prefix: str) -> int:
