@@ -121,22 +121,26 @@ class UNetConfig:
         """
         if "input_blocks.0.0.weight" not in state or "out.2.weight" not in state:
             found = ", ".join(list(state)[:3]) or "nothing"
-            raise FamilyError(f"expected the U-Net of an SD 1.x or SDXL model (input_blocks...), but found {found}")
+            raise FamilyError(
+                f"expected the U-Net of an SD 1.x, SD 2.x or SDXL model (input_blocks...), but found {found}"
+            )
         if any("time_stack" in k for k in state):
-            raise FamilyError("this is a video U-Net (time_stack); expected an SD 1.x or SDXL model")
+            raise FamilyError("this is a video U-Net (time_stack); expected an SD 1.x, SD 2.x or SDXL model")
         if "middle_block.2.in_layers.2.weight" not in state and "middle_block.0.in_layers.2.weight" in state:
             raise FamilyError(
                 "this U-Net has no attention in its middle, like some distilled from SDXL (SSD-1B, Segmind Vega); that "
-                "is not supported. Expected an SD 1.x or SDXL model"
+                "is not supported. Expected an SD 1.x, SD 2.x or SDXL model"
             )
         try:
             config = cls._read({k: tuple(v.shape) for k, v in state.items()})
         except (KeyError, IndexError) as missing:
-            raise FamilyError(f"not a complete U-Net of an SD 1.x or SDXL model: {missing} is missing") from missing
+            raise FamilyError(
+                f"not a complete U-Net of an SD 1.x, SD 2.x or SDXL model: {missing} is missing"
+            ) from missing
         if config.label_dim and config.model_channels == REFINER_CHANNELS:
             raise FamilyError("this is SDXL's refiner, which only finishes pictures; expected the SDXL base model")
         if config.label_dim and config.context_dim == UNCLIP_CONTEXT:
-            raise FamilyError("this is an SD 2.x unCLIP model; expected an SD 1.x or SDXL model")
+            raise FamilyError("this is an SD 2.x unCLIP model; expected an SD 1.x, SD 2.x or SDXL model")
         return config
 
     @classmethod
