@@ -21,6 +21,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
@@ -70,20 +71,28 @@ def main() -> None:
     print(f"\nComfyUI {host.version}, work of a step of {counted}", end="")
     timed = f"; time of the {args.preset} models at {args.size} x {args.size}, {args.steps} steps, {args.rounds} rounds"
     print(timed if args.rounds else "")
+    print(f"\n{table(found)}")
+    if args.out:
+        facts = {k: getattr(args, k) for k in ("family", "preset", "size", "work_size", "steps", "rounds", "device")}
+        args.out.write_text(json.dumps({"host": host.version, **facts, "variants": found}, indent=1) + "\n")
+
+
+def table(variants: dict[str, Any]) -> str:
+    """The figures of the variants as Markdown, those with the least work first."""
+    timed = any("times" in row for row in variants.values())
+    measured = any(row.get("memory") for row in variants.values())
     titles = ["", "TFLOP a step", "work"]
-    titles += ["work of the timed model", "wall time", "seconds a step"] if args.rounds else []
-    titles += ["GiB"] if args.rounds and args.device == "gpu" else []
-    print("\n| " + " | ".join(titles) + " |\n" + "|---" * len(titles) + "|")
-    for name, row in sorted(found.items(), key=lambda item: item[1]["work"]):
+    titles += ["work of the timed model", "wall time", "seconds a step"] if timed else []
+    titles += ["GiB"] if measured else []
+    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+    for name, row in sorted(variants.items(), key=lambda item: item[1]["work"]):
         cells = [name, f"{row['tflop']:.3f}", f"{row['work']:.3f}"]
         if "times" in row:
             low, high = row["times"]
             cells += [f"{row['own']:.3f}", f"{row['time']:.2f} ({low:.2f}-{high:.2f})", f"{row['seconds']:.3f}"]
         cells += [f"{row['memory']:.1f}"] if row.get("memory") else []
-        print("| " + " | ".join(cells) + " |")
-    if args.out:
-        facts = {k: getattr(args, k) for k in ("family", "preset", "size", "work_size", "steps", "rounds", "device")}
-        args.out.write_text(json.dumps({"host": host.version, **facts, "variants": found}, indent=1) + "\n")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
