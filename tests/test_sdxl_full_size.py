@@ -28,15 +28,14 @@ SETTINGS = TrainSettings(precision="bf16", checkpointing=True, learning_rate=1e-
 
 
 class Facts(NamedTuple):
-    """Of a training on one batch, with one noise: the loss before every step and after the last; bytes of the networks
-    and at most; the base's fingerprint before and after; the gradient's square along with the loss at half a step."""
+    """Of steps on one batch, with one noise: the loss before each and after the last; bytes of the networks, and at
+    most; the base's fingerprint before and after."""
 
     losses: list[float]
     networks: int
     peak: int
     before: str
     after: str
-    predicted: float
     estimate: MemoryEstimate
 
 
@@ -69,7 +68,7 @@ def facts() -> Facts:
     with torch.no_grad():
         losses.append(loss().item())
     after = fingerprint(base.state_dict())
-    return Facts(losses, networks, alive.peak, before, after, 0.0, estimate_memory(XL, [shown], LOW_RANK, SETTINGS))
+    return Facts(losses, networks, alive.peak, before, after, estimate_memory(XL, [shown], LOW_RANK, SETTINGS))
 
 
 def test_the_base_is_left_alone(facts: Facts) -> None:
