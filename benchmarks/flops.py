@@ -34,8 +34,6 @@ from p3s.ssr.attend import AppliedSSR, SSRHooks, SubjectRun
 from p3s.ssr.embeds import QUERY_TOKENS, Embed, SubjectEmbeds
 from p3s.ssr.file import SSRModel
 from p3s.ssr.layers import SubjectLayers
-from p3s.training.examples import Example
-from p3s.training.memory_estimate import estimate_memory
 from p3s.training.settings import TrainSettings
 from p3s.training.step import Batch, batch_losses
 
@@ -65,8 +63,6 @@ FASTER = tuple(
 )
 
 
-#: Kind, depth_stride and checkpointing of the trainings whose memory is estimated.
-SDXL_MEMORY = (("lora", 1, False), ("lora", 1, True), ("lora", 10, True), ("full", 1, True))
 SDXL_STEPS = {"exact": EXACT, "conditional": FASTER[0], "reuse 3": FASTER[2]}
 
 
@@ -205,20 +201,6 @@ def report_sdxl(size: int) -> None:
         steps = " | ".join(f"{found[name]:.2f}" for name in (*SDXL_STEPS, "training"))
         print(f"| {stride} | {found['layers']} of 70 | {steps} | {2 * found['millions']:.0f} MB |")
     print(f"The plain step: {found['plain']:.2f} TFLOP; a training step is relative to one plain forward pass.")
-    for kind, stride, checkpointing in SDXL_MEMORY:
-        peak = sdxl_memory(size, kind, stride, checkpointing)
-        print(f"training, {kind} bf16, depth_stride {stride}, checkpointing {checkpointing}: estimated {peak:.1f} GiB")
-
-
-def sdxl_memory(size: int, kind: str, stride: int, checkpointing: bool) -> float:
-    """Estimated GiB of a training step in bf16 on one photo."""
-    config = UNetConfig.build(**SDXL)
-    with torch.device("meta"):
-        latent, tokens, text = torch.empty(4, size // 8, size // 8), torch.empty(TOKENS, 1024), torch.empty(TEXT, 2048)
-        label = torch.empty(config.label_dim)
-    example = Example(latent, tokens, text, label=label, label_without_prompt=label)
-    settings = TrainSettings(precision="bf16", checkpointing=checkpointing)
-    return estimate_memory(config, [example], CopySettings(kind=kind, depth_stride=stride), settings).peak / 2**30
 
 
 def report_sd15(size: int) -> None:

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from statistics import median
@@ -29,7 +29,7 @@ from comfyui_p3s.p3s.network.copy_settings import CopySettings
 from comfyui_p3s.p3s.network.injection import EffectMask
 from comfyui_p3s.p3s.network.subject_copy import SubjectCopy
 from comfyui_p3s.p3s.network.unet import UNet
-from comfyui_p3s.p3s.network.unet_config import UNetConfig
+from comfyui_p3s.p3s.network.unet_config import SDXL, UNetConfig
 from comfyui_p3s.p3s.sampling.application import Application
 from comfyui_p3s.p3s.sampling.schedule import Schedule
 from comfyui_p3s.p3s.sampling.settings import EXACT, FAST, STANDARD, SamplingSettings
@@ -45,7 +45,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests" / "host"))
 
 from inside_peers import ipadapter, load_nodes, node
 from inside_ssr_subjects import SIZES, apply_ssr, random_encoder
-from inside_subjects import conditioning, draw, load, sample, subject_for
+from inside_subjects import draw, load, sample, subject_for
 
 PLAIN, CONTROLNET = "plain model", "ControlNet"
 
@@ -76,11 +76,12 @@ def reference_only(model: Any) -> Any:
 
 @dataclass(frozen=True)
 class Use:
-    """A subject by its number and kind, and how it is applied. ``side`` is the half of the image that it is masked
-    to."""
+    """A subject by its number, kind and depth_stride, and how it is applied. ``side`` is the half of the image that it
+    is masked to."""
 
     number: int = 1
     kind: str = "full"
+    stride: int = 1
     settings: SamplingSettings = EXACT
     weight: float = 1.0
     side: str = ""
@@ -94,10 +95,11 @@ class Use:
         return Application(Schedule("fixed", value=self.weight), settings=self.settings, mask=mask)
 
 
+CONDITIONAL = SamplingSettings("conditional")
 P3S = {
     "P3S, exact": (Use(),),
     "P3S, exact, a low-rank subject": (Use(3, "lora"),),
-    "P3S, exact, conditional half": (Use(settings=SamplingSettings("conditional")),),
+    "P3S, exact, conditional half": (Use(settings=CONDITIONAL),),
     "P3S, standard": (Use(settings=STANDARD),),
     "P3S, fast": (Use(settings=FAST),),
     "P3S, off": (Use(weight=0.0),),
@@ -106,9 +108,28 @@ P3S = {
     "P3S, exact, two subjects, a half each": (Use(side="left"), Use(2, side="right")),
     "P3S, fast, two subjects, a half each": (Use(settings=FAST, side="left"), Use(2, settings=FAST, side="right")),
 }
+LOW = Use(kind="lora")
+#: Of SDXL, where subjects are low-rank.
+P3S_SDXL = {
+    "P3S, exact": (LOW,),
+    "P3S, exact, depth_stride 10": (replace(LOW, number=2, stride=10),),
+    "P3S, exact, a full copy": (Use(3),),
+    "P3S, exact, conditional half": (replace(LOW, settings=CONDITIONAL),),
+    "P3S, exact, conditional half, reuse 3": (replace(LOW, settings=replace(CONDITIONAL, reuse=3)),),
+    "P3S, standard": (replace(LOW, settings=STANDARD),),
+    "P3S, fast": (replace(LOW, settings=FAST),),
+    "P3S, off": (replace(LOW, weight=0.0),),
+}
 #: Subjects of SSR-Encoder, in one softmax.
 SSR = {"SSR-Encoder": 1, "SSR-Encoder, two subjects": 2}
 OTHERS = (PLAIN, CONTROLNET, "IPAdapter-plus", "reference-only")
+#: Of each family: the configuration of its U-Net in full size, and P3S's variants.
+FAMILIES = {"sd15": (UNetConfig.build(), P3S), "sdxl": (UNetConfig.build(**SDXL), P3S_SDXL)}
+
+
+def prompt(config: UNetConfig, seed: int) -> list[Any]:
+    """A conditioning as wide as the U-Net reads it, with the pooled text that SDXL reads beside it."""
+    return [[draw(1, 77, config.context_dim, seed=seed), {"pooled_output": draw(1, 1280, seed=seed)}]]
 
 
 def ssr_embeds(config: UNetConfig, count: int) -> SubjectEmbeds:
@@ -118,28 +139,37 @@ def ssr_embeds(config: UNetConfig, count: int) -> SubjectEmbeds:
     return SubjectEmbeds(tuple(subjects), random_encoder(config))
 
 
-def variant(name: str, model: Any, side: int, subject: Callable[[int, str], Any]) -> Any:
-    """The MODEL of a variant; ControlNet's is the plain one."""
+def variant(
+    name: str,
+    model: Any,
+    side: int,
+    uses: Mapping[str, Sequence[Use]] | None = None,
+    subject: Callable[[int, str, int], Any] | None = None,
+) -> Any:
+    """The MODEL of a variant; ControlNet's is the plain one. ``uses``: P3S's variants, with subjects of these numbers,
+    kinds and strides."""
     if name == "IPAdapter-plus":
         return ipadapter(model)
     if name == "reference-only":
         return reference_only(model)
     if name in SSR:
         return apply_ssr(model, ssr_embeds(base_model.unet_config(model), SSR[name]))
-    for use in P3S.get(name, ()):
-        model = apply_subject.apply_subject(model, subject(use.number, use.kind), 0, use.application(side))[0]
+    for use in (uses or {}).get(name, ()):
+        assert subject is not None
+        one = subject(use.number, use.kind, use.stride)
+        model = apply_subject.apply_subject(model, one, 0, use.application(side))[0]
     return model
 
 
 class Shapes:
-    """SD 1.5 in full size, a ControlNet and subjects as shapes in the host's own classes: counts floating-point work
-    and does none of it."""
+    """A U-Net of ``config``, a ControlNet and subjects as shapes in the host's own classes: counts floating-point work
+    and does none of it. ``side``: of the latent; ``uses``: P3S's variants."""
 
-    def __init__(self, side: int) -> None:
-        self.side = side
+    def __init__(self, config: UNetConfig, side: int, uses: Mapping[str, Sequence[Use]]) -> None:
+        self.side, self.uses = side, uses
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         prefix, device = "model.diffusion_model.", torch.device("cpu")
-        shapes = {prefix + k: v for k, v in UNet(UNetConfig.build(), device="meta").state_dict().items()}
+        shapes = {prefix + k: v for k, v in UNet(config, device="meta").state_dict().items()}
         config = comfy.model_detection.model_config_from_unet(shapes, prefix)
         config.set_inference_dtype(torch.float32, None)
         factory = {"operations": comfy.ops.manual_cast, "dtype": torch.float32, "device": device}
@@ -180,7 +210,8 @@ class Shapes:
             for scale in (1, 2, 4, 8):
                 application.mask.tokens((self.side // scale, self.side // scale))
         with self.mode:
-            copy = SubjectCopy(self.config, CopySettings(kind=use.kind), 1024, comfy.ops.manual_cast)
+            settings = CopySettings(kind=use.kind, depth_stride=use.stride)
+            copy = SubjectCopy(self.config, settings, 1024, comfy.ops.manual_cast)
             copy.borrow(self.model.model.diffusion_model)
             reference = SubjectReference(torch.zeros(4, self.side, self.side), torch.zeros(257, 1024))
         return SubjectOnModel(copy.requires_grad_(False), reference, application, application.schedule)
@@ -194,7 +225,7 @@ class Shapes:
 
     def options(self, name: str, subjects: Sequence[SubjectOnModel]) -> dict[str, Any]:
         """The transformer_options of a call, as the host gives them, with what a run keeps."""
-        patched = self.model if subjects or name in SSR else variant(name, self.model, self.side, subject=None)  # type: ignore[arg-type]
+        patched = self.model if subjects or name in SSR else variant(name, self.model, self.side)
         options = dict(patched.model_options["transformer_options"])
         options |= {"cond_or_uncond": [1, 0], "uuids": ["a", "b"], "wrappers": patched.wrappers}
         if subjects:
@@ -210,7 +241,7 @@ class Shapes:
     def work(self, name: str) -> dict[str, float]:
         """TFLOP of a step with guidance, averaged over a run if features are used again or it ends early; "first": that
         of the first one, where it makes what the others read."""
-        subjects = tuple(self.applied(use) for use in P3S.get(name, ()))
+        subjects = tuple(self.applied(use) for use in self.uses.get(name, ()))
         options = self.options(name, subjects)
         first = {"first": self.steps(name, options, 1)} if name in SSR else {}
         tflop = self.steps(name, options, max([s.application.settings.reuse for s in subjects], default=1))
@@ -223,13 +254,14 @@ class Shapes:
         """TFLOP of the next steps of a run, on average."""
         run = options.get(apply_subject.KEY)
         with self.counting() as counter:
-            x, t, context = torch.zeros(2, 4, self.side, self.side), torch.full((2,), 500.0), torch.zeros(2, 77, 768)
+            x, t = torch.zeros(2, 4, self.side, self.side), torch.full((2,), 500.0)
+            context, label = torch.zeros(2, 77, self.config.context_dim), self.config.label_dim
+            given: dict[str, Any] = {"y": torch.zeros(2, label)} if label else {}
             for _ in range(count):
-                given = {}
                 if name == CONTROLNET:
                     hint = torch.zeros(2, 3, 8 * self.side, 8 * self.side)
-                    made = self.control(x=x, hint=hint, timesteps=t, context=context)
-                    given = {"control": {key: list(parts) for key, parts in made.items()}}
+                    made = self.control(x=x, hint=hint, timesteps=t, context=context, y=given.get("y"))
+                    given["control"] = {key: list(parts) for key, parts in made.items()}
                 # IPAdapter-plus would read it.
                 step = options if run is None else {**options, "sigmas": torch.zeros(1)}
                 if run is not None:
@@ -238,27 +270,32 @@ class Shapes:
         return counter.get_total_flops() / 1e12 / count
 
 
-def runs(models: dict[str, Any], arguments: dict[str, Any], control: Any) -> dict[str, Callable[[], torch.Tensor]]:
+def runs(
+    models: dict[str, Any], config: UNetConfig, arguments: dict[str, Any], control: Any
+) -> dict[str, Callable[[], torch.Tensor]]:
     """Name -> a sampling run."""
-    side = arguments["size"] // 8
+    side, (positive, negative) = arguments["size"] // 8, (prompt(config, seed) for seed in (1, 2))
     settings = {"steps": arguments["steps"], "size": (side, side), "latent": torch.zeros(1, 4, side, side)}
-    hint = draw(1, 8 * side, 8 * side, 3).clamp(0, 1)
-    given = {"positive": conditioning(1), "negative": conditioning(2), "control_net": control, "image": hint}
-    positive, negative = node("ControlNetApplyAdvanced", **given, strength=1.0, start_percent=0.0, end_percent=1.0)
-    controlled = {CONTROLNET: {"positive": positive, "negative": negative}}
-    return {name: partial(sample, m, **settings, **controlled.get(name, {})) for name, m in models.items()}
+    texts = {name: {"positive": positive, "negative": negative} for name in models}
+    if CONTROLNET in models:
+        hint = draw(1, 8 * side, 8 * side, 3).clamp(0, 1)
+        given = {**texts[CONTROLNET], "control_net": control, "image": hint}
+        found = node("ControlNetApplyAdvanced", **given, strength=1.0, start_percent=0.0, end_percent=1.0)
+        texts[CONTROLNET] = dict(zip(("positive", "negative"), found, strict=False))
+    return {name: partial(sample, m, **settings, **texts[name]) for name, m in models.items()}
 
 
 def main(arguments: dict[str, Any]) -> dict[str, Any]:
     load_nodes(arguments["peers"])
     torch.set_num_threads(arguments["threads"] or torch.get_num_threads())
-    known = (*OTHERS, *SSR, *P3S)
+    full, uses = FAMILIES[arguments["family"]]
+    known = (*OTHERS, *(SSR if arguments["family"] == "sd15" else ()), *uses)
     wanted = [text.strip() for text in arguments["only"].split(";") if text.strip()]
     whole, parts = [t for t in wanted if t in known], [t for t in wanted if t not in known]
     names = [n for n in known if n == PLAIN or not wanted or n in whole or any(text in n for text in parts)]
     names = [n for n in names if n != "IPAdapter-plus" or arguments["peers"]]
 
-    shapes = Shapes(arguments["work_size"] // 8)
+    shapes = Shapes(full, arguments["work_size"] // 8, uses)
     found: dict[str, dict[str, Any]] = {}
     for name in names:
         work = shapes.work(name)
@@ -268,11 +305,16 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
         if "first" in work:
             print(f"  the first step, which makes keys and values: {work['first']:.3f}, {work['first'] / plain:.3f}")
     if arguments["rounds"]:
-        model, control = load(arguments["checkpoint"]), comfy.controlnet.load_controlnet(arguments["controlnet"])
-        subject = cache(lambda number, kind: subject_for(model, number, kind=kind))
-        models = {name: variant(name, model, arguments["size"] // 8, subject) for name in names}
-        for name, figures in measure(runs(models, arguments, control), arguments["rounds"]).items():
-            found[name] |= {**figures, "seconds": figures["seconds"] / arguments["steps"]}
+        model, side = load(arguments["checkpoint"]), arguments["size"] // 8
+        config = base_model.unet_config(model)
+        control = arguments["controlnet"] and comfy.controlnet.load_controlnet(arguments["controlnet"])
+        subject = cache(lambda number, kind, stride: subject_for(model, number, kind=kind, depth_stride=stride))
+        models = {name: variant(name, model, side, uses, subject) for name in names if name != CONTROLNET or control}
+        own = Shapes(config, side, uses)
+        plain = own.work(PLAIN)["tflop"]
+        for name, figures in measure(runs(models, config, arguments, control), arguments["rounds"]).items():
+            seconds = figures["seconds"] / arguments["steps"]
+            found[name] |= {**figures, "seconds": seconds, "own": own.work(name)["tflop"] / plain}
     return found
 
 

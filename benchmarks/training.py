@@ -1,9 +1,10 @@
-"""What a training step on SD 1.5 costs: work, time, memory and files; beside DreamBooth and ComfyUI's own Train LoRA.
+"""What a training step costs: work, time, memory and files; beside DreamBooth and ComfyUI's own Train LoRA.
 
     python -m benchmarks.training                       all rows that the results lack, then the tables; hours, 20 GB
     python -m benchmarks.training --limit 1             one of them, then the tables
     python -m benchmarks.training --dry                 work and estimates alone of all rows, a minute
     python -m benchmarks.training --table               the tables alone
+    python -m benchmarks.training --scale sdxl --dry --out benchmarks/results/training_sdxl.jsonl     those of SDXL
     python -m benchmarks.training --scale small --size 128 --out small.jsonl      a small network, a minute
 
 Weights are random. Every row is measured in a process of its own, so that one row's memory is not another's; the rows
@@ -31,6 +32,8 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "training.jsonl"
 GIB = 2**30
 CHECKPOINTS = {"small": "sd15-micro", "full": "sd15-full"}
+SIDES = {"full": 512, "sdxl": 1024, "small": 512}
+PREFIXES = {"sdxl": "SDXL, ", "small": "small network, "}
 
 STEPS: tuple[dict[str, Any], ...] = (
     *(
@@ -42,6 +45,7 @@ STEPS: tuple[dict[str, Any], ...] = (
     ),
     {"kind": "full", "precision": "bf16", "checkpointing": True, "optimizer": "adamw8bit"},
 )
+SPARSE = {"kind": "lora", "precision": "bf16", "checkpointing": True, "depth_stride": 10}
 #: What runs in ComfyUI, in turn: ours, and the peers.
 INSIDE: tuple[dict[str, Any], ...] = tuple(
     {"inside": [name, "Train LoRA", "DreamBooth"], "checkpointing": checkpointing}
@@ -53,9 +57,16 @@ INSIDE: tuple[dict[str, Any], ...] = tuple(
 def rows(args: argparse.Namespace) -> list[dict[str, Any]]:
     """The rows that a run of these options is to have."""
     common = {"scale": args.scale, "size": args.size}
-    found = [{**row, **common} for row in STEPS]
-    inside = [{**row, **common, "host": host.version} for row in INSIDE for host in hosts(args)[:1]]
+    found = [{**row, **common} for row in steps(args.scale)]
+    # Beside Train LoRA and DreamBooth, which would not fit with SDXL.
+    compared = [] if args.scale == "sdxl" else INSIDE
+    inside = [{**row, **common, "host": host.version} for row in compared for host in hosts(args)[:1]]
     return [row for row in [*found, *inside] if args.only in describe(row)]
+
+
+def steps(scale: str) -> tuple[dict[str, Any], ...]:
+    """The rows of one kind of network, in their order."""
+    return (*STEPS, SPARSE) if scale == "sdxl" else STEPS
 
 
 def hosts(args: argparse.Namespace) -> list[Any]:
@@ -67,8 +78,8 @@ def describe(row: dict[str, Any]) -> str:
     if "inside" in row:
         return f"{' beside '.join(row['inside'][:2])} in ComfyUI {row['host']}{again}"
     optimizer = ", adamw8bit" if row.get("optimizer") == "adamw8bit" else ""
-    small = "small network, " if row.get("scale") == "small" else ""
-    return f"{small}{row['kind']} {row['precision']}{optimizer}{again}"
+    stride = f", depth_stride {row['depth_stride']}" if "depth_stride" in row else ""
+    return f"{PREFIXES.get(row.get('scale', ''), '')}{row['kind']} {row['precision']}{optimizer}{again}{stride}"
 
 
 def measure(row: dict[str, Any], counted: dict[str, Any] | None, args: argparse.Namespace) -> dict[str, Any]:
@@ -98,21 +109,27 @@ def load(path: Path) -> list[dict[str, Any]]:
 
 def tables(done: Sequence[dict[str, Any]]) -> str:
     """The results as Markdown."""
-    steps = [entry for entry in done if "inside" not in entry["row"]]
-    steps.sort(key=lambda entry: place(entry["row"]))
-    lines = [
-        "| | pixels | TFLOP a step | x the need | estimated GiB | peak GiB | file MB | seconds | processor seconds |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for entry in steps:
+    trained = [entry for entry in done if "inside" not in entry["row"]]
+    trained.sort(key=lambda entry: place(entry["row"]))
+    relative = any("plain" in entry["found"] for entry in trained)
+    titles = ["pixels", "TFLOP a step", *(["x a plain pass"] if relative else []), "x the need", "estimated GiB"]
+    titles += ["peak GiB", "file MB", "seconds", "processor seconds"]
+    lines = ["| | " + " | ".join(titles) + " |", "|---" * (len(titles) + 1) + "|"]
+    for entry in trained:
         row, found = entry["row"], entry["found"]
         estimated = f"{found['estimated'] / GIB:.2f}" if "estimated" in found else ""
         slow = row["precision"] != "fp32"  # see training_step.in_32_bits
-        cells = [f"{row['size']}", f"{found['tflop']:.2f}", f"{found['tflop'] / found['needed']:.2f}", estimated]
-        cells += [f"{found['peak'] / GIB:.2f}", f"{found['file'] / 1e6:.0f}"] if "peak" in found else ["", ""]
+        cells = [f"{row['size']}", f"{found['tflop']:.2f}"]
+        cells += [f"{found['tflop'] / found['plain']:.2f}" if "plain" in found else ""] if relative else []
+        cells += [f"{found['tflop'] / found['needed']:.2f}", estimated]
+        cells.append(f"{found['peak'] / GIB:.2f}" if "peak" in found else "")
+        size = found.get("file", found.get("stored"))
+        cells.append("" if size is None else f"{size / 1e6:.0f}")
         timed = "peak" in found and not slow
         cells += [f"{found['seconds']:.0f}", f"{found['cpu_seconds']:.0f}"] if timed else ["", ""]
         lines.append(f"| {describe(row)} | {' | '.join(cells)} |")
+    if len(trained) == len(done):
+        return "\n".join(lines)
     lines += [
         "",
         "| in one process of ComfyUI | TFLOP a step | seconds a step | processor seconds | GFLOP/s | of Train LoRA's |",
@@ -130,10 +147,10 @@ def tables(done: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def place(row: dict[str, Any]) -> tuple[bool, int, int]:
-    """Where a row stands: the full size and large pictures first, the rest as in STEPS."""
-    kinds = [{**step, "scale": row["scale"], "size": row["size"]} for step in STEPS]
-    return row["scale"] == "small", -row["size"], kinds.index(row)
+def place(row: dict[str, Any]) -> tuple[int, int, int]:
+    """Where a row stands: the full size and large pictures first, the rest as in their kind's steps."""
+    kinds = [{**step, "scale": row["scale"], "size": row["size"]} for step in steps(row["scale"])]
+    return list(SIDES).index(row["scale"]), -row["size"], kinds.index(row)
 
 
 def rate(found: dict[str, float]) -> float:
@@ -145,8 +162,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=str(__doc__).splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--size", type=int, default=512, help="side of the picture in pixels")
-    parser.add_argument("--scale", default="full", choices=("full", "small"), help="SD 1.5, or a small network")
+    parser.add_argument("--size", type=int, help="side of the picture in pixels (512; of SDXL 1024)")
+    parser.add_argument("--scale", default="full", choices=tuple(SIDES), help="SD 1.5, SDXL, or a small network")
     parser.add_argument("--steps", type=int, default=2, help="measured steps of each in ComfyUI")
     parser.add_argument("--host", type=Path, help="folder of a ComfyUI (default: the first that the tests find)")
     parser.add_argument("--only", default="", help="only rows whose name holds this text")
@@ -155,6 +172,7 @@ def main() -> None:
     parser.add_argument("--dry", action="store_true", help="train nothing: count and estimate")
     parser.add_argument("--table", action="store_true", help="measure nothing")
     args = parser.parse_args()
+    args.size = args.size or SIDES[args.scale]
     known = [
         entry["row"] for entry in load(args.out) if args.dry or "inside" in entry["row"] or "peak" in entry["found"]
     ]

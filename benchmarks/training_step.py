@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.training_work import TEXT, TOKEN_DIM, TOKENS, Step
 from p3s.network.copy_settings import CopySettings
 from p3s.network.unet import UNet
-from p3s.network.unet_config import UNetConfig
+from p3s.network.unet_config import SDXL, UNetConfig
 from p3s.sampling.diffusion import NoiseSchedule
 from p3s.subject.file import save_subject
 from p3s.subject.info import SubjectInfo
@@ -45,13 +45,14 @@ from p3s.training.step import epoch_batches
 
 CONFIGS = {
     "full": UNetConfig.build(),
+    "sdxl": UNetConfig.build(**SDXL),
     "small": UNetConfig.build(model_channels=64, channel_mult=(1, 2), transformer_depth=(1, 1)),
 }
 FIRST = 64  # pixels
 
 
 def measured(row: dict[str, Any]) -> dict[str, Any]:
-    """The figures of a row: {"kind", "precision", "checkpointing", "size", "scale", "threads"}."""
+    """The figures of a row: {"kind", "precision", "checkpointing", "size", "scale", "depth_stride", "threads"}."""
     torch.set_num_threads(row.get("threads") or torch.get_num_threads())
     config = CONFIGS[row.get("scale", "full")]
     examples = [example(config, side // 8) for side in (FIRST, row["size"])]
@@ -64,7 +65,7 @@ def measured(row: dict[str, Any]) -> dict[str, Any]:
     clock = Clock()
     run = dreambooth if row["kind"] == "dreambooth" else p3s
     with torch.inference_mode(False), in_32_bits(settings.precision):
-        found["file"] = run(config, examples, settings, row["kind"], clock)
+        found["file"] = run(config, examples, settings, row, clock)
     return found | clock.found
 
 
@@ -72,10 +73,13 @@ def counted(
     row: dict[str, Any], config: UNetConfig, examples: list[Example], settings: TrainSettings
 ) -> dict[str, Any]:
     """What is known of a row without training."""
-    work = Step(config, row["size"], row["kind"], row["checkpointing"])
+    stride = row.get("depth_stride", 1)
+    work = Step(config, row["size"], row["kind"], row["checkpointing"], stride)
     found: dict[str, Any] = {"tflop": work.computed(), "needed": work.needed()}
+    found |= {"plain": work.plain(), "stored": work.stored()}
     if row["kind"] != "dreambooth":
-        found["estimated"] = estimate_memory(config, examples, CopySettings(kind=row["kind"]), settings).peak
+        copied = CopySettings(kind=row["kind"], depth_stride=stride)
+        found["estimated"] = estimate_memory(config, examples, copied, settings).peak
     return found
 
 
@@ -102,11 +106,12 @@ def held(what: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(what))
 
 
-def p3s(config: UNetConfig, examples: list[Example], settings: TrainSettings, kind: str, clock: Clock) -> int:
+def p3s(config: UNetConfig, examples: list[Example], settings: TrainSettings, row: dict[str, Any], clock: Clock) -> int:
     """Train; the bytes of the subject's file."""
     base = network(config, DTYPES[settings.precision])
     text, noise = torch.zeros(TEXT, config.context_dim), NoiseSchedule.stable_diffusion()
-    inputs = TrainingInputs("", ("",) * 2, examples, text, noise, CopySettings(kind=kind), settings)
+    copied = CopySettings(kind=row["kind"], depth_stride=row.get("depth_stride", 1))
+    inputs = TrainingInputs("", ("",) * 2, examples, text, noise, copied, settings)
     copy = new_copy(base.state_dict(), inputs)
 
     def told(report: Any) -> None:
@@ -120,7 +125,9 @@ def p3s(config: UNetConfig, examples: list[Example], settings: TrainSettings, ki
         return save_subject(subject_of(copy, examples, info), Path(folder) / "subject.safetensors").stat().st_size
 
 
-def dreambooth(config: UNetConfig, examples: list[Example], settings: TrainSettings, kind: str, clock: Clock) -> int:
+def dreambooth(
+    config: UNetConfig, examples: list[Example], settings: TrainSettings, row: dict[str, Any], clock: Clock
+) -> int:
     """Train all weights of the U-Net on the denoising loss; the bytes of its weights in 16 bits."""
     net = network(config)
     net.checkpointing = settings.checkpointing
@@ -131,7 +138,8 @@ def dreambooth(config: UNetConfig, examples: list[Example], settings: TrainSetti
             clock.start()
         latent = shown.latent[None]
         t, eps = torch.randint(1000, (1,), generator=generator), torch.randn(latent.shape, generator=generator)
-        prediction = net(noise.add_noise(latent, eps, t), t, shown.prompt[None])
+        label = None if shown.label is None else shown.label[None]
+        prediction = net(noise.add_noise(latent, eps, t), t, shown.prompt[None], label=label)
         F.mse_loss(prediction, noise.target(latent, eps, t)).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -141,7 +149,7 @@ def dreambooth(config: UNetConfig, examples: list[Example], settings: TrainSetti
 
 def network(config: UNetConfig, dtype: torch.dtype = torch.float32) -> UNet:
     """A U-Net whose weights are random, but repeat: drawing all of them would take longer than a step."""
-    net = UNet(config, device="meta").to_empty(device="cpu").to(dtype)
+    net = UNet(config, device="meta").to(dtype).to_empty(device="cpu")
     some = torch.randn(2**18, generator=torch.Generator().manual_seed(0))
     for weight in net.parameters():
         size = weight[0].numel() ** -0.5 if weight.ndim > 1 else 1.0
@@ -156,7 +164,9 @@ def example(config: UNetConfig, side: int) -> Example:
     def draw(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator)
 
-    return Example(draw(config.in_channels, side, side), draw(TOKENS, TOKEN_DIM), draw(TEXT, config.context_dim))
+    drawn = draw(config.in_channels, side, side), draw(TOKENS, TOKEN_DIM), draw(TEXT, config.context_dim)
+    label = draw(config.label_dim) if config.label_dim else None
+    return Example(*drawn, label=label, label_without_prompt=label)
 
 
 def train_settings(row: dict[str, Any], examples: list[Example]) -> TrainSettings:

@@ -25,13 +25,14 @@ TOKENS, TEXT, TOKEN_DIM = 257, 77, 1024
 class Step:
     """A training step of one picture on a U-Net of ``config``, as shapes. ``size`` is the picture's side in pixels."""
 
-    def __init__(self, config: UNetConfig, size: int, kind: str, checkpointing: bool) -> None:
+    def __init__(self, config: UNetConfig, size: int, kind: str, checkpointing: bool, depth_stride: int = 1) -> None:
         self.settings = TrainSettings(checkpointing=checkpointing)
         self.base = UNet(config, device="meta").requires_grad_(kind == "dreambooth")
         self.base.checkpointing = checkpointing
         self.copy: SubjectCopy | None = None
         if kind != "dreambooth":
-            self.copy = SubjectCopy(config, CopySettings(kind=kind), TOKEN_DIM, device="meta")
+            copied = CopySettings(kind=kind, depth_stride=depth_stride)
+            self.copy = SubjectCopy(config, copied, TOKEN_DIM, device="meta")
             self.copy.unet.checkpointing = checkpointing
 
         def empty(*shape: int) -> Tensor:
@@ -39,13 +40,30 @@ class Step:
 
         x = empty(1, config.in_channels, size // 8, size // 8)
         source = (empty(*x.shape[1:]), empty(TOKENS, TOKEN_DIM))
-        self.batch = Batch(x, empty(1), x, empty(1, TEXT, config.context_dim), (source,), torch.ones_like(x[:, :1]))
+        label = empty(1, config.label_dim) if config.label_dim else None
+        text, everywhere = empty(1, TEXT, config.context_dim), torch.ones_like(x[:, :1])
+        self.batch = Batch(x, empty(1), x, text, (source,), everywhere, label=label)
 
     def loss(self) -> Tensor:
         if self.copy is not None:
             return total_loss(*batch_losses(self.base, self.copy, self.batch, self.settings), self.settings.gamma)
-        prediction = self.base(self.batch.x, self.batch.timesteps, self.batch.context)
-        return F.mse_loss(prediction, self.batch.target)
+        return F.mse_loss(self.predicted(), self.batch.target)
+
+    def predicted(self) -> Tensor:
+        """By the base alone."""
+        prediction = self.base(self.batch.x, self.batch.timesteps, self.batch.context, label=self.batch.label)
+        assert prediction is not None
+        return prediction
+
+    def plain(self) -> float:
+        """TFLOP of a forward pass of the base."""
+        with counter() as count, torch.no_grad():
+            self.predicted()
+        return count.get_total_flops() / 1e12
+
+    def stored(self) -> int:
+        """Bytes of the trained weights in 16 bits."""
+        return 2 * sum(p.numel() for p in (self.copy or self.base).parameters())
 
     def computed(self) -> float:
         """TFLOP of the forward and backward pass."""

@@ -25,7 +25,11 @@ NODES: tuple[tuple[str, str], ...] = (
     ("ssr_apply", "ApplySSR"),
 )
 
-ROUTES = (("picture_route", "pictures"), ("mask_route", "masks"))
+ROUTES = (
+    ("picture_route", "the Point Picker cannot show pictures"),
+    ("mask_route", "the Point Picker cannot show masks"),
+    ("subject_route", "Load P3S Subject cannot list new files"),
+)
 
 
 class P3SExtension(ComfyExtension):
@@ -42,5 +46,5 @@ class P3SExtension(ComfyExtension):
             try:
                 import_module(f".host.{module}", __name__).register()
             except Exception:
-                log.exception("P3S: the Point Picker cannot show %s", what)
+                log.exception("P3S: %s", what)
         return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..p3s.errors import SubjectFileError
+from ..p3s.network.unet_config import family_name
 from ..p3s.subject.describe import describe
 from ..p3s.subject.file import Subject as TrainedSubject
 from ..p3s.subject.file import load_subject, save_new_subject
@@ -26,6 +27,7 @@ class LoadSubject(io.ComfyNode):
             category="P3S",
             description="Load a trained subject from models/p3s.",
             search_aliases=["p3s", "subject", "load"],
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Combo.Input(
                     "subject_file",
@@ -59,6 +61,7 @@ class LoadSubject(io.ComfyNode):
         if path is None:
             raise SubjectFileError(_not_found(subject_file))
         subject = load_subject(path)
+        show_text(cls, f"For {family_name(subject.info.family)}")
         return io.NodeOutput(subject, describe(subject.info))
 
 

@@ -1,6 +1,6 @@
 """The memory of a training, before its first step."""
 
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import pytest
 import torch
@@ -70,23 +70,73 @@ def test_what_saves_memory_saves_it():
     assert estimate(examples=[*EXAMPLES, *larger]) == estimate(examples=larger)
 
 
+def always(*parts):
+    """Whatever the settings."""
+    return lambda copy_settings, settings: MemoryEstimate(*parts)
+
+
 def test_nothing_is_told_where_there_is_room():
-    assert check_memory(MemoryEstimate(GIB, GIB, GIB, GIB), 5 * GIB, 8 * GIB, FULL, TrainSettings()) is None
+    assert check_memory(always(GIB, GIB, GIB, GIB), 5 * GIB, 8 * GIB, FULL, TrainSettings()) is None
 
 
 def test_what_is_close_is_told_and_may_be_tried():
-    told = check_memory(MemoryEstimate(GIB, GIB, GIB, 5 * GIB), 4 * GIB, 4 * GIB, FULL, TrainSettings(batch_size=2))
+    told = check_memory(always(GIB, GIB, GIB, 5 * GIB), 4 * GIB, 4 * GIB, FULL, TrainSettings(batch_size=2))
     for part in ("about 8.0 GiB", "4.0 GiB is free", 'kind = "lora"', "batch_size", "checkpointing", "bf16"):
         assert part in told
 
 
 def test_what_cannot_work_is_refused_with_what_would_help():
-    needed = MemoryEstimate(3 * GIB, 2 * GIB, 4 * GIB, 0)
+    needed = always(3 * GIB, 2 * GIB, 4 * GIB, 0)
     with pytest.raises(TrainingError, match=r"take 9\.0 GiB, but the device has 8\.0 GiB") as refused:
         check_memory(needed, 0, 8 * GIB, FULL, TrainSettings())
     for part in ('kind = "lora"', "bf16", "adamw8bit"):
         assert part in str(refused.value)
     assert "resolution" not in str(refused.value), "it would not help"
     with pytest.raises(TrainingError, match="a device with more memory"):
-        check_memory(needed, 0, 8 * GIB, LORA, TrainSettings(precision="bf16"))
-    assert check_memory(replace(needed, weights=2 * GIB), 0, 8 * GIB, FULL, TrainSettings()) is not None
+        check_memory(needed, 0, 8 * GIB, LORA, TrainSettings(precision="bf16", checkpointing=True))
+    assert check_memory(always(2 * GIB, 2 * GIB, 4 * GIB, 0), 0, 8 * GIB, FULL, TrainSettings()) is not None
+
+
+def told_or_refused(largest, copy_settings, settings):
+    """What a device with nothing free says of a training on EXAMPLES; 1 MiB of it counts as 1 GiB."""
+
+    def of(*choice):
+        return MemoryEstimate(*(1024 * part for part in astuple(estimate_memory(TINY, EXAMPLES, *choice))))
+
+    try:
+        return check_memory(of, 0, largest, copy_settings, settings)
+    except TrainingError as refused:
+        return str(refused)
+
+
+@pytest.mark.parametrize("largest", [2**50, 0])
+@pytest.mark.parametrize(
+    ("copy_settings", "settings", "changes", "leanest"),
+    [
+        (FULL, {}, 'kind "lora", precision "bf16" and checkpointing', {"precision": "bf16", "checkpointing": True}),
+        (
+            FULL,
+            {"precision": "fp16", "checkpointing": True},
+            'kind "lora"',
+            {"precision": "fp16", "checkpointing": True},
+        ),
+        (LORA, {"precision": "bf16"}, "checkpointing", {"precision": "bf16", "checkpointing": True}),
+        (
+            LORA,
+            {"batch_size": 2, "checkpointing": True},
+            'precision "bf16"',
+            {"batch_size": 2, "precision": "bf16", "checkpointing": True},
+        ),
+    ],
+)
+def test_the_leanest_choice_comes_with_what_it_needs(largest, copy_settings, settings, changes, leanest):
+    """With the batch as asked for; of a warning and a refusal."""
+    needed = estimate_memory(TINY, EXAMPLES, LORA, TrainSettings(**leanest)).peak / 2**20
+    assert told_or_refused(largest, copy_settings, TrainSettings(**settings)).endswith(
+        f"; with {changes} a step needs about {needed:.1f} GiB"
+    )
+
+
+def test_where_all_is_done_no_other_choice_is_named():
+    told = told_or_refused(2**50, LORA, TrainSettings(precision="bf16", checkpointing=True))
+    assert told.endswith("If it fails or is very slow: lower the resolution")

@@ -6,40 +6,21 @@ import json
 import re
 import sys
 from decimal import ROUND_HALF_UP, Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
+from published import EARLIER_PAGE, PAGE, README, RESULTS, ROOT, cells, numbers, variants
 
 from benchmarks import flops, toyworld, toyworld_sampling, training
 from benchmarks.dreambench.report import PAPER
 from benchmarks.toyworld_metrics import interval
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGE = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
-EARLIER_PAGE = (ROOT / "benchmarks" / "toyworld-2026-11-21.md").read_text(encoding="utf-8")
 RIVALS = ("dreambooth-rngr", "lora-rngr")
 #: Tables of the toy world: the page, the results and the tables' names.
 TOY_TABLES = (
     (PAGE, "toyworld.jsonl", ("main", "weight", "shipped", "twice")),
     (EARLIER_PAGE, "toyworld_2026-11-21.jsonl", ("start", "consistency", "data", "learned", "structure", "kind")),
 )
-
-
-def cells(page: str, start: str) -> list[str]:
-    """The cells of the one row of a table whose first cell begins so."""
-    (line,) = (line for line in page.splitlines() if line.startswith(f"| {start}"))
-    return [cell.strip() for cell in line.strip("|").split("|")]
-
-
-def numbers(text: str) -> list[float]:
-    return [float(number) for number in re.findall(r"\d+(?:\.\d+)?", text)]
-
-
-def variants(name: str) -> dict[str, Any]:
-    return json.loads((RESULTS / name).read_text())["variants"]
 
 
 def training_rows() -> dict[tuple[str, int], dict[str, Any]]:
@@ -150,25 +131,6 @@ def test_what_is_counted_on_shapes_alone() -> None:
     (said,) = numbers(cells(README, "`mode` exact, trained without `cross_attention`")[1])
     assert said == round(lean.step() / flops.count(models.plain), 2)
     assert f"has {sum(p.numel() for p in models.copy.parameters()) / 1e6:.1f} million trained parameters" in README
-
-
-def test_the_work_of_sdxl() -> None:
-    """The first row, of which README quotes some, and the last; no results are kept of what is counted on shapes."""
-    for stride in (flops.STRIDES[0], flops.STRIDES[-1]):
-        found = flops.sdxl(1024, stride)
-        _, layers, *steps, file = cells(PAGE, f"{stride} | {found['layers']} of 70")
-        assert numbers(layers) == [found["layers"], 70]
-        assert [float(cell) for cell in steps] == [round(found[name], 2) for name in (*flops.SDXL_STEPS, "training")]
-        assert numbers(file) == [round(2 * found["millions"])]
-        assert f"{found['plain']:.2f} TFLOP" in PAGE
-        if stride == 1:
-            said = (
-                rf"{found['exact']:.2f} times .* \*exact\*, {found['conditional']:.2f} with .* {numbers(file)[0]:g} MB"
-            )
-            assert re.search(said, README)
-    peak = flops.sdxl_memory(1024, "lora", 1, True)
-    assert f"with `checkpointing` {peak:.1f} GiB (6.6" in PAGE
-    assert f"estimated at {peak:.1f} GiB" in README
 
 
 def test_the_work_in_the_comparison_with_other_methods() -> None:

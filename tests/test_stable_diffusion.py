@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from real_models import CLIP_SIDE, SIDE, UNET, write_real_models
-from small import random_unet
+from real_models import CLIP_SIDE, SIDE, UNET, diffusers_twin, write_real_models
+from small import SMALL_SDXL, random_unet
 from tools.pretend_gpu import GPU, PretendGPU
 
 from p3s.__main__ import main
@@ -178,21 +178,26 @@ def test_what_is_missing_is_named(files: dict[str, Path], tmp_path: Path) -> Non
         load_stable_diffusion(files["sd"], precision="half")
 
 
-def test_an_sdxl_folder_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
-    shutil.copytree(files["sd"], tmp_path / "xl")
-    for old in (tmp_path / "xl" / "unet").iterdir():
-        old.unlink()
-    diffusers.UNet2DConditionModel(
-        block_out_channels=[32, 64],
-        down_block_types=["DownBlock2D", "CrossAttnDownBlock2D"],
-        up_block_types=["CrossAttnUpBlock2D", "UpBlock2D"],
-        cross_attention_dim=64,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=80,
-    ).save_pretrained(tmp_path / "xl" / "unet")
-    with pytest.raises(FamilyError, match="SDXL"):
-        load_stable_diffusion(tmp_path / "xl")
+@pytest.mark.parametrize("kind", ["folder", "checkpoint"])
+def test_sdxl_is_refused_before_its_weights_are_read(
+    files: dict[str, Path], tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are 7 GB."""
+    from safetensors.torch import save_file
+
+    path = tmp_path / "xl"
+    if kind == "folder":
+        shutil.copytree(files["sd"], path)
+        shutil.rmtree(path / "unet")
+        diffusers_twin(random_unet(SMALL_SDXL)).save_pretrained(path / "unet")
+        assert json.loads((path / "unet" / "config.json").read_text())["addition_embed_type"] == "text_time"
+        monkeypatch.setattr(diffusers.UNet2DConditionModel, "from_pretrained", lambda *_, **__: pytest.fail("read"))
+    else:
+        state = {f"model.diffusion_model.{key}": value for key, value in random_unet(SMALL_SDXL).state_dict().items()}
+        save_file({**state, "conditioner.embedders.0.logit_scale": torch.zeros(())}, path)
+        monkeypatch.setattr("safetensors.torch.load_file", lambda *_: pytest.fail("read"))
+    with pytest.raises(FamilyError, match=r"xl is an SDXL model; expected Stable Diffusion 1\.5 .* In ComfyUI"):
+        load_stable_diffusion(path, files["clip"])
 
 
 @pytest.mark.parametrize("missing", ["diffusers", "transformers"])

@@ -122,6 +122,22 @@ def test_what_does_not_fit_is_refused_before_the_weights_are_read() -> None:
     assert read == []
 
 
+@pytest.mark.parametrize("row", [1, 2])
+def test_a_stride_beyond_the_longest_row_is_the_same_training(row: int) -> None:
+    """As that length: in a row of one, as without a stride."""
+    config = UNetConfig.build(32, (1,), res_blocks=1, transformer_depth=(row,), context_dim=8)
+
+    def of(stride: int) -> TrainingInputs:
+        copied = CopySettings(kind="lora", rank=4, depth_stride=stride)
+        return prepared(reference(), config=config, copy_settings=copied)
+
+    beyond, longest = of(7), of(row)
+    assert beyond.copy_settings == longest.copy_settings
+    assert (beyond.key(), beyond.state_key(), beyond.facts()) == (longest.key(), longest.state_key(), longest.facts())
+    assert row == 1 or of(1).key() != longest.key()
+    assert row > 1 or "depth_stride" not in beyond.facts()
+
+
 def test_what_a_file_says_of_a_training() -> None:
     inputs = prepared(reference(1), reference(2))
     before = info_of(inputs, [reference(1), reference(2)], "SD1.x", "cd" * 32, 128, identifier="sks")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -157,11 +158,13 @@ def _run(
 def _scarce(config: UNetConfig, inputs: TrainingInputs) -> str | None:
     """A warning for the user if memory is tight for a training. Raises TrainingError where there is far too little."""
     try:
-        estimate = estimate_memory(config, inputs.examples, inputs.copy_settings, inputs.settings)
+        estimate = partial(estimate_memory, config, inputs.examples)
+        return check_memory(estimate, *memory.room(), inputs.copy_settings, inputs.settings)
+    except TrainingError:
+        raise
     except Exception:  # it needs parts of torch that change, and an estimate must not stop a training
         log.warning("Train P3S: the memory that this training needs could not be estimated", exc_info=True)
         return None
-    return check_memory(estimate, *memory.room(), inputs.copy_settings, inputs.settings)
 
 
 def _state(path: Path) -> tuple[TrainState | None, tuple[str, ...]]:

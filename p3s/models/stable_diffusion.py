@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from ..errors import FamilyError, MaskError, P3SError
 from ..network.unet import UNet
-from ..network.unet_config import UNetConfig
+from ..network.unet_config import UNetConfig, unet_state
 from ..reference.clip import clip_encoder, load_clip_vision, quiet
 from ..reference.masks import MaskSettings
 from ..reference.points import PointSet
@@ -142,7 +142,7 @@ def load_stable_diffusion(
 
     Raises:
         ImportError: diffusers or transformers is missing; says what to install.
-        FamilyError: files of another family, or without one of the parts.
+        FamilyError: files of another family, or without one of the parts; of SDXL before its weights are read.
         P3SError: a setting outside its range.
         OSError: files that are not there.
     """
@@ -174,6 +174,10 @@ def _from_folder(path: Path) -> tuple[UNet, NoiseSchedule, Any, Any, Any]:
                 f"{path} lacks the folder {part}; expected a folder of Stable Diffusion 1.5 for diffusers"
             )
 
+    config = path / "unet" / "config.json"
+    if config.exists() and json.loads(config.read_text(encoding="utf-8")).get("addition_embed_type"):
+        raise _sdxl(path)
+
     def variant(part: str) -> str | None:
         names = [file.name for file in (path / part).iterdir()]
         only_half = any(".fp16." in name for name in names) and "model.safetensors" not in {n[-17:] for n in names}
@@ -203,8 +207,6 @@ def original_unet_state(state: Mapping[str, Tensor], config: Mapping[str, Any]) 
     """
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
-    if config.get("addition_embed_type"):
-        raise FamilyError("this is an SDXL-type U-Net; expected an SD 1.x model")
     widths = config["block_out_channels"]
     ours = UNetConfig.build(
         model_channels=widths[0],
@@ -226,12 +228,17 @@ def original_unet_state(state: Mapping[str, Tensor], config: Mapping[str, Any]) 
 
 def _from_checkpoint(path: Path, clip: str | Path | None) -> tuple[UNet, NoiseSchedule, Any, Any, Any]:
     import transformers
-    from safetensors import SafetensorError
+    from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
     if clip is None:
         raise P3SError(f"{path} is a checkpoint, which holds no tokenizer: give the folder of CLIP as well")
     try:
+        with safe_open(path, "pt") as file:
+            names = file.keys()
+            shapes = {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in names}
+        if UNetConfig.from_state_dict(unet_state(shapes)).label_dim:
+            raise _sdxl(path)
         state = load_file(path)
     except SafetensorError as error:
         raise FamilyError(f"{path} is not a .safetensors file that can be read ({error})") from None
@@ -241,6 +248,13 @@ def _from_checkpoint(path: Path, clip: str | Path | None) -> tuple[UNet, NoiseSc
         _vae(state),
         transformers.CLIPTokenizer.from_pretrained(clip),
         _text_encoder(state),
+    )
+
+
+def _sdxl(path: Path) -> FamilyError:
+    return FamilyError(
+        f"{path} is an SDXL model; expected Stable Diffusion 1.5 or a fine-tune of it. In ComfyUI, Train P3S and Apply "
+        "P3S take SDXL too"
     )
 
 

@@ -12,12 +12,12 @@ from ..errors import FamilyError
 
 #: Prefixes under which a U-Net's tensors are found: in a full checkpoint, in ComfyUI's model, alone.
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
-#: The families that P3S knows, in words.
+#: The families that P3S knows: their titles, and a model of each in words.
 FAMILIES = {
-    "SD1.x": "an SD 1.x model",
-    "SD2.x": "an SD 2.x model",
-    "SDXL": "an SDXL model",
-    "U-Net 32x64": "the Toy World's model",
+    "SD1.x": ("SD 1.x", "an SD 1.x model"),
+    "SD2.x": ("SD 2.x", "an SD 2.x model"),
+    "SDXL": ("SDXL", "an SDXL model"),
+    "U-Net 32x64": ("Toy World", "the Toy World's model"),
 }
 REFINER_CHANNELS = 384  # of SDXL's refiner, at the finest level; its base has 320
 UNCLIP_CONTEXT = 1024  # beside a label
@@ -121,22 +121,26 @@ class UNetConfig:
         """
         if "input_blocks.0.0.weight" not in state or "out.2.weight" not in state:
             found = ", ".join(list(state)[:3]) or "nothing"
-            raise FamilyError(f"expected the U-Net of an SD 1.x or SDXL model (input_blocks...), but found {found}")
+            raise FamilyError(
+                f"expected the U-Net of an SD 1.x, SD 2.x or SDXL model (input_blocks...), but found {found}"
+            )
         if any("time_stack" in k for k in state):
-            raise FamilyError("this is a video U-Net (time_stack); expected an SD 1.x or SDXL model")
+            raise FamilyError("this is a video U-Net (time_stack); expected an SD 1.x, SD 2.x or SDXL model")
         if "middle_block.2.in_layers.2.weight" not in state and "middle_block.0.in_layers.2.weight" in state:
             raise FamilyError(
                 "this U-Net has no attention in its middle, like some distilled from SDXL (SSD-1B, Segmind Vega); that "
-                "is not supported. Expected an SD 1.x or SDXL model"
+                "is not supported. Expected an SD 1.x, SD 2.x or SDXL model"
             )
         try:
             config = cls._read({k: tuple(v.shape) for k, v in state.items()})
         except (KeyError, IndexError) as missing:
-            raise FamilyError(f"not a complete U-Net of an SD 1.x or SDXL model: {missing} is missing") from missing
+            raise FamilyError(
+                f"not a complete U-Net of an SD 1.x, SD 2.x or SDXL model: {missing} is missing"
+            ) from missing
         if config.label_dim and config.model_channels == REFINER_CHANNELS:
             raise FamilyError("this is SDXL's refiner, which only finishes pictures; expected the SDXL base model")
         if config.label_dim and config.context_dim == UNCLIP_CONTEXT:
-            raise FamilyError("this is an SD 2.x unCLIP model; expected an SD 1.x or SDXL model")
+            raise FamilyError("this is an SD 2.x unCLIP model; expected an SD 1.x, SD 2.x or SDXL model")
         return config
 
     @classmethod
@@ -185,7 +189,7 @@ class UNetConfig:
 
     @property
     def family(self) -> str:
-        """Short name of the model family, for metadata; :func:`family_name` is for people."""
+        """Short name of the model family, for metadata; :func:`family_name` and :func:`family_title` are for people."""
         if self.model_channels == 320 and self.context_dim == 768 and not self.linear_projection:
             return "SD1.x"
         if self.model_channels == 320 and self.context_dim == 1024 and self.linear_projection:
@@ -234,7 +238,12 @@ SDXL: dict[str, Any] = {
 
 def family_name(family: str) -> str:
     """A model of a family (``UNetConfig.family``) in words."""
-    return FAMILIES.get(family, f"a model of another kind ({family})")
+    return FAMILIES[family][1] if family in FAMILIES else f"a model of another kind ({family})"
+
+
+def family_title(family: str) -> str:
+    """A family (``UNetConfig.family``) as lists show it; what a file says of others may be anything."""
+    return FAMILIES[family][0] if family in FAMILIES else "another kind"
 
 
 def _count(keys: Mapping[str, Any], prefix: str) -> int:

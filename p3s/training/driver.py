@@ -63,6 +63,9 @@ def prepare(
         masked = copy_settings.cached
         examples += examples_of(reference, prompt.clone(), encode, resolution, settings, generator, pool, masked)
     check_examples(config, examples, empty_prompt)
+    # A stride beyond the longest row of blocks has the effect of that length: it is the same training.
+    longest = 1 + max(layer.depth for layer in config.layers())
+    copy_settings = replace(copy_settings, depth_stride=min(copy_settings.depth_stride, longest))
     tell("Checking whether this training was already done")
     hashes = tuple(reference.image_hash for reference in references)
     return TrainingInputs(base_fingerprint(), hashes, examples, empty_prompt, noise, copy_settings, settings)

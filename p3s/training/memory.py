@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 
@@ -42,26 +43,48 @@ CLOSE = 0.9
 
 
 def check_memory(
-    estimate: MemoryEstimate, free: int, largest: int, copy_settings: CopySettings, settings: TrainSettings
+    estimate: Callable[[CopySettings, TrainSettings], MemoryEstimate],
+    free: int,
+    largest: int,
+    copy_settings: CopySettings,
+    settings: TrainSettings,
 ) -> str | None:
-    """A warning for the user before the first step, if memory is tight. ``free``: bytes of the device that are free
-    now; ``largest``: all that it can have, swap included.
+    """A warning for the user before the first step, if memory is tight. ``estimate``: of this training with the given
+    settings; ``free``: bytes of the device that are free now; ``largest``: all that it can have, swap included.
 
     Raises :class:`TrainingError` where not even the smallest picture could be trained. Anything else may work: models
     are moved away, drivers lend memory, and a step that runs out of it is retried with checkpointing.
     """
-    if estimate.least > largest:
+    needed = estimate(copy_settings, settings)
+    if needed.least <= largest and needed.peak <= CLOSE * free:
+        return None
+    changes, *leanest = _leanest(copy_settings, settings)
+    together = f"; with {changes} a step needs about {_gib(estimate(*leanest).peak)}" if changes else ""
+    if needed.least > largest:
         change = ways_to_save(copy_settings, settings, whatever_the_picture=True)
         raise TrainingError(
-            f"weights, gradients and optimizer of this training take {_gib(estimate.least)}, but the device has "
-            f"{_gib(largest)}: {change or 'it needs a device with more memory'}"
+            f"weights, gradients and optimizer of this training take {_gib(needed.least)}, but the device has "
+            f"{_gib(largest)}: {change or 'it needs a device with more memory'}{together}"
         )
-    if estimate.peak <= CLOSE * free:
-        return None
     return (
-        f"memory is tight: a step needs about {_gib(estimate.peak)}, and {_gib(free)} is free. If it fails or is very "
-        f"slow: {ways_to_save(copy_settings, settings)}"
+        f"memory is tight: a step needs about {_gib(needed.peak)}, and {_gib(free)} is free. If it fails or is very "
+        f"slow: {ways_to_save(copy_settings, settings)}{together}"
     )
+
+
+def _leanest(copy_settings: CopySettings, settings: TrainSettings) -> tuple[str, CopySettings, TrainSettings]:
+    """The settings with which the same pictures, in batches as large, need least, and in words what they change."""
+    changes = []
+    if copy_settings.kind == "full":
+        changes.append('kind "lora"')
+    if settings.precision == "fp32":
+        changes.append('precision "bf16"')
+    if not settings.checkpointing:
+        changes.append("checkpointing")
+    precision = "bf16" if settings.precision == "fp32" else settings.precision
+    *most, last = changes or [""]
+    words = f"{', '.join(most)} and {last}" if most else last
+    return words, replace(copy_settings, kind="lora"), replace(settings, precision=precision, checkpointing=True)
 
 
 def _gib(size: int) -> str:

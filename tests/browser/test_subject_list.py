@@ -12,6 +12,10 @@ from subjects import make_subject
 from p3s.subject.file import save_subject
 
 FILES = "(id) => app.graph.getNodeById(id).widgets.find((w) => w.name === 'subject_file').options.values"
+LABELS = """(id) => {
+    const { options } = app.graph.getNodeById(id).widgets.find((w) => w.name === 'subject_file');
+    return options.values.map(options.getOptionLabel);
+}"""
 NODE = {"id": 1, "type": "P3S_LoadSubject", "pos": [420, 80], "size": [300, 80], "flags": {}, "order": 0, "mode": 0}
 NODE |= {"inputs": [], "outputs": [], "properties": {}, "widgets_values": ["gone.safetensors"]}
 
@@ -42,6 +46,8 @@ def test_a_new_subject_is_offered_without_a_refresh(frontend: EditorPage, folder
     frontend.queue()
     frontend.becomes(lambda: sorted(files(1)), ["cat.safetensors", "dog.safetensors"])
     assert chosen(1) == "dog.safetensors"
+    labels = frontend.page.evaluate(LABELS, 1)
+    assert sorted(labels) == ["cat.safetensors (SD 1.x)", "dog.safetensors (SD 1.x)"]
 
     new = frontend.add("P3S_LoadSubject", (420, 300))
     frontend.becomes(lambda: sorted(files(new)), ["cat.safetensors", "dog.safetensors"])

@@ -12,7 +12,7 @@ from browser.editor_page import EditorPage
 from host.hosts import REPO
 from host.server import Server
 from tools import tiny_models
-from tools.template_models import CHECKPOINT, CONTROLNET, SOURCES, SUBJECT, SUBJECTS, VISION
+from tools.template_models import CHECKPOINT, CONTROLNET, SDXL_SUBJECT, SOURCES, SUBJECT, SUBJECTS, VISION
 from tools.templates import NEEDS, TEMPLATES, fits
 
 FOLDER = REPO / "example_workflows"
@@ -58,7 +58,7 @@ def wide_page(chromium: Any, server: Server, renderer: str, pictures: Any) -> It
             file.touch()
     subjects = server.base / "models" / "p3s"
     subjects.mkdir(parents=True, exist_ok=True)
-    for file in (SUBJECT, *SUBJECTS):
+    for file in (SUBJECT, SDXL_SUBJECT, *SUBJECTS):
         shutil.copy(REPO / "tests" / "data" / "subject_v1.safetensors", subjects / file)
     shutil.copy(server.host.path / "input" / "example.png", server.base / "input" / "example.png")
     context = chromium.new_context(viewport={"width": WIDTH, "height": HEIGHT})

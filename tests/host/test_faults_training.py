@@ -285,6 +285,7 @@ def test_scarce_memory_is_told_and_tried(faulty: Server, folder: Path, no_fault:
     assert told.startswith("2 steps trained, saved to")
     assert re.search(r"memory is tight: a step needs about 0\.\d GiB, and 0\.0 GiB is free", told)
     assert 'kind = "lora"' in told
+    assert re.search(r'; with kind "lora", precision "bf16" and checkpointing a step needs about 0\.\d GiB', told)
 
 
 def test_far_too_little_memory_is_refused_before_anything_is_trained(

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from host.client import Client
 from host.graphs import Graphs, Node
 from host.hosts import Host
 from host.server import Server
+from safetensors.torch import save_file
 from subjects import make_subject, same
 
 from p3s.sampling.schedule import Schedule
@@ -116,7 +119,8 @@ def test_load_and_save_keep_every_bit(server: Server, client: Client, folder: Pa
     result = client.run_ok(copy_graph(name, "../my: dog").graph)
     assert result.outputs["2"]["text"] == [str(folder / "_my_ dog.safetensors")]
     assert (folder / "_my_ dog.safetensors").read_bytes() == original.read_bytes()
-    (text,) = [event.data["text"] for event in result.events if event.type == "text"]
+    loaded, text = [event.data["text"] for event in result.events if event.type == "text"]
+    assert loaded == "For an SD 1.x model"
     saved = os.path.join("models", "p3s", "_my_ dog.safetensors")
     assert text == f"Saved {saved};\n'../my: dog' is not a valid file name; saved as '_my_ dog'"
     description = result.outputs["3"]["text"][0]
@@ -125,6 +129,29 @@ def test_load_and_save_keep_every_bit(server: Server, client: Client, folder: Pa
     client.free()
     again = client.run_ok(copy_graph(name, "../my: dog").graph)
     assert again.outputs["2"]["text"] == [str(folder / "_my_ dog_00002.safetensors")]
+
+
+def test_the_list_says_which_models_a_subject_fits(client: Client, folder: Path) -> None:
+    """Of a changed file too; a file of another kind is listed as it is."""
+    subject = make_subject()
+    families = {"xl": "SDXL", "one": "SD1.x", "two": "SD2.x", "toy": "U-Net 32x64", "odd": "<img src=x>"}
+
+    def save(name: str, family: str) -> None:
+        info = replace(subject.info, family=family)
+        save_subject(replace(subject, info=info), folder / f"{name}.safetensors", overwrite=True)
+
+    def listed() -> dict[str, str]:
+        return {each["file"]: each["family"] for each in client.get_json("/p3s/subjects")}
+
+    for name, family in families.items():
+        save(name, family)
+    save_file({"a.lora_up.weight": torch.zeros(2, 2)}, folder / "lora.safetensors")
+    titles = {"xl": "SDXL", "one": "SD 1.x", "two": "SD 2.x", "toy": "Toy World", "odd": "another kind", "lora": ""}
+    assert listed() == {f"{name}.safetensors": title for name, title in titles.items()}
+    options = client.object_info("P3S_LoadSubject")["input"]["required"]["subject_file"][1]["options"]
+    assert list(listed()) == options
+    save("one", "SDXL")
+    assert listed()["one.safetensors"] == "SDXL"
 
 
 def test_a_changed_file_is_loaded_again(client: Client, folder: Path) -> None:

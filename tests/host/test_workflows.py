@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from ssr_models import random_aligner, random_layers
 from tools import templates
-from tools.template_models import SDXL, SSR, SUBJECT, SUBJECTS
+from tools.template_models import SDXL, SDXL_SUBJECT, SSR, SUBJECT, SUBJECTS
 from tools.template_parts import NO_POINTS, PREVIEW
 
 from benchmarks.toyworld_metrics import preference
@@ -57,6 +57,8 @@ CLICKED = Appearance("blue", "belly", "white", (0, 0, 0), (0, 0, 0))
 OTHER = Appearance("yellow", "belly", "red", (0, 0, 0), (0, 0, 0))
 REAL = [file.stem for file in FILES if file.stem not in (TOY, TOY_SSR, "train_and_generate")]
 REAL = [name for name in REAL if not name.startswith("clicks_to_")]  # see test_reference_workflows.py
+#: The one that reads what train_and_generate_sdxl has trained comes after it.
+REAL.sort(key=lambda name: name == "apply_saved_subject_sdxl")
 
 
 def read(file: Path) -> dict[str, Any]:
@@ -120,7 +122,7 @@ def opened(name: str, server: Server) -> Graph:
 def trained(server: Server) -> tuple[Graph, Result]:
     """The first workflow, queued once a host; it leaves its subject for the others."""
     subjects = server.base / "models" / "p3s"
-    for name in (SUBJECT, *SUBJECTS):
+    for name in (SUBJECT, SDXL_SUBJECT, *SUBJECTS):
         (subjects / name).unlink(missing_ok=True)
     graph = opened("train_and_generate", server)
     graph["clean"] = {"class_type": "PreviewImage", "inputs": {"images": [node_id(graph, "P3S_RNGRMask"), 1]}}
@@ -258,7 +260,7 @@ def test_a_workflow_is_ready_for_a_user(client: Client, file: Path) -> None:
         if node["class_type"] == "P3S_PointPicker" and file.stem not in (TOY, TOY_SSR):
             assert json.loads(node["inputs"]["points"]) == {"v": 1, "positive": [], "negative": []}
         if node["class_type"] == "P3S_LoadSubject":
-            assert node["inputs"]["subject_file"] in (SUBJECT, *SUBJECTS)
+            assert node["inputs"]["subject_file"] in (SUBJECT, SDXL_SUBJECT, *SUBJECTS)
     with Image.open(file.with_suffix(".jpg")) as thumbnail:
         assert max(thumbnail.size) <= 640
     assert file.with_suffix(".jpg").stat().st_size < 60_000

@@ -8,6 +8,7 @@ VISION = "clip-vit-large-patch14.safetensors"
 CONTROLNET = "control_v11p_sd15_canny_fp16.safetensors"
 SSR = ("ssr_aligner.safetensors", "ssr_layers.safetensors")
 SUBJECT = "my_subject.safetensors"
+SDXL_SUBJECT = "my_sdxl_subject.safetensors"
 SUBJECTS = ("my_first_subject.safetensors", "my_second_subject.safetensors")
 # Of models that draw from a picture, as the host's own templates name them.
 KONTEXT = "flux1-dev-kontext_fp8_scaled.safetensors"
@@ -69,6 +70,7 @@ MORE = {
 }
 ROWS = {
     "subject": "| your subject, saved by Train P3S | **p3s** |",
+    "SDXL subject": "| your subject of an SDXL model, saved by Train P3S | **p3s** |",
     "subjects": "| your two subjects, saved by Train P3S | **p3s** |",
 }
 

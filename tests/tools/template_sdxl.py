@@ -1,8 +1,8 @@
-"""The example workflow for SDXL."""
+"""The example workflows for SDXL."""
 
 from __future__ import annotations
 
-from tools.template_models import SDXL, VISION, needed
+from tools.template_models import SDXL, SDXL_SUBJECT, VISION, needed
 from tools.template_parts import apply, generate, loader, pointed_out, train, weight_schedule
 from tools.workflow_builder import Workflow
 
@@ -53,10 +53,38 @@ These settings have not been tried on real weights yet: if the subject is too we
         "Generate",
         90,
         """
-Use the rare word and the class in every prompt. The subject is saved to **models/p3s**; **apply_saved_subject** uses
-it with this checkpoint and pictures of 1024 x 1024.
+Use the rare word and the class in every prompt. The subject is saved to **models/p3s**, and the template
+**apply_saved_subject_sdxl** uses it.
 """,
     )
     schedule = weight_schedule(b)
     applied = apply(b, base["MODEL"], trained["subject"], schedule=schedule["schedule"])
     generate(b, base, applied["model"], "a photo of a sks dog on the beach", side=SIDE)
+
+
+def apply_saved_subject_sdxl(b: Workflow) -> None:
+    b.group("1  Model and subject")
+    b.column(440)
+    b.note(
+        "Apply a saved subject of SDXL",
+        330,
+        needed(SDXL, "SDXL subject")
+        + """
+
+As **apply_saved_subject**, for subjects that **train_and_generate_sdxl** trains. Use the checkpoint the subject was
+trained on; other SDXL models work too, with less likeness. Subjects of SD 1.5 are refused here: train them again on
+this checkpoint.
+
+The description says which family of models a subject fits, and gives the rare word (**sks**) that stands for it in
+prompts.
+""",
+    )
+    base = loader(b, "CheckpointLoaderSimple", "ckpt_name", SDXL)
+    subject = b.add("P3S_LoadSubject", 106, subject_file=SDXL_SUBJECT)
+    b.add("PreviewAny", 230, "About the subject", source=subject["description"])
+    b.group("2  Apply")
+    b.column(400)
+    schedule = weight_schedule(b)
+    applied = apply(b, base["MODEL"], subject["subject"], schedule=schedule["schedule"])
+    b.group("3  Generate")
+    generate(b, base, applied["model"], "a photo of a sks dog in the snow", side=SIDE)

@@ -32,7 +32,7 @@ from tools.template_references import (
     clicks_to_qwen_image_edit,
     clicks_to_sam3,
 )
-from tools.template_sdxl import train_and_generate_sdxl
+from tools.template_sdxl import apply_saved_subject_sdxl, train_and_generate_sdxl
 from tools.template_ssr import subject_without_training
 from tools.template_toy import try_ssr_without_downloads, try_without_downloads
 from tools.workflow_builder import Workflow
@@ -334,6 +334,7 @@ TEMPLATES: dict[str, Callable[[Workflow], None]] = {
         train_and_generate,
         train_and_generate_sdxl,
         apply_saved_subject,
+        apply_saved_subject_sdxl,
         with_controlnet,
         two_similar_subjects,
         two_subjects_with_masks,

@@ -51,7 +51,16 @@ def train_and_generate() -> Image.Image:
 
 
 def train_and_generate_sdxl() -> Image.Image:
-    image, label = train_and_generate(), text("SDXL", 36)
+    return labelled_sdxl(train_and_generate())
+
+
+def apply_saved_subject_sdxl() -> Image.Image:
+    return labelled_sdxl(apply_saved_subject())
+
+
+def labelled_sdxl(image: Image.Image) -> Image.Image:
+    """With the family in the upper right corner."""
+    label = text("SDXL", 36)
     ground = Image.new("RGB", (label.width + 24, label.height + 16), GROUND)
     ground.paste(label, (12, 8))
     image.paste(ground, (SIZE[0] - ground.width, 0))
@@ -176,6 +185,7 @@ CARDS: dict[str, Callable[[], Image.Image]] = {
         train_and_generate,
         train_and_generate_sdxl,
         apply_saved_subject,
+        apply_saved_subject_sdxl,
         two_similar_subjects,
         two_subjects_with_masks,
         with_controlnet,
