@@ -36,7 +36,7 @@ from comfyui_p3s.p3s.sampling.settings import EXACT, FAST, STANDARD, SamplingSet
 from comfyui_p3s.p3s.ssr.attend import AppliedSSR
 from comfyui_p3s.p3s.ssr.embeds import QUERY_TOKENS, Embed, SubjectEmbeds
 from comfyui_p3s.p3s.ssr.layers import SubjectLayers
-from comfyui_p3s.p3s.subject.file import SubjectReference
+from comfyui_p3s.p3s.subject.file import Subject, SubjectReference
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -77,7 +77,7 @@ def reference_only(model: Any) -> Any:
 @dataclass(frozen=True)
 class Use:
     """A subject by its number, kind and depth_stride, and how it is applied. ``side`` is the half of the image that it
-    is masked to."""
+    is masked to. ``shown``, for a subject network that runs once: the share of its photo that shows it."""
 
     number: int = 1
     kind: str = "full"
@@ -85,6 +85,21 @@ class Use:
     settings: SamplingSettings = EXACT
     weight: float = 1.0
     side: str = ""
+    shown: float | None = None
+
+    def copy_settings(self) -> dict[str, Any]:
+        """The settings of its copy."""
+        once = {} if self.shown is None else {"copy_input": "cached"}
+        return {"kind": self.kind, "depth_stride": self.stride, **once}
+
+    def subject_mask(self, size: int) -> torch.Tensor | None:
+        """A square in the middle of its photo of ``size`` x ``size`` latent pixels."""
+        if self.shown is None:
+            return None
+        mask, side = torch.zeros(size, size), round(size * self.shown**0.5)
+        first = (size - side) // 2
+        mask[first : first + side, first : first + side] = 1
+        return mask
 
     def application(self, size: int) -> Application:
         mask = None
@@ -96,12 +111,16 @@ class Use:
 
 
 CONDITIONAL = SamplingSettings("conditional")
+SHOWN = 1 / 6  # of a photo shows the subject
 P3S = {
     "P3S, exact": (Use(),),
     "P3S, exact, a low-rank subject": (Use(3, "lora"),),
     "P3S, exact, conditional half": (Use(settings=CONDITIONAL),),
     "P3S, standard": (Use(settings=STANDARD),),
     "P3S, fast": (Use(settings=FAST),),
+    "P3S, cached, exact": (Use(4, shown=SHOWN),),
+    "P3S, cached, standard": (Use(4, settings=STANDARD, shown=SHOWN),),
+    "P3S, cached, standard, it fills the photo": (Use(5, settings=STANDARD, shown=1.0),),
     "P3S, off": (Use(weight=0.0),),
     "P3S, exact, masked to a half": (Use(side="left"),),
     "P3S, exact, two subjects": (Use(), Use(2)),
@@ -118,6 +137,7 @@ P3S_SDXL = {
     "P3S, exact, conditional half, reuse 3": (replace(LOW, settings=replace(CONDITIONAL, reuse=3)),),
     "P3S, standard": (replace(LOW, settings=STANDARD),),
     "P3S, fast": (replace(LOW, settings=FAST),),
+    "P3S, cached, standard": (replace(LOW, number=4, settings=STANDARD, shown=SHOWN),),
     "P3S, off": (replace(LOW, weight=0.0),),
 }
 #: Subjects of SSR-Encoder, in one softmax.
@@ -144,10 +164,9 @@ def variant(
     model: Any,
     side: int,
     uses: Mapping[str, Sequence[Use]] | None = None,
-    subject: Callable[[int, str, int], Any] | None = None,
+    subject: Callable[[Use], Any] | None = None,
 ) -> Any:
-    """The MODEL of a variant; ControlNet's is the plain one. ``uses``: P3S's variants, with subjects of these numbers,
-    kinds and strides."""
+    """The MODEL of a variant; ControlNet's is the plain one. ``uses``: P3S's variants; ``subject`` gives a use's."""
     if name == "IPAdapter-plus":
         return ipadapter(model)
     if name == "reference-only":
@@ -156,7 +175,7 @@ def variant(
         return apply_ssr(model, ssr_embeds(base_model.unet_config(model), SSR[name]))
     for use in (uses or {}).get(name, ()):
         assert subject is not None
-        one = subject(use.number, use.kind, use.stride)
+        one = subject(use)
         model = apply_subject.apply_subject(model, one, 0, use.application(side))[0]
     return model
 
@@ -210,10 +229,12 @@ class Shapes:
             for scale in (1, 2, 4, 8):
                 application.mask.tokens((self.side // scale, self.side // scale))
         with self.mode:
-            settings = CopySettings(kind=use.kind, depth_stride=use.stride)
+            settings = CopySettings(**use.copy_settings())
             copy = SubjectCopy(self.config, settings, 1024, comfy.ops.manual_cast)
             copy.borrow(self.model.model.diffusion_model)
-            reference = SubjectReference(torch.zeros(4, self.side, self.side), torch.zeros(257, 1024))
+            latent, tokens = torch.zeros(4, self.side, self.side), torch.zeros(257, 1024)
+        reference = SubjectReference(latent, tokens, use.subject_mask(self.side))
+        assert use.shown is None or reference.subject_tokens  # made here, of a real mask
         return SubjectOnModel(copy.requires_grad_(False), reference, application, application.schedule)
 
     def applied_ssr(self, count: int) -> SSROnModel:
@@ -240,10 +261,11 @@ class Shapes:
 
     def work(self, name: str) -> dict[str, float]:
         """TFLOP of a step with guidance, averaged over a run if features are used again or it ends early; "first": that
-        of the first one, where it makes what the others read."""
+        of the first one, where it makes what the others read, and what other runs read."""
         subjects = tuple(self.applied(use) for use in self.uses.get(name, ()))
         options = self.options(name, subjects)
-        first = {"first": self.steps(name, options, 1)} if name in SSR else {}
+        once = name in SSR or any(s.copy.settings.cached for s in subjects)
+        first = {"first": self.steps(name, options, 1)} if once else {}
         tflop = self.steps(name, options, max([s.application.settings.reuse for s in subjects], default=1))
         end = max([s.application.settings.end for s in subjects], default=1.0)
         if end != 1.0:
@@ -303,12 +325,23 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
         found[name] = {**work, "work": work["tflop"] / plain}
         print(f"{name}: {work['tflop']:.3f} TFLOP, {found[name]['work']:.3f}", flush=True)
         if "first" in work:
-            print(f"  the first step, which makes keys and values: {work['first']:.3f}, {work['first'] / plain:.3f}")
+            print(
+                f"  the first step, which makes what the others read: {work['first']:.3f}, {work['first'] / plain:.3f}"
+            )
     if arguments["rounds"]:
         model, side = load(arguments["checkpoint"]), arguments["size"] // 8
         config = base_model.unet_config(model)
         control = arguments["controlnet"] and comfy.controlnet.load_controlnet(arguments["controlnet"])
-        subject = cache(lambda number, kind, stride: subject_for(model, number, kind=kind, depth_stride=stride))
+
+        @cache
+        def trained(use: Use) -> Subject:
+            found = subject_for(model, use.number, **use.copy_settings())
+            latent, mask = draw(4, side, side, seed=use.number), use.subject_mask(side)
+            return replace(found, references=(SubjectReference(latent, found.references[0].tokens, mask),))
+
+        def subject(use: Use) -> Subject:
+            return trained(Use(use.number, use.kind, use.stride, shown=use.shown))
+
         models = {name: variant(name, model, side, uses, subject) for name in names if name != CONTROLNET or control}
         own = Shapes(config, side, uses)
         plain = own.work(PLAIN)["tflop"]

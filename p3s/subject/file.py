@@ -23,6 +23,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -57,7 +58,7 @@ class SubjectReference:
     tokens: Tensor
     mask: Tensor | None = None
 
-    @property
+    @cached_property
     def subject_tokens(self) -> SubjectTokens | None:
         """Which tokens of the reference show the subject."""
         return None if self.mask is None else SubjectTokens(self.mask)

@@ -270,9 +270,9 @@ def _diverged(file: BinaryIO, crc: int | None = None) -> Divergence | None:
 
 def _check_kinds(head: StateHead) -> None:
     """Raise unless the parts of ``head`` have the types that comparisons need."""
-    parts = [head.empty_prompt, *(part for example in head.examples for part in vars(example).values())]
+    parts = [head.empty_prompt, *(part for example in head.examples for part in example.stored().values())]
     texts = [text for pair in head.inputs.items() for text in pair]
-    if not all(isinstance(part, (Tensor, type(None))) for part in parts) or not all(isinstance(t, str) for t in texts):
+    if not all(isinstance(part, Tensor) for part in parts) or not all(isinstance(t, str) for t in texts):
         raise TypeError("a part of another kind")
     if head.diverged is not None:
         step, inputs = head.diverged.step, head.diverged.inputs

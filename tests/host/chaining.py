@@ -284,8 +284,8 @@ def sdxl_cases() -> Iterator[tuple[str, Case]]:
 
 CASES |= {f"sdxl-{name}": case for name, case in sdxl_cases()}
 
-#: Cases that are tried with a subject network that runs once, and what differs in them: where a node changes the tokens,
-#: the sizes, the rows or the weights that it reads.
+#: Cases that are tried with a subject network that runs once, where a node changes the tokens, the sizes, the rows or
+#: the weights that it reads; and what differs in them.
 ONCE = "A subject network that runs once"
 OWN_GRID = "the subject's tokens stay on the photo's grid"
 CACHED: dict[str, dict[str, Any]] = {

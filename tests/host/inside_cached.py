@@ -82,11 +82,13 @@ def keeping(model: Any) -> dict[str, Any]:
     found["runs after unloading"] = runs_of(copy, lambda: again.append(sample(applied, steps=4)))
     found["and it is the same again"] = torch.equal(again[0], first[0])
     found["kept"] = len(kept_features._kept[copy])
-    del applied, copy
+    return found
+
+
+def kept_for_nobody() -> int:
     comfy.model_management.unload_all_models()
     gc.collect()
-    found["kept for nobody"] = len(kept_features._kept)
-    return found
+    return len(kept_features._kept)
 
 
 def loras(model: Any, lora: Any) -> dict[str, bool]:
@@ -153,7 +155,8 @@ def memory(model: Any) -> dict[str, int]:
 def main(arguments: dict[str, Any]) -> dict[str, Any]:
     load_nodes([])
     model = load(arguments["slim"])
-    facts = {"pictures": pictures(model), "keeping": keeping(model), "price": price(model), "memory": memory(model)}
+    facts = {"pictures": pictures(model), "keeping": keeping(model), "kept for nobody": kept_for_nobody()}
+    facts |= {"price": price(model), "memory": memory(model)}
     topo = load(arguments["topo"])
     facts["loras"] = loras(topo, comfy.utils.load_torch_file(arguments["lora-topo"]))
     micro = load(arguments["micro"])

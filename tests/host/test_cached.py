@@ -29,7 +29,7 @@ def test_the_copy_runs_once_for_all_runs_until_it_is_unloaded(facts: Any) -> Non
     assert keeping["a kept picture is the same"]
     assert (keeping["kept when unloaded"], keeping["runs after unloading"], keeping["kept"]) == (0, 1, 1)
     assert keeping["and it is the same again"]
-    assert keeping["kept for nobody"] == 0
+    assert facts["kept for nobody"] == 0
 
 
 def test_a_low_rank_copy_follows_the_loras_of_its_model(facts: Any) -> None:
