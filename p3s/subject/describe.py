@@ -11,6 +11,7 @@ def describe(info: SubjectInfo) -> str:
     """A few lines about a subject, for people."""
     lines = [
         f"Trained on: {family_name(info.family)} ({info.prediction} prediction)",
+        *(["Subject network: runs once (copy_input cached)"] if info.copy_settings.get("copy_input") == "cached" else []),
         f"Identifier: {info.identifier or 'none'}",
         *([f"Prompt: {info.prompt}"] if info.prompt else []),
         f"Steps: {info.steps}{'' if info.completed else ' (training was not finished)'}",
