@@ -51,6 +51,7 @@ def with_patches(
     # Guidance nodes (PAG, SAG) replace a block's attention with code that expects as many keys as queries.
     replaced = options.get("patches_replace", {}).get("attn1", {})
     appended: dict[Layer, Appended] = {}
+    biased = {layer for i in injections if i.biased for layer in i.features.self_attention}
 
     def attn1_patch(q: Tensor, k: Tensor, v: Tensor, extra: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
         layer, grid = layer_of(extra), grid_of(extra)
@@ -67,10 +68,11 @@ def with_patches(
         if layer == first and shared_rows:
             q, k, v = q[:shared_rows], k[:shared_rows], v[:shared_rows]
         parts = [part for i in present if (part := i.self_attention_part(layer, grid, k)) is not None]
-        parts = [p._replace(sums=as_tiles(p.sums, len(q)), added=added_to_tiles(p, len(q))) for p in parts]
+        sums, added = [as_tiles(p.sums, len(q)) for p in parts], [added_to_tiles(p, len(q)) for p in parts]
         k, v = as_tiles(k, len(q)), as_tiles(v, len(q))
-        appended[layer] = Appended(parts, [i.mask for i in present], k.shape[1])
-        sums, added = [part.sums for part in parts], [part.added for part in parts]
+        if layer in biased:  # which torch.compile 2.11 cannot trace
+            parts = [p._replace(sums=s, added=a) for p, s, a in zip(parts, sums, added, strict=True)]
+            appended[layer] = Appended(parts, [i.mask for i in present], k.shape[1])
         return q, extend_keys(k, added), extend_values(v, sums, added)
 
     def attn1_output_patch(n: Tensor, extra: Mapping[str, Any]) -> Tensor:
@@ -90,7 +92,6 @@ def with_patches(
     patches["attn2_patch"] = [attn2_patch, *patches.get("attn2_patch", ())]
     if shared_rows:
         patches["attn1_output_patch"] = [*patches.get("attn1_output_patch", ()), attn1_output_patch]
-    biased = {layer for i in injections if i.biased for layer in i.features.self_attention}
     own: dict[tuple[Any, ...], Callable[..., Any]] = {
         tuple(layer): attn1_replace for layer in biased if layer[:2] not in replaced
     }

@@ -9,9 +9,10 @@ from .info import SubjectInfo
 
 def describe(info: SubjectInfo) -> str:
     """A few lines about a subject, for people."""
+    once = info.copy_settings.get("copy_input") == "cached"
     lines = [
         f"Trained on: {family_name(info.family)} ({info.prediction} prediction)",
-        *(["Subject network: runs once (copy_input cached)"] if info.copy_settings.get("copy_input") == "cached" else []),
+        *(["Subject network: runs once (copy_input cached)"] if once else []),
         f"Identifier: {info.identifier or 'none'}",
         *([f"Prompt: {info.prompt}"] if info.prompt else []),
         f"Steps: {info.steps}{'' if info.completed else ' (training was not finished)'}",

@@ -26,10 +26,11 @@ from inside_peers import adaptive, load_nodes, node
 from inside_ssr_chaining import PREFIX, SSRChain
 from inside_ssr_chaining import run_case as run_ssr_case
 from inside_subjects import apply, conditioning, difference, draw, inputs, load, sample, subject_for
-from inside_verdicts import CONDITIONAL, REUSED, SEEN, STEPS, VARIANTS, Chain, same
+from inside_verdicts import CONDITIONAL, REUSED, SEEN, VARIANTS, Chain, same
 
 
-def on_the_wire(chain: Chain, other: Callable[[Any], Any], order: str, variant: str = "", steps: int = STEPS) -> str:
+def on_the_wire(chain: Chain, other: Callable[[Any], Any], order: str, variant: str = "", more_steps: int = 0) -> str:
+    steps = chain.steps + more_steps
     ours, written = (partial(m, **use) for m, use in zip((chain.ours, chain.written), VARIANTS[variant], strict=True))
 
     def both(subject: Callable[..., Any]) -> torch.Tensor:
@@ -37,18 +38,18 @@ def on_the_wire(chain: Chain, other: Callable[[Any], Any], order: str, variant: 
         return sample(other(subject(chain.model)) if order == "after" else chained, steps=steps)
 
     image = both(ours)
-    found = same(image, both(written), sample(other(chain.model), steps=steps))
+    found = same(image, both(written), chain.without(other, steps))
     if found == "works" and difference(image, chain.image(True, variant, steps=steps)) < SEEN:
         return "the other node does not act"
     return found
 
 
 def in_sampling(chain: Chain, changes: dict[str, Any], variant: str = "") -> str:
-    settings: dict[str, Any] = {"steps": STEPS, **changes}
+    settings: dict[str, Any] = {"steps": chain.steps, **changes}
     ours, written = (partial(m, **use) for m, use in zip((chain.ours, chain.written), VARIANTS[variant], strict=True))
     image = sample(ours(chain.model), **settings)
     found = same(image, sample(written(chain.model), **settings), sample(chain.model, **settings))
-    if found == "works" and difference(image, chain.image(True, variant, steps=STEPS)) < SEEN:
+    if found == "works" and difference(image, chain.image(True, variant, steps=chain.steps)) < SEEN:
         return "it does not act"
     return found
 
@@ -56,15 +57,17 @@ def in_sampling(chain: Chain, changes: dict[str, Any], variant: str = "") -> str
 def second_subject(chain: Chain, order: str) -> str:
     one, two = chain.subject, subject_for(chain.model, 2)
     first, second = (one, two) if order == "after" else (two, one)
-    image = sample(apply(apply(chain.model, first), second), steps=STEPS)
-    return same(image, sample(literal(chain.model, first, second), steps=STEPS), chain.image(True, steps=STEPS))
+    image = sample(apply(apply(chain.model, first), second), steps=chain.steps)
+    return same(
+        image, sample(literal(chain.model, first, second), steps=chain.steps), chain.image(True, steps=chain.steps)
+    )
 
 
 def unchanged(chain: Chain, other: Callable[[Any], Any], order: str, batch: int = 1, **application: Any) -> str:
     """Nodes that change how a picture is computed, not which."""
     ours = chain.ours(chain.model, **application)
     both = other(ours) if order == "after" else chain.ours(other(chain.model), **application)
-    settings = {"steps": STEPS, "batch": batch}
+    settings = {"steps": chain.steps, "batch": batch}
     return same(sample(both, **settings), sample(ours, **settings), chain.image(False, **settings))
 
 
@@ -79,7 +82,9 @@ def tiled_batch(chain: Chain, order: str, settings: SamplingSettings, method: st
 
     def both(batch: int, subject: Callable[[Any], Any]) -> torch.Tensor:
         tiles = partial(chain.tiled, batch=batch, method=method)
-        return sample(tiles(subject(chain.model)) if order == "after" else subject(tiles(chain.model)), steps=STEPS)
+        return sample(
+            tiles(subject(chain.model)) if order == "after" else subject(tiles(chain.model)), steps=chain.steps
+        )
 
     expected = both(1, partial(chain.written, guidance="conditional"))
     return same(both(4, partial(chain.ours, settings=settings)), expected, both(4, lambda model: model))
@@ -99,7 +104,7 @@ def attention_couple_by_masks(chain: Chain, order: str) -> str:
         before = subject(chain.model) if order == "after" else chain.model
         model, positive, negative = node("Attention couple", model=before, **given)
         model = model if order == "after" else subject(model)
-        return sample(model, steps=STEPS, positive=positive, negative=negative)
+        return sample(model, steps=chain.steps, positive=positive, negative=negative)
 
     return same(run(chain.ours), run(chain.written), run(lambda model: model))
 
@@ -107,7 +112,7 @@ def attention_couple_by_masks(chain: Chain, order: str) -> str:
 def samplers(chain: Chain) -> str:
     wrong = []
     for name in comfy.samplers.KSampler.SAMPLERS:
-        run = adaptive if name == "dpm_adaptive" else partial(sample, sampler=name, steps=STEPS)
+        run = adaptive if name == "dpm_adaptive" else partial(sample, sampler=name, steps=chain.steps)
         found = same(*(run(model) for model in (chain.ours(chain.model), chain.written(chain.model), chain.model)))
         if found != "works":
             wrong.append(f"{name} ({found})")
@@ -153,7 +158,7 @@ def guiders(chain: Chain, guidance: str) -> str:
             | {"cfg": 5.0, "neg_scale": 1.0},
         }[kind]
         (guider,) = node(kind, model=model, **given)
-        (sigmas,) = node("BasicScheduler", model=model, scheduler="karras", steps=STEPS, denoise=1.0)
+        (sigmas,) = node("BasicScheduler", model=model, scheduler="karras", steps=chain.steps, denoise=1.0)
         return guided(guider, "heun", sigmas)
 
     #: The numbers of the conditionings, in the order in which a guider asks for them, that are prompts.
@@ -242,7 +247,7 @@ def concatenated(chain: Chain, kind: str) -> str:
     """Models that read more than the latent: here another picture with the prompt than with the negative prompt."""
     model = load(chain.arguments["sdxl-inpaint-slim" if chain.sdxl else f"sd15-{kind}-micro"])
     part = {"concat_latent_image": draw(1, 4, 16, 16, seed=9), "concat_mask": torch.ones(1, 1, 128, 128)}
-    settings = {"positive": chain.conditioning(1, **part), "negative": chain.conditioning(2), "steps": STEPS}
+    settings = {"positive": chain.conditioning(1, **part), "negative": chain.conditioning(2), "steps": chain.steps}
     images = (sample(made, **settings) for made in (chain.ours(model), chain.written(model), model))
     return same(*images)
 
@@ -253,7 +258,7 @@ def scaled_fp8(chain: Chain) -> str:
     for kind in (settings, replace(settings, kind="lora", rank=4)):
         subject = subject_for(chain.model, **kind.to_dict())
         models = (apply(chain.model, subject), literal(chain.model, subject), chain.model)
-        found = same(*(sample(model, steps=STEPS) for model in models))
+        found = same(*(sample(model, steps=chain.steps) for model in models))
         if found != "works":
             return f"{kind.kind}: {found}"
     return "works"
@@ -293,7 +298,7 @@ CACHED = "cached-"
 OWN: dict[str, Callable[..., str]] = {
     "second-subject": second_subject,
     # With one step more it skips not only the last, which changes little.
-    "easycache": lambda chain, order: on_the_wire(chain, chain.easycache, order, steps=STEPS + 1),
+    "easycache": lambda chain, order: on_the_wire(chain, chain.easycache, order, more_steps=1),
     "compile": lambda chain, order: unchanged(chain, chain.compile, order),
     "context-windows": lambda chain, order: unchanged(chain, chain.context_windows, order, batch=4),
     "context-windows-fast": lambda chain, order: unchanged(

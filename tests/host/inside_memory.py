@@ -91,11 +91,11 @@ def run(model: Any) -> dict[str, Any]:
     return {"room": room, "models": models, "taken": alive.peak - before}
 
 
-def request(model: Any, kind: str, branches: str) -> dict[str, float]:
-    """What is asked for on behalf of a subject, and what it takes."""
+def request(model: Any, without: dict[str, Any], kind: str, branches: str) -> dict[str, float]:
+    """What is asked for on behalf of a subject, and what it takes; ``without`` is a run of the model alone."""
     applied = apply(model, subject_for(model, kind=kind), 0.8, settings=SamplingSettings(branches))
     (copy,) = [p.model for p in applied.get_additional_models_with_key(apply_subject.KEY)]
-    without, found = run(model), run(applied)
+    found = run(applied)
     features: list[int] = []
 
     def count(self: Any, given: Any) -> Any:
@@ -129,7 +129,8 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
     if arguments["memory"]:
         found["halved"] = halved(model)
         for name, each in (("sd15", model), ("sdxl", load(arguments["sdxl"]))):
+            plain = run(each)
             for kind in ("full", "lora"):
-                asked = {branches: request(each, kind, branches) for branches in ("both", "conditional")}
+                asked = {branches: request(each, plain, kind, branches) for branches in ("both", "conditional")}
                 found[f"{name}, {kind}"] = {"partly": partly(each, kind=kind), "asked for": asked}
     return found

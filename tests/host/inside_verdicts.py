@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -36,7 +37,9 @@ class Chain(OtherNodes):
     def __init__(self, arguments: dict[str, Any], name: str, **settings: Any) -> None:
         super().__init__(arguments, name)
         self.subject = subject_for(self.model, **settings)
+        self.steps = STEPS - self.sdxl  # which takes five times as long
         self.image = cache(self._image)
+        self.without = cache(self._without)
 
     def ours(self, model: Any, mask: torch.Tensor | None = None, **application: Any) -> Any:
         return apply(model, self.subject, mask=None if mask is None else EffectMask(mask), **application)
@@ -52,6 +55,10 @@ class Chain(OtherNodes):
     def _image(self, subject: bool, variant: str = "", **settings: Any) -> torch.Tensor:
         """Of the model alone or with the subject."""
         return sample(self.ours(self.model, **VARIANTS[variant][0]) if subject else self.model, **settings)
+
+    def _without(self, other: Callable[[Any], Any], steps: int) -> torch.Tensor:
+        """Of another node without the subject."""
+        return sample(other(self.model), steps=steps)
 
 
 def same(image: torch.Tensor, expected: torch.Tensor, without: torch.Tensor) -> str:

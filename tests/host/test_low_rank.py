@@ -18,7 +18,7 @@ def facts(inside: Inside) -> Any:
         "slim": "sd15-slim",
         "micro": "sd15-micro",
         "inpaint": "sd15-inpaint-micro",
-        "sdxl": "sdxl-topo",
+        "sdxl": "sdxl-slim",
         "lora": "lora-topo",
     }
     arguments = {name: inside.model(model) for name, model in models.items()}

@@ -52,11 +52,12 @@ def test_models_that_are_partly_loaded_give_the_same(facts: Any, family: str, ki
 @pytest.mark.parametrize("kind", ["full", "lora"])
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
 def test_the_host_is_asked_for_what_a_subject_takes(facts: Any, family: str, kind: str) -> None:
-    """Of weights exactly what the copy has, and beside them four times its features of a step."""
+    """Of weights exactly what the copy has, and beside them four times its features of a step, rounded up."""
     asked = facts[f"{family}, {kind}"]["asked for"]
     for found in asked.values():
         assert found["copy"] == found["weights"] > 0
-        assert found["taken"] <= found["room"] == pytest.approx(4 * found["features"], rel=0.3)
+        assert found["taken"] <= found["room"]
+        assert 4 * found["features"] <= found["room"] < 6 * found["features"]  # in rows of the latent
     assert asked["both"]["features"] < asked["both"]["taken"]
 
 

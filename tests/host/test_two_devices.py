@@ -16,7 +16,7 @@ def facts(inside: Inside, tmp_path_factory: pytest.TempPathFactory) -> Any:
     arguments = {
         "model": inside.model("sd15-micro"),
         "larger": inside.model("sd15-slim"),
-        "sdxl": inside.model("sdxl-topo"),
+        "sdxl": inside.model("sdxl-slim"),
         "vision": inside.model("clip-vision"),
         "folder": str(tmp_path_factory.mktemp("states")),
     }
