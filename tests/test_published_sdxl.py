@@ -42,7 +42,9 @@ def test_the_tables_of_sdxl() -> None:
 
 def test_a_row_of_sdxls_training_is_what_is_counted_and_estimated_now() -> None:
     entry = sdxl_training()["lora bf16, checkpointed"]
-    assert training_step.measured({**entry["row"], "dry": True}) == entry["found"]
+    now = training_step.measured({**entry["row"], "dry": True})
+    assert now == {name: entry["found"][name] for name in now}
+    assert {"tflop", "needed", "plain", "stored", "estimated"} == set(now)
 
 
 def test_sdxl_in_the_readme() -> None:
