@@ -179,7 +179,8 @@ def train_settings(row: dict[str, Any], examples: list[Example]) -> TrainSetting
 def in_32_bits(precision: str) -> Any:
     """Arithmetic of 16 bits where the processor has none: computed in 32 bits, one operation after the other, and
     rounded. It is many times as fast there, and needs an operation's tensors in 32 bits besides."""
-    return nullcontext() if precision == "fp32" or torch.cuda.is_available() else _In32Bits()
+    native = precision == "bf16" and "avx512_bf16" in Path("/proc/cpuinfo").read_text()
+    return nullcontext() if precision == "fp32" or native or torch.cuda.is_available() else _In32Bits()
 
 
 class _In32Bits(TorchDispatchMode):

@@ -58,13 +58,14 @@ def check_memory(
     needed = estimate(copy_settings, settings)
     if needed.least <= largest and needed.peak <= CLOSE * free:
         return None
-    changes, *leanest = _leanest(copy_settings, settings)
-    together = f"; with {changes} a step needs about {_gib(estimate(*leanest).peak)}" if changes else ""
+    changes, low_rank, lean = _leanest(copy_settings, settings)
+    together = f"; with {changes} a step needs about {_gib(estimate(low_rank, lean).peak)}" if changes else ""
     if needed.least > largest:
         change = ways_to_save(copy_settings, settings, whatever_the_picture=True)
+        advice = f"{change}{together}" if change else "it needs a device with more memory"
         raise TrainingError(
             f"weights, gradients and optimizer of this training take {_gib(needed.least)}, but the device has "
-            f"{_gib(largest)}: {change or 'it needs a device with more memory'}{together}"
+            f"{_gib(largest)}: {advice}"
         )
     return (
         f"memory is tight: a step needs about {_gib(needed.peak)}, and {_gib(free)} is free. If it fails or is very "

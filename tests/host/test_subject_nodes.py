@@ -27,7 +27,7 @@ SETTINGS = {"kind": "paper", "alpha": 0.5, "beta": 0.2, "k": 2.0, "value": 1.0, 
 @pytest.fixture
 def folder(server: Server) -> Path:
     folder = server.base / "models" / "p3s"
-    for file in folder.glob("*.safetensors"):
+    for file in folder.rglob("*.safetensors"):
         file.unlink()
     return folder
 
