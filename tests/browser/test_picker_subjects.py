@@ -58,7 +58,7 @@ def test_two_subjects_in_tabs_reach_the_prompt_and_their_outputs(editor_page: Ed
     page.button("subject1").click()
     page.settle()
     assert page.button("subject1").get_attribute("aria-pressed") == "true"
-    assert page.status().startswith("Subject 1. − points from other tabs: 2.")
+    assert page.status().startswith("Subject 1. − from other tabs: 2.")
     picture_of(page, "subjects_first")
 
     texts = [page.add("PreviewAny", (900, 100 + 200 * i)) for i in range(2)]
