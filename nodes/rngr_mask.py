@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from comfy_api.latest import io, ui
@@ -21,6 +21,7 @@ from ..p3s.reference.rough_masks import compares_patches
 from ..p3s.settings import settings_of
 from .host.clip_token_cache import PAPER, Choice, token_cache
 from .host.encoders import clip_encoder, clip_image_size
+from .host.origin import origin_here
 from .host.picture_files import PREVIEW_SIDE
 from .input_checks import checked, only
 from .masks import planes
@@ -31,6 +32,13 @@ log = logging.getLogger("p3s")
 MASKS = MaskSettings()
 NOTHING_SELECTED = "Nothing says which subject is meant: connect Point Picker to points, or a mask to subject_mask."
 _UNLINKED: Any = object()  # stands for "not in the prompt"; a linked input is passed as None before the run
+
+
+class Vision(NamedTuple):
+    """A CLIP_VISION, and where it comes from, so that the Point Picker shows masks of this one alone."""
+
+    model: Any
+    origin: str | None
 
 
 class RNGRMask(io.ComfyNode):
@@ -48,6 +56,7 @@ class RNGRMask(io.ComfyNode):
             search_aliases=["p3s", "segment", "sam", "mask", "remove"],
             is_output_node=True,  # so that masks can be checked without training
             is_input_list=True,  # so that several photos become one subject, not one each
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
             # The order of the inputs is the order of the values in saved workflows: append only.
             inputs=[
                 io.ClipVision.Input("clip_vision", tooltip="CLIP ViT-L/14, from Load CLIP Vision."),
@@ -142,8 +151,8 @@ class RNGRMask(io.ComfyNode):
         refine: str = MASKS.refine,
         mask_vision: list[Any] | None = None,
     ) -> io.NodeOutput:
-        clip = only("clip_vision", clip_vision)
-        other = only("mask_vision", mask_vision) if mask_vision else None
+        clip = Vision(only("clip_vision", clip_vision), origin_here(cls, "clip_vision"))
+        other = Vision(only("mask_vision", mask_vision), origin_here(cls, "mask_vision")) if mask_vision else None
         settings = MaskSettings(value_range, blur, fill_region, grow, fill, features, tiles, refine)
         photos = all_frames(image, "image")
         clean = all_frames(inpainted, "inpainted") if inpainted else [None] * len(photos)
@@ -260,8 +269,8 @@ def check_together(photos: Sequence[Any], chosen: Sequence[PointSet], clean: Seq
 
 
 def reference_of(
-    clip_vision: Any,
-    mask_vision: Any,
+    clip: Vision,
+    other: Vision | None,
     photo: torch.Tensor,
     points: PointSet,
     clean: torch.Tensor | None,
@@ -270,20 +279,20 @@ def reference_of(
     settings: MaskSettings,
 ) -> CleanReference:
     # The models first, also when the points are wrong: the Point Picker can then show why, without another run.
-    tokens = token_cache.tokens(photo, clip_vision)
-    choice = Choice(mask_vision is not None, settings.features, settings.tiles)
-    chosen = clip_vision if mask_vision is None else mask_vision
+    tokens = token_cache.tokens(photo, clip.model, clip.origin)
+    choice = Choice(other is not None, settings.features, settings.tiles)
+    chosen = other or clip
     masks = {"subject_mask": subject_mask, "negative_mask": negative_mask}
     given = tuple(name for name, mask in masks.items() if mask is not None)
     compares = choice != PAPER and compares_patches(points, settings, given)
-    patches = token_cache.patches(photo, chosen, choice) if compares else None
+    patches = token_cache.patches(photo, chosen.model, choice, chosen.origin) if compares else None
     return make_reference(
         photo,
         points,
-        clip_encoder(clip_vision),
+        clip_encoder(clip.model),
         settings,
         inpainted=clean,
-        image_size=clip_image_size(clip_vision),
+        image_size=clip_image_size(clip.model),
         tokens=tokens,
         subject_mask=subject_mask,
         negative_mask=negative_mask,

@@ -40,9 +40,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.run(options)
     except (P3SError, OSError, ImportError) as error:
-        print(f"p3s {options.command}: {error}", file=sys.stderr)
+        print(f"p3s {options.command}: {_said(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+def _said(error: Exception) -> str:
+    """An error in words; of the system's, the file and the reason without its number."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:

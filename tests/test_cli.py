@@ -23,6 +23,8 @@ from p3s.image_files import write_png
 from p3s.models.pipeline import apply_subject
 from p3s.network.copy_settings import CopySettings
 from p3s.network.injection import EffectMask
+from p3s.reference.points import PointSet
+from p3s.reference.selection import Selection
 from p3s.sampling.application import Application
 from p3s.sampling.schedule import Schedule
 from p3s.sampling.settings import FAST, STANDARD, SamplingSettings
@@ -329,6 +331,25 @@ def test_points_are_read_from_a_file(photos, tmp_path: Path) -> None:
     assert (tmp_path / "text" / "overlay.png").read_bytes() == (tmp_path / "file" / "overlay.png").read_bytes()
 
 
+TWO = '{"v":2,"subjects":[{"positive":[[0.25,0.5]]},{"positive":[[0.75,0.5],[0.8,0.6]],"boxes":[[0.5,0,1,1]]}]}'
+
+
+def test_one_subject_of_several_has_the_points_that_the_picker_gives_it() -> None:
+    photo = str(Path(__file__).parent / "data" / "dog.jpg")
+
+    def points(text: str, *options: str) -> PointSet:
+        parser = argparse.ArgumentParser()
+        parser.add_argument("--image", action=NamesPhoto)
+        add_points(parser)
+        (named,) = parser.parse_args(["--image", photo, "--points", text, *options]).photos
+        return named.read(False)[1]
+
+    for number in (1, 2):
+        given = points(TWO, "--subject", str(number))
+        assert given == Selection.parse(TWO).points_of(number - 1) and given.negative
+    assert points('{"v":2,"subjects":[{},{"positive":[[0.75,0.5]]}]}').positive == ((0.75, 0.5),), "the one clicked"
+
+
 def mistakes() -> list[tuple[list[str], str]]:
     photo = str(Path(__file__).parent / "data" / "dog.jpg")
     train = ["train", "--image", photo, "--prompt", "a dog"]
@@ -342,10 +363,28 @@ def mistakes() -> list[tuple[list[str], str]]:
         ([*clicked, "--prompt", "a horse"], "prompt 'a horse': the toy world does not know 'horse'"),
         ([*clicked, "--zero-init", "one"], "zero_init must be one of zero, identity; got 'one'"),
         ([*clicked, "--fill", "magic"], "fill must be one of"),
-        ([*clicked, "--image", "nowhere.jpg", "--positive", "0.5,0.5"], "nowhere.jpg"),
+        ([*clicked, "--image", "nowhere.jpg", "--positive", "0.5,0.5"], "--image nowhere.jpg: there is no such file; "),
+        (["mask", "nowhere.jpg", "--positive", "0.5,0.5"], "photo nowhere.jpg: there is no such file; expected a pic"),
+        (["mask", ".", "--positive", "0.5,0.5"], "photo .: this is a folder; expected a picture"),
+        *(
+            (["mask", photo, "--positive", "0.5,0.5", name, "no.png"], f"{name} no.png: there is no such file; expect")
+            for name in ("--subject-mask", "--negative-mask", "--inpainted")
+        ),
+        (["mask", photo, "--points", "no.json"], "--points no.json: there is no such file; expected JSON text"),
+        (["mask", photo, "--points", photo], "is not a text file; expected JSON"),
+        ([*clicked, "--model", "no.ckpt"], "--model no.ckpt: there is no such file or folder; expected Stable"),
+        (["info", "no.safetensors"], "file no.safetensors: there is no such file; expected a subject file"),
+        (["ssr", "convert", "no.bin", photo, "out"], "aligner no.bin: there is no such file; expected a file of an"),
+        (["mask", photo, "--positive", "0.5,0.5", "--out", f"{photo}/out"], f"{photo}/out: Not a directory"),
+        (["mask", photo, "--points", TWO], "--points holds 2 subjects. Say which one is meant: --subject 1 or --subj"),
+        (["mask", photo, "--points", TWO, "--subject", "3"], "--subject must lie in 1..2, the subjects of --points; "),
+        (["mask", photo, "--positive", "0.5,0.5", "--subject", "1"], "--subject says which subject of --points is"),
         ([*clicked, "--image", __file__, "--positive", "0.5,0.5"], "test_cli.py is not in a picture format"),
         ([*clicked, "--negative", "0.51,0.51"], "dog.jpg: "),
-        (["generate", "nowhere.safetensors", "--prompt", "a dog"], "no such file"),
+        (
+            ["generate", "nowhere.safetensors", "--prompt", "a dog"],
+            "subject nowhere.safetensors: there is no such file",
+        ),
     ]
 
 
@@ -376,7 +415,7 @@ def test_mistakes_are_one_line(arguments, message, tmp_path: Path, monkeypatch, 
             "--strength has 2 values for 1 subject(s): give one for all",
         ),
         (["--layer-strengths", "input 99: 0"], "layer_strengths: input 99 has no self-attention"),
-        (["--mask", "nowhere.png"], "nowhere.png"),
+        (["--mask", "nowhere.png"], "--mask nowhere.png: there is no such file; expected a picture"),
     ],
 )
 def test_mistakes_in_generate_write_nothing(subject: Path, options, message, tmp_path: Path, capsys) -> None:

@@ -19,7 +19,7 @@ from ...p3s.reference.framing import Frame
 from ...p3s.reference.masks import Patches
 from ...p3s.reference.refine import refining_picture
 from ...p3s.reference.rngr import clip_tokens, image_hash
-from .clip_token_cache import PAPER, Choice, Reading, token_cache
+from .clip_token_cache import PAPER, Choice, Key, Reading, token_cache
 from .patch_vision import patch_vision, patch_vision_in_place
 from .picker_pictures import Source
 
@@ -66,12 +66,12 @@ class Read(NamedTuple):
     picture: np.ndarray
 
 
-def patches_of(source: Source, choice: Choice = PAPER) -> Read | None:
-    """What is known of a source, or None if it is not known and the vision model cannot be asked now.
+def patches_of(source: Source, origin: str, choice: Choice = PAPER) -> Read | None:
+    """What the vision model that comes from ``origin`` (see origin.py) has read of a source, or None if it has not and
+    cannot be asked now.
 
-    It can be asked while a model that a run has used is alive and lies where it computes, and nothing is running.
-    Raises MaskError for a picture that cannot be read and for features that the last run's model lacks, OSError for a
-    file that is gone.
+    It can be asked while it is alive since a run and lies where it computes, and nothing is running. Raises MaskError
+    for a picture that cannot be read and for features that the model lacks, OSError for a file that is gone.
     """
     key, pixels = contents.find(source), None
     if key is None:
@@ -79,7 +79,8 @@ def patches_of(source: Source, choice: Choice = PAPER) -> Read | None:
             return None  # nothing to find, so the file is not worth reading
         pixels = torch.from_numpy(source.pixels())
         key = contents.know(source, image_hash(pixels))
-    reading = token_cache.find(key, choice) or _read_between_runs(key, source, pixels, choice)
+    wanted = Key(key, origin, choice)
+    reading = token_cache.find(wanted) or _read_between_runs(wanted, source, pixels)
     return None if reading is None else Read(_patches(reading), reading.picture)
 
 
@@ -93,9 +94,9 @@ def _patches(reading: Reading) -> Patches:
     return _newest[0][1]
 
 
-def _read_between_runs(key: str, source: Source, pixels: Tensor | None, choice: Choice) -> Reading | None:
+def _read_between_runs(key: Key, source: Source, pixels: Tensor | None) -> Reading | None:
     """Without a lock: if the host starts a run meanwhile, or moves the model, the result is dropped."""
-    model, before = token_cache.model(choice.mask_vision), _next_run()
+    model, before, choice = token_cache.model(key.origin), _next_run(), key.choice
     if model is not None:
         patch_vision(model).check_has(choice.features)  # no run would read them either
     vision = None if model is None or before is None else patch_vision_in_place(model)
@@ -120,8 +121,8 @@ def _read_between_runs(key: str, source: Source, pixels: Tensor | None, choice: 
     if tokens is not None:
         prefix, picture = int(choice == PAPER), refining_picture(photo)
         reading = Reading(tokens, frame, prefix, choice.tiles, picture, weakref.ref(model), by_run=False)
-        token_cache.keep(key, choice, reading)
-    return token_cache.find(key, choice)
+        token_cache.keep(key, reading)
+    return token_cache.find(key)
 
 
 def _reduced(pixels: Tensor) -> Tensor:

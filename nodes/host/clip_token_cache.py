@@ -53,8 +53,16 @@ class Reading:
         return Patches(self.tokens, self.frame, self.prefix, self.tiles)
 
 
+class Key(NamedTuple):
+    """Which reading: of the picture with this ``image_hash``, by a model that comes from ``origin`` (see origin.py)."""
+
+    picture: str
+    origin: str | None
+    choice: Choice = PAPER
+
+
 class ClipTokenCache:
-    """Readings of the last few pictures, by ``image_hash`` and choice. Used by runs and routes at once, from threads.
+    """Readings of the last few pictures. Used by runs and routes at once, from threads.
 
     Runs use only what runs have read, so their results do not depend on what was previewed. The vision models are only
     borrowed: they are freed when the host frees them.
@@ -62,19 +70,19 @@ class ClipTokenCache:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._readings: OrderedDict[tuple[str, Choice], Reading] = OrderedDict()
-        self._models: dict[bool, Callable[[], Any]] = {}
+        self._readings: OrderedDict[Key, Reading] = OrderedDict()
+        self._models: dict[str | None, Callable[[], Any]] = {}  # by their origin
 
     def __bool__(self) -> bool:
         return bool(self._readings)
 
-    def tokens(self, photo: Tensor, clip_vision: Any) -> Tensor:
+    def tokens(self, photo: Tensor, clip_vision: Any, origin: str | None = None) -> Tensor:
         """For a run: this model's tokens of a photo [H, W, 3]; it is run only if no run has read the photo yet.
 
         Its other states of the photo come in the same pass and are kept too, so that an editor can compare them.
         """
-        key = image_hash(photo)
-        if (known := self._of_run(key, PAPER, clip_vision)) is not None:
+        key = Key(image_hash(photo), origin)
+        if (known := self._of_run(key, clip_vision)) is not None:
             return known.tokens
         encode, states = clip_encoder(clip_vision), dict[str, Tensor]()
         vision = patch_vision(clip_vision, encode)
@@ -93,13 +101,13 @@ class ClipTokenCache:
         self._keep_all(key, photo, clip_vision, found)
         return tokens
 
-    def patches(self, photo: Tensor, model: Any, choice: Choice) -> Patches:
+    def patches(self, photo: Tensor, model: Any, choice: Choice, origin: str | None = None) -> Patches:
         """For a run: the patches of a photo [H, W, 3] that Eq. 1 compares, other than PAPER's, which are ``tokens``.
 
         Raises MaskError as ``PatchVision.read``.
         """
-        key = image_hash(photo)
-        if (known := self._of_run(key, choice, model)) is None:
+        key = Key(image_hash(photo), origin, choice)
+        if (known := self._of_run(key, model)) is None:
             vision = patch_vision(model)
             vision.check_has(choice.features)
             names = vision.features if choice.tiles == 1 else (choice.features,)  # tiles take much memory
@@ -109,37 +117,38 @@ class ClipTokenCache:
             known = self._keep_all(key, photo, model, kept)[choice]
         return known.patches()
 
-    def find(self, key: str, choice: Choice = PAPER) -> Reading | None:
-        return self._readings.get((key, choice))
+    def find(self, key: Key) -> Reading | None:
+        return self._readings.get(key)
 
-    def keep(self, key: str, choice: Choice, reading: Reading) -> None:
+    def keep(self, key: Key, reading: Reading) -> None:
         """Remember a reading; one between runs never replaces a run's."""
         with self._lock:
             if reading.by_run:
-                self._readings[key, choice] = reading
-            self._readings.setdefault((key, choice), reading)
-            self._readings.move_to_end((key, choice))
+                self._readings[key] = reading
+            self._readings.setdefault(key, reading)
+            self._readings.move_to_end(key)
             while len(self._readings) > 1 and (len(self._readings) > MOST_READINGS or self._bytes() > MOST_BYTES):
                 self._readings.popitem(last=False)
 
-    def model(self, mask_vision: bool = False) -> Any:
-        """The CLIP vision model of the last run, or the model at its mask_vision; None if the host has let go of it."""
-        return self._models.get(mask_vision, _nothing)()
+    def model(self, origin: str | None) -> Any:
+        """The model that the last run had from there; None if there was none, or the host has let go of it."""
+        return self._models.get(origin, _nothing)()
 
-    def _of_run(self, key: str, choice: Choice, model: Any) -> Reading | None:
+    def _of_run(self, key: Key, model: Any) -> Reading | None:
         with self._lock:
-            self._models[choice.mask_vision] = _weak(model)
-            known = self._readings.get((key, choice))
+            alive = {origin: known for origin, known in self._models.items() if known() is not None}
+            self._models = {**alive, key.origin: _weak(model)}
+            known = self._readings.get(key)
         return known if known is not None and known.by_run and known.model() is model else None
 
-    def _keep_all(self, key: str, photo: Tensor, model: Any, tokens: dict[Choice, Tensor]) -> dict[Choice, Reading]:
+    def _keep_all(self, key: Key, photo: Tensor, model: Any, tokens: dict[Choice, Tensor]) -> dict[Choice, Reading]:
         frame, picture = Frame(photo.shape[1], photo.shape[0]), refining_picture(photo)
         readings = {
             choice: Reading(each, frame, int(choice == PAPER), choice.tiles, picture, _weak(model), by_run=True)
             for choice, each in tokens.items()
         }
         for choice, reading in readings.items():
-            self.keep(key, choice, reading)
+            self.keep(key._replace(choice=choice), reading)
         return readings
 
     def _bytes(self) -> int:

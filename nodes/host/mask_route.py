@@ -3,6 +3,7 @@
 Request, JSON:
   picture   an object, see picker_pictures.source_of
   points    PointSet's text
+  origin    where the vision model that is compared comes from, see origin.py; null where nothing is linked
   source    the editor that asks; of its waiting requests only the newest is answered
   settings  optional: some of value_range, blur, fill_region, grow, features, tiles and refine of the RNGR Mask node,
             and whether a model is linked to its mask_vision
@@ -10,7 +11,7 @@ Request, JSON:
 Answer, JSON: ``state``, which is one of
   ready       with the content of p3s.mask_preview
   problem     no sensible mask follows from these points; ``message`` says why, ``grid`` is that of CLIP's patches
-  unread      CLIP has not read this picture: run RNGR Mask
+  unread      that model has not read this picture: run RNGR Mask
   superseded  a newer request of the same source came
 and for a request that is refused a 4xx status with ``error``. No model is ever loaded for a request.
 """
@@ -32,6 +33,7 @@ from ...p3s.reference.points import PointSet
 from ...p3s.reference.vision import UnknownFeaturesError
 from .clip_patches import patches_of
 from .clip_token_cache import Choice
+from .origin import origin_text
 from .picker_pictures import source_of
 from .routes import Refused, add_route, unreadable
 
@@ -104,7 +106,7 @@ async def read(request: web.Request) -> bytes:
 
 
 def parse(body: bytes) -> dict[str, Any]:
-    """picture: a Source; points: PointSet; settings: MaskSettings; mask_vision: bool; source: text.
+    """picture: a Source; points: PointSet; origin: text, None; settings: MaskSettings; mask_vision: bool; source: text.
 
     Raises Refused, naming the mistake.
     """
@@ -115,9 +117,10 @@ def parse(body: bytes) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise Refused(400, "Expected a JSON object.")
     settings = content.pop("settings", {})
-    if set(content) != {"picture", "points", "source"}:
+    if set(content) != {"picture", "points", "origin", "source"}:
         raise Refused(
-            400, "Expected picture, points, source and, optionally, settings; got other keys, or not all of these."
+            400,
+            "Expected picture, points, origin, source and, optionally, settings; got other keys, or not all of these.",
         )
     if not isinstance(content["source"], str) or not 0 < len(content["source"]) <= LONGEST_SOURCE:
         raise Refused(400, f"source must be text of 1 to {LONGEST_SOURCE} characters.")
@@ -125,6 +128,8 @@ def parse(body: bytes) -> dict[str, Any]:
         raise Refused(400, f"settings must be an object with some of {', '.join((*SETTINGS, MASK_VISION))}.")
     if not isinstance(mask_vision := settings.pop(MASK_VISION, False), bool):
         raise Refused(400, f"{MASK_VISION} must be true or false.")
+    if content["origin"] is not None and not isinstance(content["origin"], dict):
+        raise Refused(400, "origin must be an object or null.")
     if not isinstance(content["points"], str):
         raise Refused(400, "points must be JSON text.")
     try:
@@ -136,6 +141,7 @@ def parse(body: bytes) -> dict[str, Any]:
     return {
         "picture": picture,
         "points": points,
+        "origin": None if content["origin"] is None else origin_text(content["origin"]),
         "settings": mask_settings,
         MASK_VISION: mask_vision,
         "source": content["source"],
@@ -145,8 +151,11 @@ def parse(body: bytes) -> dict[str, Any]:
 def preview(asked: Mapping[str, Any]) -> dict[str, Any]:
     """The answer to a request that ``parse`` has read. Raises Refused for pictures that cannot be read."""
     settings: MaskSettings = asked["settings"]
+    if asked["origin"] is None:
+        return {"state": "unread"}
+    choice = Choice(asked[MASK_VISION], settings.features, settings.tiles)
     try:
-        read = patches_of(asked["picture"], Choice(asked[MASK_VISION], settings.features, settings.tiles))
+        read = patches_of(asked["picture"], asked["origin"], choice)
     except UnknownFeaturesError as error:
         return {"state": "problem", "message": str(error)}
     except (MaskError, OSError) as error:

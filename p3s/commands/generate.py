@@ -23,6 +23,7 @@ from ..subject.file import REFERENCE_INDEX, load_subject
 from ..toyworld import world as toy
 from .models import add_models, check_prompts, open_models
 from .options import add_settings, chosen
+from .paths import PICTURE, SUBJECT, check_file
 
 #: Fields whose options have other names: a copy has a kind, too.
 SCHEDULE_NAMES = {"kind": "schedule"}
@@ -93,6 +94,8 @@ def chosen_schedule(options: argparse.Namespace, settings: CopySettings) -> Sche
 
 
 def run(options: argparse.Namespace) -> None:
+    for path in options.subject:
+        check_file("subject", path, SUBJECT)
     subjects = [load_subject(path) for path in options.subject]
     given = {name: _one_each(name, getattr(options, name), len(subjects)) for name in PER_SUBJECT}
     given["mask"] = [None if path is None else _mask(path) for path in given["mask"]]
@@ -128,6 +131,7 @@ def _one_each(name: str, values: list[Any], count: int) -> list[Any]:
 
 def _mask(path: Path) -> EffectMask:
     """The mean of a picture's channels as a mask."""
+    check_file("--mask", path, PICTURE)
     mask = EffectMask(read_picture(path).mean(2))
     if mask.nowhere:
         print(f"warning: {path} is black everywhere, so its subject is off")

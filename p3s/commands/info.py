@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..subject.describe import describe_in_full
 from ..subject.file import load_subject
+from .paths import SUBJECT, check_file
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -14,4 +15,5 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    check_file("file", options.file, SUBJECT)
     print(describe_in_full(load_subject(options.file)))

@@ -15,8 +15,9 @@ from ..reference.overlay import heat_map, overlay
 from ..reference.points import PointSet
 from ..reference.rngr import make_reference
 from ..reference.vision import PatchVision
-from .models import TOY, check_folder
+from .models import TOY
 from .options import NamesPhoto, add_mask_settings, add_points, add_settings, chosen
+from .paths import PICTURE, check_file, check_folder
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +60,10 @@ def run(options: argparse.Namespace) -> None:
             "--compare shows what is made of the points: leave out --subject-mask, --negative-mask, --inpainted and "
             "--picture"
         )
-    inpainted = None if options.inpainted is None else read_picture(options.inpainted)
+    inpainted = None
+    if options.inpainted is not None:
+        check_file("--inpainted", options.inpainted, PICTURE)
+        inpainted = read_picture(options.inpainted)
     clip, mask_vision = _clip(options.clip), _mask_vision(options.mask_vision)
     if options.compare:
         return _compare(photo, points, clip, mask_vision, settings, options.out)

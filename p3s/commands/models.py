@@ -17,6 +17,7 @@ from ..settings import settings_of
 from ..toyworld.scenes import SIDE
 from ..toyworld.world import ToyWorld, load_world
 from ..training.settings import RESOLUTION, TrainSettings
+from .paths import check_folder
 
 TOY = "toy"
 
@@ -67,7 +68,12 @@ def open_models(options: argparse.Namespace) -> ModelBundle:
 
 
 def open_stable_diffusion(options: argparse.Namespace) -> StableDiffusion:
-    """Stable Diffusion from the files that the user named. Raises P3SError for a folder or device that is not there."""
+    """Stable Diffusion from the files that the user named. Raises P3SError for files or a device that are not there."""
+    if not os.path.exists(options.model):
+        raise P3SError(
+            f"--model {options.model}: there is no such file or folder; expected Stable Diffusion 1.5, as a "
+            ".safetensors checkpoint or a folder for diffusers. Check the path"
+        )
     if options.clip is not None:
         check_folder("--clip", options.clip, "openai/clip-vit-large-patch14")
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -77,12 +83,6 @@ def open_stable_diffusion(options: argparse.Namespace) -> StableDiffusion:
         raise P3SError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from None
     precision = getattr(options, "precision", StableDiffusion.precision)
     return load_stable_diffusion(options.model, options.clip, device, options.resolution, precision)
-
-
-def check_folder(option: str, folder: str, of: str) -> None:
-    """Raise P3SError for a folder that is not there: transformers would take its name for one to download."""
-    if not os.path.isdir(folder):
-        raise P3SError(f"{option} {folder}: there is no such folder; expected one with the files of {of}")
 
 
 def fit_photo(models: ModelBundle, photo: Tensor) -> Tensor:

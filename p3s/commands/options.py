@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -17,7 +16,9 @@ from ..reference.framing import Frame
 from ..reference.given_masks import fit_mask
 from ..reference.masks import MaskSettings
 from ..reference.points import PointSet
+from ..reference.selection import Selection
 from ..settings import Setting, settings_of
+from .paths import PICTURE, check_file, is_file
 
 Settings = TypeVar("Settings")
 #: A photo [H, W, 3], its points, and the masks given for it, by the names that ``make_reference`` has for them.
@@ -99,9 +100,11 @@ class Photo:
     """A photo named on the command line, and the points given for it."""
 
     path: Path = Path()
+    option: str = "photo"  # that named it
     positive: list[tuple[float, float]] = field(default_factory=list)
     negative: list[tuple[float, float]] = field(default_factory=list)
     text: str | None = None
+    subject: int | None = None
     subject_mask: Path | None = None
     negative_mask: Path | None = None
     named: bool = False
@@ -109,8 +112,12 @@ class Photo:
     def read(self, pixels: bool) -> Read:
         """What was given; the masks at the photo's size. ``pixels``: the points' coordinates are in pixels.
 
-        Raises PointError and MaskError, naming the file.
+        Raises PointError and MaskError, naming the file, and P3SError for one that is not there.
         """
+        check_file(self.option, self.path, PICTURE)
+        for name, mask in (("--subject-mask", self.subject_mask), ("--negative-mask", self.negative_mask)):
+            if mask is not None:
+                check_file(name, mask, PICTURE)
         picture = read_picture(self.path)
         frame = Frame(picture.shape[1], picture.shape[0])
         files = {"subject_mask": self.subject_mask, "negative_mask": self.negative_mask}
@@ -127,8 +134,9 @@ class Photo:
         if self.text is not None:
             if self.positive or self.negative:
                 raise PointError("Give either --points, or --positive and --negative.")
-            file = Path(self.text)
-            return PointSet.parse(file.read_text(encoding="utf-8") if _is_file(file) else self.text, size)
+            return _of_subject(Selection.parse(_read_text(self.text), size), self.subject)
+        if self.subject is not None:
+            raise PointError("--subject says which subject of --points is meant: give --points, or leave it out.")
         lists = {"positive": self.positive, "negative": self.negative}
         if pixels:
             return PointSet.parse({sign: [{"x": x, "y": y} for x, y in given] for sign, given in lists.items()}, size)
@@ -136,8 +144,8 @@ class Photo:
 
 
 def add_points(parser: argparse.ArgumentParser) -> None:
-    """--positive, --negative, --points, --subject-mask and --negative-mask, which belong to the last photo named before
-    them, and --pixels."""
+    """--positive, --negative, --points, --subject, --subject-mask and --negative-mask, which belong to the last photo
+    named before them, and --pixels."""
     group = parser.add_argument_group(
         "points", "X,Y in 0..1 of the photo's width and height, from the top left; with --pixels in pixels."
     )
@@ -148,6 +156,14 @@ def add_points(parser: argparse.ArgumentParser) -> None:
         action=_OfPhoto,
         metavar="JSON",
         help="all points of a photo at once, as Point Picker stores them, or a file with them",
+    )
+    group.add_argument(
+        "--subject",
+        type=int,
+        action=_OfPhoto,
+        metavar="N",
+        help="which subject of --points, from 1, where they are of several; as in Point Picker, it has the others' "
+        "positive points as negative ones unless it has negative ones of its own",
     )
     group.add_argument("--pixels", action="store_true", help="the points are in pixels")
     masks = parser.add_argument_group(
@@ -166,6 +182,7 @@ class NamesPhoto(argparse.Action):
         if photos[-1].named:
             photos.append(Photo())
         photos[-1].path, photos[-1].named = Path(values), True
+        photos[-1].option = self.option_strings[0] if self.option_strings else self.dest
 
 
 class _OfPhoto(argparse.Action):
@@ -173,7 +190,7 @@ class _OfPhoto(argparse.Action):
         photo = _photos(options)[-1]
         if self.dest == "points":
             photo.text = values
-        elif self.dest.endswith("_mask"):
+        elif self.dest == "subject" or self.dest.endswith("_mask"):
             setattr(photo, self.dest, values)
         else:
             getattr(photo, self.dest).append(values)
@@ -185,11 +202,30 @@ def _photos(options: argparse.Namespace) -> list[Photo]:
     return options.photos
 
 
-def _is_file(path: Path) -> bool:
+def _read_text(given: str) -> str:
+    """The JSON text that --points gives, or that of the file which it names."""
+    if not is_file(given):
+        if given.strip() and given.strip()[0] not in "[{":
+            check_file("--points", given, "JSON text as Point Picker stores it, or a file with it")
+        return given
     try:
-        return os.path.isfile(path)
-    except ValueError:  # such as a null character
-        return False
+        return Path(given).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise PointError(f"--points {given} is not a text file; expected JSON as Point Picker stores it.") from None
+
+
+def _of_subject(selection: Selection, number: int | None) -> PointSet:
+    """The points of one subject, counted from 1. Raises PointError where it is not clear which, or there is none."""
+    count = len(selection.subjects)
+    if number is None:
+        marked = [n for n, marks in enumerate(selection.subjects, start=1) if marks.points.positive]
+        if len(marked) > 1:
+            choices = " or ".join(f"--subject {n}" for n in marked)
+            raise PointError(f"--points holds {len(marked)} subjects. Say which one is meant: {choices}.")
+        number = marked[0] if marked else 1
+    if not 1 <= number <= count:
+        raise PointError(f"--subject must lie in 1..{count}, the subjects of --points; got {number}.")
+    return selection.points_of(number - 1)
 
 
 def _point(text: str) -> tuple[float, float]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..ssr.file import load_ssr, save_ssr
 from . import ssr_train
+from .paths import check_file
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -30,4 +31,6 @@ def run(options: argparse.Namespace) -> None:
     if options.action == "train":
         ssr_train.run(options)
         return
+    for name in ("aligner", "layers"):
+        check_file(name, getattr(options, name), "a file of an SSR-Encoder")
     print(f"wrote {save_ssr(load_ssr(options.aligner, options.layers), options.out)}")

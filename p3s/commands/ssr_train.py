@@ -49,6 +49,7 @@ from ..training.memory_estimate import bytes_of
 from .interrupt import interruptible
 from .models import open_stable_diffusion
 from .options import add_settings, chosen
+from .paths import check_file
 
 EXAMPLES = """\
 examples:
@@ -108,6 +109,8 @@ def run(options: argparse.Namespace) -> None:
         raise P3SError("--start is how untrained weights begin, and --from has trained ones: leave one out")
     if options.begin and len(options.begin) > 2:
         raise P3SError(f"--from takes one file or two; got {len(options.begin)}")
+    for path in options.begin or ():
+        check_file("--from", path, "a file of an SSR-Encoder")
     processes, options.device = launched(options.device)
     with processes:
         _run(options, settings, run, processes)

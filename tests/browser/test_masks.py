@@ -37,7 +37,7 @@ def picker(editor_page: EditorPage, server: Server) -> EditorPage:
         (editor_page.id, "points", 1),
     ):
         editor_page.connect(source, mask, target, output)
-    editor_page.mask = mask
+    editor_page.vision, editor_page.mask = vision, mask
     editor_page.looked_at_graph()
     return editor_page
 
@@ -107,6 +107,78 @@ def test_masks_show_after_one_run_and_follow_the_points(picker: EditorPage, serv
     np.testing.assert_allclose(amount(stage(picker), SUBJECT), amount(with_masks, SUBJECT), rtol=0.1)
     assert page.evaluate("() => window.queued") == 0
     assert picker.value == value
+
+
+UNREAD = "The masks appear here once RNGR Mask has run."
+
+
+def with_masks_of(picker: EditorPage, state: str) -> Any:
+    """Wait for such an answer of the server."""
+    return picker.page.expect_response(
+        lambda response: response.url.endswith("/p3s/masks") and f'"{state}"' in response.text(), timeout=30_000
+    )
+
+
+def test_the_masks_are_those_of_the_linked_vision_model_and_of_no_other(picker: EditorPage) -> None:
+    picker.click(*DOG)
+    picker.click(*BACKPACK, button="right")
+    picker.queue()
+    picker.press("m")
+    wait_for_live(picker, "Subject: ")
+    by_clip = live(picker)
+    with with_masks_of(picker, "unread"):
+        picker.connect(picker.add("P3S_ToyWorld", (60, 430)), picker.mask, "clip_vision", 3)
+    picker.becomes(picker.hint, UNREAD)
+    assert picker.button("run").is_visible()
+    assert amount(stage(picker), SUBJECT) < 30
+    with with_masks_of(picker, "ready") as answered:
+        picker.queue()
+    assert answered.value.json()["grid"] == 12, "the toy world's"
+    # Linked again, the first model's masks are there without a run; with another file in its loader they are not.
+    with with_masks_of(picker, "ready") as answered:
+        picker.connect(picker.vision, picker.mask, "clip_vision")
+    assert answered.value.json()["grid"] == 16
+    picker.becomes(lambda: live(picker), by_clip)
+    set_file = "([id, name]) => { app.graph.getNodeById(id).widgets[0].value = name }"
+    picker.page.evaluate(set_file, [picker.vision, "another.safetensors"])
+    picker.becomes(picker.hint, UNREAD)
+    picker.page.evaluate(set_file, [picker.vision, "clip-vision.safetensors"])
+    picker.becomes(lambda: live(picker), by_clip)
+
+
+def test_a_model_is_the_same_out_of_a_subgraph_and_through_a_reroute(picker: EditorPage, server: Server) -> None:
+    picker.click(*DOG)
+    picker.click(*BACKPACK, button="right")
+    picker.queue()
+    picker.press("m")
+    wait_for_live(picker, "Subject: ")
+    shown = stage(picker)
+    outer = picker.page.evaluate(
+        """([vision, mask]) => {
+            const outer = app.graph.convertToSubgraph(new Set([app.graph.getNodeById(vision)])).node;
+            const reroute = LiteGraph.createNode('Reroute');
+            app.graph.add(reroute);
+            outer.connect(0, reroute, 0);
+            const target = app.graph.getNodeById(mask);
+            reroute.connect(0, target, target.inputs.findIndex(({ name }) => name === 'clip_vision'));
+            return outer.id;
+        }""",
+        [picker.vision, picker.mask],
+    )
+    picker.looked_at_graph()
+    np.testing.assert_array_equal(stage(picker), shown)
+    # The same weights under another name are another model, until a run has had it from there, too.
+    folder = server.base / "models" / "clip_vision"
+    if not (folder / "renamed.safetensors").exists():
+        (folder / "renamed.safetensors").symlink_to((folder / server.model("clip-vision")).resolve())
+    picker.page.evaluate(
+        "(id) => { app.graph.getNodeById(id).subgraph.nodes[0].widgets[0].value = 'renamed.safetensors' }", outer
+    )
+    picker.becomes(picker.hint, UNREAD)
+    with with_masks_of(picker, "ready"):
+        sent = picker.queue()
+    loaded = [node["inputs"] for node in sent["prompt"].values() if node["class_type"] == "CLIPVisionLoader"]
+    assert loaded == [{"clip_name": "renamed.safetensors"}]
 
 
 def test_where_rngr_mask_is_given_a_mask_the_points_show_none(picker: EditorPage, server: Server) -> None:

@@ -58,7 +58,7 @@ def test_two_subjects_in_tabs_reach_the_prompt_and_their_outputs(editor_page: Ed
     page.button("subject1").click()
     page.settle()
     assert page.button("subject1").get_attribute("aria-pressed") == "true"
-    assert page.status().startswith("Subject 1. Points of other subjects that count as −: 2.")
+    assert page.status().startswith("Subject 1. − from other tabs: 2.")
     picture_of(page, "subjects_first")
 
     texts = [page.add("PreviewAny", (900, 100 + 200 * i)) for i in range(2)]
@@ -315,6 +315,25 @@ def test_a_tab_whose_output_goes_nowhere_says_which(editor_page: EditorPage) -> 
     page.page.locator(".p3s-keys").focus()
     page.press("2", "Enter", "m")
     page.becomes(page.hint, "Connect “points_2” to RNGR Mask: the masks appear here once it has run.")
+
+
+def test_a_further_subject_without_an_rngr_mask_is_said_in_the_status_line(editor_page: EditorPage) -> None:
+    page, lack = editor_page, "“points_2” needs its own RNGR Mask."
+    page.click(0.25, 0.5)
+    assert "RNGR Mask" not in page.status(), "the first subject's points may be for other nodes"
+    page.button("addSubject").click()
+    assert "RNGR Mask" not in page.status()
+    page.click(0.75, 0.25)
+    page.becomes(lambda: lack in page.status(), True)
+    picture_of(page, "lack")
+    whole = page.page.locator(".p3s-status span").all()
+    assert [span.get_attribute("title") for span in whole] == [span.text_content() for span in whole]
+    assert page.page.locator(".p3s-lack").evaluate("(span) => span.scrollWidth <= span.clientWidth"), "it is not cut"
+    page.press("1")
+    assert lack not in page.status()
+    page.press("2")
+    page.connect(page.id, page.add("P3S_RNGRMask", (900, 100)), "points", output=4)
+    page.becomes(lambda: lack in page.status(), False)
 
 
 @pytest.mark.parametrize(("more", "frame"), [(["image"], 0), ([], 0), (["image", 3], 3), ([3, "image"], 3)])

@@ -29,8 +29,11 @@ from server import PromptServer
 ITEM = (0, "a run", {}, {}, [])
 
 
-def patches_of(source: PickerFile) -> Patches | None:
-    read = read_of(source)
+FROM = "where a run had its model from"
+
+
+def patches_of(source: PickerFile, origin: str = FROM) -> Patches | None:
+    read = read_of(source, origin)
     return read and read.patches
 
 
@@ -79,7 +82,7 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
         return PickerFile(str(path)), load_picture(str(path))[0]
 
     found: dict[str, Any] = {}
-    token_cache.tokens(new()[1], vision)  # a run has used the model
+    token_cache.tokens(new()[1], vision, FROM)  # a run has used the model
 
     big = torch.from_numpy(picture(0, 2400)).float() / 255
     shown = point_picker._save_preview(big, 1)
@@ -88,8 +91,9 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
     vectors = Patches(from_preview, by_route.frame).vectors
     found["the preview is read"] = (by_route.vectors * vectors).sum(-1).mean().item() > 0.99  # from a smaller one
     found["the preview differs"] = not torch.equal(from_preview, exact(big))
-    found["a run reads the photo"] = torch.equal(token_cache.tokens(big, vision), exact(big))
+    found["a run reads the photo"] = torch.equal(token_cache.tokens(big, vision, FROM), exact(big))
     found["then the route shows it"] = like(patches_of(preview), exact(big))
+    found["but to no graph with another model"] = patches_of(preview, "elsewhere") is None
 
     path, photo = new()
     loads: list[Any] = []

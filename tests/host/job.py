@@ -16,6 +16,16 @@ DATA = Path(__file__).parents[1] / "data"
 POINTS = json.dumps({"v": 1, "positive": [[0.39, 0.5]], "negative": [[0.75, 0.55]]})
 
 
+def origin(kind: str, slot: int = 0, **inputs: Any) -> dict[str, Any]:
+    """Where a model comes from that a node with these inputs loads, as the mask route is asked for it."""
+    return {"slot": slot, "nodes": [[kind, inputs]]}
+
+
+#: The CLIP vision model that the tests' graphs load.
+CLIP = origin("CLIPVisionLoader", clip_name="clip-vision.safetensors")
+TOY = origin("P3S_ToyWorld", slot=3)
+
+
 def two_subjects(left: str = "dog", right: str = "backpack", side: int = 256) -> np.ndarray:
     """A photo of two subjects side by side, uint8 [side, 2 side, 3]."""
     halves = [Image.open(DATA / f"{name}.jpg").convert("RGB").resize((side, side)) for name in (left, right)]

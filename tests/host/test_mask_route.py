@@ -16,7 +16,7 @@ import pytest
 from host.client import Client
 from host.graphs import Graphs
 from host.inside import Inside
-from host.job import POINTS, two_subjects
+from host.job import CLIP, POINTS, TOY, origin, two_subjects
 from host.server import Server
 from host.test_help_pages import NODES
 from PIL import Image
@@ -40,7 +40,7 @@ def send(
 
 
 def content(image: Any = "two.png", points: str = POINTS, node: str = "P3S_PointPicker", **more: Any) -> dict[str, Any]:
-    return {"picture": {"node": node, "image": image}, "points": points, "source": "a test", **more}
+    return {"picture": {"node": node, "image": image}, "points": points, "origin": CLIP, "source": "a test", **more}
 
 
 def ask(client: Client, *args: Any, headers: dict[str, str] = JSON, **more: Any) -> tuple[int, dict[str, Any]]:
@@ -125,6 +125,33 @@ def test_a_linked_vision_model_shows_what_a_run_has_read_of_it(server: Server, c
     assert ask(client, settings={"features": "first"})[0] == 400
 
 
+def test_of_each_vision_model_what_it_has_read_is_shown_and_no_other(server: Server, client: Client) -> None:
+    client.upload_image(np.roll(two_subjects(), 9, 0), "two.png")
+    assert ask(client, origin=None) == (200, {"state": "unread"}), "no RNGR Mask, or nothing linked to it"
+    client.run_ok(mask_graph(server).graph)
+    by_clip = ask(client)[1]
+    assert (by_clip["state"], by_clip["grid"]) == ("ready", 16)
+    other_file = origin("CLIPVisionLoader", clip_name="another.safetensors")
+    for elsewhere in (TOY, other_file, None):
+        assert ask(client, origin=elsewhere) == (200, {"state": "unread"})
+
+    both = mask_graph(server)
+    world = both.add("P3S_ToyWorld", animal="dog", scene=4, batch_size=1)
+    settings = {**both.graph["3"]["inputs"], "clip_vision": world[3]}
+    both.add("P3S_RNGRMask", **settings)
+    client.run_ok(both.graph)
+    assert ask(client)[1] == by_clip
+    assert ask(client, origin=TOY)[1]["grid"] == 12
+    assert ask(client, origin=other_file) == (200, {"state": "unread"})
+    # Both models are alive, and each reads a picture of which no run knows.
+    client.upload_image(np.roll(two_subjects(), 10, 0), "unseen.png")
+    assert [ask(client, "unseen.png", origin=each)[1]["grid"] for each in (CLIP, TOY)] == [16, 12]
+    # What the masks are made with is the model at mask_vision, where one is linked.
+    both.graph["3"]["inputs"]["mask_vision"] = world[3]
+    client.run_ok(both.graph)
+    assert ask(client, origin=TOY, settings={"mask_vision": True})[1]["grid"] == 12
+
+
 def test_without_a_server_the_nodes_load_and_a_second_copy_adds_no_second_route(inside: Inside) -> None:
     facts = inside.run(Path(__file__).with_name("inside_route.py"))
     assert facts == {"nodes": len(NODES), "server": False, "routes": ["POST /p3s/masks", "GET /p3s/picture"]}
@@ -137,7 +164,7 @@ def test_reading_between_runs_disturbs_no_run_and_changes_no_result(inside: Insi
         assert facts.pop(name) == [True, [True], True], name  # nothing is said of it; asked again it is
     assert facts.pop("the queue is free meanwhile") == [True]
     assert facts == dict.fromkeys(facts, True)
-    assert len(facts) == 9
+    assert len(facts) == 10
 
 
 def test_it_is_under_the_frontends_prefix_too(client: Client) -> None:
@@ -297,6 +324,7 @@ def changed(**more: Any) -> bytes:
         *(changed(picture={"node": "LoadImage", "image": image}) for image in (None, ["two.png"], "", "x" * 1001)),
         changed(picture={"node": "P3S_ToyWorld", "animal": "zebra", "scene": 1}),
         *(changed(picture={"node": "P3S_ToyWorld", "animal": "dog", "scene": n}) for n in (-1, 10_000, 1.5, True, "1")),
+        changed(origin="P3S_ToyWorld"),
         changed(source=7),
         changed(source="s" * 101),
         changed(points=None),

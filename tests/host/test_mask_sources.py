@@ -15,7 +15,7 @@ from host.client import Client
 from host.graphs import Graphs
 from host.hosts import Host
 from host.inside import Inside
-from host.job import POINTS, two_subjects
+from host.job import CLIP, POINTS, TOY, origin, two_subjects
 from host.server import Server
 from PIL import Image
 from test_mask_preview import from_runs
@@ -24,8 +24,10 @@ GIB = 2**30
 SETTINGS = {"fill": "telea", "fill_region": "negative", "value_range": "clip", "blur": 1.0, "grow": 0.0}
 
 
-def ask(client: Client, picture: dict[str, Any], points: str = POINTS, **settings: Any) -> tuple[int, dict[str, Any]]:
-    request = {"picture": picture, "points": points, "source": "a test", "settings": settings}
+def ask(
+    client: Client, picture: dict[str, Any], points: str = POINTS, origin: Any = CLIP, **settings: Any
+) -> tuple[int, dict[str, Any]]:
+    request = {"picture": picture, "points": points, "origin": origin, "source": "a test", "settings": settings}
     return client.post("/p3s/masks", request)
 
 
@@ -67,8 +69,9 @@ def test_a_clip_vision_model_of_another_pack_is_not_asked_between_runs(own_serve
     client.upload_image(two_subjects(), "two.png")
     Image.fromarray(two_subjects()[:, ::-1]).save(own_server.base / "input" / "turned.png")
     client.run_ok(mask_graph(("TestMeanColours", {}), image="two.png").graph)
-    assert ask(client, file("two.png"))[1]["state"] in ("ready", "problem")
-    assert ask(client, file("turned.png")) == (200, {"state": "unread"})
+    foreign = origin("TestMeanColours")
+    assert ask(client, file("two.png"), origin=foreign)[1]["state"] in ("ready", "problem")
+    assert ask(client, file("turned.png"), origin=foreign) == (200, {"state": "unread"})
 
 
 def test_in_the_toy_world_every_scene_shows_its_masks_after_one_run(client: Client) -> None:
@@ -82,11 +85,11 @@ def test_in_the_toy_world_every_scene_shows_its_masks_after_one_run(client: Clie
     saved = g.add("SaveImage", images=g.add("MaskToImage", mask=masks[2]), filename_prefix="toy")
     drawn = client.run_ok(g.graph).images(saved.id)[0][1::2, 1::2, 0] > 127
     own = {name: settings[name] for name in ("blur", "grow", "fill_region", "value_range")}
-    status, shown = ask(client, {"node": "P3S_ToyWorld", "animal": "dog", "scene": 4}, points, **own)
+    status, shown = ask(client, {"node": "P3S_ToyWorld", "animal": "dog", "scene": 4}, points, TOY, **own)
     assert (status, shown["state"], shown["grid"]) == (200, "ready", 12)
     np.testing.assert_array_equal(from_runs(shown["subject"], shown["size"]), drawn)
     other = {"node": "P3S_ToyWorld", "animal": "dog", "scene": 5}
-    status, shown = ask(client, other, '{"v":1,"positive":[[0.5,0.5]]}', **own)
+    status, shown = ask(client, other, '{"v":1,"positive":[[0.5,0.5]]}', TOY, **own)
     assert status == 200 and shown["state"] in ("ready", "problem")
     assert shown["grid"] == 12
     # After another kind of model was used, too.
@@ -158,7 +161,7 @@ def test_with_the_hosts_cors_setting_pages_of_elsewhere_are_answered(host: Host,
     server = Server(host, tmp_path, ("--enable-cors-header", "http://pictures.example"))
     try:
         server.client.upload_image(two_subjects(), "two.png")
-        picture = {"picture": file("two.png"), "points": POINTS, "source": "a test"}
+        picture = {"picture": file("two.png"), "points": POINTS, "origin": CLIP, "source": "a test"}
         headers = {"Origin": "http://pictures.example", "Content-Type": "application/json"}
         status, body = server.client._call(
             server.client._request("POST", "/p3s/masks", data=json.dumps(picture), headers=headers)

@@ -44,10 +44,13 @@ another **scene**, click its two animals, and name its place in **Training promp
     b.column(400)
     b.note(
         "Train",
-        120,
+        200,
         """
 **sks** is the rare word that stands for the subject. **steps**, **batch_size**, **learning_rate** and **zero_init**
 suit this small world; with Stable Diffusion, start from the template **train_and_generate**.
+
+The **blurred picture on Train P3S** is only a quick preview of the training prompt: 12 x 12 coloured cells, in which
+the subject's colours come up. The pictures on the right are sharp.
 """,
     )
     positive = b.add(

@@ -13,7 +13,7 @@ test('a subject is added, chosen and removed by keys, each with points of its ow
   click(120, 200)
   key('1')
   assert.deepEqual([editor.active, editor.points.positive], [0, [[0.5, 0.5]]])
-  assert.equal(log.said.at(-1), 'Subject 1. Points of other subjects that count as −: 2.')
+  assert.equal(log.said.at(-1), 'Subject 1. − from other tabs: 2.')
   key('2')
   key('Delete', { shift: true })
   assert.deepEqual([editor.active, subjects(editor)], [0, [[1, 0]]])

@@ -37,7 +37,7 @@ test('it asks once for what is wanted, and tells when the answer is there', asyn
   assert.equal(changes(), before + 1)
   assert.equal(client.masks.subjectShare, 0.25)
   assert.equal(client.masks.removedShare, 0.5)
-  assert.equal(describeMasks(client, WIRED), 'Subject: 25 % of the picture. Removed: 50 %.')
+  assert.equal(describeMasks(client, WIRED), 'Subject: 25 %. Removed: 50 %.')
   pause()
   client.want(want('1'))
   assert.equal(asked.length, 1)

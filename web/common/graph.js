@@ -58,21 +58,38 @@ export function widgetValue(node, name, rootGraph, steps = MAX_STEPS) {
 }
 
 /**
- * Whether something reaches a node's input in a run: through reroutes, bypassed nodes and the inputs of subgraphs, and
- * not from a muted node, nor from a subgraph's input that nothing is connected to.
+ * The output that reaches a node's input in a run, {node, slot}: through reroutes, Get nodes, bypassed nodes, and into and
+ * out of subgraphs. null where nothing does: from a muted node, or a subgraph's input that nothing is connected to.
  */
-export function isConnected(node, name, rootGraph, steps = MAX_STEPS) {
-  const input = node?.inputs?.find((input) => input.name === name)
-  const link = input?.link != null && steps > 0 ? findLink(node.graph, input.link) : null
-  if (!link) return false
+export function findSource(node, name, rootGraph, steps = MAX_STEPS) {
+  return sourceOfInput(node, node?.inputs?.findIndex((input) => input.name === name) ?? -1, rootGraph, steps)
+}
+
+export const isConnected = (node, name, rootGraph) => findSource(node, name, rootGraph) !== null
+
+function sourceOfInput(node, index, rootGraph, steps) {
+  return followLink(node?.graph, node?.inputs?.[index]?.link, rootGraph, steps)
+}
+
+function followLink(graph, id, rootGraph, steps) {
+  const link = graph && id != null && steps > 0 ? findLink(graph, id) : null
+  if (!link) return null
   if (isSubgraphInput(link.origin_id)) {
-    const outer = findSubgraphNode(rootGraph, node.graph, steps)
-    return isConnected(outer, outer?.inputs?.[link.origin_slot]?.name, rootGraph, steps - 1)
+    return sourceOfInput(findSubgraphNode(rootGraph, graph, steps), link.origin_slot, rootGraph, steps - 1)
   }
-  const origin = node.graph.getNodeById(link.origin_id)
-  if (!origin || origin.mode === MUTED) return false
-  if (!origin.isVirtualNode && origin.mode !== BYPASSED) return true
-  const type = origin.outputs?.[link.origin_slot]?.type
-  const passed = origin.isVirtualNode ? origin.inputs?.[0] : origin.inputs?.find((each) => each.type === type)
-  return isConnected(origin, passed?.name, rootGraph, steps - 1)
+  const origin = graph.getNodeById(link.origin_id)
+  return origin ? sourceOfOutput(origin, link.origin_slot, rootGraph, steps - 1) : null
+}
+
+function sourceOfOutput(node, slot, rootGraph, steps) {
+  if (node.mode === MUTED) return null
+  if (node.mode === BYPASSED) {
+    const passes = (input) => input?.type === node.outputs?.[slot]?.type
+    const index = passes(node.inputs?.[slot]) ? slot : (node.inputs?.findIndex(passes) ?? -1)
+    return sourceOfInput(node, index, rootGraph, steps)
+  }
+  if (node.subgraph) return followLink(node.subgraph, node.subgraph.outputs?.[slot]?.linkIds?.[0], rootGraph, steps)
+  if (!node.isVirtualNode) return { node, slot }
+  // A Get node says by getInputLink which link it stands for; a reroute just passes on what comes in.
+  return followLink(node.graph, node.getInputLink?.(slot)?.id ?? node.inputs?.[0]?.link, rootGraph, steps)
 }

@@ -9,6 +9,7 @@ import { findPicture, outputPicture, pictureRoute } from './find_picture.js'
 import { shapeChanged } from './geometry.js'
 import { linkedValue, rememberLinked } from './linked_values.js'
 import { findMaskNode, hasGivenMask, maskSettings } from './mask_node.js'
+import { visionOrigin } from './origin.js'
 import { looksDifferent } from './perceptual_hash.js'
 import { pointsIn, rememberPointsIn, savePointsIn } from './points_in.js'
 import { askMasks, fetchPicture } from './server.js'
@@ -100,7 +101,7 @@ export function bindPicker(node, inputName, { app, api }) {
     const picture = found.picture ?? (executed && outputPicture(executed))
     const masks = maskNode()
     const isGiven = hasGivenMask(masks, rootGraph())
-    const source = picture && !isGiven ? { picture, settings: maskSettings(masks, rootGraph()) } : null
+    const source = picture && !isGiven ? { picture, origin: visionOrigin(masks, rootGraph()), settings: maskSettings(masks, rootGraph()) } : null
     view.setMaskSource(source, { isWired: masks !== null, isGiven, output: labelOf(output()) })
     const now = JSON.stringify([found.kind, picture])
     if (now === shown) return

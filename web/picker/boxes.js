@@ -1,6 +1,6 @@
 // Boxes [left, top, right, bottom] in 0..1 of the picture: find, draw, move and resize them. No DOM in here.
 
-import { clamp, fromImage } from './geometry.js'
+import { clamp, clampPoint, fromImage, toImage } from './geometry.js'
 
 const sides = (low, high, least) => (high - low >= least ? [low, high] : [clamp(low, 0, 1 - least), clamp(low, 0, 1 - least) + least])
 
@@ -9,6 +9,12 @@ export function between([x0, y0], [x1, y1], picture) {
   const [left, right] = sides(Math.min(x0, x1), Math.max(x0, x1), 1 / picture.width)
   const [top, bottom] = sides(Math.min(y0, y1), Math.max(y0, y1), 1 / picture.height)
   return [left, top, right, bottom]
+}
+
+/** A box half as large as what the stage shows, in its middle. */
+export function inMiddle(rect, stage, picture) {
+  const at = (share) => clampPoint(toImage({ x: stage.width * share, y: stage.height * share }, rect))
+  return between(at(0.25), at(0.75), picture)
 }
 
 /**

@@ -1,27 +1,28 @@
 // Draws points and boxes: layers of draw_stage.js. A sign is told by shape and glyph, not by colour alone.
 
 import * as geometry from './geometry.js'
-import { borrowed } from './subjects.js'
+import { lent } from './subjects.js'
 
 export const COLOURS = { positive: '#35d07f', negative: '#ff6b6b', boxes: '#ffd54a' }
 const POINT = 9 // half the size of a mark
 const FAINT = 0.5
+const DIGIT = 10 // the height of a number with its dark outline
 const HANDLE = 3.5 // half the size of a box's corner
 
-/** The active subject's points with their numbers, and faintly those of the others that it has as negative ones. */
+/** The active subject's points with their numbers, and faintly those of the others that are negative ones here. */
 export function drawPoints(context, { editor, rect }) {
   context.globalAlpha = FAINT
-  for (const { point, subject } of borrowed(editor.subjects, editor.active)) {
+  for (const { point, subject } of lent(editor.subjects, editor.active)) {
     const at = geometry.fromImage(point, rect)
     drawMark(context, at, 'negative', false, false)
-    drawNumber(context, at, subject + 1)
+    drawNumber(context, at, subject + 1, editor.stage)
   }
   context.globalAlpha = 1
   for (const sign of ['negative', 'positive']) {
     editor.points[sign].forEach((point, index) => {
       const at = geometry.fromImage(point, rect)
       drawMark(context, at, sign, is(editor.selection, sign, index), is(editor.hover, sign, index))
-      drawNumber(context, at, index + 1)
+      drawNumber(context, at, index + 1, editor.stage)
     })
   }
 }
@@ -71,34 +72,37 @@ function outline(context, sign, half) {
 }
 
 /** Beside the mark, at its upper right, where it covers neither the glyph nor the place. */
-function drawNumber(context, { x, y }, number) {
+function drawNumber(context, at, number, stage) {
   context.font = 'bold 11px system-ui, sans-serif'
   context.textAlign = 'left'
   context.textBaseline = 'alphabetic'
   context.lineJoin = 'round'
   context.lineWidth = 3
   context.strokeStyle = 'rgba(0, 0, 0, 0.85)'
-  context.strokeText(String(number), x + POINT + 1, y - POINT + 3)
+  const text = String(number)
+  const { x, y } = geometry.besideMark(at, POINT, { width: context.measureText(text).width, height: DIGIT }, stage)
+  context.strokeText(text, x, y)
   context.fillStyle = '#ffffff'
-  context.fillText(String(number), x + POINT + 1, y - POINT + 3)
+  context.fillText(text, x, y)
 }
 
 /** The boxes of the active subject, and faintly those of the others, with their tab's number. */
 export function drawBoxes(context, { editor, rect }) {
+  const { stage } = editor
   context.globalAlpha = FAINT
   editor.subjects.forEach(({ boxes }, subject) => {
     if (subject === editor.active) return
-    for (const box of boxes) drawBox(context, box, rect, `(${subject + 1})`, { dashed: true })
+    for (const box of boxes) drawBox(context, box, { rect, stage }, `(${subject + 1})`, { dashed: true })
   })
   context.globalAlpha = 1
   editor.points.boxes.forEach((box, index) => {
     const selected = is(editor.selection, 'boxes', index)
     const hovered = is(editor.hover, 'boxes', index)
-    drawBox(context, box, rect, String(index + 1), { selected, hovered, handles: editor.isBoxing })
+    drawBox(context, box, { rect, stage }, String(index + 1), { selected, hovered, handles: editor.isBoxing })
   })
 }
 
-function drawBox(context, box, rect, label, { selected = false, hovered = false, handles = false, dashed = false }) {
+function drawBox(context, box, { rect, stage }, label, { selected = false, hovered = false, handles = false, dashed = false }) {
   const from = geometry.fromImage(box.slice(0, 2), rect)
   const to = geometry.fromImage(box.slice(2), rect)
   const size = [to.x - from.x, to.y - from.y]
@@ -112,7 +116,7 @@ function drawBox(context, box, rect, label, { selected = false, hovered = false,
   }
   context.setLineDash([])
   if (handles) drawHandles(context, from, to)
-  drawNumber(context, { x: from.x - POINT + 3, y: from.y + POINT + 9 }, label)
+  drawNumber(context, { x: from.x - POINT + 3, y: from.y + POINT + 9 }, label, stage)
 }
 
 function drawHandles(context, from, to) {

@@ -314,15 +314,8 @@ export class Editor extends Viewport {
     if (!this.picture || this.refuseFull(sign)) return
     const { x, y } = this.view
     this.selection = { sign, index: this.settled[sign].length }
-    this.commit(points.add(this.settled, sign, sign === 'boxes' ? this.#middleBox() : [x, y]))
+    this.commit(points.add(this.settled, sign, sign === 'boxes' ? boxes.inMiddle(this.rect, this.stage, this.picture) : [x, y]))
     this.saySelected()
-  }
-
-  #middleBox() {
-    const { rect, stage } = this
-    const [left, top] = geometry.clampPoint(geometry.toImage({ x: stage.width / 4, y: stage.height / 4 }, rect))
-    const [right, bottom] = geometry.clampPoint(geometry.toImage({ x: stage.width * 0.75, y: stage.height * 0.75 }, rect))
-    return boxes.between([left, top], [right, bottom], this.picture)
   }
 
   /** Move what is selected by pixels of the picture; with `corner`, the lower right one of a box. */

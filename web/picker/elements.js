@@ -16,7 +16,7 @@ const help = () =>
     t('Escape deselects; pressed again, it leaves the editor.')
   ].join(' ')
 
-/** {root, bar, buttons: {name: button}, tabs: [button], stage, canvas, keys, note, hint, warning, news, left, right, live} */
+/** {root, bar, buttons: {name: button}, tabs: [button], stage, canvas, keys, note, hint, warning, news, left, lack, right, live} */
 export function buildElements() {
   const root = document.createElement('div')
   root.className = 'p3s-picker'
@@ -64,6 +64,7 @@ export function buildElements() {
     warning,
     news,
     left: add(status, 'span', ''),
+    lack: add(status, 'span', 'p3s-lack'),
     right: add(status, 'span', ''),
     live
   }

@@ -40,6 +40,17 @@ export const isInside = ([x, y]) => x >= 0 && x <= 1 && y >= 0 && y <= 1
 
 export const clampPoint = ([x, y]) => [clamp(x, 0, 1), clamp(y, 0, 1)]
 
+/**
+ * Where a text {width, height} beside a mark begins, the left end of its baseline: at its upper right; lower at the stage's
+ * upper edge and to the left at its right edge, where it would be cut. `half`: of the mark's size.
+ */
+export function besideMark({ x, y }, half, text, stage) {
+  const right = x + half + 1
+  const isCut = x <= stage.width && right + text.width > stage.width
+  const above = y - half + 3
+  return { x: isCut ? x - half - 1 - text.width : right, y: y >= 0 ? Math.max(above, text.height) : above }
+}
+
 /** The nearest legal view: zoom in its range, no empty border that a pan could avoid. */
 export function clampView(view, stage, picture) {
   const zoom = clamp(view.zoom, 1, maxZoom(stage, picture))

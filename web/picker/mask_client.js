@@ -33,7 +33,7 @@ export class MaskClient {
     return !this.#wanted || this.#wanted.text === this.#answered
   }
 
-  /** request: {picture, points, settings}, or null for nothing. */
+  /** request: {picture, origin, points, settings}, or null for nothing. */
   want(request) {
     const text = request && JSON.stringify(request)
     if (text === (this.#wanted?.text ?? null)) return
@@ -62,7 +62,7 @@ export class MaskClient {
     } catch (error) {
       answer = { state: 'failed', message: t('The masks cannot be shown: {reason}', { reason: error.message }) }
     }
-    // The answer to earlier points of the same picture is shown until the newest one is there.
+    // The answer to earlier points of the same picture and model is shown until the newest one is there.
     if (keyOf(this.#wanted?.request) === keyOf(request) && answer.state !== 'superseded') {
       this.#answered = text
       this.grid = answer.grid ?? this.grid
@@ -83,7 +83,7 @@ export class MaskClient {
   }
 }
 
-const keyOf = (request) => request && JSON.stringify(request.picture)
+const keyOf = (request) => request && JSON.stringify([request.picture, request.origin])
 
 function read(answer) {
   const [width, height] = answer.size

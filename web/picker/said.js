@@ -50,5 +50,5 @@ export function box(item, index, picture) {
 export function subject(subjects, index) {
   const count = borrowed(subjects, index).length
   const text = t('Subject {number}.', { number: index + 1 })
-  return count ? `${text} ${t('Points of other subjects that count as −: {count}.', { count })}` : text
+  return count ? `${text} ${t('− from other tabs: {count}.', { count })}` : text
 }

@@ -37,6 +37,10 @@ export function showTexts(elements, editor, { hasPicture, emptyText, warning, me
   const write = (element, text) => {
     if (element.textContent !== text) element.textContent = text
   }
+  const writeWhole = (element, text) => {
+    write(element, text)
+    if (element.title !== text) element.title = text // where there is no room for all of it
+  }
   const hint = hasPicture ? pictureHint(editor, maskClient, maskNode) : emptyText
   write(elements.hint, hint)
   elements.note.classList.toggle('p3s-alone', !hasPicture)
@@ -51,12 +55,20 @@ export function showTexts(elements, editor, { hasPicture, emptyText, warning, me
   const point = get(editor.points, at)
   const { positive, negative, boxes } = editor.points
   const counts = `+ ${positive.length}   − ${negative.length}${boxes.length ? `   □ ${boxes.length}` : ''}${editor.isSeedShown ? `   ${t('from points_in')}` : ''}`
-  write(elements.left, point && picture ? describePoint(point, at, picture) : message || counts)
+  writeWhole(elements.left, point && picture ? describePoint(point, at, picture) : message || counts)
+  writeWhole(elements.lack, describeLack(editor, maskNode))
   const zoom = editor.isZoomed ? `${Math.round(editor.view.zoom * 100)} % · ` : ''
-  write(elements.right, picture ? `${zoom}${picture.width} × ${picture.height}` : '')
+  writeWhole(elements.right, picture ? `${zoom}${picture.width} × ${picture.height}` : '')
+  elements.right.hidden = elements.lack.textContent !== '' // which is more important
 }
 
-/** One sentence on the masks, for the status and for screen readers. */
+/** What a further subject needs in order to act; '' for nothing. The first one's points may be meant for other nodes. */
+function describeLack({ active, points }, { isWired, output }) {
+  if (active === 0 || !points.positive.length || isWired || !output) return ''
+  return t('“{output}” needs its own RNGR Mask.', { output })
+}
+
+/** One sentence on the masks, in shares of the picture, for the status and for screen readers. */
 export function describeMasks({ masks, message, isUnread }, { isWired, isRunning, isGiven, output }) {
   if (isGiven) return t('A mask is connected to RNGR Mask: see the picture on that node.')
   if (isUnread && isRunning) return t('RNGR Mask is running…')
@@ -65,7 +77,7 @@ export function describeMasks({ masks, message, isUnread }, { isWired, isRunning
   if (!masks) return message
   const percent = (share) => `${Math.round(share * 100)} %`
   const shares = { subject: percent(masks.subjectShare), removed: percent(masks.removedShare) }
-  return t('Subject: {subject} of the picture. Removed: {removed}.', shares)
+  return t('Subject: {subject}. Removed: {removed}.', shares)
 }
 
 function pictureHint(editor, maskClient, maskNode) {

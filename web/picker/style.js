@@ -80,6 +80,8 @@ export const CSS = `
   font-variant-numeric: tabular-nums; }
 .p3s-status span { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .p3s-status span:first-child { flex: 1; }
+.p3s-picker .p3s-lack { color: var(--input-text, #ddd); }
+.p3s-status .p3s-lack:empty { display: none; }
 .p3s-warning { margin: 0; padding: 3px 8px; border-radius: 6px; background: #5c4208; color: #ffe7ae; font-size: 11px; }
 .p3s-warning:empty { display: none; }
 .p3s-news { display: flex; align-items: center; gap: 8px; padding: 2px 2px 2px 8px; border-radius: 6px;

@@ -63,8 +63,12 @@ export const replaced = (subjects, index, marks) => subjects.map((each, i) => (i
  * [{point, subject}] in the order of the tabs, as apart in p3s/reference/points.py.
  */
 export function borrowed(subjects, index) {
-  const own = subjects[index]
-  if (own.negative.length || !own.positive.length) return []
+  return subjects[index].positive.length ? lent(subjects, index) : []
+}
+
+/** The same, also while the subject has no point yet. */
+export function lent(subjects, index) {
+  if (subjects[index].negative.length) return []
   const others = subjects.flatMap((each, subject) => (subject === index ? [] : each.positive.map((point) => ({ point, subject }))))
   return others.slice(0, points.MAX_POINTS)
 }

@@ -30,7 +30,7 @@ export class PickerView {
   #pictureLayer = new CachedLayer()
   #maskOverlay = new MaskOverlay()
   #maskClient
-  #maskSource = null // {picture, settings}: what the server calls the picture, and how its points will be read
+  #maskSource = null // {picture, origin, settings}: what the server calls the picture, by which model and how its points will be read
   #maskNode = { isWired: false, isRunning: false, isGiven: false, output: '' } // the RNGR Mask that reads the subject's output
   #announced = '' // what was last said about the masks
 
@@ -153,7 +153,7 @@ export class PickerView {
   }
 
   /**
-   * What to ask for the masks: {picture, settings}, or null where they cannot be known; `isWired`: RNGR Mask is there, at
+   * What to ask for the masks: {picture, origin, settings}, or null where they cannot be known; `isWired`: RNGR Mask is there, at
    * the output of that name; `isGiven`: with a mask connected to it.
    */
   setMaskSource(source, { isWired = false, isGiven = false, output = '' } = {}) {
