@@ -166,6 +166,6 @@ TABLES: dict[str, tuple[str, ...]] = {
     "weight": ("p3s", "fixed", "increasing", "decreasing"),
     "weight_on": tuple(name + on for name in ("p3s", "fixed", "increasing", "decreasing") for on in ("", "-attention")),
     "learned": ("p3s", "learned"),
-    "cached": ("p3s", "p3s-exact", "p3s-fast", "cached", "cached-exact", "cached-steps", "cached-keys"),
+    "cached": ("p3s", "p3s-exact", "p3s-fast", "cached", "cached-exact", "cached-steps"),
     "structure": ("p3s", "no-cross", "attn1-feature", "one-to-one", "reference-input"),
 }

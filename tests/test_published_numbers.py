@@ -18,7 +18,7 @@ from benchmarks.toyworld_metrics import interval
 RIVALS = ("dreambooth-rngr", "lora-rngr")
 #: Tables of the toy world: the page, the results and the tables' names.
 TOY_TABLES = (
-    (PAGE, "toyworld.jsonl", ("main", "weight", "shipped", "twice")),
+    (PAGE, "toyworld.jsonl", ("main", "weight", "shipped", "twice", "cached")),
     (EARLIER_PAGE, "toyworld_2026-11-21.jsonl", ("start", "consistency", "data", "learned", "structure", "kind")),
 )
 
@@ -181,6 +181,33 @@ def test_the_work_of_ssr_encoders_steps_in_the_texts() -> None:
         assert re.search(expected, " ".join(text.split())), expected
 
 
+def test_the_work_of_a_subject_network_that_runs_once_in_the_texts() -> None:
+    counted = variants("sampling.json")
+    plain = counted["plain model"]["tflop"]
+    standard, exact, whole = (
+        counted[f"P3S, cached, {name}"] for name in ("standard", "exact", "standard, it fills the photo")
+    )
+    firsts = [each["first"] / plain for each in (standard, exact, whole)]
+    run = (standard["first"] + 24 * standard["tflop"]) / 25 / plain
+    assert numbers(cells(README, "Apply P3S, a subject trained with `copy_input` cached")[1]) == [
+        round(standard["work"], 2),
+        round(firsts[0], 2),
+    ]
+    said = {
+        PAGE: rf"for {firsts[0]:.3f} times .* \({firsts[1]:.3f} in the .* {firsts[2]:.3f} where .* costs {run:.3f} times",
+        (ROOT / "web" / "docs" / "P3S_Apply.md").read_text(encoding="utf-8"): (
+            rf"\*cached\*, {standard['work']:.2f} times in any mode .* {whole['work']:.2f} times where it fills .* "
+            rf"first step {firsts[0]:.1f} to {firsts[2]:.1f} times"
+        ),
+        (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"): (
+            rf"A picture then costs {standard['work']:.2f} times the plain model's work"
+        ),
+    }
+    assert round(standard["work"], 2) == round(exact["work"], 2)  # "in any mode"
+    for text, expected in said.items():
+        assert re.search(expected, " ".join(text.split())), expected
+
+
 def test_what_the_readme_quotes_from_table_i() -> None:
     for method, pattern in (
         ("P3S", r"CLIP-I ([\d.]+), CLIP-T ([\d.]+), DINOv2 ([\d.]+) for P3S"),
@@ -297,6 +324,9 @@ def test_the_tables_of_training() -> None:
         ("IPAdapter-plus (16 tokens)", "IPAdapter-plus"),
         ("SSR-Encoder | 1.", "SSR-Encoder"),
         ("SSR-Encoder, two subjects in one softmax", "SSR-Encoder, two subjects"),
+        ("**P3S, a subject network that runs once, `mode` standard**", "P3S, cached, standard"),
+        ("P3S, a subject network that runs once, exact", "P3S, cached, exact"),
+        ("P3S, a subject network that runs once, standard, its", "P3S, cached, standard, it fills the photo"),
         ("**P3S, `mode` fast** | 1.8", "P3S, fast"),
         ("**P3S, `mode` standard**", "P3S, standard"),
         ("P3S, fast, two subjects, half", "P3S, fast, two subjects, a half each"),
