@@ -28,5 +28,7 @@ def features_of(copy: SubjectCopy, key: Hashable, compute: Callable[[], Features
 
 
 def drop(patcher: Any, unpatch_all: bool = True) -> None:
-    """Forget those of a copy: the host's callback where it unloads a model."""
-    _kept.pop(patcher.model, None)
+    """Forget those of a copy: the host's callback where it unloads a model. Where one patcher of a copy takes the place
+    of another, as in every run, not all is unpatched, and they are kept."""
+    if unpatch_all:
+        _kept.pop(patcher.model, None)
