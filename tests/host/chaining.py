@@ -278,8 +278,8 @@ def sdxl_cases() -> Iterator[tuple[str, Case]]:
     few, note = "distilled models in few steps: Turbo, Lightning, LCM", "without guidance"
     yield "few-steps", Case(few, note=note, section=sections[SAMPLING])
     yield "refiner", Case("SDXL's refiner for the last steps", note="without a subject", section=sections[SAMPLING])
-    refusal, note = "this is SDXL's refiner, which only finishes pictures", "apply it to the base"
-    yield "refiner-subject", Case("Apply P3S on the refiner", ALONE, note, refusal, section=sections[SAMPLING])
+    refusal = "P3S works with SD 1.x, SD 2.x and SDXL models and their fine-tunes; got SDXLRefiner"
+    yield "refiner-subject", Case("Apply P3S on the refiner", expected=refusal, section=sections[SAMPLING])
 
 
 CASES |= {f"sdxl-{name}": case for name, case in sdxl_cases()}
