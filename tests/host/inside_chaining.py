@@ -49,7 +49,7 @@ def in_sampling(chain: Chain, changes: dict[str, Any], variant: str = "") -> str
     ours, written = (partial(m, **use) for m, use in zip((chain.ours, chain.written), VARIANTS[variant], strict=True))
     image = sample(ours(chain.model), **settings)
     found = same(image, sample(written(chain.model), **settings), sample(chain.model, **settings))
-    if found == "works" and difference(image, chain.image(True, variant, steps=chain.steps)) < SEEN:
+    if found == "works" and difference(image, chain.image(True, variant, steps=settings["steps"])) < SEEN:
         return "it does not act"
     return found
 

@@ -137,7 +137,8 @@ class OtherNodes:
         return {"positive": positive, "negative": negative}
 
     def controlnet_window(self) -> dict[str, Any]:
-        return self.controlnet(start_percent=0.3, end_percent=0.8)
+        # Of two steps the second, which is within, changes too little.
+        return {**self.controlnet(start_percent=0.3, end_percent=0.8), "steps": 3}
 
     def area(self) -> dict[str, Any]:
         parts = []
