@@ -318,9 +318,9 @@ def test_a_file_keeps_the_masks_of_references(tmp_path) -> None:
     ("mask", "message"),
     [
         (None, "reference 1 has no mask, which its subject network needs"),
-        (torch.ones(3, 2), "the mask of reference 1 is 3 x 2, not 2 x 3 of 0 and 1"),
-        (torch.full((2, 3), 0.5), "not 2 x 3 of 0 and 1"),
-        (torch.zeros(2, 3), "that shows something"),
+        (torch.ones(3, 2), "the mask of reference 1 is 3 x 2, its latent 4 x 2 x 3"),
+        (torch.full((2, 3), 0.5), "has other values than 0 and 1"),
+        (torch.zeros(2, 3), "or shows nothing"),
     ],
 )
 def test_a_file_without_a_fitting_mask_is_refused(tmp_path, mask, message) -> None:

@@ -194,7 +194,9 @@ def test_the_work_of_a_subject_network_that_runs_once_in_the_texts() -> None:
         round(firsts[0], 2),
     ]
     said = {
-        PAGE: rf"for {firsts[0]:.3f} times .* \({firsts[1]:.3f} in the .* {firsts[2]:.3f} where .* costs {run:.3f} times",
+        PAGE: (
+            rf"for {firsts[0]:.3f} times .* \({firsts[1]:.3f} in the .* {firsts[2]:.3f} where .* costs {run:.3f} times"
+        ),
         (ROOT / "web" / "docs" / "P3S_Apply.md").read_text(encoding="utf-8"): (
             rf"\*cached\*, {standard['work']:.2f} times in any mode .* {whole['work']:.2f} times where it fills .* "
             rf"first step {firsts[0]:.1f} to {firsts[2]:.1f} times"

@@ -129,7 +129,7 @@ BAD_HEADERS = {
     "metadata kind": (lambda header: header.update(__metadata__=[]), "header is damaged"),
     "metadata value": (set_metadata(x=1), "header is damaged"),
     "no metadata": (lambda header: header.pop("__metadata__") and None, "not a P3S subject"),
-    "newer": (set_metadata(format_version="3"), "format version 3 is newer than version 2"),
+    "newer": (set_metadata(format_version="4"), "format version 4 is newer than version 3"),
     "version": (set_metadata(format_version="one"), "no valid format version"),
     "old version": (set_metadata(format_version="0"), "no valid format version"),
     "no info": (lambda header: header["__metadata__"].pop("p3s") and None, "metadata of the subject is missing"),

@@ -186,14 +186,12 @@ def with_room(model: Any, subjects: Sequence[SubjectOnModel], noise_shape: Seque
 
     It is higher, rather than for more images, because nodes that slide a window over the images cut their number.
     """
-    # The host counts two prompts for each image; on one of them alone a subject keeps half as much.
-    sides = {"both": 1.0, "conditional": 0.5}
 
     def pixels(subject: SubjectOnModel) -> int:
         own = subject.copy.settings.cached  # on the reference's own grid
         return math.prod(subject.reference.latent.shape[1:] if own else noise_shape[2:])
 
-    values = sum(sides[s.application.settings.branches] * feature_values(s.copy, pixels(s)) for s in subjects)
+    values = sum(feature_values(s.copy, pixels(s)) for s in subjects)
     # Features as they come, features weighted, and the longer keys and values that they become a part of.
     needed = 4 * values * compute_dtype(model).itemsize
     image = model.model.memory_required([1, *noise_shape[1:]])

@@ -124,6 +124,7 @@ class SamplingRun(ModelRun):
         self._always_on = [always_on(schedule) for schedule in self._schedules]
         self._caches = [FeatureCache(s.application.settings.reuse) for s in subjects]
         self._conditions: dict[Hashable, Tensor] = {}
+        self._own_features: dict[Hashable, Features] = {}
         self._masks: dict[Hashable, EffectMask] = {}
         self._evaluation: int | None = None
         self._calls: Counter[Hashable] = Counter()
@@ -205,17 +206,21 @@ class SamplingRun(ModelRun):
 
     def _cached(self, index: int, x: Tensor) -> Features:
         """The features of a subject that are the same in every step: those of an earlier run, if nothing that they
-        depend on has changed. A low-rank copy runs on the MODEL's own weights, as LoRAs have changed them."""
+        depend on has changed. A low-rank copy runs on the MODEL's own layers, as LoRAs have changed them."""
         subject = self.subjects[index]
         low_rank = subject.copy.settings.kind == "lora"
 
         def compute() -> Features:
             return subject.copy.cached(self._condition(index, x), subject.reference.subject_tokens)
 
-        if low_rank and (self._model is None or self._hooked):
-            return compute()  # whose weights these are is not known, or changes with the prompt
-        weights = self._model.patches_uuid if low_rank else None
-        return features_of(subject.copy, (subject.reference, x.device, x.dtype, weights), compute)
+        if torch.is_grad_enabled() or (low_rank and (self._model is None or self._hooked)):
+            return compute()  # the MODEL is trained, is not known, or its weights change with the prompt
+        key = subject.reference, x.device, x.dtype
+        if low_rank and self._model.injections:  # which change its layers, as LoRAs in bypass mode do, unnoticed
+            if (index, key) not in self._own_features:
+                self._own_features[index, key] = compute()
+            return self._own_features[index, key]
+        return features_of(subject.copy, key, self._model.patches_uuid if low_rank else None, compute)
 
     def _stays(self, x: Tensor, options: Mapping[str, Any]) -> bool:
         """Whether a call is about the same part of the image at every step: all of it, or its conditioning's area.

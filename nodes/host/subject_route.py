@@ -43,14 +43,11 @@ def _family_of(name: str) -> str:
     path = subject_folders.find_subject(name)
     try:
         return "" if path is None else _read(path, subject_folders.SUBJECTS.state(name))
-    except OSError:  # deleted meanwhile
+    except (OSError, SubjectFileError):  # not a subject, or not to be read now: which is not kept
         return ""
 
 
 @lru_cache(maxsize=4096)
 def _read(path: str, state: str) -> str:
     """The family of the file in this ``state``."""
-    try:
-        return family_title(load_info(path).family)
-    except SubjectFileError:
-        return ""
+    return family_title(load_info(path).family)

@@ -294,7 +294,7 @@ class Injection:
         if pooled:  # the mean of those of its tokens that show the subject
             share = pool_tokens(self._subject.share(own, f.device)[None].to(f.dtype), own, self.pool)
             tokens = pool_tokens(tokens, own, self.pool) / share.clamp_min(torch.finfo(f.dtype).eps)
-            shown = share[0, :, 0].nonzero()[:, 0]
+            shown = self._subject.numbers(own, f.device, self.pool)
         return repeat_rows(tokens[:, shown], len(f))
 
     def cross_attention_query(self, layer: Layer, grid: tuple[int, int], z: Tensor) -> Tensor:

@@ -111,6 +111,8 @@ class SubjectCopy(nn.Module):
         ``x`` is x_t [batch, channels, h, w], ``condition`` is I'' [1 or batch, channels, h', w'], ``label`` as
         :meth:`UNet.forward` takes it. The pass ends at the last place that is read.
         """
+        if self.settings.cached:
+            raise P3SError("the features of a cached subject network are those of `cached`")
         return self.features(self.read(x, timesteps, context, condition, self.last_read, label))
 
     # f_i = Z_i(F_i(I'', 0, 0)), where the reference shows the subject

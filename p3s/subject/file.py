@@ -23,7 +23,6 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -58,10 +57,10 @@ class SubjectReference:
     tokens: Tensor
     mask: Tensor | None = None
 
-    @cached_property
+    @property
     def subject_tokens(self) -> SubjectTokens | None:
         """Which tokens of the reference show the subject."""
-        return None if self.mask is None else SubjectTokens(self.mask)
+        return None if self.mask is None else SubjectTokens.of(self.mask)
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,11 +254,12 @@ def _check_reference(reference: SubjectReference, first: SubjectReference, numbe
     if latent.shape[0] != first.latent.shape[0] or tokens.shape[1] != first.tokens.shape[1]:
         raise SubjectFileError(f"reference {number} does not have as many channels as reference 1")
     mask = reference.mask
-    if mask is not None and (mask.shape != latent.shape[1:] or not (((mask == 0) | (mask == 1)).all() and mask.any())):
+    if mask is not None and mask.shape != latent.shape[1:]:
         raise SubjectFileError(
-            f"the mask of reference {number} is {_show(mask.shape)}, not {_show(latent.shape[1:])} of 0 and 1 that "
-            "shows something"
+            f"the mask of reference {number} is {_show(mask.shape)}, its latent {_show(latent.shape)}"
         )
+    if mask is not None and not (((mask == 0) | (mask == 1)).all() and mask.any()):
+        raise SubjectFileError(f"the mask of reference {number} has other values than 0 and 1, or shows nothing")
     _check_finite(latent, f"the latent of reference {number}")
     _check_finite(tokens, f"a token of reference {number}")
 

@@ -27,6 +27,9 @@ from .loss_map import STORED_LOSSES, loss_map
 from .settings import TrainSettings
 from .step import check_base, check_examples, reference_numbers
 
+#: The settings of L_ac.
+CONSISTENCY = ("gamma", "attention_layers", "attention_norm")
+
 
 def prepare(
     config: UNetConfig,
@@ -66,6 +69,8 @@ def prepare(
     # A stride beyond the longest row of blocks has the effect of that length: it is the same training.
     longest = 1 + max(layer.depth for layer in config.layers())
     copy_settings = replace(copy_settings, depth_stride=min(copy_settings.depth_stride, longest))
+    if copy_settings.cached:  # without a text there are no maps to compare
+        settings = replace(settings, **{name: getattr(TrainSettings, name) for name in CONSISTENCY})
     tell("Checking whether this training was already done")
     hashes = tuple(reference.image_hash for reference in references)
     return TrainingInputs(base_fingerprint(), hashes, examples, empty_prompt, noise, copy_settings, settings)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -63,10 +62,10 @@ class Example:
         """The latent of the picture to learn, [channels, h', w']."""
         return self.latent if self.view is None else self.view
 
-    @cached_property
+    @property
     def subject_tokens(self) -> SubjectTokens | None:
         """Which tokens of the reference show the subject."""
-        return None if self.subject_mask is None else SubjectTokens(self.subject_mask)
+        return None if self.subject_mask is None else SubjectTokens.of(self.subject_mask)
 
     def stored(self) -> dict[str, Tensor]:
         """Its tensors by their stored names."""

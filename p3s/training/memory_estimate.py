@@ -113,7 +113,10 @@ def _largest(examples: Sequence[Example], batch_size: int) -> tuple[Shapes, ...]
     """A batch of those examples that need most."""
     area = max(e.learned_latent[0].numel() for e in examples)
     first = next(e for e in examples if e.learned_latent[0].numel() == area)
-    rows = islice(cycle([e for e in examples if e.learned_latent.shape == first.learned_latent.shape]), batch_size)
+    same = [e for e in examples if e.learned_latent.shape == first.learned_latent.shape]
+    # Of a subject network that runs once, a larger subject has more tokens, and any may be the condition.
+    same.sort(key=lambda e: 0.0 if e.subject_mask is None else -float(e.subject_mask.sum()))
+    rows = islice(cycle(same), batch_size)
     seen: dict[int, int] = {}
     return tuple(_shapes_of(row, seen.setdefault(id(row.latent), len(seen))) for row in rows)
 

@@ -48,7 +48,7 @@ class Batch:
     ``loss_mask`` [batch, 1, h, w], 0..1, the share of each pixel in L_LDM; ``row_weights`` [batch], factors of the rows
     in it, None where all have the same; ``label`` [batch, label_dim], see :class:`Example`, None where the U-Net reads
     none; ``subjects``, which tokens of each source show the subject, None for copies that do not ask. Rows of one
-    reference have the same objects in ``sources`` and ``subjects``.
+    reference have the same object in ``sources``.
     """
 
     x: Tensor

@@ -73,7 +73,7 @@ FRAMES = {"peer": "ComfyUI-AnimateDiff-Evolved", "minimum": "0.33.0", "section":
 STILL = "a motion module of zeros gives the images without it"
 
 CASES: dict[str, Case] = {
-    "lora": Case("LoRA", BOTH, "acts on the model, not on the subject network"),
+    "lora": Case("LoRA", BOTH, "acts on the model, and on a subject network of kind lora"),
     "lora-bypass": Case("LoRA in bypass mode", BOTH, minimum="0.33.0"),
     "freeu": Case("FreeU", BOTH),
     "freeu-v2": Case("FreeU V2", BOTH),

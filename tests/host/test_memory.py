@@ -52,12 +52,15 @@ def test_models_that_are_partly_loaded_give_the_same(facts: Any, family: str, ki
 @pytest.mark.parametrize("kind", ["full", "lora"])
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
 def test_the_host_is_asked_for_what_a_subject_takes(facts: Any, family: str, kind: str) -> None:
-    """Of weights exactly what the copy has, and beside them four times its features of a step, rounded up."""
+    """Of weights exactly what the copy has, and beside them four times its features of a step, rounded up; on the
+    prompt alone no less, because a run may have several prompts, and the host may run each by itself."""
     asked = facts[f"{family}, {kind}"]["asked for"]
     for found in asked.values():
         assert found["copy"] == found["weights"] > 0
         assert found["taken"] <= found["room"]
-        assert 4 * found["features"] <= found["room"] < 6 * found["features"]  # in rows of the latent
+    both, prompt_alone = asked["both"], asked["conditional"]
+    assert 4 * both["features"] <= both["room"] < 6 * both["features"]  # in rows of the latent
+    assert prompt_alone["room"] == both["room"]
     assert asked["both"]["features"] < asked["both"]["taken"]
 
 
