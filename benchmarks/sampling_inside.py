@@ -253,7 +253,11 @@ class Shapes:
         options = dict(patched.model_options["transformer_options"])
         options |= {"cond_or_uncond": [1, 0], "uuids": ["a", "b"], "wrappers": patched.wrappers}
         if subjects:
-            made, key, run = apply_subject.wrappers(subjects, self.config), apply_subject.KEY, SamplingRun(subjects)
+            made, key, run = (
+                apply_subject.wrappers(subjects, self.config),
+                apply_subject.KEY,
+                SamplingRun(subjects, model=self.model),
+            )
         elif name in SSR:
             on_model = (self.applied_ssr(SSR[name]),)
             made, key, run = ssr.wrappers(on_model), ssr.KEY, SSRRun(on_model)
