@@ -273,6 +273,16 @@ def test_the_estimate_of_memory_is_what_a_step_takes(count: int) -> None:
     assert found.peak - found.optimizer == pytest.approx(live.peak, rel=0.02)
 
 
+def test_an_estimate_of_memory_leaves_the_training_as_it_was() -> None:
+    base, settings, losses = random_unet(TINY), TrainSettings(steps=1), []
+    for estimated in (False, True):
+        examples = masked_examples(1)
+        if estimated:
+            estimate_memory(TINY, examples, CACHED, settings)
+        losses.append(train(base, start(base), examples, EMPTY, NOISE, settings).reports[0].loss)
+    assert losses[0] == losses[1]
+
+
 def test_the_features_stay_the_same_in_a_preview_of_a_training() -> None:
     from p3s.training.sample_preview import sample_preview
 

@@ -123,7 +123,9 @@ def _shapes_of(example: Example, reference: int) -> Shapes:
         tuple(t.shape) for t in (example.learned_latent, example.latent, example.tokens, example.prompt)
     )
     label = 0 if example.label is None else len(example.label)
-    return Shapes(target, latent, tokens, prompt, label, example.subject_tokens, reference)
+    # Of its own, because it keeps what is made of it, which has no values here.
+    subject = None if example.subject_mask is None else SubjectTokens(example.subject_mask)
+    return Shapes(target, latent, tokens, prompt, label, subject, reference)
 
 
 def _batch(rows: Sequence[Shapes]) -> Batch:
