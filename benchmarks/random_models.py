@@ -45,13 +45,15 @@ def computed_in() -> torch.dtype:
     return torch.float16 if management.get_torch_device().type == "cuda" else torch.float32
 
 
-def random_model(config: UNetConfig) -> Any:
-    """A MODEL, as a checkpoint of these shapes gives it."""
+def random_model(config: UNetConfig, disable_dynamic: bool = False) -> Any:
+    """A MODEL, as a checkpoint of these shapes gives it. ``disable_dynamic``: given by a host that makes it again."""
     place, rest = management.get_torch_device(), management.unet_offload_device()
     with torch.inference_mode(False), torch.no_grad():
         model = bare_model(config, computed_in(), rest)
         fill(model.diffusion_model.requires_grad_(False))
-    return ModelPatcher(model, place, rest)
+    found = ModelPatcher(model, place, rest)
+    found.cached_patcher_init = (random_model, (config,))  # by which newer hosts make another of it
+    return found
 
 
 def random_control(config: UNetConfig) -> Any:

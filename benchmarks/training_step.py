@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.append(str(Path(__file__).parents[1]))
 
 from benchmarks.random_weights import fill
 from benchmarks.training_work import TEXT, TOKEN_DIM, TOKENS, Step
@@ -168,7 +168,7 @@ def dreambooth(
     return 2 * sum(p.numel() for p in net.parameters())
 
 
-def network(config: UNetConfig, dtype: torch.dtype = torch.float32, device: torch.device = torch.device("cpu")) -> UNet:
+def network(config: UNetConfig, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> UNet:
     """A U-Net with random weights."""
     net = UNet(config, device="meta").to(dtype).to_empty(device=device)
     fill(net)

@@ -40,14 +40,17 @@ UNUSED = {
     "comfy-angle",
     "hf-xet",
 }
+#: Imported without being named among the requirements.
+UNNAMED = ("packaging",)
 #: Imported and never called, and large.
-STAND_INS = ("av", "scipy", "torchaudio", "torchvision")
+STAND_INS = ("av", "scipy", "tokenizers", "torchaudio", "torchvision", "transformers")
 #: Compiled parts that take most of a kit and have others in Python: package -> the files left out.
 COMPILED = {"comfy_kitchen": ".so"}
 #: Of a host's folder, what is imported.
 SOURCES = ("comfy", "comfy_api", "comfy_config", "comfy_execution", "comfy_extras", "app", "utils", "middleware")
 PLATFORMS = ("manylinux2014", "manylinux2010", "manylinux1", *(f"manylinux_2_{n}" for n in (5, 12, 17, 24, 27, 28, 31)))
-READ = {".py", ".json", ".txt", ".model", ".yaml"}
+READ = {".py", ".json", ".yaml"}
+VOCABULARY = 100_000  # bytes; what is larger and no program is a text encoder's
 
 #: Run by the host's own Python: name -> version of what its requirements need, with what those need, but not torch's.
 CLOSURE = """
@@ -73,7 +76,8 @@ def needed(roots, without):
 
 lines = [line.partition("#")[0].strip() for line in open("requirements.txt", encoding="utf-8")]
 without = set(json.loads(sys.argv[1])) | set(needed(["torch"], ()))
-print(json.dumps(needed([Requirement(line).name for line in lines if line], without)))
+roots = [*(Requirement(line).name for line in lines if line), *json.loads(sys.argv[2])]
+print(json.dumps(needed(roots, without)))
 """
 
 
@@ -89,7 +93,7 @@ def pack(host: Any, peer: Path | None, out: Path, python: str) -> dict[str, Any]
     if peer is not None:
         copy_sources(peer, out / "peers" / peer.name)
     without = json.dumps(sorted(UNUSED | set(STAND_INS)))
-    asked = [str(host.python), "-c", CLOSURE, without]
+    asked = [str(host.python), "-c", CLOSURE, without, json.dumps(UNNAMED)]
     listed = subprocess.run(asked, cwd=host.path, check=True, stdout=subprocess.PIPE)
     versions = json.loads(listed.stdout)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
@@ -106,11 +110,15 @@ def pack(host: Any, peer: Path | None, out: Path, python: str) -> dict[str, Any]
 
 
 def copy_sources(folder: Path, to: Path) -> None:
-    """What is read when a program runs: Python files, and vocabularies and the like beside them."""
+    """Python files, and settings beside them."""
+
+    def is_other(file: Path) -> bool:
+        if file.is_dir():
+            return file.name in ("__pycache__", ".git")
+        return file.suffix not in READ or (file.suffix != ".py" and file.stat().st_size > VOCABULARY)
 
     def others(place: str, names: list[str]) -> list[str]:
-        files = [name for name in names if not (Path(place) / name).is_dir()]
-        return [n for n in files if Path(n).suffix not in READ] + [n for n in names if n in ("__pycache__", ".git")]
+        return [name for name in names if is_other(Path(place) / name)]
 
     shutil.copytree(folder, to, ignore=others)
 

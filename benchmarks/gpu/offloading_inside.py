@@ -11,8 +11,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import comfy.model_management as management
+import no_server  # noqa: F401
 import torch
-from comfyui_p3s.nodes.host import base_model, progress
+from comfyui_p3s.nodes.host import base_model
 from comfyui_p3s.nodes.training import execution, saved_subjects
 from comfyui_p3s.p3s.network.copy_settings import CopySettings
 from comfyui_p3s.p3s.network.unet_config import UNetConfig
@@ -37,13 +38,15 @@ STEPS = 4
 def trained(model: Any, kind: str) -> tuple[Any, list[float]]:
     """The subject as its file gives it, and the losses."""
     settings, copied = TrainSettings(steps=STEPS, learning_rate=1e-4), CopySettings(**KINDS[kind])
-    mask = torch.zeros(16, 16)
-    mask[4:12, 4:12] = 1
+    mask = torch.zeros(16, 16) if copied.cached else None
+    if mask is not None:
+        mask[4:12, 4:12] = 1
     example = Example(draw(4, 16, 16, seed=7), draw(17, 20, seed=8), draw(77, 768, seed=9), subject_mask=mask)
     noise, base = base_model.noise_schedule(model), base_model.base_fingerprint(model, patched=True)
     inputs = TrainingInputs(base, ("",), [example], torch.zeros(77, 768), noise, copied, settings)
     info = subject_for(model, **KINDS[kind]).info
-    outcome = execution.run(SimpleNamespace(), model, inputs, info, 0, Checkpoints(Path("none")), False)
+    node = SimpleNamespace(hidden=SimpleNamespace(unique_id="1"))
+    outcome = execution.run(node, model, inputs, info, 0, Checkpoints(Path("none")), False)
     saved = saved_subjects.save(outcome.subject, kind)
     if not outcome.result.completed or not saved.path:
         raise RuntimeError(f"{outcome.result.error} {saved.told}")
@@ -51,7 +54,6 @@ def trained(model: Any, kind: str) -> tuple[Any, list[float]]:
 
 
 def main(arguments: dict[str, Any]) -> dict[str, Any]:
-    progress.show_text = execution.tell = lambda *_: None
     before = torch.load(arguments["against"], weights_only=True) if arguments["against"] else {}
     found: dict[str, Any] = {}
     made: dict[str, Any] = {}

@@ -17,8 +17,9 @@ from typing import Any
 
 import comfy.sd
 import comfy.utils
+import no_server  # noqa: F401
 import torch
-from comfyui_p3s.nodes.host import memory, progress
+from comfyui_p3s.nodes.host import memory
 from comfyui_p3s.nodes.training import execution, inputs, saved_subjects
 from comfyui_p3s.nodes.training.prepare import prepared
 from comfyui_p3s.p3s.network.copy_settings import CopySettings
@@ -90,7 +91,6 @@ def trained(model: Any, vae: Any, precision: str, arguments: dict[str, Any]) -> 
 
 
 def main(arguments: dict[str, Any]) -> dict[str, Any]:
-    progress.show_text = execution.tell = lambda *_: None  # there is no server to show it on
     small = UNetConfig.build(320, (1,), 1, (1,))
     model, vae = random_model(small if arguments["tiny"] else UNetConfig.build()), Maker(0)
     taesd(vae, "")
