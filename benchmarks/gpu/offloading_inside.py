@@ -30,7 +30,7 @@ from inside_subjects import apply, difference, draw, sample, subject_for
 from partial_results import keep
 from random_models import random_model
 
-MODEL = UNetConfig.build(320, (1, 1), 1, (1, 1))
+MODEL = UNetConfig.build(320, (1,), 1, (1,))
 KINDS: dict[str, dict[str, Any]] = {"full": {}, "lora": {"kind": "lora"}, "cached": {"copy_input": "cached"}}
 STEPS = 4
 
