@@ -260,7 +260,8 @@ class Shapes:
         """TFLOP of a step with guidance, averaged over a run if features are used again or it ends early; "first": that
         of the first one, where it makes what the others read, and what other runs read."""
         subjects = tuple(self.applied(use) for use in self.uses.get(name, ()))
-        options = self.options(name, subjects)
+        with mock.patch.object(comfy.model_management, "get_torch_device", lambda: torch.device("cpu")):
+            options = self.options(name, subjects)  # all on one device, also where there is a GPU
         once = name in SSR or any(s.copy.settings.cached for s in subjects)
         first = {"first": self.steps(name, options, 1)} if once else {}
         tflop = self.steps(name, options, max([s.application.settings.reuse for s in subjects], default=1))

@@ -45,6 +45,8 @@ def test_targets_say_what_is_met_and_what_is_missed() -> None:
         "sampling": sampled,
         "paper": {"bf16": {"seconds": 29.0}, "fp32": {"error": "out of memory"}},
         "waits": {"sampling, plain model": {"waits": 1}, "training, full fp32": {"waits": 4}},
+        "offloading": {"full": {"losses_apart": 0.001, "image_apart": 0.2}},
+        "resumed": {"full fp32": {"trained by": 1e-3, "resumed": {"weights": 1e-5}}},
     }
     run: dict[str, Any] = {"card": "one", "sections": {name: {"rows": rows} for name, rows in sections.items()}}
     assert targets(run)[2:] == [
@@ -53,6 +55,9 @@ def test_targets_say_what_is_met_and_what_is_missed() -> None:
         "| sampling, P3S, exact: time | 1.15 x its work | 1.9 | met |",
         "| sampling, P3S, cached, standard: time | 1.1 | 1.2 | missed |",
         "| waits for the GPU in a step, training, full fp32 | none | 4 | missed |",
+        "| offloaded, full: losses apart from the CPU's | 0.01 | 0.001 | met |",
+        "| offloaded, full: image apart from the CPU's | 0.05 | 0.2 | missed |",
+        "| resumed, full fp32: weights apart from the uninterrupted | 0.1 of what was trained | 1e-05 | met |",
     ]
     assert targets({**run, "card": None}) == ["not compared: they are for a GPU"]
 

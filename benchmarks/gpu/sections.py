@@ -118,8 +118,8 @@ SECTIONS = {
     "waits": Section(
         "Waits for the GPU", HERE / "waits_inside.py", small, gpu_alone="a CPU has nothing that it waits for"
     ),
-    "sampling sdxl": Section("Sampling, SDXL", BENCHMARKS / "sampling_inside.py", sampling("sdxl")),
-    "training beside": Section("Training beside other methods", HERE / "beside_inside.py", beside),
     "offloading": Section("Trained and applied with weights offloaded", HERE / "offloading_inside.py", small),
     "resumed": Section("Resumed trainings", HERE / "resumed_inside.py", small),
+    "sampling sdxl": Section("Sampling, SDXL", BENCHMARKS / "sampling_inside.py", sampling("sdxl")),
+    "training beside": Section("Training beside other methods", HERE / "beside_inside.py", beside),
 }

@@ -56,7 +56,7 @@ def test_samplers_cost_what_they_compute(run: Any, host: Host) -> None:
         assert rows["P3S, off"]["work"] == pytest.approx(1, abs=1e-3)
         assert rows["P3S, exact"]["work"] > rows["P3S, standard"]["work"] > rows["P3S, fast"]["work"] > 1
         assert rows["P3S, exact"]["work"] > rows["P3S, cached, standard"]["work"]
-        assert all(row["own"] == row["work"] for row in rows.values())
+        assert all(row["own"] == row["work"] and row["finite"] for row in rows.values())
         for row in rows.values():
             low, high = row["times"]
             assert 0 < low <= row["time"] <= high
