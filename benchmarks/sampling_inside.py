@@ -141,7 +141,10 @@ P3S_SDXL = {
 SSR = {"SSR-Encoder": 1, "SSR-Encoder, two subjects": 2}
 OTHERS = (PLAIN, CONTROLNET, "IPAdapter-plus", "reference-only")
 #: Of each family: the configuration of its U-Net in full size, and P3S's variants.
-FAMILIES = {"sd15": (UNetConfig.build(), P3S), "sdxl": (UNetConfig.build(**SDXL), P3S_SDXL)}
+FAMILIES: dict[str, tuple[UNetConfig, Mapping[str, Sequence[Use]]]] = {
+    "sd15": (UNetConfig.build(), P3S),
+    "sdxl": (UNetConfig.build(**SDXL), P3S_SDXL),
+}
 #: The smallest that the host takes for the family.
 TINY = {
     "sd15": UNetConfig.build(320, (1,), 1, (1,)),

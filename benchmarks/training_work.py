@@ -41,8 +41,8 @@ class Step:
         self.base.checkpointing = checkpointing
         self.copy: SubjectCopy | None = None
         if kind != "dreambooth":
-            sees = {"copy_input": "cached"} if subject else {}
-            copied = CopySettings(kind=kind, depth_stride=depth_stride, **sees)
+            sees = "cached" if subject else "noisy"
+            copied = CopySettings(kind=kind, depth_stride=depth_stride, copy_input=sees)
             self.copy = SubjectCopy(config, copied, TOKEN_DIM, device="meta")
             self.copy.unet.checkpointing = checkpointing
 

@@ -65,7 +65,8 @@ def farthest(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 
 
 def main(arguments: dict[str, Any]) -> dict[str, Any]:
-    device, found = torch.device(arguments["device"]), {}
+    device = torch.device(arguments["device"])
+    found: dict[str, dict[str, Any]] = {}
     for name, row in ROWS.items():
         with torch.inference_mode(False), tempfile.TemporaryDirectory() as folder:
             whole, again, resumed = (trained(row, device, Path(folder), halfway) for halfway in (False, False, True))

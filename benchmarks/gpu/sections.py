@@ -10,8 +10,18 @@ from typing import Any
 HERE = Path(__file__).parent
 BENCHMARKS = HERE.parent
 #: What is sampled in turn; SDXL's subjects are low-rank.
-VARIANTS = ("plain model", "ControlNet", "IPAdapter-plus", "reference-only", "P3S, exact", "P3S, standard", "P3S, fast")
-VARIANTS = (*VARIANTS, "P3S, cached, exact", "P3S, cached, standard", "P3S, off")
+VARIANTS = (
+    "plain model",
+    "ControlNet",
+    "IPAdapter-plus",
+    "reference-only",
+    "P3S, exact",
+    "P3S, standard",
+    "P3S, fast",
+    "P3S, cached, exact",
+    "P3S, cached, standard",
+    "P3S, off",
+)
 STEP = {"kind": "full", "precision": "fp32", "checkpointing": False}
 
 
