@@ -1,5 +1,6 @@
 # make test   everything that runs in minutes: lint, Python tests, web tests, tests on the newest ComfyUI that is found
 # make demo   the whole chain on small models, without ComfyUI
+# make gpu    all figures of a GPU, in eight minutes: benchmarks/README.md, "On a GPU"
 # A machine with Python >= 3.10 and a package registry is enough: the environment is made in .venv on first use.
 # VENV=/some/venv uses another place, COMFYUI_PATH=/a:/b names the hosts to test against, WORKERS=0 tests in one process.
 
@@ -14,7 +15,7 @@ PARALLEL := -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 # Threads that sleep while they wait: small models run much faster beside anything else.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: test test-python test-slow test-hosts test-browser test-web lint format demo clean
+.PHONY: test test-python test-slow test-hosts test-browser test-web lint format demo gpu clean
 
 test: lint test-python test-web
 
@@ -62,6 +63,11 @@ test-web:
 
 demo: $(STAMP)
 	$(PYTHON) -m p3s demo
+
+# On a machine that may have no package registry: by the Python there that has torch, with what a kit brings.
+GPU_PYTHON ?= python3
+gpu:
+	$(GPU_PYTHON) -m benchmarks.gpu $(GPU)
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache demo-output

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import gc
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 from unittest import mock
 
-import comfy.cldm.cldm
 import comfy.controlnet
-import comfy.model_detection
 import comfy.model_management
 import comfy.ops
 import torch
@@ -28,7 +23,6 @@ from comfyui_p3s.nodes.host.ssr import SSROnModel, SSRRun
 from comfyui_p3s.p3s.network.copy_settings import CopySettings
 from comfyui_p3s.p3s.network.injection import EffectMask
 from comfyui_p3s.p3s.network.subject_copy import SubjectCopy
-from comfyui_p3s.p3s.network.unet import UNet
 from comfyui_p3s.p3s.network.unet_config import SDXL, UNetConfig
 from comfyui_p3s.p3s.sampling.application import Application
 from comfyui_p3s.p3s.sampling.schedule import Schedule
@@ -37,6 +31,9 @@ from comfyui_p3s.p3s.ssr.attend import AppliedSSR
 from comfyui_p3s.p3s.ssr.embeds import QUERY_TOKENS, Embed, SubjectEmbeds
 from comfyui_p3s.p3s.ssr.layers import SubjectLayers
 from comfyui_p3s.p3s.subject.file import Subject, SubjectReference
+from partial_results import keep
+from random_models import bare_control, bare_model, random_control, random_model
+from rounds import measure
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -148,6 +145,11 @@ FAMILIES: dict[str, tuple[UNetConfig, Mapping[str, Sequence[Use]]]] = {
     "sd15": (UNetConfig.build(), P3S),
     "sdxl": (UNetConfig.build(**SDXL), P3S_SDXL),
 }
+#: The smallest that the host takes for the family.
+TINY = {
+    "sd15": UNetConfig.build(320, (1,), 1, (1,)),
+    "sdxl": UNetConfig.build(res_blocks=1, **{**SDXL, "channel_mult": (1, 1, 1), "transformer_depth": (0, 2, 5)}),
+}
 
 
 def prompt(config: UNetConfig, seed: int) -> list[Any]:
@@ -190,15 +192,10 @@ class Shapes:
     def __init__(self, config: UNetConfig, side: int, uses: Mapping[str, Sequence[Use]]) -> None:
         self.side, self.uses = side, uses
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
-        prefix, device = "model.diffusion_model.", torch.device("cpu")
-        shapes = {prefix + k: v for k, v in UNet(config, device="meta").state_dict().items()}
-        config = comfy.model_detection.model_config_from_unet(shapes, prefix)
-        config.set_inference_dtype(torch.float32, None)
-        factory = {"operations": comfy.ops.manual_cast, "dtype": torch.float32, "device": device}
-        control = {key: value for key, value in config.unet_config.items() if key != "out_channels"}
+        device = torch.device("cpu")
         with self.mode:
-            self.model = ModelPatcher(config.get_model(shapes, prefix, device), device, device)
-            self.control = comfy.cldm.cldm.ControlNet(**control | factory, hint_channels=3)
+            self.model = ModelPatcher(bare_model(config, torch.float32, device), device, device)
+            self.control = bare_control(config, torch.float32, device)
         self.config = base_model.unet_config(self.model)
 
     @contextmanager
@@ -270,7 +267,8 @@ class Shapes:
         """TFLOP of a step with guidance, averaged over a run if features are used again or it ends early; "first": that
         of the first one, where it makes what the others read, and what other runs read."""
         subjects = tuple(self.applied(use) for use in self.uses.get(name, ()))
-        options = self.options(name, subjects)
+        with mock.patch.object(comfy.model_management, "get_torch_device", lambda: torch.device("cpu")):
+            options = self.options(name, subjects)  # all on one device, also where there is a GPU
         once = name in SSR or any(s.copy.settings.cached for s in subjects)
         first = {"first": self.steps(name, options, 1)} if once else {}
         tflop = self.steps(name, options, max([s.application.settings.reuse for s in subjects], default=1))
@@ -318,13 +316,14 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
     load_nodes(arguments["peers"])
     torch.set_num_threads(arguments["threads"] or torch.get_num_threads())
     full, uses = FAMILIES[arguments["family"]]
+    full = TINY[arguments["family"]] if arguments.get("tiny") else full
     known = (*OTHERS, *(SSR if arguments["family"] == "sd15" else ()), *uses)
     wanted = [text.strip() for text in arguments["only"].split(";") if text.strip()]
     whole, parts = [t for t in wanted if t in known], [t for t in wanted if t not in known]
     names = [n for n in known if n == PLAIN or not wanted or n in whole or any(text in n for text in parts)]
     names = [n for n in names if n != "IPAdapter-plus" or arguments["peers"]]
 
-    shapes = Shapes(full, arguments["work_size"] // 8, uses)
+    size, shapes = arguments["size"], Shapes(full, arguments["work_size"] // 8, uses)
     found: dict[str, dict[str, Any]] = {}
     for name in names:
         work = shapes.work(name)
@@ -336,9 +335,12 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
                 f"  the first step, which makes what the others read: {work['first']:.3f}, {work['first'] / plain:.3f}"
             )
     if arguments["rounds"]:
-        model, side = load(arguments["checkpoint"]), arguments["size"] // 8
-        config = base_model.unet_config(model)
-        control = arguments["controlnet"] and comfy.controlnet.load_controlnet(arguments["controlnet"])
+        model, side = load(arguments["checkpoint"]) if arguments["checkpoint"] else random_model(full), size // 8
+        config, control = base_model.unet_config(model), arguments["controlnet"]
+        if CONTROLNET in names and not arguments["checkpoint"]:
+            control = random_control(full)
+        elif control:
+            control = comfy.controlnet.load_controlnet(control)
 
         @cache
         def trained(use: Use) -> Subject:
@@ -350,42 +352,15 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
             return trained(Use(use.number, use.kind, use.stride, shown=use.shown))
 
         models = {name: variant(name, model, side, uses, subject) for name in names if name != CONTROLNET or control}
-        own = Shapes(config, side, uses)
-        plain = own.work(PLAIN)["tflop"]
-        for name, figures in measure(runs(models, config, arguments, control), arguments["rounds"]).items():
-            seconds = figures["seconds"] / arguments["steps"]
-            found[name] |= {**figures, "seconds": seconds, "own": own.work(name)["tflop"] / plain}
-    return found
-
-
-def measure(timed: dict[str, Callable[[], torch.Tensor]], rounds: int) -> dict[str, dict[str, Any]]:
-    """Seconds of each run, and relative to the plain model's of the same round, so that what else runs on the machine
-    weighs on both."""
-    device = comfy.model_management.get_torch_device()
-    seconds: dict[str, list[float]] = {name: [] for name in timed}
-    memory: dict[str, float] = {}
-    for number in range(rounds + 1):  # the first one, which loads the models, does not count
-        for name, run in timed.items():
-            gc.collect()
-            if device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats()
-                torch.cuda.synchronize()
-            started = time.perf_counter()
-            run()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-                memory[name] = torch.cuda.max_memory_allocated() / 2**30
-            if number:
-                seconds[name].append(time.perf_counter() - started)
-            print(f"round {number}: {name} {time.perf_counter() - started:.1f} s", flush=True)
-    found = {}
-    for name, own in seconds.items():
-        ratios = [a / b for a, b in zip(own, seconds[PLAIN], strict=True)]
-        if ratios:
-            found[name] = {
-                "time": median(ratios),
-                "times": [min(ratios), max(ratios)],
-                "seconds": median(own),
-                "memory": memory.get(name),
-            }
+        if (config, side) == (full, shapes.side):
+            work = {name: found[name]["work"] for name in models}
+        else:
+            own = Shapes(config, side, uses)
+            plain = own.work(PLAIN)["tflop"]
+            work = {name: own.work(name)["tflop"] / plain for name in models}
+        timed, device = runs(models, config, arguments, control), comfy.model_management.get_torch_device()
+        for figures in measure(timed, PLAIN, arguments["rounds"], device):
+            for name, each in figures.items():
+                found[name] |= {**each, "seconds": each["seconds"] / arguments["steps"], "own": work[name]}
+            keep(arguments, found)
     return found

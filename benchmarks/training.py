@@ -79,7 +79,9 @@ def describe(row: dict[str, Any]) -> str:
         return f"{' beside '.join(row['inside'][:2])} in ComfyUI {row['host']}{again}"
     optimizer = ", adamw8bit" if row.get("optimizer") == "adamw8bit" else ""
     stride = f", depth_stride {row['depth_stride']}" if "depth_stride" in row else ""
-    return f"{PREFIXES.get(row.get('scale', ''), '')}{row['kind']} {row['precision']}{optimizer}{again}{stride}"
+    once = ", cached" if row.get("copy_input") == "cached" else ""
+    prefix = PREFIXES.get(row.get("scale", ""), "")
+    return f"{prefix}{row['kind']} {row['precision']}{optimizer}{again}{stride}{once}"
 
 
 def measure(row: dict[str, Any], counted: dict[str, Any] | None, args: argparse.Namespace) -> dict[str, Any]:

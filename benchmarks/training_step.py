@@ -17,7 +17,9 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -25,8 +27,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.append(str(Path(__file__).parents[1]))
 
+from benchmarks.random_weights import fill
 from benchmarks.training_work import TEXT, TOKEN_DIM, TOKENS, Step
 from p3s.network.copy_settings import CopySettings
 from p3s.network.unet import UNet
@@ -52,17 +55,19 @@ FIRST = 64  # pixels
 
 
 def measured(row: dict[str, Any]) -> dict[str, Any]:
-    """The figures of a row: {"kind", "precision", "checkpointing", "size", "scale", "depth_stride", "threads"}."""
+    """The figures of a row: {"kind", "precision", "checkpointing", "size", "scale", "depth_stride", "copy_input",
+    "threads", "device", "steps"}. Of several steps in full size the first does not count in the times."""
     torch.set_num_threads(row.get("threads") or torch.get_num_threads())
     config = CONFIGS[row.get("scale", "full")]
-    examples = [example(config, side // 8) for side in (FIRST, row["size"])]
+    first, shown = (example(config, side // 8, row.get("copy_input") == "cached") for side in (FIRST, row["size"]))
+    examples = [first, *[shown] * row.get("steps", 1)]
     settings = train_settings(row, examples)
     found: dict[str, Any] = row.get("counted") or counted(row, config, examples, settings)
     if row.get("dry") or (settings.optimizer == "adamw8bit" and find_spec("bitsandbytes") is None):
         return found
     # Steps that a library takes once, and the code that it loads for it, are not the training's.
     F.conv2d(torch.randn(1, 8, 8, 8), torch.randn(8, 8, 3, 3)) @ torch.randn(6, 6)
-    clock = Clock()
+    clock = Clock(torch.device(row.get("device", "cpu")))
     run = dreambooth if row["kind"] == "dreambooth" else p3s
     with torch.inference_mode(False), in_32_bits(settings.precision):
         found["file"] = run(config, examples, settings, row, clock)
@@ -73,31 +78,46 @@ def counted(
     row: dict[str, Any], config: UNetConfig, examples: list[Example], settings: TrainSettings
 ) -> dict[str, Any]:
     """What is known of a row without training."""
-    stride = row.get("depth_stride", 1)
-    work = Step(config, row["size"], row["kind"], row["checkpointing"], stride)
+    subject = examples[-1].subject_tokens
+    work = Step(config, row["size"], row["kind"], row["checkpointing"], row.get("depth_stride", 1), subject)
     found: dict[str, Any] = {"tflop": work.computed(), "needed": work.needed()}
     found |= {"plain": work.plain(), "stored": work.stored()}
     if row["kind"] != "dreambooth":
-        copied = CopySettings(kind=row["kind"], depth_stride=stride)
-        found["estimated"] = estimate_memory(config, examples, copied, settings).peak
+        found["estimated"] = estimate_memory(config, examples, copy_settings(row), settings).peak
     return found
 
 
 class Clock:
-    """Time and memory of the last step; memory is what the process holds beyond what it held before there were any
-    networks."""
+    """Time and memory of the steps in full size; memory is what the process holds beyond what it held before there were
+    any networks, or on a GPU what its tensors take."""
 
-    def __init__(self) -> None:
-        self.before = held("VmRSS")
-        self.found: dict[str, Any] = {}
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.before = held("VmRSS") if device.type == "cpu" else 0
+        self.marks: list[tuple[float, float]] = []
+        self.peak = 0
 
     def start(self) -> None:
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak
-        self.time = time.perf_counter(), time.process_time()
+        """Before the first of them."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            Path("/proc/self/clear_refs").write_text("5")  # forget the peak
+        self.lap()
 
-    def stop(self) -> None:
-        wall, cpu = time.perf_counter() - self.time[0], time.process_time() - self.time[1]
-        self.found = {"seconds": wall, "cpu_seconds": cpu, "peak": held("VmHWM") - self.before}
+    def lap(self) -> None:
+        """After each."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        self.marks.append((time.perf_counter(), time.process_time()))
+        self.peak = torch.cuda.max_memory_allocated() if self.device.type == "cuda" else held("VmHWM") - self.before
+
+    @property
+    def found(self) -> dict[str, Any]:
+        steps = list(pairwise(self.marks))
+        wall, cpu = ([b[i] - a[i] for a, b in steps[min(1, len(steps) - 1) :]] for i in (0, 1))
+        return {"seconds": median(wall), "cpu_seconds": median(cpu), "peak": self.peak}
 
 
 def held(what: str) -> int:
@@ -108,19 +128,18 @@ def held(what: str) -> int:
 
 def p3s(config: UNetConfig, examples: list[Example], settings: TrainSettings, row: dict[str, Any], clock: Clock) -> int:
     """Train; the bytes of the subject's file."""
-    base = network(config, DTYPES[settings.precision])
+    base = network(config, DTYPES[settings.precision], clock.device)
     text, noise = torch.zeros(TEXT, config.context_dim), NoiseSchedule.stable_diffusion()
-    copied = CopySettings(kind=row["kind"], depth_stride=row.get("depth_stride", 1))
-    inputs = TrainingInputs("", ("",) * 2, examples, text, noise, copied, settings)
-    copy = new_copy(base.state_dict(), inputs)
+    inputs = TrainingInputs("", ("",) * len(examples), examples, text, noise, copy_settings(row), settings)
+    copy = new_copy(base.state_dict(), inputs).to(clock.device)
 
     def told(report: Any) -> None:
-        clock.start() if report.step == 1 else clock.stop()
+        clock.start() if report.step == 1 else clock.lap()
 
     result = train(base, copy, inputs, told)
     if not result.completed:
         raise SystemExit(f"the training did not reach its end: {result.error}")
-    info = SubjectInfo("", "", copy.settings.to_dict(), {}, ("",) * 2, ("",) * 2, 2, True, "", "")
+    info = SubjectInfo("", "", copy.settings.to_dict(), {}, ("",) * 2, ("",) * 2, len(examples), True, "", "")
     with tempfile.TemporaryDirectory() as folder:
         return save_subject(subject_of(copy, examples, info), Path(folder) / "subject.safetensors").stat().st_size
 
@@ -129,13 +148,15 @@ def dreambooth(
     config: UNetConfig, examples: list[Example], settings: TrainSettings, row: dict[str, Any], clock: Clock
 ) -> int:
     """Train all weights of the U-Net on the denoising loss; the bytes of its weights in 16 bits."""
-    net = network(config)
+    net = network(config, device=clock.device)
     net.checkpointing = settings.checkpointing
     optimizer = torch.optim.AdamW(net.parameters(), lr=settings.learning_rate)
     noise, generator = NoiseSchedule.stable_diffusion(), torch.Generator().manual_seed(0)
     for number, shown in enumerate(examples):
-        if number:
+        if number == 1:
             clock.start()
+        elif number:
+            clock.lap()
         latent = shown.latent[None]
         t, eps = torch.randint(1000, (1,), generator=generator), torch.randn(latent.shape, generator=generator)
         label = None if shown.label is None else shown.label[None]
@@ -143,22 +164,24 @@ def dreambooth(
         F.mse_loss(prediction, noise.target(latent, eps, t)).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    clock.stop()
+    clock.lap()
     return 2 * sum(p.numel() for p in net.parameters())
 
 
-def network(config: UNetConfig, dtype: torch.dtype = torch.float32) -> UNet:
-    """A U-Net whose weights are random, but repeat: drawing all of them would take longer than a step."""
-    net = UNet(config, device="meta").to(dtype).to_empty(device="cpu")
-    some = torch.randn(2**18, generator=torch.Generator().manual_seed(0))
-    for weight in net.parameters():
-        size = weight[0].numel() ** -0.5 if weight.ndim > 1 else 1.0
-        for part in weight.data.view(-1).split(len(some)):
-            part.copy_(some[: len(part)] * size)
+def network(config: UNetConfig, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> UNet:
+    """A U-Net with random weights."""
+    net = UNet(config, device="meta").to(dtype).to_empty(device=device)
+    fill(net)
     return net
 
 
-def example(config: UNetConfig, side: int) -> Example:
+def copy_settings(row: dict[str, Any]) -> CopySettings:
+    names = ("kind", "depth_stride", "copy_input")
+    return CopySettings(**{name: row[name] for name in names if name in row})
+
+
+def example(config: UNetConfig, side: int, masked: bool = False) -> Example:
+    """``masked``: where the subject is, is known; it fills a quarter of the photo."""
     generator = torch.Generator().manual_seed(side)
 
     def draw(*shape: int) -> Tensor:
@@ -166,14 +189,18 @@ def example(config: UNetConfig, side: int) -> Example:
 
     drawn = draw(config.in_channels, side, side), draw(TOKENS, TOKEN_DIM), draw(TEXT, config.context_dim)
     label = draw(config.label_dim) if config.label_dim else None
-    return Example(*drawn, label=label, label_without_prompt=label)
+    mask = torch.zeros(side, side)
+    mask[: side // 2, : side // 2] = 1
+    return Example(*drawn, label=label, label_without_prompt=label, subject_mask=mask if masked else None)
 
 
 def train_settings(row: dict[str, Any], examples: list[Example]) -> TrainSettings:
-    """Two steps, with a seed whose first epoch begins with the first example."""
+    """A step for each example, with a seed whose first epoch begins with the first one."""
     seed = next(s for s in range(100) if epoch_batches(examples, 1, torch.Generator().manual_seed(s))[0] == [0])
     names = ("precision", "checkpointing", "optimizer")
-    return TrainSettings(steps=2, seed=seed, pairs="self", **{name: row[name] for name in names if name in row})
+    return TrainSettings(
+        steps=len(examples), seed=seed, pairs="self", **{name: row[name] for name in names if name in row}
+    )
 
 
 def in_32_bits(precision: str) -> Any:

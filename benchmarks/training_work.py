@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from benchmarks.attention_flops import counter
 from p3s.network.copy_settings import CopySettings
 from p3s.network.subject_copy import SubjectCopy
+from p3s.network.subject_tokens import SubjectTokens
 from p3s.network.unet import UNet
 from p3s.network.unet_config import UNetConfig
 from p3s.training.losses import total_loss
@@ -23,15 +24,25 @@ TOKENS, TEXT, TOKEN_DIM = 257, 77, 1024
 
 
 class Step:
-    """A training step of one picture on a U-Net of ``config``, as shapes. ``size`` is the picture's side in pixels."""
+    """A training step of one picture on a U-Net of ``config``, as shapes. ``size`` is the picture's side in pixels.
+    ``subject``: of a copy that runs once."""
 
-    def __init__(self, config: UNetConfig, size: int, kind: str, checkpointing: bool, depth_stride: int = 1) -> None:
+    def __init__(
+        self,
+        config: UNetConfig,
+        size: int,
+        kind: str,
+        checkpointing: bool,
+        depth_stride: int = 1,
+        subject: SubjectTokens | None = None,
+    ) -> None:
         self.settings = TrainSettings(checkpointing=checkpointing)
         self.base = UNet(config, device="meta").requires_grad_(kind == "dreambooth")
         self.base.checkpointing = checkpointing
         self.copy: SubjectCopy | None = None
         if kind != "dreambooth":
-            copied = CopySettings(kind=kind, depth_stride=depth_stride)
+            sees = "cached" if subject else "noisy"
+            copied = CopySettings(kind=kind, depth_stride=depth_stride, copy_input=sees)
             self.copy = SubjectCopy(config, copied, TOKEN_DIM, device="meta")
             self.copy.unet.checkpointing = checkpointing
 
@@ -42,7 +53,7 @@ class Step:
         source = (empty(*x.shape[1:]), empty(TOKENS, TOKEN_DIM))
         label = empty(1, config.label_dim) if config.label_dim else None
         text, everywhere = empty(1, TEXT, config.context_dim), torch.ones_like(x[:, :1])
-        self.batch = Batch(x, empty(1), x, text, (source,), everywhere, label=label)
+        self.batch = Batch(x, empty(1), x, text, (source,), everywhere, label=label, subjects=(subject,))
 
     def loss(self) -> Tensor:
         if self.copy is not None:

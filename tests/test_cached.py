@@ -273,6 +273,15 @@ def test_the_estimate_of_memory_is_what_a_step_takes(count: int) -> None:
     assert found.peak - found.optimizer == pytest.approx(live.peak, rel=0.02)
 
 
+def test_the_estimate_is_of_the_photo_with_the_largest_subject() -> None:
+    """Which any step may have as its condition."""
+    small, large = masked_examples(2)
+    settings = TrainSettings(batch_size=1)
+    both, alone = (estimate_memory(TINY, of, CACHED, settings) for of in ([small, large], [large]))
+    assert both == alone
+    assert both.peak > estimate_memory(TINY, [small], CACHED, settings).peak
+
+
 def test_an_estimate_of_memory_leaves_the_training_as_it_was() -> None:
     base, settings, losses = random_unet(TINY), TrainSettings(steps=1), []
     for estimated in (False, True):

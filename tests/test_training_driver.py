@@ -138,6 +138,16 @@ def test_a_stride_beyond_the_longest_row_is_the_same_training(row: int) -> None:
     assert row > 1 or "depth_stride" not in beyond.facts()
 
 
+def test_what_a_cached_subject_network_has_no_use_for_is_the_same_training() -> None:
+    """Without a text there are no maps for L_ac to compare."""
+    cached = CopySettings(copy_input="cached")
+    one = prepared(reference(), copy_settings=cached)
+    for changes in ({"gamma": 3.0}, {"attention_layers": "all"}, {"attention_norm": "sum"}):
+        other = prepared(reference(), copy_settings=cached, settings=TrainSettings(**changes))
+        assert (other.key(), other.facts()) == (one.key(), one.facts())
+        assert prepared(reference(), settings=TrainSettings(**changes)).key() != prepared(reference()).key()
+
+
 def test_what_a_file_says_of_a_training() -> None:
     inputs = prepared(reference(1), reference(2))
     before = info_of(inputs, [reference(1), reference(2)], "SD1.x", "cd" * 32, 128, identifier="sks")

@@ -9,6 +9,7 @@ from typing import Any
 import comfy.model_management
 import comfy.sd
 import comfy.utils
+import nodes
 import torch
 from comfyui_p3s.nodes.host import apply_subject, kept_features
 from comfyui_p3s.p3s.sampling.settings import SamplingSettings, feature_values
@@ -123,6 +124,32 @@ def hook_loras(model: Any, name: str) -> dict[str, bool]:
     }
 
 
+def bypass_loras(path: str, name: str) -> dict[str, bool]:
+    """A LoRA in bypass mode changes the layers that a low-rank copy runs on, and leaves no other trace: what was kept
+    before is no longer right with it, nor what was made with it without."""
+    if "LoraLoaderBypassModelOnly" not in nodes.NODE_CLASS_MAPPINGS:
+        return {}
+    model = load(path)
+    subject = subject_for(model, copy_input="cached", kind="lora", rank=4)
+
+    def picture(bypassed: bool) -> torch.Tensor:
+        applied = apply(model, subject)
+        given = {"model": applied, "lora_name": name, "strength_model": 1.0}
+        return sample(node("LoraLoaderBypassModelOnly", **given)[0] if bypassed else applied)
+
+    def fresh(bypassed: bool) -> torch.Tensor:
+        comfy.model_management.unload_all_models()
+        return picture(bypassed)
+
+    expected = {bypassed: fresh(bypassed) for bypassed in (False, True)}
+    after = {"with it": picture(True), "without": picture(False)}
+    return {
+        "with it, after a run without": difference(after["with it"], expected[True]) < 2e-3,
+        "without it, after a run with it": difference(after["without"], expected[False]) < 2e-3,
+        "it acts": difference(expected[True], expected[False]) > 0.01,
+    }
+
+
 def price(model: Any) -> dict[str, float]:
     """FLOPs of a run of 4 steps relative to the plain model's, the first and a later one; and those of the same copy
     where it sees the noisy image."""
@@ -161,4 +188,5 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
     facts["loras"] = loras(topo, comfy.utils.load_torch_file(arguments["lora-topo"]))
     micro = load(arguments["micro"])
     facts["hook loras"] = hook_loras(micro, "lora-micro.safetensors")
+    facts["bypass loras"] = bypass_loras(arguments["micro"], "lora-micro.safetensors")
     return facts
