@@ -275,7 +275,10 @@ def test_the_estimate_of_memory_is_what_a_step_takes(count: int) -> None:
 
 def test_the_estimate_is_of_the_photo_with_the_largest_subject() -> None:
     """Which any step may have as its condition."""
-    small, large = masked_examples(2)
+    small, large = (
+        dataclasses.replace(example, subject_mask=mask_of(32, 0, side))
+        for example, side in zip(random_examples(2, size=32, config=TINY), (4, 32), strict=True)
+    )
     settings = TrainSettings(batch_size=1)
     both, alone = (estimate_memory(TINY, of, CACHED, settings) for of in ([small, large], [large]))
     assert both == alone

@@ -141,11 +141,12 @@ def test_a_stride_beyond_the_longest_row_is_the_same_training(row: int) -> None:
 def test_what_a_cached_subject_network_has_no_use_for_is_the_same_training() -> None:
     """Without a text there are no maps for L_ac to compare."""
     cached = CopySettings(copy_input="cached")
-    one = prepared(reference(), copy_settings=cached)
+    one, noisy = (prepared(reference(), copy_settings=of, settings=TrainSettings()) for of in (cached, CopySettings()))
     for changes in ({"gamma": 3.0}, {"attention_layers": "all"}, {"attention_norm": "sum"}):
-        other = prepared(reference(), copy_settings=cached, settings=TrainSettings(**changes))
+        settings = TrainSettings(**changes)
+        other = prepared(reference(), copy_settings=cached, settings=settings)
         assert (other.key(), other.facts()) == (one.key(), one.facts())
-        assert prepared(reference(), settings=TrainSettings(**changes)).key() != prepared(reference()).key()
+        assert prepared(reference(), copy_settings=CopySettings(), settings=settings).key() != noisy.key()
 
 
 def test_what_a_file_says_of_a_training() -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import comfy.model_management
 import comfy.sd
 import comfy.utils
-import nodes
 import torch
 from comfyui_p3s.nodes.host import apply_subject, kept_features
 from comfyui_p3s.p3s.sampling.settings import SamplingSettings, feature_values
@@ -17,6 +16,8 @@ from inside_literal import Literal, literal
 from inside_peers import load_nodes, node
 from inside_subjects import apply, conditioning, difference, load, sample, subject_for
 from torch.utils.flop_counter import FlopCounterMode
+
+import nodes
 
 CONDITIONAL = SamplingSettings("conditional")
 
