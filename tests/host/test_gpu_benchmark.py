@@ -15,6 +15,8 @@ from host.inside import Inside
 from benchmarks.gpu.report import report
 from benchmarks.gpu.sections import SECTIONS
 
+pytestmark = pytest.mark.slow  # five minutes of one core
+
 EXACT = {"weights": 0.0, "losses": 0.0}
 
 
