@@ -74,5 +74,4 @@ def _any(mask: np.ndarray, by: int) -> np.ndarray:
     """Whether any of each ``by`` x ``by`` values is true; at the far edges of fewer."""
     height, width = (-(-side // by) for side in mask.shape)
     padded = np.pad(mask, ((0, height * by - mask.shape[0]), (0, width * by - mask.shape[1])))
-    found: np.ndarray = padded.reshape(height, by, width, by).any((1, 3))
-    return found
+    return np.asarray(padded.reshape(height, by, width, by).any((1, 3)))
