@@ -162,7 +162,7 @@ def with_patches(
     def keys_of(i: int, layer: Layer, extra: Any, rows: int) -> torch.Tensor:
         """The tokens that a subject appends to rows that may be tiles of the image."""
         if not copies[i].settings.cached:
-            return at(i, "self_attention", layer, extra).reshape(rows, -1, copies[i].map.config.channels(layer))
+            return at(i, "self_attention", layer, extra).reshape(rows, -1, found[i].self_attention[layer].shape[-1])
         f, grid = found[i].self_attention[layer], found[i].grids[layer]
         return f[:, shown(i, grid)].expand(rows, -1, -1)
 
