@@ -86,7 +86,7 @@ def test_the_layers_go_with_the_model(facts: Any) -> None:
         (
             "timesteps",
             "P3SError: Apply SSR with a start_percent or end_percent works with models whose timesteps go up to 1000; "
-            "this one samples with ModelSampling.*, whose go up to 1.1",
+            "this one samples with ModelSampling.*, whose go up to 1.096",
         ),
         ("timesteps without a window", "no error"),
     ],
