@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -42,18 +42,14 @@ def extend_values(v: Tensor, sums: Sequence[Tensor], added: Sequence[Tensor]) ->
     return torch.cat([sum(sums, v[:, :n]), v[:, n:], *added], dim=1)
 
 
-def fit_tokens(f: Tensor, grid: tuple[int, int], target: tuple[int, int]) -> Tensor:
-    """Resize tokens [batch, h*w, channels] from one (height, width) grid to another; the same tensor if equal."""
+def fit_tokens(
+    f: Tensor, grid: tuple[int, int], target: tuple[int, int], fit: Callable[..., Tensor] = resize
+) -> Tensor:
+    """Tokens [batch, h*w, channels] of one (height, width) grid on another; the same tensor if equal. ``fit``, of
+    pictures and a size: :func:`resize`, or :func:`fit_condition` for tokens that lie as a reference does."""
     if grid == target:
         return f
-    return resize(f.transpose(1, 2).unflatten(2, grid), target).flatten(2).transpose(1, 2)
-
-
-def place_tokens(f: Tensor, grid: tuple[int, int], target: tuple[int, int]) -> Tensor:
-    """Place tokens of a reference's (height, width) grid on another, as :func:`fit_condition` places the reference."""
-    if grid == target:
-        return f
-    return fit_condition(f.transpose(1, 2).unflatten(2, grid), target).flatten(2).transpose(1, 2)
+    return fit(f.transpose(1, 2).unflatten(2, grid), target).flatten(2).transpose(1, 2)
 
 
 def pool_tokens(f: Tensor, grid: tuple[int, int], by: int) -> Tensor:
@@ -136,11 +132,7 @@ class Features:
         """Those of a reference where it shows its ``subject``."""
 
         def cut(part: Mapping[Layer, Tensor]) -> dict[Layer, Tensor]:
-            found: dict[int, Tensor] = {}
-            for layer, f in part.items():
-                if id(f) not in found:
-                    found[id(f)] = f * subject.share(self.grids[layer], f.device).to(f.dtype)
-            return {layer: found[id(f)] for layer, f in part.items()}
+            return _times(part, lambda layer, f: subject.share(self.grids[layer], f.device))
 
         return Features(cut(self.self_attention), cut(self.cross_attention), self.grids, subject)
 
@@ -164,17 +156,18 @@ class Features:
             return self
         return replace(
             self,
-            self_attention=_scale(self.self_attention, weight),
-            cross_attention=_scale(self.cross_attention, weight),
+            self_attention=_times(self.self_attention, lambda layer, f: weight),
+            cross_attention=_times(self.cross_attention, lambda layer, f: weight),
         )
 
 
-def _scale(features: Mapping[Layer, Tensor], weight: float | Tensor) -> dict[Layer, Tensor]:
-    scaled: dict[int, Tensor] = {}
-    for f in features.values():
-        if id(f) not in scaled:
-            scaled[id(f)] = (f * weight).to(f.dtype)
-    return {layer: scaled[id(f)] for layer, f in features.items()}
+def _times(features: Mapping[Layer, Tensor], factor: Callable[[Layer, Tensor], float | Tensor]) -> dict[Layer, Tensor]:
+    """Features times what ``factor`` gives for them; those of several layers that are one tensor stay one."""
+    found: dict[int, Tensor] = {}
+    for layer, f in features.items():
+        if id(f) not in found:
+            found[id(f)] = (f * factor(layer, f)).to(f.dtype)
+    return {layer: found[id(f)] for layer, f in features.items()}
 
 
 class SelfAttentionPart(NamedTuple):
@@ -323,8 +316,8 @@ class Injection:
     ) -> Tensor | None:
         if layer not in features:
             return None
-        place = fit_tokens if self._subject is None else place_tokens
-        return repeat_rows(place(features[layer], self.features.grids[layer], grid).to(z.dtype), len(z))
+        fit = resize if self._subject is None else fit_condition
+        return repeat_rows(fit_tokens(features[layer], self.features.grids[layer], grid, fit).to(z.dtype), len(z))
 
 
 class InjectionHooks(AttentionHooks):

@@ -112,6 +112,15 @@ def test_masks_show_after_one_run_and_follow_the_points(picker: EditorPage, serv
 UNREAD = "The masks appear here once RNGR Mask has run."
 
 
+def show_masks(picker: EditorPage) -> None:
+    """Click two subjects, and see their masks after a run."""
+    picker.click(*DOG)
+    picker.click(*BACKPACK, button="right")
+    picker.queue()
+    picker.press("m")
+    wait_for_live(picker, "Subject: ")
+
+
 def with_masks_of(picker: EditorPage, state: str) -> Any:
     """Wait for such an answer of the server."""
     return picker.page.expect_response(
@@ -120,11 +129,7 @@ def with_masks_of(picker: EditorPage, state: str) -> Any:
 
 
 def test_the_masks_are_those_of_the_linked_vision_model_and_of_no_other(picker: EditorPage) -> None:
-    picker.click(*DOG)
-    picker.click(*BACKPACK, button="right")
-    picker.queue()
-    picker.press("m")
-    wait_for_live(picker, "Subject: ")
+    show_masks(picker)
     by_clip = live(picker)
     with with_masks_of(picker, "unread"):
         picker.connect(picker.add("P3S_ToyWorld", (60, 430)), picker.mask, "clip_vision", 3)
@@ -147,11 +152,7 @@ def test_the_masks_are_those_of_the_linked_vision_model_and_of_no_other(picker: 
 
 
 def test_a_model_is_the_same_out_of_a_subgraph_and_through_a_reroute(picker: EditorPage, server: Server) -> None:
-    picker.click(*DOG)
-    picker.click(*BACKPACK, button="right")
-    picker.queue()
-    picker.press("m")
-    wait_for_live(picker, "Subject: ")
+    show_masks(picker)
     shown = stage(picker)
     outer = picker.page.evaluate(
         """([vision, mask]) => {
@@ -300,11 +301,7 @@ def test_m_shows_the_similarity_and_hides_it_again(picker: EditorPage, server: S
 
 
 def test_the_mask_nodes_settings_are_followed(picker: EditorPage) -> None:
-    picker.click(*DOG)
-    picker.click(*BACKPACK, button="right")
-    picker.queue()
-    picker.press("m")
-    wait_for_live(picker, "Subject: ")
+    show_masks(picker)
     part = live(picker)
     picker.page.evaluate(
         "(id) => { app.graph.getNodeById(id).widgets.find((w) => w.name === 'fill_region').value = 'background' }",
@@ -318,11 +315,7 @@ def test_the_mask_nodes_settings_are_followed(picker: EditorPage) -> None:
 
 
 def test_what_is_compared_and_refined_is_switched_live(picker: EditorPage) -> None:
-    picker.click(*DOG)
-    picker.click(*BACKPACK, button="right")
-    picker.queue()
-    picker.press("m")
-    wait_for_live(picker, "Subject: ")
+    show_masks(picker)
     shown = [stage(picker)]
     for name, value in (("refine", "grabcut"), ("refine", "off"), ("tiles", 2), ("tiles", 1)):
         with picker.page.expect_response(
@@ -340,11 +333,7 @@ def test_what_is_compared_and_refined_is_switched_live(picker: EditorPage) -> No
 
 
 def test_why_points_give_no_mask_is_said_in_the_picture(picker: EditorPage) -> None:
-    picker.click(*DOG)
-    picker.click(*BACKPACK, button="right")
-    picker.queue()
-    picker.press("m")
-    wait_for_live(picker, "Subject: ")
+    show_masks(picker)
     picker.drag(BACKPACK, (DOG[0] + 0.02, DOG[1] + 0.03))
     wait_for_live(picker, "positive point 1")
     assert "same CLIP patch" in picker.hint()

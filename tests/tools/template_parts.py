@@ -178,3 +178,15 @@ def weight_schedule(b: Workflow) -> Added:
 
 def apply(b: Workflow, model: Any, subject: Any, title: str = "", **more: Any) -> Added:
     return b.add("P3S_Apply", 300, title, model=model, subject=subject, **more)
+
+
+def apply_file(b: Workflow, base: Added, subject_file: str, **size: int) -> None:
+    """From a checkpoint to a picture with a subject trained earlier; ``size``: see :func:`generate`."""
+    subject = b.add("P3S_LoadSubject", 106, subject_file=subject_file)
+    b.add("PreviewAny", 230, "About the subject", source=subject["description"])
+    b.group("2  Apply")
+    b.column(400)
+    schedule = weight_schedule(b)
+    applied = apply(b, base["MODEL"], subject["subject"], schedule=schedule["schedule"])
+    b.group("3  Generate")
+    generate(b, base, applied["model"], "a photo of a sks dog in the snow", **size)

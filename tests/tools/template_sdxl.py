@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tools.template_models import SDXL, SDXL_SUBJECT, VISION, needed
-from tools.template_parts import apply, generate, loader, pointed_out, train, weight_schedule
+from tools.template_parts import apply, apply_file, generate, loader, pointed_out, train, weight_schedule
 from tools.workflow_builder import Workflow
 
 SIDE = 1024
@@ -79,12 +79,4 @@ The description says which family of models a subject fits, and gives the rare w
 prompts.
 """,
     )
-    base = loader(b, "CheckpointLoaderSimple", "ckpt_name", SDXL)
-    subject = b.add("P3S_LoadSubject", 106, subject_file=SDXL_SUBJECT)
-    b.add("PreviewAny", 230, "About the subject", source=subject["description"])
-    b.group("2  Apply")
-    b.column(400)
-    schedule = weight_schedule(b)
-    applied = apply(b, base["MODEL"], subject["subject"], schedule=schedule["schedule"])
-    b.group("3  Generate")
-    generate(b, base, applied["model"], "a photo of a sks dog in the snow", side=SIDE)
+    apply_file(b, loader(b, "CheckpointLoaderSimple", "ckpt_name", SDXL), SDXL_SUBJECT, side=SIDE)

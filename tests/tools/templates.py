@@ -11,6 +11,7 @@ from tools.template_parts import (
     NO_POINTS,
     PHOTO,
     apply,
+    apply_file,
     both_pointed_out,
     checkpoint,
     generate,
@@ -93,15 +94,7 @@ listed after it, a file copied there after a refresh (key R); a later training o
 (my_subject_00002).
 """,
     )
-    base = checkpoint(b)
-    subject = b.add("P3S_LoadSubject", 106, subject_file=SUBJECT)
-    b.add("PreviewAny", 230, "About the subject", source=subject["description"])
-    b.group("2  Apply")
-    b.column(400)
-    schedule = weight_schedule(b)
-    applied = apply(b, base["MODEL"], subject["subject"], schedule=schedule["schedule"])
-    b.group("3  Generate")
-    generate(b, base, applied["model"], "a photo of a sks dog in the snow")
+    apply_file(b, checkpoint(b), SUBJECT)
 
 
 def with_controlnet(b: Workflow) -> None:
