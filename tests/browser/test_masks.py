@@ -276,7 +276,8 @@ def test_m_shows_the_similarity_and_hides_it_again(picker: EditorPage, server: S
     picker.click(*DOG)
     picker.click(*BACKPACK, button="right")
     picker.queue()
-    bare = stage(picker)
+    bare, asked = stage(picker), list[Any]()
+    picker.page.on("request", lambda r: asked.append(r.post_data_json) if r.url.endswith("/p3s/masks") else None)
     picker.press("m", "m")
     wait_for_live(picker, "Subject: ")
     similar = stage(picker)
@@ -285,6 +286,7 @@ def test_m_shows_the_similarity_and_hides_it_again(picker: EditorPage, server: S
         {
             "picture": {"node": "P3S_PointPicker", "image": "two.png"},
             "points": picker.value,
+            "origin": asked[-1]["origin"],
             "source": "the test",
             "settings": {},
         },
