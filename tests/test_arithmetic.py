@@ -12,7 +12,7 @@ from p3s.network.copy_settings import CopySettings
 from p3s.network.copy_start import start_copy
 from p3s.network.unet_config import UNetConfig
 from p3s.sampling.diffusion import NoiseSchedule
-from p3s.training.gradients import gradients_are_finite
+from p3s.training.gradients import read
 from p3s.training.settings import TrainSettings
 
 NOISE = NoiseSchedule.stable_diffusion()
@@ -110,5 +110,8 @@ def test_what_is_finite(value, finite, where):
     if where == "a gradient":
         second.grad[1, 2] = value
     versions = [p.grad._version for p in (first, second)]
-    assert gradients_are_finite(loss, [first, second, third]) == finite
+    losses = loss, torch.tensor(2.0), torch.tensor(3.0)
+    numbers, found = read(losses, [first, second, third])
+    assert found == finite
+    assert torch.equal(torch.tensor(numbers).nan_to_num(), torch.stack(losses).nan_to_num())
     assert [p.grad._version for p in (first, second)] == versions

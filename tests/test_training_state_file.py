@@ -190,7 +190,7 @@ def test_a_disk_that_does_not_take_the_note_leaves_the_state(base, kept, monkeyp
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("p3s.training.gradients.gradients_are_finite", lambda *_: False)
+    monkeypatch.setattr("p3s.training.gradients.read", lambda *_: ([0.0] * 3, False))
     monkeypatch.setattr(os, "fsync", full)
     result = run(base, fresh(base), checkpoints=kept, resume=before)
     assert result.diverged

@@ -62,11 +62,11 @@ class Gradients:
             )
         return found
 
-    def finite(self, loss: Tensor) -> bool:
-        """Whether the optimiser may use the gradients of ``loss``: others would ruin the weights."""
+    def read(self, losses: Losses) -> tuple[list[float], bool]:
+        """The losses as numbers, and whether the optimiser may use their gradients: others would ruin the weights."""
         self.scaler.unscale_(self.optimizer)
         scaled = self.scaler.is_enabled() and self.scaler.get_scale() > 1  # then the scaler skips infinite gradients
-        return bool(torch.isfinite(loss)) if scaled else gradients_are_finite(loss, self.copy.parameters())
+        return read(losses, () if scaled else self.copy.parameters())
 
     def _try(self, batch: Batch) -> Losses | Exception:
         found = self._pass(batch)
@@ -89,7 +89,10 @@ class Gradients:
             return error.with_traceback(None)  # whose frames hold the tensors that need the memory
 
 
-def gradients_are_finite(loss: Tensor, parameters: Iterable[Parameter]) -> bool:
-    """Whether a loss and all gradients are finite. Reads each gradient once, and waits for the device once."""
+def read(losses: Losses, parameters: Iterable[Parameter]) -> tuple[list[float], bool]:
+    """The losses as numbers, and whether the one that is minimised and all gradients are finite. Reads each gradient
+    once, and waits for the device once."""
     peaks = [torch.linalg.vector_norm(p.grad, math.inf) for p in parameters if p.grad is not None]
-    return bool(torch.isfinite(torch.stack([loss, *peaks])).all())
+    largest = torch.stack(peaks).amax() if peaks else losses[0].new_zeros(())
+    *numbers, peak = torch.stack([*losses, largest]).tolist()
+    return numbers, math.isfinite(numbers[0]) and math.isfinite(peak)

@@ -156,8 +156,8 @@ class _Loop:
         batch = draw_batch(
             self.examples, rows, self.empty_prompt, self.noise, self.settings, self.generator, number - 1
         )
-        loss, denoising, consistency = self.gradients.compute(batch, number, self.total)
-        if not self.gradients.finite(loss):
+        (loss, denoising, consistency), finite = self.gradients.read(self.gradients.compute(batch, number, self.total))
+        if not finite:
             self.diverged = True
             advice = remedies(self.facts)
             raise TrainingError(f"the loss is no longer finite at step {number} of {self.total}: {advice}")
@@ -165,7 +165,7 @@ class _Loop:
         self._update(number)
         # Before the next forward pass, so that its activations do not add to the gradients' memory.
         self.optimizer.zero_grad(set_to_none=True)
-        self.reports.append(StepReport(number, self.total, loss.item(), denoising.item(), consistency.item()))
+        self.reports.append(StepReport(number, self.total, loss, denoising, consistency))
         self._good = _RandomChoices(self.generator.get_state(), list(self.queue))
         return self.reports[-1]
 
