@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import comfy.ops
 import torch
 from comfy.patcher_extension import CallbacksMP, WrappersMP
-from torch import Tensor
 
 from ...p3s.errors import P3SError
 from ...p3s.network.copy_settings import CopySettings
@@ -28,9 +27,10 @@ from . import kept_features
 from .attention import SUBJECT_KEY as KEY
 from .attention import alone_before_attention, with_patches
 from .base_model import base_fingerprint, channels_read, ejected, unet_config
-from .guidance import check_masks, check_timesteps, run_branches
+from .guidance import check_masks, check_timesteps
 from .patchers import OneDevicePatcher, attach, compute_dtype
-from .sampling_run import SamplingRun, SubjectOnModel, wrappers_of_run
+from .rows import Rows
+from .sampling_run import SamplingRun, SubjectOnModel, UNetInput, wrappers_of_run
 
 SEVERAL_GPUS = "Apply P3S does not work with several GPUs at once: remove the multi-GPU node"
 
@@ -117,7 +117,6 @@ def wrappers(subjects: Sequence[SubjectOnModel], config: UNetConfig) -> dict[str
     first = config.layers()[0]
 
     def start(guider: Any, latents: Sequence[int]) -> SamplingRun:
-        check_guidance(subjects, guider.model_options["transformer_options"])
         masks = [s.application.mask for s in subjects if s.application.mask is not None]
         check_masks(masks, latents, guider.conds, "Apply P3S")
         check_timesteps(guider.model_patcher, "Apply P3S")
@@ -135,50 +134,35 @@ def wrappers(subjects: Sequence[SubjectOnModel], config: UNetConfig) -> dict[str
         weights = {
             i: w for i in range(len(subjects)) if (w := run.weight(i, timesteps, transformer_options)) is not None
         }
-        everywhere = {i: w for i, w in weights.items() if subjects[i].application.settings.branches == "both"}
         if any(subjects[i].application.mask is not None for i in weights):
             run.check_mask(x)
-
-        def call(weights: Mapping[int, float | Tensor]):
-            def part(x, timesteps, context, y, control, options):
-                if weights:
-                    label = y if config.label_dim else None
-                    found, shared = run.injections(weights, x, timesteps, context, label, options, channels)
-                    shared = shared if alone_before_attention(options, control) else None
-                    options = with_patches(options, found, first, shared, run.biased_attention)
-                return executor(x, timesteps, context, y, control, options, **kwargs)
-
-            return part
-
-        if len(everywhere) == len(weights):
-            return call(weights)(x, timesteps, context, y, control, transformer_options)
-        rows = run.rows_of_prompts(x, context, transformer_options)
-        if rows is None:
-            raise P3SError(
-                "Apply P3S cannot tell which part of the batch belongs to the prompt, because another node stacks the "
-                "image in its own order (a batch of tiles?): set guidance to both and mode to exact, or that node's "
-                "batch to 1"
-            )
-        calls = call(weights), call(everywhere)
-        return run_branches(rows, run.prompts, *calls, x, timesteps, context, y, control, transformer_options)
+        on_prompts = {i for i in weights if subjects[i].application.settings.branches == "conditional"}
+        prompt = None
+        if on_prompts:
+            of_prompt = run.rows_of_prompts(x, context, transformer_options)
+            if of_prompt is None:
+                raise P3SError(
+                    "Apply P3S cannot tell which part of the batch belongs to the prompt, because another node stacks "
+                    "the image in its own order (a batch of tiles?): set guidance to both and mode to exact, or that "
+                    "node's batch to 1"
+                )
+            if not any(of_prompt):
+                weights = {i: w for i, w in weights.items() if i not in on_prompts}
+            elif not all(of_prompt):
+                prompt = Rows([i for i, of in enumerate(of_prompt) if of], len(x), x.device)
+        if weights:
+            label = y if config.label_dim else None
+            read = UNetInput(x, timesteps, context, label)
+            placed, shared = run.injections(weights, read, transformer_options, channels, prompt)
+            shared = shared if alone_before_attention(transformer_options, control) else None
+            transformer_options = with_patches(transformer_options, placed, first, shared, run.attention)
+        return executor(x, timesteps, context, y, control, transformer_options, **kwargs)
 
     return {
         **wrappers_of_run(KEY, start),
         WrappersMP.PREPARE_SAMPLING: prepare_sampling,
         WrappersMP.DIFFUSION_MODEL: diffusion_model,
     }
-
-
-def check_guidance(subjects: Sequence[SubjectOnModel], options: Mapping[str, Any]) -> None:
-    """Raise P3SError where a node compares the prompt with the negative prompt inside the attention, and a subject
-    runs them apart."""
-    patches = options.get("patches", {}).get("attn1_output_patch", ())
-    compares = any(getattr(patch, "__module__", "").endswith("nodes_nag") for patch in patches)
-    if compares and any(s.application.settings.branches != "both" for s in subjects):
-        raise P3SError(
-            "NAGuidance compares the prompt with the negative prompt, and Apply P3S runs them apart: set its guidance "
-            "to both and its mode to exact, or remove NAGuidance"
-        )
 
 
 def with_room(model: Any, subjects: Sequence[SubjectOnModel], noise_shape: Sequence[int]) -> list[int]:

@@ -21,6 +21,7 @@ from ...p3s.network.injection import (
 from ...p3s.network.logit_bias import LogitBias, widened
 from ...p3s.network.unet import repeat_rows
 from ...p3s.network.unet_config import Layer
+from .rows import Rows, folded, unfolded
 
 #: Under which the host keeps what is of Apply P3S, and what is of Apply SSR.
 SUBJECT_KEY, SSR_KEY = "p3s", "p3s_ssr"
@@ -34,12 +35,19 @@ BEFORE_ATTENTION = (
 )
 
 
+class Placed(NamedTuple):
+    """A subject's part in a call, and the rows of the batch that see it; None: all."""
+
+    injection: Injection
+    rows: Rows | None = None
+
+
 def with_patches(
     options: Mapping[str, Any],
-    injections: Sequence[Injection],
+    subjects: Sequence[Placed],
     first: Layer,
     shared_rows: int | None,
-    biased_attention: BiasedAttention,
+    own_attention: SubjectAttention,
 ) -> dict[str, Any]:
     """The call's transformer_options with our patches beside those of other nodes.
 
@@ -51,40 +59,50 @@ def with_patches(
     # Guidance nodes (PAG, SAG) replace a block's attention with code that expects as many keys as queries.
     replaced = options.get("patches_replace", {}).get("attn1", {})
     appended: dict[Layer, Appended] = {}
-    biased = {layer for i in injections if i.biased for layer in i.features.self_attention}
+    ours = {layer for i, rows in subjects if i.biased or rows is not None for layer in i.features.self_attention}
 
     def attn1_patch(q: Tensor, k: Tensor, v: Tensor, extra: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
-        layer, grid = layer_of(extra), grid_of(extra)
+        layer, grid, batch = layer_of(extra), grid_of(extra), extra["activations_shape"][0]
         if extra["block"] in replaced or tuple(layer) in replaced:
             return q, k, v
-        present = [i for i in injections if layer in i.features.self_attention]
+        present = [placed for placed in subjects if layer in placed.injection.features.self_attention]
         if not present:
             return q, k, v
-        if len(k) != extra["activations_shape"][0]:
+        if len(k) != batch:
             raise P3SError(
                 f"Apply P3S does not work together with a node that multiplies the rows of self-attention (from "
-                f"{extra['activations_shape'][0]} to {len(k)} here): remove that node, or Apply P3S"
+                f"{batch} to {len(k)} here): remove that node, or Apply P3S"
             )
         if layer == first and shared_rows:
             q, k, v = q[:shared_rows], k[:shared_rows], v[:shared_rows]
-        parts = [part for i in present if (part := i.self_attention_part(layer, grid, k)) is not None]
-        sums, added = [as_tiles(p.sums, len(q)) for p in parts], [added_to_tiles(p, len(q)) for p in parts]
+        parts, sums = [], []
+        for injection, rows in present:
+            part = injection.self_attention_part(layer, grid, k if rows is None else rows.pick(k))
+            assert part is not None, f"{layer} is not of the features"
+            tiles = len(q) * len(part.added) // len(k)
+            sums.append(as_tiles(part.sums if rows is None else rows.spread(part.sums), len(q)))
+            parts.append(part._replace(sums=as_tiles(part.sums, tiles), added=added_to_tiles(part, tiles)))
         k, v = as_tiles(k, len(q)), as_tiles(v, len(q))
-        if layer in biased:  # which torch.compile 2.11 cannot trace
-            parts = [p._replace(sums=s, added=a) for p, s, a in zip(parts, sums, added, strict=True)]
-            appended[layer] = Appended(parts, [i.mask for i in present], k.shape[1])
+        added = [part.added for part in parts]
+        if layer in ours:  # which torch.compile 2.11 cannot trace
+            appended[layer] = Appended(parts, [i.mask for i, _ in present], [rows for _, rows in present], k.shape[1])
+            if any(rows is not None for _, rows in present):
+                added = [folded(added, len(k))]
         return q, extend_keys(k, added), extend_values(v, sums, added)
 
     def attn1_output_patch(n: Tensor, extra: Mapping[str, Any]) -> Tensor:
         return repeat_rows(n, extra["activations_shape"][0])
 
     def attn1_replace(q: Tensor, k: Tensor, v: Tensor, extra: Mapping[str, Any]) -> Tensor:
-        return biased_attention(q, k, v, appended.pop(layer_of(extra)), extra)
+        return own_attention(q, k, v, appended.pop(layer_of(extra)), extra)
 
     def attn2_patch(q: Tensor, k: Tensor, v: Tensor, extra: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
         layer, grid = layer_of(extra), grid_of(extra)
-        for injection in injections:
-            q = injection.cross_attention_query(layer, grid, q)
+        for injection, rows in subjects:
+            if rows is None:
+                q = injection.cross_attention_query(layer, grid, q)
+            elif layer in injection.features.cross_attention:
+                q = rows.put(injection.cross_attention_query(layer, grid, rows.pick(q)), q.clone())
         return q, k, v
 
     patches = {name: list(found) for name, found in options.get("patches", {}).items()}
@@ -93,7 +111,7 @@ def with_patches(
     if shared_rows:
         patches["attn1_output_patch"] = [*patches.get("attn1_output_patch", ()), attn1_output_patch]
     own: dict[tuple[Any, ...], Callable[..., Any]] = {
-        tuple(layer): attn1_replace for layer in biased if layer[:2] not in replaced
+        tuple(layer): attn1_replace for layer in ours if layer[:2] not in replaced
     }
     replace = {**options.get("patches_replace", {}), "attn1": {**own, **replaced}}
     return {**options, "patches": patches, **({"patches_replace": replace} if own else {})}
@@ -133,11 +151,12 @@ def added_to_tiles(part: SelfAttentionPart, batch: int) -> Tensor:
 
 
 class Appended(NamedTuple):
-    """What subjects do to one self-attention: their parts and masks, in their order, and the number of the first key
-    that they have appended."""
+    """What subjects do to one self-attention: their parts, masks and rows, in their order, and the number of the first
+    key that they have appended. Where some have rows of their own, all that is appended is :func:`folded`."""
 
     parts: Sequence[SelfAttentionPart]
     masks: Sequence[EffectMask | None]
+    rows: Sequence[Rows | None]
     start: int
 
 
@@ -179,8 +198,9 @@ def query_groups(masks: Sequence[EffectMask | None], grid: tuple[int, int]) -> l
     return groups
 
 
-class BiasedAttention:
-    """Self-attention under effect masks and weights on the attention. Keeps the groups of queries over a run.
+class SubjectAttention:
+    """Self-attention where subjects act under effect masks, by weights on the attention, or on some rows of a batch.
+    Keeps the groups of queries over a run.
 
     A group that sees some subjects and the others not at all, as under hard masks, is attended to with the host's
     attention of choice. For a bias it is torch's, because others may round all channels of a head to a common scale.
@@ -192,18 +212,56 @@ class BiasedAttention:
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, subjects: Appended, extra: Mapping[str, Any]) -> Tensor:
         """``q`` [batch, n, channels], ``k`` and ``v`` with the tokens that the subjects have appended; all after their
         projections. Raises P3SError under masks where the queries are not the tokens of the image any more."""
-        parts, masks, start = subjects
-        grid, masked = grid_of(extra), [m for m in masks if m is not None]
+        parts, masks, rows, start = subjects
+        grid = grid_of(extra)
+        masked = any(mask is not None for mask in masks)
         if masked and (q.shape[1] != grid[0] * grid[1] or len(q) > extra["activations_shape"][0]):
             raise P3SError(
                 "the mask of Apply P3S does not work together with nodes that merge or cut the tokens of the attention "
                 "(ToMe, HyperTile): remove that node, or the mask"
             )
+        prompt = next((each for each in rows if each is not None), None)
+        if prompt is None:
+            return self._attend(q, k, v, parts, masks, start, extra)
+        shapes = [part.added.shape[:2] for part in parts]
+        keys, values = ((t[:, :start], unfolded(t[:, start:], shapes)) for t in (k, v))
+        out = torch.empty_like(q)
+        for branch in (prompt, prompt.others):
+            seen = [i for i, of in enumerate(rows) if of is None or branch is prompt]
+
+            def read(t: tuple[Tensor, list[Tensor]], branch: Rows = branch, seen: Sequence[int] = seen) -> Tensor:
+                own, added = t
+                more = [added[i] if rows[i] is not None else branch.pick(added[i]) for i in seen]
+                return torch.cat([branch.pick(own), *more], 1) if more else branch.pick(own)
+
+            here = [parts[i] if rows[i] is not None else part_of(parts[i], branch) for i in seen]
+            its_masks = [masks[i] for i in seen]
+            found = self._attend(branch.pick(q), read(keys), read(values), here, its_masks, start, extra)
+            branch.put(found, out)
+        return out
+
+    def _attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        parts: Sequence[SelfAttentionPart],
+        masks: Sequence[EffectMask | None],
+        start: int,
+        extra: Mapping[str, Any],
+    ) -> Tensor:
         heads, precision = extra["n_heads"], extra.get("attn_precision")
-        bias = subject_bias(parts, start, q.shape[1], k.shape[1])
+
+        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return attention.optimized_attention(q, k, v, heads, attn_precision=precision, transformer_options=extra)
+
+        bias = subject_bias(parts, start, q.shape[1], k.shape[1]) if parts else None
+        if bias is None:
+            return attend(q, k, v)
+        masked = [mask for mask in masks if mask is not None]
         isolated = len(masked) > 1 and any(p.isolated for p in parts if p.mask is not None)
         out = torch.empty_like(q)
-        images, groups = self._groups_of(masks, grid, q.device)
+        images, groups = self._groups_of(masks, grid_of(extra), q.device)
         for group in groups:
             seen = slice(None) if group.queries is None else group.queries
             spans = seen_keys(parts, start, group.sees, k.shape[1])
@@ -216,13 +274,11 @@ class BiasedAttention:
                 return torch.cat([of_rows(t)[:, span] for span in spans], 1)
 
             weighed = any(sees and p.weight is not None for sees, p in zip(group.sees, parts, strict=True))
-            if bias is not None and (group.soft or weighed or isolated):
+            if group.soft or weighed or isolated:
                 here = LogitBias(of_rows(bias.on_queries)[:, seen], keys(bias.on_keys))
                 found = attention_with(here, of_rows(q)[:, seen], keys(k), keys(v), heads, precision)
             else:
-                found = attention.optimized_attention(
-                    of_rows(q)[:, seen], keys(k), keys(v), heads, attn_precision=precision, transformer_options=extra
-                )
+                found = attend(of_rows(q)[:, seen], keys(k), keys(v))
             of_rows(out)[:, seen] = found
         return out
 
@@ -237,6 +293,12 @@ class BiasedAttention:
             images = max(1 if m is None else m.images for m in masks)
             self._groups[key] = images, [group.to(device) for group in query_groups(masks, grid)]
         return self._groups[key]
+
+
+def part_of(part: SelfAttentionPart, rows: Rows) -> SelfAttentionPart:
+    """A subject's part in a self-attention of some rows of the batch that it acts on."""
+    mask = part.mask if part.mask is None or len(part.mask) == 1 else rows.pick(part.mask)
+    return part._replace(sums=rows.pick(part.sums), added=rows.pick(part.added), mask=mask)
 
 
 def seen_keys(parts: Sequence[SelfAttentionPart], start: int, sees: Sequence[bool], keys: int) -> list[slice]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,8 +11,6 @@ from torch import Tensor
 from ...p3s.errors import P3SError
 from ...p3s.network.injection import EffectMask
 
-#: (x, timesteps, context, y, control, transformer_options) -> the U-Net's output
-Call = Callable[[Tensor, Tensor, Tensor, Tensor | None, Any, Mapping[str, Any]], Tensor]
 #: Where a call's options say for each row whether it belongs to the prompt, if the chunks do not.
 ROWS = "p3s_rows"
 #: A guider's conditionings by their names, as the host has prepared them for a run.
@@ -84,52 +82,3 @@ def check_timesteps(model: Any, node: str) -> None:
             f"whose go up to {last:.4g}: remove the node that sets it (ModelSamplingContinuousEDM?), or load a "
             "checkpoint that is not of the EDM kind (as Playground 2.5 and CosXL are)"
         )
-
-
-def run_branches(
-    rows: Sequence[bool],
-    prompts: frozenset[Hashable],
-    conditional: Call,
-    other: Call,
-    x: Tensor,
-    timesteps: Tensor,
-    context: Tensor,
-    y: Tensor | None,
-    control: Mapping[str, Any] | None,
-    options: Mapping[str, Any],
-) -> Tensor:
-    """Run the rows of the batch that belong to the prompt through one call, the others through another.
-
-    Each call gets the list of its own chunks: those whose rows it has or, where rows are in another order than chunks,
-    those of ``prompts`` (:func:`prompts_of`) or the others.
-    """
-    chunks, uuids = chunks_of(options), options.get("uuids") or ()
-    of_prompt = list(rows[:: max(1, len(x) // len(chunks))])
-    if [of for of in of_prompt for _ in range(len(x) // len(chunks))] != list(rows):
-        of_prompt = conditional_chunks(options, prompts)
-    out: Tensor | None = None
-    for run, wanted in ((conditional, True), (other, False)):
-        chosen = [i for i, row in enumerate(rows) if row == wanted]
-        if not chosen:
-            continue
-        if len(chosen) == len(x):
-            return run(x, timesteps, context, y, control, options)
-        index = torch.tensor(chosen, device=x.device)
-
-        def pick(value: Any, index: Tensor = index) -> Any:
-            if isinstance(value, Tensor):
-                return value[index] if value.ndim and len(value) == len(x) else value
-            if isinstance(value, list):
-                return [pick(v) for v in value]
-            return {k: pick(v) for k, v in value.items()} if isinstance(value, dict) else value
-
-        kept = [i for i, of in enumerate(of_prompt) if of == wanted]
-        part = {**options, "cond_or_uncond": [chunks[i] for i in kept], ROWS: [wanted] * len(chosen)}
-        if len(uuids) == len(chunks):
-            part["uuids"] = [uuids[i] for i in kept]
-        result = run(pick(x), pick(timesteps), pick(context), pick(y), pick(control), part)
-        if out is None:
-            out = result.new_empty((len(x), *result.shape[1:]))
-        out[index] = result
-    assert out is not None, "the host called the U-Net with an empty batch"
-    return out

@@ -13,15 +13,34 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...p3s.errors import P3SError
-from ...p3s.network.injection import EffectMask, Features, Injection
+from ...p3s.network.injection import EffectMask, Features
 from ...p3s.network.subject_copy import SubjectCopy
 from ...p3s.sampling.application import Application
 from ...p3s.sampling.schedule import Schedule, percent_of
 from ...p3s.sampling.settings import FeatureCache, always_on, early_end, injection
 from ...p3s.subject.file import SubjectReference
-from .attention import BiasedAttention
+from .attention import Placed, SubjectAttention
 from .guidance import Conditionings, chunks_of, conditional_chunks, conditional_rows, is_prompt, prompts_of
 from .kept_features import features_of
+from .rows import Rows
+
+
+class UNetInput(NamedTuple):
+    """What a call of the U-Net reads; ``label`` is what SDXL reads beside the prompt."""
+
+    x: Tensor
+    timesteps: Tensor
+    context: Tensor
+    label: Tensor | None
+
+
+class _CopyInput(NamedTuple):
+    """What a copy reads in a call, which call of its kind it is, and whether all chunks of the call repeat the
+    first."""
+
+    read: UNetInput
+    call: Hashable
+    repeated: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +138,7 @@ class SamplingRun(ModelRun):
         super().__init__("Apply P3S", conds, latents)
         self._model = model
         self.subjects = subjects
-        self.biased_attention = BiasedAttention()
+        self.attention = SubjectAttention()
         self._schedules = [early_end(s.schedule, s.application.settings) for s in subjects]
         self._always_on = [always_on(schedule) for schedule in self._schedules]
         self._caches = [FeatureCache(s.application.settings.reuse) for s in subjects]
@@ -157,52 +176,61 @@ class SamplingRun(ModelRun):
     def injections(
         self,
         weights: Mapping[int, float | Tensor],
-        x: Tensor,
-        timesteps: Tensor,
-        context: Tensor,
-        label: Tensor | None,
+        read: UNetInput,
         options: Mapping[str, Any],
         channels: int,
-    ) -> tuple[list[Injection], int | None]:
+        prompt: Rows | None = None,
+    ) -> tuple[list[Placed], int | None]:
         """The subjects' part in a call, by their numbers, and, where the chunks of the batch repeat the first up to the
-        first cross-attention, the rows of a chunk.
+        first cross-attention and all see the same subjects, the rows of a chunk.
 
-        Of ``x`` the first ``channels`` are the latent, which is all that the copy reads; ``label`` is what SDXL reads
-        beside the prompt, by which its chunks differ from the start.
+        Of x the first ``channels`` are the latent, which is all that the copy reads. ``prompt``: the rows of the
+        prompt, if there are others; the copies of subjects that act on these alone run on them.
         """
-        chunks = len(chunks_of(options))
-        equal_latents, equal = (False, False) if label is not None else repeated(x, timesteps, chunks, channels)
-        rows = len(x) // chunks if equal_latents else len(x)
-        of_this_kind = tuple(options.get("uuids", ())), window_of(options, self.latents), x.shape, rows
-        call = *of_this_kind, self._calls[of_this_kind]
-        self._calls[of_this_kind] += 1
+        x = read.x
         evaluation = self._evaluation if self._stays(x, options) else None
+        of_kind: dict[Rows | None, _CopyInput] = {}
         found = []
         for index, weight in weights.items():
             copy, application = self.subjects[index].copy, self.subjects[index].application
+            rows = prompt if application.settings.branches == "conditional" else None
+            if rows not in of_kind:
+                of_kind[rows] = self._copy_input(read, rows, options, channels)
+            own = of_kind[rows]
 
-            def features(copy: SubjectCopy = copy, index: int = index) -> Features:
-                condition = self._condition(index, x[:, :channels])
-                return copy(x[:rows, :channels], timesteps[:rows], context, condition, label)
+            def features(copy: SubjectCopy = copy, index: int = index, read: UNetInput = own.read) -> Features:
+                return copy(read.x, read.timesteps, read.context, self._condition(index, read.x), read.label)
 
             if copy.settings.cached:
                 kept = self._cached(index, x)
             else:
-                kept = self._caches[index].get(call, evaluation, features)
-            mask = self._mask(index, options)
-            found.append(
-                injection(
-                    copy,
-                    kept,
-                    weight,
-                    mask,
-                    application.layers,
-                    application.settings,
-                    application.weight_on,
-                    self._isolated(index, timesteps, options),
-                )
+                kept = self._caches[index].get(own.call, evaluation, features)
+            of_step = injection(
+                copy,
+                kept,
+                weight,
+                self._mask(index, options),
+                application.layers,
+                application.settings,
+                application.weight_on,
+                self._isolated(index, read.timesteps, options),
             )
-        return found, len(x) // chunks if equal else None
+            found.append(Placed(of_step, rows))
+        shared = None in of_kind and len(of_kind) == 1 and of_kind[None].repeated
+        return found, len(x) // len(chunks_of(options)) if shared else None
+
+    def _copy_input(self, read: UNetInput, rows: Rows | None, options: Mapping[str, Any], channels: int) -> _CopyInput:
+        """What copies read of a call: of ``rows``, and of chunks that begin with equal latents the first."""
+        x, timesteps, context, label = (t if rows is None or t is None else rows.pick(t) for t in read)
+        assert x is not None and timesteps is not None and context is not None
+        chunks = max(1, len(x) * len(chunks_of(options)) // len(read.x))
+        # What SDXL reads beside the prompt makes its chunks differ from the start.
+        equal, all_equal = (False, False) if label is not None else repeated(x, timesteps, chunks, channels)
+        size = len(x) // chunks if equal else len(x)
+        kind = tuple(options.get("uuids", ())), window_of(options, self.latents), x.shape, size, rows is None
+        call = *kind, self._calls[kind]
+        self._calls[kind] += 1
+        return _CopyInput(UNetInput(x[:size, :channels], timesteps[:size], context, label), call, all_equal)
 
     def _cached(self, index: int, x: Tensor) -> Features:
         """The features of a subject that are the same in every step: those of an earlier run, if nothing that they

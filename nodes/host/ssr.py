@@ -103,7 +103,7 @@ class SSRRun(ModelRun):
 
     def with_rows(self, x: Tensor, context: Tensor, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """The options of a call, which tell the prompt's rows where its chunks do not."""
-        if ROWS in options or self.ordered(x, options):
+        if self.ordered(x, options):
             return options
         rows = self.rows_of_prompts(x, context, options)
         if rows is None:

@@ -85,13 +85,7 @@ CASES: dict[str, Case] = {
     "sag": Case("Self-Attention Guidance", BOTH, "the middle block is left to it"),
     "nag": Case("NAGuidance", BOTH, minimum="0.33.0"),
     "nag-with-mask": Case("NAGuidance, with a mask on Apply P3S", BOTH, minimum="0.33.0"),
-    "nag-conditional": Case(
-        "NAGuidance, with guidance conditional or mode fast on Apply P3S",
-        BOTH,
-        "it compares the prompts, which run apart then",
-        "NAGuidance compares the prompt with the negative prompt",
-        minimum="0.33.0",
-    ),
+    "nag-conditional": Case("NAGuidance, with guidance conditional", BOTH, minimum="0.33.0"),
     "deepshrink": Case("PatchModelAddDownscale (DeepShrink)", BOTH, "features are resized to the smaller grid"),
     "easycache": Case("EasyCache", BOTH),
     "rescale-cfg": Case("RescaleCFG", BOTH),
@@ -245,6 +239,19 @@ CASES: dict[str, Case] = {
 }
 
 
+#: Cases that are tried with the subject on the prompt alone, too: then the rows of a call read different tokens.
+CONDITIONAL = ("lora", "freeu-v2", "hypertile", "pag", "sag", "deepshrink", "compile", "ipadapter", "attention-couple")
+CONDITIONAL += ("controlnet", "reference-controlnet", "mask", "long-prompt", "batch")
+
+
+def conditional_cases() -> Iterator[tuple[str, Case]]:
+    for name in CONDITIONAL:
+        yield f"{name}-conditional", replace(CASES[name], title=f"{CASES[name].title}, with guidance conditional")
+
+
+ON_PROMPTS = dict(conditional_cases())
+CASES |= ON_PROMPTS
+
 NOT_SDXL = ("ic-light", "instruct", "samplers", "tiled-moving")
 FULL_SIZE = "it merges tokens at the full size alone, where SDXL has no attention"
 #: Cases of SDXL whose outcome or note is another one, and long ones that are tried in one order.
@@ -266,7 +273,7 @@ SDXL_ENDINGS = {
 def sdxl_cases() -> Iterator[tuple[str, Case]]:
     sections = {MODEL: f"SDXL: {MODEL[0].lower()}{MODEL[1:]}", PROMPT: "SDXL: conditioning", SAMPLING: "SDXL: sampling"}
     for name, case in CASES.items():
-        if case.section in sections and name not in NOT_SDXL:
+        if case.section in sections and name not in NOT_SDXL and name not in ON_PROMPTS:
             section = sections[case.section]
             found = replace(case, section=section, **SDXL_CHANGES.get(name, {}))
             yield name, found

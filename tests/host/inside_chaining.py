@@ -67,14 +67,26 @@ def unchanged(chain: Chain, other: Callable[[Any], Any], order: str, batch: int 
     """Nodes that change how a picture is computed, not which."""
     ours = chain.ours(chain.model, **application)
     both = other(ours) if order == "after" else chain.ours(other(chain.model), **application)
-    settings = {"steps": chain.steps, "batch": batch}
+    # Context Windows of 0.3.64 samples as many images as there are sigmas.
+    settings = {"steps": chain.steps if batch == 1 else batch - 1, "batch": batch}
     return same(sample(both, **settings), sample(ours, **settings), chain.image(False, **settings))
 
 
 def nag_conditional(chain: Chain, order: str) -> str:
-    ours = partial(chain.ours, settings=CONDITIONAL)
-    sample(chain.nag(ours(chain.model)) if order == "after" else ours(chain.nag(chain.model)))
-    return "it is not refused"
+    """NAGuidance compares the rows of the prompt with the others inside a call: they cannot be written out apart."""
+    ours, written = (
+        partial(chain.ours, settings=CONDITIONAL),
+        partial(chain.written, guidance="conditional", together=True),
+    )
+
+    def both(subject: Callable[[Any], Any]) -> torch.Tensor:
+        chained = chain.nag(subject(chain.model)) if order == "after" else subject(chain.nag(chain.model))
+        return sample(chained, steps=chain.steps)
+
+    image = both(ours)
+    if difference(image, chain.image(True, "-conditional", steps=chain.steps)) < SEEN:
+        return "NAGuidance does not act"
+    return same(image, both(written), chain.without(chain.nag, chain.steps))
 
 
 def tiled_batch(chain: Chain, order: str, settings: SamplingSettings, method: str = "MultiDiffusion") -> str:
@@ -230,9 +242,9 @@ def split_batch(chain: Any) -> str:
     return same(apart, sample(applied), plain)
 
 
-def batch(chain: Chain) -> str:
+def batch(chain: Chain, **application: Any) -> str:
     """Every image of a batch is what it is alone, from the same noise."""
-    applied, noise = chain.ours(chain.model), draw(3, 4, 16, 16, seed=5)
+    applied, noise = chain.ours(chain.model, **application), draw(3, 4, 16, 16, seed=5)
     together = sample(applied, batch=3, noise=noise)
     for i in range(3):
         row = slice(i, i + 1)
@@ -297,9 +309,10 @@ CACHED = "cached-"
 #: Cases that are more than a change of the model or of the conditioning; those with an order get it.
 OWN: dict[str, Callable[..., str]] = {
     "second-subject": second_subject,
-    # With one step more it skips not only the last, which changes little.
-    "easycache": lambda chain, order: on_the_wire(chain, chain.easycache, order, more_steps=1),
+    # With more steps it skips not only the last, which changes little.
+    "easycache": lambda chain, order: on_the_wire(chain, chain.easycache, order, more_steps=1 + chain.sdxl),
     "compile": lambda chain, order: unchanged(chain, chain.compile, order),
+    "compile-conditional": lambda chain, order: unchanged(chain, chain.compile, order, settings=CONDITIONAL),
     "context-windows": lambda chain, order: unchanged(chain, chain.context_windows, order, batch=4),
     "context-windows-fast": lambda chain, order: unchanged(
         chain, chain.context_windows, order, batch=4, settings=REUSED
@@ -321,6 +334,7 @@ OWN: dict[str, Callable[..., str]] = {
     "refiner-subject": on_the_refiner,
     "split-batch": split_batch,
     "batch": batch,
+    "batch-conditional": partial(batch, settings=CONDITIONAL),
     "inpainting": partial(concatenated, kind="inpaint"),
     "instruct": partial(concatenated, kind="ic"),
     "scaled-fp8": scaled_fp8,

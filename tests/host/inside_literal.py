@@ -24,12 +24,16 @@ from comfyui_p3s.p3s.network.unet import UNet
 from comfyui_p3s.p3s.network.unet_config import Layer, UNetConfig
 from comfyui_p3s.p3s.subject.file import Subject
 
+#: Where a call's options say for each row whether it belongs to the prompt, 1 or 0.
+PROMPT = "literal_prompt"
+
 
 @dataclass(frozen=True)
 class Literal:
     """A subject, its weight eps_t and what that multiplies, its mask [h, w] or [images, h, w], whether it is in the
     negative prompt too, whether it is kept apart from other subjects with masks, and for how many calls of one kind its
-    features serve (the MODEL made of it is then for one run)."""
+    features serve (the MODEL made of it is then for one run). ``together``: the rows of a call that have no subject
+    have a mask of zeros, instead of a call of their own."""
 
     subject: Subject
     weight: float = 1.0
@@ -38,6 +42,7 @@ class Literal:
     weight_on: str = "features"
     isolate: bool = False
     reuse: int = 1
+    together: bool = False
 
     @property
     def on_attention(self) -> float:
@@ -64,18 +69,20 @@ def literal(model: Any, *used: Literal | Subject, prompts: Collection[int] = (0,
     def wrapper(executor, x, timesteps, context=None, y=None, control=None, transformer_options={}, **kwargs):  # noqa: B006
         def call(rows: slice, kinds: list[int], uuids: list[Any]) -> torch.Tensor:
             here = picked((x, timesteps, context, y, control), rows, len(x))
-            options = {**transformer_options, "cond_or_uncond": kinds, "uuids": uuids}
+            size = len(here[0]) // len(kinds)
+            of_prompt = torch.tensor([float(kind in prompts) for kind in kinds]).repeat_interleave(size)
+            options = {**transformer_options, "cond_or_uncond": kinds, "uuids": uuids, PROMPT: of_prompt}
             acting = [
                 i
                 for i, part in enumerate(parts)
-                if part.guidance == "both" or (len(kinds) == 1 and kinds[0] in prompts)
+                if part.guidance == "both" or part.together or (len(kinds) == 1 and kinds[0] in prompts)
             ]
             found = [features_of(i, uuids, here[0][:, :channels], *here[1:4]) for i in acting]
             patched = with_patches(options, found, [parts[i] for i in acting], [copies[i] for i in acting])
             return executor(*here, patched, **kwargs)
 
         kinds, uuids = transformer_options["cond_or_uncond"], transformer_options["uuids"]
-        if all(part.guidance == "both" for part in parts):
+        if all(part.guidance == "both" or part.together for part in parts):
             return call(slice(None), kinds, uuids)
         size = len(x) // len(kinds)
         return torch.cat([call(slice(i * size, (i + 1) * size), [kind], [uuids[i]]) for i, kind in enumerate(kinds)])
@@ -169,11 +176,12 @@ def with_patches(
     def share(part: Literal, extra: Any, rows: int) -> torch.Tensor:
         """m [rows, tokens]."""
         grid = tuple(extra["activations_shape"][2:])
-        if part.mask is None:
-            return torch.ones(rows, grid[0] * grid[1])
-        mask = part.mask.reshape(-1, 1, *part.mask.shape[-2:])
-        m = F.interpolate(mask, grid, mode="bilinear", antialias=True).flatten(1)
-        return m.repeat(rows // len(m), 1)
+        m = torch.ones(rows, grid[0] * grid[1])
+        if part.mask is not None:
+            mask = part.mask.reshape(-1, 1, *part.mask.shape[-2:])
+            m = F.interpolate(mask, grid, mode="bilinear", antialias=True).flatten(1)
+            m = m.repeat(rows // len(m), 1)
+        return m * extra[PROMPT][:, None] if part.guidance == "conditional" and part.together else m
 
     def apart(extra: Any, rows: int, tokens: int) -> torch.Tensor:
         """What is left of every key of the image for every query, [rows, tokens, tokens]."""
@@ -235,7 +243,7 @@ def with_patches(
     patches["attn1_patch"] = [*patches.get("attn1_patch", ()), attn1_patch]
     patches["attn2_patch"] = [attn2_patch, *patches.get("attn2_patch", ())]
     made = {**options, "patches": patches}
-    if any(part.mask is not None or part.on_attention != 1 for part in parts):
+    if any(part.mask is not None or part.on_attention != 1 or part.together for part in parts):
         own = {tuple(layer): attn1_replace for layer in found[0].self_attention if layer[:2] not in replaced}
         made["patches_replace"] = {**options.get("patches_replace", {}), "attn1": {**own, **replaced}}
     return made

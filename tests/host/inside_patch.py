@@ -14,12 +14,14 @@ import comfy_extras.nodes_custom_sampler as custom
 import torch
 from comfy.patcher_extension import WrappersMP
 from comfyui_p3s.nodes.host import apply_subject, attention, base_model, guidance
-from comfyui_p3s.p3s.network.injection import Injection, InjectionHooks
+from comfyui_p3s.nodes.host.sampling_run import SamplingRun
+from comfyui_p3s.p3s.network.injection import EffectMask, Injection, InjectionHooks
 from comfyui_p3s.p3s.network.unet import UNet
 from comfyui_p3s.p3s.sampling.application import Application
 from comfyui_p3s.p3s.sampling.schedule import Schedule
 from comfyui_p3s.p3s.sampling.settings import SamplingSettings
 from inside_literal import literal
+from inside_peers import load_nodes, node
 from inside_subjects import (
     FIXED,
     apply,
@@ -228,47 +230,54 @@ def noise_facts(model: Any) -> dict[str, Any]:
     }
 
 
-def halves_facts() -> dict[str, bool]:
-    """run_branches with rows that say where they come from."""
-    facts = {}
-    cases = [(c, r, "") for c, r in (([1, 0], 1), ([0, 1], 2), ([1, 0, 0], 2), ([0], 3), ([1], 2))]
+def rows_facts(model: Any) -> dict[str, bool]:
+    """A subject on the prompt's rows alone, in one call of the U-Net with the others: each row is that of a call where
+    all have the subject, or that of the plain model, bit for bit; also beside a subject that all rows have."""
+    one, two = subject_for(model), subject_for(model, 2)
+    mask = EffectMask(torch.cat([torch.ones(4, 2), torch.zeros(4, 2)], 1))
+
+    def models(model: Any) -> dict[str, tuple[Any, Any, Any]]:
+        """The subject on the prompt, on all, and on none."""
+        beside, settings = apply(model, two, mask=mask), SamplingSettings(branches="conditional")
+        found = {"": (apply(model, one, settings=settings), apply(model, one), model)}
+        found["beside another"] = apply(beside, one, settings=settings), apply(beside, one), beside
+        return found
+
+    made = models(model)
+    tiles = {"tile_size": 32, "swap_size": 1, "max_depth": 0, "scale_depth": False}
+    for name, settings in {"HyperTile": tiles, "TomePatchModel": {"ratio": 0.5}}.items():
+        made[name] = models(node(name, model=model, **settings)[0])[""]
+    cases = [(c, r, "") for c, r in (([1, 0], 1), ([0, 1], 2), ([1, 0, 0], 2), ([0, 1, 0], 1), ([0], 3), ([1], 2))]
     # What the guiders say counts, not the order they ask in: DualCFG's negative is its first, SAG asks for it alone.
     cases += [([2, 1, 0], 1, "u0 u1"), ([0], 2, "elsewhere"), ([0, 0, 1], 1, "u1")]
+    facts = {}
     for chunks, rows, told in cases:
-        prompts = frozenset(told.split())
-        mine = [f"u{i}" in prompts if prompts else kind == 0 for i, kind in enumerate(chunks)]
-        n = len(chunks) * rows
-        x = torch.arange(n, dtype=torch.float32).view(n, 1, 1, 1)
-        control = {"input": [x.clone(), None], "output": []}
-        given = {"cond_or_uncond": chunks, "uuids": [f"u{i}" for i in range(len(chunks))]}
-        seen: list[tuple[Any, ...]] = []
-
-        def run(
-            sign: float, x=None, t=None, context=None, y=None, control=None, options=None, seen=seen
-        ) -> torch.Tensor:
-            agree = all(torch.equal(x[:, 0, 0, 0], rows) for rows in (t, context[:, 0, 0], y[:, 0]))
-            agree &= torch.equal(control["input"][0], x) and control["input"][1] is None and control["output"] == []
-            seen.append((sign, agree, options["cond_or_uncond"], options["uuids"]))
-            return sign * (x + 1)
-
-        calls = (lambda *a: run(1.0, *a), lambda *a: run(-1.0, *a))
-        of_prompt = [m for m in mine for _ in range(rows)]
-        rows_of_x = x.flatten(), x.view(n, 1, 1), x.view(n, 1)
-        out = guidance.run_branches(of_prompt, prompts, *calls, x, *rows_of_x, control, given)
-        signs = torch.tensor([1.0 if m else -1.0 for m in mine]).repeat_interleave(rows).view(n, 1, 1, 1)
-        kept = all(
-            kinds == [k for k, m in zip(chunks, mine, strict=True) if m == (sign > 0)]
-            and names == [f"u{i}" for i, m in enumerate(mine) if m == (sign > 0)]
-            for sign, _, kinds, names in seen
-        )
-        facts[f"{chunks} {told}"] = torch.equal(out, signs * (x + 1)) and all(s[1] for s in seen) and kept
-        facts[f"{chunks} {told} as it was"] = given["cond_or_uncond"] == chunks and len(control["input"]) == 2
+        uuids = [f"u{i}" for i in range(len(chunks))]
+        conds = {"positive": [{"uuid": uuid} for uuid in told.split()]} if told else {}
+        chosen = [uuid in told.split() if told else kind == 0 for uuid, kind in zip(uuids, chunks, strict=True)]
+        prompt = torch.tensor(chosen).repeat_interleave(rows)
+        for name, models_of in made.items():
+            found, everywhere, nowhere = (
+                row_call(each, inputs(len(prompt)), conds, cond_or_uncond=chunks, uuids=uuids) for each in models_of
+            )
+            for kind, of, expected in (("prompt", prompt, everywhere), ("other", ~prompt, nowhere)):
+                if of.any():
+                    facts[f"{chunks} {told} {name}: {kind}"] = difference(found[of], expected[of]) < 1e-3
+            if name != "beside another":
+                facts[f"{chunks} {told} {name}: plain"] = torch.equal(found[~prompt], nowhere[~prompt])
     conds = {name: [{"uuid": name}, {}] for name in ("positive", "middle", "negative", "empty_negative_prompt")}
     facts["negative ones are no prompts"] = guidance.prompts_of(conds) == {"positive", "middle"}
     tiles = torch.arange(24.0).view(2, 6, 2)
     facts["tiles keep the order"] = torch.equal(attention.as_tiles(tiles, 6).flatten(), tiles.flatten())
     facts["no tiles"] = attention.as_tiles(tiles, 2) is tiles
     return facts
+
+
+def row_call(model: Any, given: Any, conds: Any, **options: Any) -> torch.Tensor:
+    """A call of the U-Net in a run of a MODEL with subjects."""
+    subjects = model.get_attachment(apply_subject.KEY)
+    torch.manual_seed(0)  # ToMe draws from it
+    return call(model, *given, **options, **({apply_subject.KEY: SamplingRun(subjects, conds)} if subjects else {}))
 
 
 def guider_facts(model: Any) -> dict[str, float]:
@@ -320,6 +329,7 @@ def inpaint_facts(path: str, plain_path: str) -> dict[str, Any]:
 
 
 def main(arguments: dict[str, Any]) -> dict[str, Any]:
+    load_nodes()
     model = load(arguments["topo"])
     slim = load(arguments["slim"])
     lora = comfy.utils.load_torch_file(arguments["lora"])
@@ -327,7 +337,7 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
         "unet": {"full": same_unet(model), "one ResBlock": same_unet(slim)},
         "lora": lora_facts(model, lora),
         "noise": noise_facts(slim),
-        "branches": halves_facts(),
+        "rows": rows_facts(slim),
         "guiders": guider_facts(slim),
         "injection": injection_facts(model),
         "identity": identity_facts(slim),

@@ -58,12 +58,13 @@ def inputs(rows: int = 2, size: int = 16) -> tuple[torch.Tensor, torch.Tensor, t
     return draw(rows, 4, size, size), torch.full((rows,), 500.0), draw(rows, 77, 768, seed=1)
 
 
-def call(model: Any, x: torch.Tensor, t: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-    """One U-Net call with a model's wrappers and patches, as the sampler makes it."""
+def call(model: Any, x: torch.Tensor, t: torch.Tensor, context: torch.Tensor, **more: Any) -> torch.Tensor:
+    """One U-Net call with a model's wrappers and patches, as the sampler makes it. ``more``: of its options."""
     options = dict(model.model_options["transformer_options"])
     options["wrappers"] = model.wrappers
     options["cond_or_uncond"] = [1, 0][: len(x)]
     options["uuids"] = ["a", "b"][: len(x)]
+    options |= more
     return model.model.diffusion_model(x, t, context, transformer_options=options)
 
 

@@ -52,9 +52,9 @@ def test_the_prediction_is_that_of_the_sampling_settings(facts: Any) -> None:
     assert "ModelSamplingDiscrete" in noise["x0"]
 
 
-def test_each_half_of_the_guidance_gets_its_rows(facts: Any) -> None:
-    broken = [name for name, holds in facts["branches"].items() if not holds]
-    assert len(facts["branches"]) == 19
+def test_each_row_of_a_call_gets_what_is_its(facts: Any) -> None:
+    broken = [name for name, holds in facts["rows"].items() if not holds]
+    assert len(facts["rows"]) == 90
     assert not broken
 
 

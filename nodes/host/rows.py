@@ -1,0 +1,58 @@
+"""Some rows of a batch, as those of the prompt beside those of the negative prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Rows:
+    """Rows of a batch of ``of`` rows, by their ascending ``numbers``, at least one.
+
+    Of a tensor that has several rows for each of the batch, one after the other as the tiles of an image, they are all
+    of these.
+    """
+
+    def __init__(self, numbers: Sequence[int], of: int, device: torch.device | str = "cpu") -> None:
+        self.numbers, self.of, self._device = numbers, of, device
+        first, last = numbers[0], numbers[-1]
+        follow = last - first + 1 == len(numbers)  # then they are a view
+        self._index = slice(first, last + 1) if follow else torch.tensor(numbers, device=device)
+
+    @cached_property
+    def others(self) -> Rows:
+        """Those of the batch that are not of these, which must not be all."""
+        return Rows([i for i in range(self.of) if i not in self.numbers], self.of, self._device)
+
+    def pick(self, t: Tensor) -> Tensor:
+        """These rows of ``t``."""
+        return t.unflatten(0, (self.of, -1))[self._index].flatten(0, 1)
+
+    def put(self, values: Tensor, into: Tensor) -> Tensor:
+        """``into`` with ``values`` for these rows, in place."""
+        into.unflatten(0, (self.of, -1))[self._index] = values.unflatten(0, (len(self.numbers), -1))
+        return into
+
+    def spread(self, values: Tensor) -> Tensor:
+        """A tensor for all rows, with ``values`` for these and 0 for the others."""
+        rows = len(values) * self.of // len(self.numbers)
+        return self.put(values, values.new_zeros(rows, *values.shape[1:]))
+
+
+def folded(parts: Sequence[Tensor], rows: int) -> Tensor:
+    """The tokens of ``parts``, [.., m, channels] each, over the rows of one tensor [rows, n, channels] with as few more
+    as that takes, which are 0: a layer that works on each token by itself then does no work in vain."""
+    tokens = torch.cat([part.flatten(0, 1) for part in parts])
+    return F.pad(tokens, (0, 0, 0, -len(tokens) % rows)).unflatten(0, (rows, -1))
+
+
+def unfolded(tokens: Tensor, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """What :func:`folded` has put together, whose shapes began with ``shapes``."""
+    flat = tokens.flatten(0, 1)
+    sizes = [rows * each for rows, each in shapes]
+    parts = flat[: sum(sizes)].split(sizes)
+    return [part.unflatten(0, shape) for part, shape in zip(parts, shapes, strict=True)]
