@@ -15,9 +15,10 @@ def measure(
     timed: Mapping[str, Callable[[], torch.Tensor]], plain: str, rounds: int, device: torch.device
 ) -> Iterator[dict[str, dict[str, Any]]]:
     """After each round: seconds of each run, and relative to the one called ``plain`` of the same round, so that what
-    else runs on the machine weighs on both. GiB that its tensors took on a GPU; None on a CPU. Whether what it gave is
-    finite."""
+    else runs on the machine weighs on both. On a CPU also the time of the processor, in which waiting does not count.
+    GiB that its tensors took on a GPU; None on a CPU. Whether what it gave is finite."""
     seconds: dict[str, list[float]] = {name: [] for name in timed}
+    processor: dict[str, list[float]] = {name: [] for name in timed}
     memory: dict[str, float] = {}
     finite: dict[str, bool] = {}
     for number in range(rounds + 1):  # the first one, which loads the models, does not count
@@ -26,7 +27,7 @@ def measure(
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats()
                 torch.cuda.synchronize()
-            started = time.perf_counter()
+            started, working = time.perf_counter(), time.process_time()
             result = run()
             if device.type == "cuda":
                 torch.cuda.synchronize()
@@ -34,16 +35,29 @@ def measure(
             taken = time.perf_counter() - started
             if number:
                 seconds[name].append(taken)
+                processor[name].append(time.process_time() - working)
             finite[name] = bool(torch.isfinite(result).all())
             print(f"round {number}: {name} {taken:.1f} s", flush=True)
         if number:
             yield {
-                name: summed_up(own, seconds[plain]) | {"memory": memory.get(name), "finite": finite[name]}
+                name: summed_up(own, seconds[plain])
+                | (worked(processor[name], processor[plain]) if device.type == "cpu" else {})
+                | {"memory": memory.get(name), "finite": finite[name]}
                 for name, own in seconds.items()
             }
 
 
 def summed_up(seconds: Sequence[float], plain: Sequence[float]) -> dict[str, Any]:
     """The times of a run's rounds beside those of the plain one."""
-    ratios = [a / b for a, b in zip(seconds, plain, strict=True)]
+    ratios = relative(seconds, plain)
     return {"time": median(ratios), "times": [min(ratios), max(ratios)], "seconds": median(seconds)}
+
+
+def worked(seconds: Sequence[float], plain: Sequence[float]) -> dict[str, Any]:
+    """The processor's times of a run's rounds beside those of the plain one."""
+    ratios = relative(seconds, plain)
+    return {"processor": median(ratios), "processors": [min(ratios), max(ratios)]}
+
+
+def relative(seconds: Sequence[float], plain: Sequence[float]) -> list[float]:
+    return [a / b for a, b in zip(seconds, plain, strict=True)]

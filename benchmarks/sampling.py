@@ -81,8 +81,10 @@ def table(variants: dict[str, Any]) -> str:
     """The figures of the variants as Markdown, those with the least work first."""
     timed = any("times" in row for row in variants.values())
     measured = any(row.get("memory") for row in variants.values())
+    worked = any("processor" in row for row in variants.values())
     titles = ["", "TFLOP a step", "work"]
     titles += ["work of the timed model", "wall time", "seconds a step"] if timed else []
+    titles += ["processor time"] if worked else []
     titles += ["GiB"] if measured else []
     lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     for name, row in sorted(variants.items(), key=lambda item: item[1]["work"]):
@@ -90,6 +92,9 @@ def table(variants: dict[str, Any]) -> str:
         if "times" in row:
             low, high = row["times"]
             cells += [f"{row['own']:.3f}", f"{row['time']:.2f} ({low:.2f}-{high:.2f})", f"{row['seconds']:.3f}"]
+        if "processor" in row:
+            low, high = row["processors"]
+            cells += [f"{row['processor']:.2f} ({low:.2f}-{high:.2f})"]
         cells += [f"{row['memory']:.1f}"] if row.get("memory") else []
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

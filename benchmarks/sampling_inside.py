@@ -23,6 +23,7 @@ from comfyui_p3s.nodes.host.ssr import SSROnModel, SSRRun
 from comfyui_p3s.p3s.network.copy_settings import CopySettings
 from comfyui_p3s.p3s.network.injection import EffectMask
 from comfyui_p3s.p3s.network.subject_copy import SubjectCopy
+from comfyui_p3s.p3s.network.subject_tokens import SubjectTokens
 from comfyui_p3s.p3s.network.unet_config import SDXL, UNetConfig
 from comfyui_p3s.p3s.sampling.application import Application
 from comfyui_p3s.p3s.sampling.schedule import Schedule
@@ -201,7 +202,11 @@ class Shapes:
     @contextmanager
     def counting(self) -> Iterator[FlopCounterMode]:
         """What reads a tensor is answered: the branches of the guidance are equal, masks and the weight are real."""
-        real_groups, real_weight = attention.query_groups, SamplingRun.weight
+        real_groups, real_weight, real_tokens = attention.query_groups, SamplingRun.weight, SubjectTokens.of
+
+        def tokens(mask: torch.Tensor) -> SubjectTokens:
+            with unset_fake_temporarily():
+                return real_tokens(mask)
 
         def groups(*args: Any) -> Any:
             with unset_fake_temporarily():
@@ -215,6 +220,7 @@ class Shapes:
         with (
             mock.patch.object(sampling_run, "repeated", lambda x, timesteps, chunks, channels: (chunks > 1,) * 2),
             mock.patch.object(attention, "query_groups", groups),
+            mock.patch.object(SubjectTokens, "of", tokens),
             mock.patch.object(SamplingRun, "weight", weight),
             sdpa_kernel(SDPBackend.MATH),  # of the fused ones not every torch counts all
             torch.no_grad(),
@@ -234,7 +240,6 @@ class Shapes:
             copy.borrow(self.model.model.diffusion_model)
             latent, tokens = torch.zeros(4, self.side, self.side), torch.zeros(257, 1024)
         reference = SubjectReference(latent, tokens, use.subject_mask(self.side))
-        assert use.shown is None or reference.subject_tokens  # made here, of a real mask
         return SubjectOnModel(copy.requires_grad_(False), reference, application, application.schedule)
 
     def applied_ssr(self, count: int) -> SSROnModel:
