@@ -84,7 +84,7 @@ def with_patches(
             parts.append(part._replace(sums=as_tiles(part.sums, tiles), added=added_to_tiles(part, tiles)))
         k, v = as_tiles(k, len(q)), as_tiles(v, len(q))
         added = [part.added for part in parts]
-        if layer in ours:  # which torch.compile 2.11 cannot trace
+        if layer in ours:
             appended[layer] = Appended(parts, [i.mask for i, _ in present], [rows for _, rows in present], k.shape[1])
             if any(rows is not None for _, rows in present):
                 added = [folded(added, len(k))]
@@ -105,6 +105,8 @@ def with_patches(
                 q = rows.put(injection.cross_attention_query(layer, grid, rows.pick(q)), q.clone())
         return q, k, v
 
+    if ours:  # torch.compile cannot trace what one patch hands to another
+        attn1_patch, attn1_replace = torch.compiler.disable(attn1_patch), torch.compiler.disable(attn1_replace)
     patches = {name: list(found) for name, found in options.get("patches", {}).items()}
     patches["attn1_patch"] = [*patches.get("attn1_patch", ()), attn1_patch]
     patches["attn2_patch"] = [attn2_patch, *patches.get("attn2_patch", ())]

@@ -44,7 +44,7 @@ def base_weights(model: Any, dtype: torch.dtype = torch.float32) -> dict[str, Te
     """
     stored = _stored_weights(model)
     with torch.inference_mode(False):
-        return {key: each.patched().to(dtype) for key, each in stored.items()}
+        return {key: each.in_use(dtype) for key, each in stored.items()}
 
 
 def base_fingerprint(model: Any, patched: bool = False) -> str:
@@ -97,6 +97,13 @@ class _Stored(NamedTuple):
     def packed(self) -> bool:
         """Whether the stored numbers are not the weight's."""
         return self.convert is not None or type(self.weight) not in (Tensor, torch.nn.Parameter)
+
+    def in_use(self, dtype: torch.dtype) -> Tensor:
+        """With the LoRAs of the MODEL, on the CPU; its own memory."""
+        if self.packed or self.patches:
+            return self.patched().to(dtype)
+        with torch.inference_mode(False), torch.no_grad():  # at once, which is exact and half the copying
+            return self.weight.detach().to("cpu", dtype, copy=True)
 
     def unpatched(self) -> Tensor:
         """As the checkpoint holds it, float32 on the CPU; its own memory."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -125,15 +126,16 @@ def _run(
     settings, first = inputs.settings, inputs.examples[0]
     device = memory.device()
     state, notes = _state(checkpoints.path) if resume else (None, ())
-    scarce = _scarce(unet_config(model), inputs)
+    precision = DTYPES[settings.precision]
+    tell(node, "Copying the model's weights")
+    with ThreadPoolExecutor(1) as beside:  # both take seconds: one is Python's work, the other the memory's
+        checked = beside.submit(_scarce, unet_config(model), inputs, *memory.room())
+        # A low-rank copy takes nothing but the shapes: of SDXL, whose weights take 10 GB in float32, that saves half.
+        weights = base_weights(model, precision if inputs.copy_settings.kind == "lora" else torch.float32)
+        scarce = checked.result()
     if scarce is not None:
         log.warning("Train P3S: %s", scarce)
         notes = (*notes, scarce)
-    warning = f"\n{scarce}" if scarce else ""
-    tell(node, f"Copying the model's weights{warning}")
-    precision = DTYPES[settings.precision]
-    # A low-rank copy takes nothing but the shapes: of SDXL, whose weights take 10 GB in float32, that saves half.
-    weights = base_weights(model, precision if inputs.copy_settings.kind == "lora" else torch.float32)
     memory.reset_peak()
     with explained("moving the networks to the device", inputs.copy_settings, settings):
         copy = new_copy(weights, inputs).to(device)
@@ -147,6 +149,7 @@ def _run(
         )
         return preview_image(model, latent)
 
+    warning = f"\n{scarce}" if scarce else ""
     tell(node, f"Step {len(state.reports) + 1 if state else 1} of {total_steps(inputs.examples, settings)}{warning}")
     with Progress(node, look, preview_every) as progress:
         result = train(base, copy, inputs, progress.update, checkpoints, state)
@@ -155,11 +158,11 @@ def _run(
     return TrainingOutcome(subject, result, resumed, (*notes, *result.warnings), progress.cancelled)
 
 
-def _scarce(config: UNetConfig, inputs: TrainingInputs) -> str | None:
+def _scarce(config: UNetConfig, inputs: TrainingInputs, free: int, largest: int) -> str | None:
     """A warning for the user if memory is tight for a training. Raises TrainingError where there is far too little."""
     try:
         estimate = partial(estimate_memory, config, inputs.examples)
-        return check_memory(estimate, *memory.room(), inputs.copy_settings, inputs.settings)
+        return check_memory(estimate, free, largest, inputs.copy_settings, inputs.settings)
     except TrainingError:
         raise
     except Exception:  # it needs parts of torch that change, and an estimate must not stop a training

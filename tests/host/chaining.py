@@ -92,6 +92,9 @@ CASES: dict[str, Case] = {
     "v-prediction": Case("ModelSamplingDiscrete", BOTH),
     "attention-multiply": Case("UNet Self Attention Multiply", BOTH),
     "compile": Case("TorchCompileModel", BOTH, "the picture without it; compiled in parts, as torch says in the log"),
+    "compile-with-mask": Case(
+        "TorchCompileModel, with a mask on Apply P3S", ("after",), "the picture without it; compiled in parts"
+    ),
     "ipadapter": Case("IPAdapter Plus", BOTH, peer="ComfyUI_IPAdapter_plus"),
     "attention-couple": Case("Attention Couple (cgem156)", BOTH, peer="cgem156-ComfyUI"),
     "attention-couple-ppm": Case("Attention Couple (PPM)", BOTH, peer="ComfyUI-ppm"),
@@ -240,7 +243,7 @@ CASES: dict[str, Case] = {
 
 
 #: Cases that are tried with the subject on the prompt alone, too: then the rows of a call read different tokens.
-CONDITIONAL = ("lora", "freeu-v2", "hypertile", "pag", "sag", "deepshrink", "compile", "ipadapter", "attention-couple")
+CONDITIONAL = ("lora", "freeu-v2", "hypertile", "pag", "deepshrink", "compile", "ipadapter", "attention-couple")
 CONDITIONAL += ("controlnet", "reference-controlnet", "mask", "long-prompt", "batch")
 
 
@@ -252,7 +255,7 @@ def conditional_cases() -> Iterator[tuple[str, Case]]:
 ON_PROMPTS = dict(conditional_cases())
 CASES |= ON_PROMPTS
 
-NOT_SDXL = ("ic-light", "instruct", "samplers", "tiled-moving")
+NOT_SDXL = ("ic-light", "instruct", "samplers", "tiled-moving", "compile-with-mask")
 FULL_SIZE = "it merges tokens at the full size alone, where SDXL has no attention"
 #: Cases of SDXL whose outcome or note is another one, and long ones that are tried in one order.
 SDXL_CHANGES: dict[str, dict[str, Any]] = {

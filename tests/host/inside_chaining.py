@@ -26,7 +26,7 @@ from inside_peers import adaptive, load_nodes, node
 from inside_ssr_chaining import PREFIX, SSRChain
 from inside_ssr_chaining import run_case as run_ssr_case
 from inside_subjects import apply, conditioning, difference, draw, inputs, load, sample, subject_for
-from inside_verdicts import CONDITIONAL, REUSED, SEEN, VARIANTS, Chain, same
+from inside_verdicts import CONDITIONAL, HALF, REUSED, SEEN, VARIANTS, Chain, same
 
 
 def on_the_wire(chain: Chain, other: Callable[[Any], Any], order: str, variant: str = "", more_steps: int = 0) -> str:
@@ -312,6 +312,7 @@ OWN: dict[str, Callable[..., str]] = {
     # With more steps it skips not only the last, which changes little.
     "easycache": lambda chain, order: on_the_wire(chain, chain.easycache, order, more_steps=1 + chain.sdxl),
     "compile": lambda chain, order: unchanged(chain, chain.compile, order),
+    "compile-with-mask": lambda chain, order: unchanged(chain, chain.compile, order, mask=HALF),
     "compile-conditional": lambda chain, order: unchanged(chain, chain.compile, order, settings=CONDITIONAL),
     "context-windows": lambda chain, order: unchanged(chain, chain.context_windows, order, batch=4),
     "context-windows-fast": lambda chain, order: unchanged(

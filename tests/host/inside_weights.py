@@ -90,6 +90,23 @@ def scaled(path: str, plain: Any, lora: Any) -> dict[str, Any]:
     }
 
 
+def of_types(path: str, lora: Any) -> dict[str, bool]:
+    """Weights of each type, stored in each: the 32 bits rounded once; and their own memory."""
+    facts = {}
+    for stored in (torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn):
+        model = load(path)
+        model.model.diffusion_model.to(stored)
+        patched, _ = comfy.sd.load_lora_for_models(model, None, lora, 0.7, 0.0)
+        for name, each in (("plain", model), ("with a LoRA", patched)):
+            wide = base_model.base_weights(each)
+            for wanted in (torch.float32, torch.float16, torch.bfloat16):
+                found = base_model.base_weights(each, wanted)
+                equal = all(torch.equal(found[key], wide[key].to(wanted)) for key in wide)
+                apart = found[LAYER].data_ptr() != each.model.get_parameter(f"diffusion_model.{LAYER}").data_ptr()
+                facts[f"{name}, {stored} as {wanted}"] = equal and apart and not found[LAYER].is_inference()
+    return facts
+
+
 class Inserted(torch.nn.Module):
     """As a motion module, behind a transformer block."""
 
@@ -207,6 +224,7 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
     plain = load(arguments["slim"])
     return {
         "scaled": {name: scaled(arguments[name], plain, lora) for name in ("scaled", "quantised") if name in arguments},
+        "of types": of_types(arguments["slim"], lora),
         "inserted": inserted(arguments["slim"]),
         "bypassed": bypassed(arguments["slim"], lora),
         "hooked": hooked(arguments["slim"], lora),

@@ -38,6 +38,11 @@ def test_weights_in_8_bits_with_a_scale_are_served(facts: dict[str, Any]) -> Non
         assert all(found.values()), (layout, found)
 
 
+def test_weights_are_widened_or_rounded_once(facts: dict[str, Any]) -> None:
+    assert len(facts["of types"]) == 24
+    assert all(facts["of types"].values()), facts["of types"]
+
+
 def test_modules_that_nodes_insert_are_not_taken_for_the_models(facts: dict[str, Any]) -> None:
     found = facts["inserted"]
     said = found.pop("refused in training")
