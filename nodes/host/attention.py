@@ -21,7 +21,7 @@ from ...p3s.network.injection import (
 from ...p3s.network.logit_bias import LogitBias, widened
 from ...p3s.network.unet import repeat_rows
 from ...p3s.network.unet_config import Layer
-from .rows import Rows, folded, unfolded
+from .rows import Rows, folded, folded_length, unfolded
 
 #: Under which the host keeps what is of Apply P3S, and what is of Apply SSR.
 SUBJECT_KEY, SSR_KEY = "p3s", "p3s_ssr"
@@ -94,6 +94,12 @@ def with_patches(
         return repeat_rows(n, extra["activations_shape"][0])
 
     def attn1_replace(q: Tensor, k: Tensor, v: Tensor, extra: Mapping[str, Any]) -> Tensor:
+        if layer_of(extra) not in appended:
+            raise P3SError(
+                "Apply P3S does not work together with a node that computes a self-attention in several parts "
+                "(Advanced-ControlNet's Reference ControlNet) where rows or queries see it differently: set guidance "
+                "to both, mode to exact and weight_on to features, without a mask, or remove that node"
+            )
         return own_attention(q, k, v, appended.pop(layer_of(extra)), extra)
 
     def attn2_patch(q: Tensor, k: Tensor, v: Tensor, extra: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
@@ -225,20 +231,26 @@ class SubjectAttention:
         prompt = next((each for each in rows if each is not None), None)
         if prompt is None:
             return self._attend(q, k, v, parts, masks, start, extra)
-        shapes = [part.added.shape[:2] for part in parts]
-        keys, values = ((t[:, :start], unfolded(t[:, start:], shapes)) for t in (k, v))
+        shapes = [(len(part.added), part.added.shape[1]) for part in parts]
+        end = start + folded_length(shapes, len(k))
+        keys, values = ((t[:, :start], unfolded(t[:, start:end], shapes), t[:, end:]) for t in (k, v))
         out = torch.empty_like(q)
         for branch in (prompt, prompt.others):
             seen = [i for i, of in enumerate(rows) if of is None or branch is prompt]
 
-            def read(t: tuple[Tensor, list[Tensor]], branch: Rows = branch, seen: Sequence[int] = seen) -> Tensor:
-                own, added = t
-                more = [added[i] if rows[i] is not None else branch.pick(added[i]) for i in seen]
-                return torch.cat([branch.pick(own), *more], 1) if more else branch.pick(own)
+            def read(
+                before: Tensor,
+                added: Sequence[Tensor],
+                behind: Tensor,
+                branch: Rows = branch,
+                seen: Sequence[int] = seen,
+            ) -> Tensor:
+                of_subjects = [added[i] if rows[i] is not None else branch.pick(added[i]) for i in seen]
+                return torch.cat([branch.pick(before), *of_subjects, branch.pick(behind)], 1)
 
             here = [parts[i] if rows[i] is not None else part_of(parts[i], branch) for i in seen]
             its_masks = [masks[i] for i in seen]
-            found = self._attend(branch.pick(q), read(keys), read(values), here, its_masks, start, extra)
+            found = self._attend(branch.pick(q), read(*keys), read(*values), here, its_masks, start, extra)
             branch.put(found, out)
         return out
 

@@ -50,9 +50,13 @@ def folded(parts: Sequence[Tensor], rows: int) -> Tensor:
     return F.pad(tokens, (0, 0, 0, -len(tokens) % rows)).unflatten(0, (rows, -1))
 
 
+def folded_length(shapes: Sequence[tuple[int, int]], rows: int) -> int:
+    """How many tokens a row of :func:`folded` has, of parts whose shapes begin with ``shapes``."""
+    return -(-sum(count * each for count, each in shapes) // rows)
+
+
 def unfolded(tokens: Tensor, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
-    """What :func:`folded` has put together, whose shapes began with ``shapes``."""
-    flat = tokens.flatten(0, 1)
-    sizes = [rows * each for rows, each in shapes]
-    parts = flat[: sum(sizes)].split(sizes)
+    """The parts that :func:`folded` has put together, whose shapes begin with ``shapes``."""
+    sizes = [count * each for count, each in shapes]
+    parts = tokens.flatten(0, 1)[: sum(sizes)].split(sizes)
     return [part.unflatten(0, shape) for part, shape in zip(parts, shapes, strict=True)]

@@ -244,10 +244,14 @@ CASES: dict[str, Case] = {
 
 #: Cases that are tried with the subject on the prompt alone, too: then the rows of a call read different tokens.
 CONDITIONAL = ("lora", "freeu-v2", "hypertile", "pag", "deepshrink", "compile", "ipadapter", "attention-couple")
-CONDITIONAL += ("controlnet", "reference-controlnet", "mask", "long-prompt", "batch")
+CONDITIONAL += ("controlnet", "mask", "long-prompt", "batch")
 
 
 def conditional_cases() -> Iterator[tuple[str, Case]]:
+    parts = "Apply P3S does not work together with a node that computes a self-attention in several parts"
+    reference = replace(CASES["reference-controlnet"], expected=parts, note="set guidance to both")
+    title = f"{reference.title}, with guidance conditional or mode standard"
+    yield "reference-controlnet-conditional", replace(reference, title=title)
     for name in CONDITIONAL:
         yield f"{name}-conditional", replace(CASES[name], title=f"{CASES[name].title}, with guidance conditional")
 
