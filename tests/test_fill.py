@@ -70,8 +70,10 @@ def test_a_large_photo_is_filled_from_its_surroundings(method: str) -> None:
     removed, subject = (box(100, 150, 20, left, 80, left + 40).numpy() for left in (20, 70))
     photo[120:480, 420:660] = torch.tensor([1.0, 0.0, 0.0])
     photo[120:480, 120:360] = torch.tensor([0.0, 0.0, 1.0])
-    filled, warning = fill(photo, removed, subject, method)
+    region = box(600, 900, 130, 130, 470, 350).numpy()
+    filled, warning = fill(photo, region, removed, subject, method)
     assert filled.shape == photo.shape and warning is None
+    assert torch.equal(filled[~region], photo[~region])
     torch.testing.assert_close(
         filled[180:420, 180:300], torch.tensor([0, 0.5, 0]).expand(240, 120, 3), atol=0.01, rtol=0
     )
@@ -83,12 +85,12 @@ def test_without_opencv_it_is_filled_smoothly_and_the_warning_says_so(
 ) -> None:
     photo = random_picture(64, 64).permute(1, 2, 0).contiguous()
     removed, subject = box(64, 64, 10, 10, 40, 40).numpy(), np.zeros((64, 64), bool)
-    with_opencv, _ = fill(photo, removed, subject, "telea")
-    expected, warning = fill(photo, removed, subject, "smooth")
+    with_opencv, _ = fill(photo, removed, removed, subject, "telea")
+    expected, warning = fill(photo, removed, removed, subject, "smooth")
     assert warning is None
     monkeypatch.setitem(sys.modules, "cv2", left)
     for method in ("telea", "navier-stokes"):
-        filled, warning = fill(photo, removed, subject, method)
+        filled, warning = fill(photo, removed, removed, subject, method)
         assert torch.equal(filled, expected) and not torch.equal(filled, with_opencv)
         assert warning == module.WITHOUT_OPENCV.format(method=method)
         assert f"fill {method} needs OpenCV" in warning and "pip install opencv-python-headless" in warning

@@ -14,7 +14,7 @@ from PIL import Image
 from scipy.ndimage import map_coordinates
 
 from p3s.errors import MaskError
-from p3s.reference.framing import CLIP_MEAN, Frame
+from p3s.reference.framing import CLIP_MEAN, Frame, enlarged
 
 #: Widths, heights and grids that are always tried: one pixel, a line that ends on a patch's border, thinner than a
 #: patch, odd rests, fewer pixels than patches, and CLIP's own grid.
@@ -265,3 +265,11 @@ def test_the_patch_of_a_masked_pixel_is_that_of_a_point_there(width: int, height
         shares = frame.to_grid(mask, 16)
         patch = frame.patch_at((column + 0.5) / width, (row + 0.5) / height, 16)
         assert shares[patch] == pytest.approx(shares.max().item())  # a pixel on the border of two has two highest
+
+
+@pytest.mark.parametrize(("own", "size"), [((5, 7), (40, 33)), ((1, 3), (9, 3)), ((6, 6), (6, 11))])
+def test_an_enlarged_part_is_that_of_torchs_bilinear_picture(own: tuple[int, int], size: tuple[int, int]) -> None:
+    picture = torch.rand((*own, 3), generator=torch.Generator().manual_seed(0))
+    whole = torch.nn.functional.interpolate(picture.permute(2, 0, 1)[None], size, mode="bilinear")[0].permute(1, 2, 0)
+    for part in ((slice(0, size[0]), slice(0, size[1])), (slice(2, 5), slice(1, 2))):
+        torch.testing.assert_close(enlarged(picture, size, part), whole[part], atol=1e-5, rtol=0)

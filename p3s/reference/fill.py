@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..optional_packages import opencv
+from .framing import enlarged
 from .masks import ALMOST_ALL
 
 RADIUS = 5  # pixels of the working resolution that OpenCV looks around
@@ -17,10 +18,14 @@ WITHOUT_OPENCV = (
 )
 
 
-def fill(image: Tensor, removed: np.ndarray, subject: np.ndarray, method: str) -> tuple[Tensor, str | None]:
-    """A photo [H, W, 3], 0..1, with a region painted over, and a warning where ``method`` is not available.
+# Eq. 3:  I' = I outside the mask of the negative subject, the fill inside
+def fill(
+    image: Tensor, region: np.ndarray, removed: np.ndarray, subject: np.ndarray, method: str
+) -> tuple[Tensor, str | None]:
+    """A photo [H, W, 3], 0..1, with a ``region`` [H, W] bool, which is not empty, painted over, and a warning where
+    ``method`` is not available.
 
-    ``removed`` and ``subject`` are [h, w] bool, and it is painted at their resolution. ``method``: "telea" or
+    ``removed`` and ``subject`` are [h, w] bool, and the fill is made at their resolution. ``method``: "telea" or
     "navier-stokes" of OpenCV, or "smooth", which replaces both without OpenCV.
     """
     # The fill must not look like the target (Eq. 3), so no colour is taken from the subject, if anything else is left.
@@ -36,9 +41,13 @@ def fill(image: Tensor, removed: np.ndarray, subject: np.ndarray, method: str) -
         flag = cv2.INPAINT_TELEA if method == "telea" else cv2.INPAINT_NS
         pixels = small.permute(1, 2, 0).mul(255).round().byte().contiguous().numpy()
         filled = torch.from_numpy(cv2.inpaint(pixels, holes.astype(np.uint8), RADIUS, flag)).permute(2, 0, 1) / 255
-    large = F.interpolate(filled[None].to(image.dtype), image.shape[:2], mode="bilinear", align_corners=False)
+    rows, columns = (np.flatnonzero(region.any(axis)) for axis in (1, 0))
+    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    large = enlarged(filled.permute(1, 2, 0).to(image.dtype), region.shape, box)
+    clean = image.clone()
+    clean[box] = torch.where(torch.from_numpy(region[box])[..., None], large, image[box])
     warning = WITHOUT_OPENCV.format(method=method) if cv2 is None and method != "smooth" else None
-    return large[0].permute(1, 2, 0).contiguous(), warning
+    return clean, warning
 
 
 def smooth(picture: Tensor, holes: Tensor) -> Tensor:

@@ -113,15 +113,13 @@ class Frame:
         if tuple(image.shape) != (self.height, self.width, 3):
             raise MaskError(f"Expected a picture [{self.height}, {self.width}, 3], got {list(image.shape)}.")
         colour = torch.tensor(mean, dtype=image.dtype, device=image.device).view(1, 3, 1, 1)
-        picture = image.permute(2, 0, 1).unsqueeze(0) - colour  # padding is 0 from here on
-
         # One axis after the other, the longer (unpadded) one first: the same result as resizing the padded square,
         # without ever holding that square, which for a panorama is many times as large as the photo.
+        wide = self.width >= self.height
+        halfway = (self.height, size) if wide else (size, self.width)
+        picture = _resize(image.permute(2, 0, 1).unsqueeze(0), *halfway) - colour  # padding is 0 from here on
         right, bottom = self.side - self.width - self.left, self.side - self.height - self.top
-        if self.width >= self.height:
-            picture = functional.pad(_resize(picture, self.height, size), (0, 0, self.top, bottom))
-        else:
-            picture = functional.pad(_resize(picture, size, self.width), (self.left, right, 0, 0))
+        picture = functional.pad(picture, (0, 0, self.top, bottom) if wide else (self.left, right, 0, 0))
         picture = _resize(picture, size, size) + colour
         return picture.clamp(0, 1).permute(0, 2, 3, 1).contiguous()
 
@@ -138,19 +136,13 @@ class Frame:
         grid = grid_map.shape[0]
         height, width = size or (self.height, self.width)
         rows, columns = self.valid_patches(grid)
-        device, dtype = grid_map.device, grid_map.dtype
 
-        def neighbours(start: int, length: int, count: int, valid: slice) -> tuple[Tensor, Tensor, Tensor]:
+        def positions(start: int, length: int, count: int, valid: slice) -> Tensor:
             centres = (torch.arange(count, dtype=torch.float64) + 0.5) * (length / count)
-            position = ((start + centres) / self.side * grid - 0.5).clamp(valid.start, valid.stop - 1)
-            low = position.floor()
-            high = (low + 1).clamp(max=valid.stop - 1)
-            return low.long().to(device), high.long().to(device), (position - low).to(device, dtype)
+            return ((start + centres) / self.side * grid - 0.5).clamp(valid.start, valid.stop - 1)
 
-        low, high, weight = neighbours(self.top, self.height, height, rows)
-        spread = torch.lerp(grid_map[low], grid_map[high], weight[:, None])
-        low, high, weight = neighbours(self.left, self.width, width, columns)
-        return torch.lerp(spread[:, low], spread[:, high], weight)
+        spread = between(grid_map, positions(self.top, self.height, height, rows), 0)
+        return between(spread, positions(self.left, self.width, width, columns), 1)
 
     def to_grid(self, mask: Tensor, grid: int) -> Tensor:
         """The mean of a mask over what each patch shows of the photo: the way back from ``to_image``.
@@ -178,6 +170,25 @@ class Frame:
         along_y = shares(self.top, self.height, height, rows)
         along_x = shares(self.left, self.width, width, columns)
         return (along_y @ mask.detach().to("cpu", torch.float64) @ along_x.T).float()
+
+
+def enlarged(picture: Tensor, size: tuple[int, int], part: tuple[slice, slice]) -> Tensor:
+    """A part of a picture [h, w, ...] at a (height, width) that is not smaller, bilinearly between the centres of its
+    pixels."""
+    for axis, (count, wanted) in enumerate(zip(size, part, strict=True)):
+        own = picture.shape[axis]
+        centres = (torch.arange(count, dtype=torch.float64)[wanted] + 0.5) * (own / count)
+        picture = between(picture, (centres - 0.5).clamp(0, own - 1), axis)
+    return picture
+
+
+def between(values: Tensor, positions: Tensor, axis: int) -> Tensor:
+    """``values`` at ``positions`` [count], float64, along an axis: linear between its numbers."""
+    low = positions.floor()
+    high = (low + 1).clamp(max=values.shape[axis] - 1)
+    weight = (positions - low).to(values.device, values.dtype)
+    below, above = (values.index_select(axis, each.long().to(values.device)) for each in (low, high))
+    return torch.lerp(below, above, weight.view(-1, *[1] * (values.ndim - 1 - axis)))
 
 
 def pixel_at(position: float, count: int) -> int:

@@ -123,10 +123,8 @@ def make_reference(
     if inpainted is not None:
         clean = inpainted
     elif removed.any():
-        filled, warning = fill(image, masks.removed, masks.subject, settings.fill)
+        clean, warning = fill(image, removed, masks.removed, masks.subject, settings.fill)
         warnings += [warning] if warning else []
-        # Eq. 3:  I' = I outside the mask of the negative subject, the fill inside
-        clean = torch.where(torch.from_numpy(removed).unsqueeze(-1), filled, image)
     else:
         clean = image
     if clean is not image or tokens is None:
@@ -222,4 +220,4 @@ def _encode(image: Tensor, frame: Frame, clip: PatchVision) -> Tensor:
 def _own(tensor: Tensor) -> Tensor:
     """A float32 copy on the CPU that training may use, even when made under the host's inference mode."""
     with torch.inference_mode(False):
-        return tensor.detach().to("cpu", torch.float32).clone(memory_format=torch.contiguous_format)
+        return tensor.detach().to("cpu", torch.float32, copy=True).contiguous()
