@@ -29,7 +29,6 @@ from .attention import alone_before_attention, with_patches
 from .base_model import base_fingerprint, channels_read, ejected, unet_config
 from .guidance import check_masks, check_timesteps
 from .patchers import OneDevicePatcher, attach, compute_dtype
-from .rows import Rows
 from .sampling_run import SamplingRun, SubjectOnModel, UNetInput, wrappers_of_run
 
 SEVERAL_GPUS = "Apply P3S does not work with several GPUs at once: remove the multi-GPU node"
@@ -149,7 +148,7 @@ def wrappers(subjects: Sequence[SubjectOnModel], config: UNetConfig) -> dict[str
             if not any(of_prompt):
                 weights = {i: w for i, w in weights.items() if i not in on_prompts}
             elif not all(of_prompt):
-                prompt = Rows([i for i, of in enumerate(of_prompt) if of], len(x), x.device)
+                prompt = run.prompt_rows(of_prompt, x.device)
         if weights:
             label = y if config.label_dim else None
             read = UNetInput(x, timesteps, context, label)

@@ -21,6 +21,7 @@ from ...p3s.network.injection import (
 from ...p3s.network.logit_bias import LogitBias, widened
 from ...p3s.network.unet import repeat_rows
 from ...p3s.network.unet_config import Layer
+from .guidance import chunks_of
 from .rows import Rows, folded, folded_length, unfolded
 
 #: Under which the host keeps what is of Apply P3S, and what is of Apply SSR.
@@ -79,9 +80,8 @@ def with_patches(
         for injection, rows in present:
             part = injection.self_attention_part(layer, grid, k if rows is None else rows.pick(k))
             assert part is not None, f"{layer} is not of the features"
-            tiles = len(q) * len(part.added) // len(k)
             sums.append(as_tiles(part.sums if rows is None else rows.spread(part.sums), len(q)))
-            parts.append(part._replace(sums=as_tiles(part.sums, tiles), added=added_to_tiles(part, tiles)))
+            parts.append(part._replace(added=added_to_tiles(part, len(q) * len(part.added) // len(k))))
         k, v = as_tiles(k, len(q)), as_tiles(v, len(q))
         added = [part.added for part in parts]
         if layer in ours:
@@ -97,8 +97,9 @@ def with_patches(
         if layer_of(extra) not in appended:
             raise P3SError(
                 "Apply P3S does not work together with a node that computes a self-attention in several parts "
-                "(Advanced-ControlNet's Reference ControlNet) where rows or queries see it differently: set guidance "
-                "to both, mode to exact and weight_on to features, without a mask, or remove that node"
+                "(Advanced-ControlNet's Reference ControlNet with a style_fidelity above 0) while the subject is on "
+                "the prompt alone (the modes standard and fast), under a mask or weighed on attention: set mode to "
+                "exact, guidance to both and weight_on to features, without a mask, or style_fidelity to 0"
             )
         return own_attention(q, k, v, appended.pop(layer_of(extra)), extra)
 
@@ -249,8 +250,8 @@ class SubjectAttention:
                 return torch.cat([branch.pick(before), *of_subjects, branch.pick(behind)], 1)
 
             here = [parts[i] if rows[i] is not None else part_of(parts[i], branch) for i in seen]
-            its_masks = [masks[i] for i in seen]
-            found = self._attend(branch.pick(q), read(*keys), read(*values), here, its_masks, start, extra)
+            its_masks, options = [masks[i] for i in seen], options_of(extra, branch)
+            found = self._attend(branch.pick(q), read(*keys), read(*values), here, its_masks, start, options)
             branch.put(found, out)
         return out
 
@@ -310,9 +311,21 @@ class SubjectAttention:
 
 
 def part_of(part: SelfAttentionPart, rows: Rows) -> SelfAttentionPart:
-    """A subject's part in a self-attention of some rows of the batch that it acts on."""
-    mask = part.mask if part.mask is None or len(part.mask) == 1 else rows.pick(part.mask)
-    return part._replace(sums=rows.pick(part.sums), added=rows.pick(part.added), mask=mask)
+    """A subject's part in the attention of some of the rows that it acts on."""
+    return part if part.mask is None else part._replace(mask=rows.pick(part.mask))
+
+
+def options_of(extra: Mapping[str, Any], rows: Rows) -> dict[str, Any]:
+    """A patch's options as they are in a call of these rows alone, where they are whole chunks: attentions of other
+    nodes may read them."""
+    chunks, uuids = chunks_of(extra), extra.get("uuids") or ()
+    size = max(1, rows.of // len(chunks))
+    kept = sorted({number // size for number in rows.numbers})
+    found = {**extra, "activations_shape": [len(rows.numbers), *extra["activations_shape"][1:]]}
+    if len(kept) * size == len(rows.numbers):
+        found["cond_or_uncond"] = [chunks[i] for i in kept]
+        found |= {"uuids": [uuids[i] for i in kept]} if len(uuids) == len(chunks) else {}
+    return found
 
 
 def seen_keys(parts: Sequence[SelfAttentionPart], start: int, sees: Sequence[bool], keys: int) -> list[slice]:

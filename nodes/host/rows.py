@@ -14,7 +14,7 @@ class Rows:
     """Rows of a batch of ``of`` rows, by their ascending ``numbers``, at least one.
 
     Of a tensor that has several rows for each of the batch, one after the other as the tiles of an image, they are all
-    of these.
+    of these; a tensor of one row is that of each.
     """
 
     def __init__(self, numbers: Sequence[int], of: int, device: torch.device | str = "cpu") -> None:
@@ -30,6 +30,8 @@ class Rows:
 
     def pick(self, t: Tensor) -> Tensor:
         """These rows of ``t``."""
+        if len(t) == 1:
+            return t
         return t.unflatten(0, (self.of, -1))[self._index].flatten(0, 1)
 
     def put(self, values: Tensor, into: Tensor) -> Tensor:

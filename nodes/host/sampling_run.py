@@ -145,6 +145,7 @@ class SamplingRun(ModelRun):
         self._conditions: dict[Hashable, Tensor] = {}
         self._own_features: dict[Hashable, Features] = {}
         self._masks: dict[Hashable, EffectMask] = {}
+        self._prompt_rows: dict[Hashable, Rows] = {}
         self._evaluation: int | None = None
         self._calls: Counter[Hashable] = Counter()
 
@@ -165,6 +166,14 @@ class SamplingRun(ModelRun):
         if self._always_on[index]:
             return factor * schedule.weight(timesteps[:1].float())[0]
         return factor * schedule.weight(self._timestep_of(timesteps, options)) or None
+
+    def prompt_rows(self, of_prompt: Sequence[bool], device: torch.device) -> Rows:
+        """The rows of a batch that belong to the prompt, of which there are some: made once."""
+        key = tuple(of_prompt), device
+        if key not in self._prompt_rows:
+            numbers = [i for i, of in enumerate(of_prompt) if of]
+            self._prompt_rows[key] = Rows(numbers, len(of_prompt), device)
+        return self._prompt_rows[key]
 
     def _isolated(self, index: int, timesteps: Tensor, options: Mapping[str, Any]) -> bool:
         """Whether a subject is kept apart from others. The timestep is read only where the answer changes in a run."""

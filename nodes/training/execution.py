@@ -21,7 +21,7 @@ from ...p3s.training.driver import new_copy, subject_of, with_result
 from ...p3s.training.key import TrainingInputs
 from ...p3s.training.loop import TrainResult, train
 from ...p3s.training.memory import check_memory, explained
-from ...p3s.training.memory_estimate import estimate_memory
+from ...p3s.training.memory_estimate import estimate_memory, least_memory
 from ...p3s.training.precision import DTYPES
 from ...p3s.training.sample_preview import sample_preview
 from ...p3s.training.state import Checkpoints, TrainState
@@ -126,13 +126,16 @@ def _run(
     settings, first = inputs.settings, inputs.examples[0]
     device = memory.device()
     state, notes = _state(checkpoints.path) if resume else (None, ())
-    precision = DTYPES[settings.precision]
+    precision, config, (free, largest) = DTYPES[settings.precision], unet_config(model), memory.room()
     tell(node, "Copying the model's weights")
     with ThreadPoolExecutor(1) as beside:  # both take seconds: one is Python's work, the other the memory's
-        checked = beside.submit(_scarce, unet_config(model), inputs, *memory.room())
+        checked = beside.submit(_scarce, config, inputs, free, largest)
+        if least_memory(config, first.tokens.shape[-1], inputs.copy_settings, settings) > largest:
+            checked.result()  # refuses the training, before anything is copied
         # A low-rank copy takes nothing but the shapes: of SDXL, whose weights take 10 GB in float32, that saves half.
         weights = base_weights(model, precision if inputs.copy_settings.kind == "lora" else torch.float32)
         scarce = checked.result()
+    check_cancelled()
     if scarce is not None:
         log.warning("Train P3S: %s", scarce)
         notes = (*notes, scarce)

@@ -130,7 +130,7 @@ def soft_mask(side: int = 48) -> dict[str, float]:
     extra = {"n_heads": heads, "activations_shape": [1, 8, side, side]}
     with Largest() as largest:
         part = SelfAttentionPart(k[:, n:], k[:, n:], mask.tokens((side, side)))
-        found = attention.BiasedAttention()(q, k, v, attention.Appended([part], [mask], n), extra)
+        found = attention.SubjectAttention()(q, k, v, attention.Appended([part], [mask], [None], n), extra)
     split = [t.unflatten(2, (heads, width)).transpose(1, 2) for t in (q, k, v)]
     bias = torch.cat([torch.zeros(n, n), mask.tokens((side, side)).log().T.expand(n, n)], 1)
     expected = torch.nn.functional.scaled_dot_product_attention(*split, bias).transpose(1, 2).flatten(2)

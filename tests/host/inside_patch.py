@@ -232,7 +232,7 @@ def noise_facts(model: Any) -> dict[str, Any]:
 
 def rows_facts(model: Any) -> dict[str, bool]:
     """A subject on the prompt's rows alone, in one call of the U-Net with the others: each row is that of a call where
-    all have the subject, or that of the plain model, bit for bit; also beside a subject that all rows have."""
+    all have the subject, or that of the plain model; also beside a subject that all rows have."""
     one, two = subject_for(model), subject_for(model, 2)
     mask = EffectMask(torch.cat([torch.ones(4, 2), torch.zeros(4, 2)], 1))
 
@@ -263,8 +263,6 @@ def rows_facts(model: Any) -> dict[str, bool]:
             for kind, of, expected in (("prompt", prompt, everywhere), ("other", ~prompt, nowhere)):
                 if of.any():
                     facts[f"{chunks} {told} {name}: {kind}"] = difference(found[of], expected[of]) < 1e-3
-            if name != "beside another":
-                facts[f"{chunks} {told} {name}: plain"] = torch.equal(found[~prompt], nowhere[~prompt])
     conds = {name: [{"uuid": name}, {}] for name in ("positive", "middle", "negative", "empty_negative_prompt")}
     facts["negative ones are no prompts"] = guidance.prompts_of(conds) == {"positive", "middle"}
     tiles = torch.arange(24.0).view(2, 6, 2)
