@@ -167,9 +167,9 @@ class OtherNodes:
 
     def timesteps(self) -> dict[str, Any]:
         parts = []
-        for seed, start, end in ((1, 0.0, 0.5), (3, 0.5, 1.0)):
+        for seed, start, end in ((3, 0.0, 0.5), (1, 0.5, 1.0)):
             parts += node("ConditioningSetTimestepRange", conditioning=self.conditioning(seed), start=start, end=end)[0]
-        return {"positive": parts, "steps": 3}  # of two, the second changes little
+        return {"positive": parts}
 
     def hook_lora(self) -> dict[str, Any]:
         """A LoRA on the prompt alone, so that the host runs the two prompts apart, with other weights."""
