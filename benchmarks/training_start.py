@@ -2,8 +2,8 @@
 
     python -m benchmarks.training_start          random weights in full size: 12 GB, a minute
 
-Beside what it does stands the same one after the other: the estimate of the memory, the weights widened to 32 bits and
-rounded from there, the networks.
+Beside the parts of the start stands what the weights would take if they were all widened to 32 bits and rounded from
+there, as those with a LoRA are.
 """
 
 from __future__ import annotations

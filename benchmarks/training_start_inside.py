@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from statistics import median
 from typing import Any
@@ -50,12 +49,6 @@ class Start:
     def weights(self) -> dict[str, torch.Tensor]:
         return base_model.base_weights(self.model, self.dtype)
 
-    def beside(self) -> None:
-        with ThreadPoolExecutor(1) as other:
-            checked = other.submit(self.estimate)
-            self.weights()
-            checked.result()
-
     def networks(self, weights: dict[str, torch.Tensor]) -> None:
         new_copy(weights, self.inputs)
         UNet.from_state_dict(weights, dtype=self.precision)
@@ -78,13 +71,12 @@ def main(arguments: dict[str, Any]) -> dict[str, dict[str, float]]:
         for _ in range(arguments["rounds"]):
             with torch.inference_mode(False):
                 networks = partial(start.networks, start.weights())
-                parts = {"fingerprints": start.fingerprints, "estimate": start.estimate, "widened": start.widened}
-                parts |= {"weights": start.weights, "estimate beside weights": start.beside, "networks": networks}
+                parts = {"fingerprints": start.fingerprints, "estimate of memory": start.estimate}
+                parts |= {"weights": start.weights, "networks": networks}
                 now = {name: seconds(run) for name, run in parts.items()}
+                now["together"] = sum(now.values())
+                now["weights through 32 bits"] = seconds(start.widened)
                 del networks, parts
-            now["one after the other"] = now["fingerprints"] + now["estimate"] + now["widened"] + now["networks"]
-            now["now"] = now["fingerprints"] + now["estimate beside weights"] + now["networks"]
-            now["ratio"] = now["now"] / now["one after the other"]
             for name, value in now.items():
                 times.setdefault(name, []).append(value)
         found[f"{kind} {precision}"] = {name: median(values) for name, values in times.items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,7 @@ from ...p3s.training.driver import new_copy, subject_of, with_result
 from ...p3s.training.key import TrainingInputs
 from ...p3s.training.loop import TrainResult, train
 from ...p3s.training.memory import check_memory, explained
-from ...p3s.training.memory_estimate import estimate_memory, least_memory
+from ...p3s.training.memory_estimate import estimate_memory
 from ...p3s.training.precision import DTYPES
 from ...p3s.training.sample_preview import sample_preview
 from ...p3s.training.state import Checkpoints, TrainState
@@ -126,19 +125,15 @@ def _run(
     settings, first = inputs.settings, inputs.examples[0]
     device = memory.device()
     state, notes = _state(checkpoints.path) if resume else (None, ())
-    precision, config, (free, largest) = DTYPES[settings.precision], unet_config(model), memory.room()
-    tell(node, "Copying the model's weights")
-    with ThreadPoolExecutor(1) as beside:  # both take seconds: one is Python's work, the other the memory's
-        checked = beside.submit(_scarce, config, inputs, free, largest)
-        if least_memory(config, first.tokens.shape[-1], inputs.copy_settings, settings) > largest:
-            checked.result()  # refuses the training, before anything is copied
-        # A low-rank copy takes nothing but the shapes: of SDXL, whose weights take 10 GB in float32, that saves half.
-        weights = base_weights(model, precision if inputs.copy_settings.kind == "lora" else torch.float32)
-        scarce = checked.result()
-    check_cancelled()
+    scarce = _scarce(unet_config(model), inputs)
     if scarce is not None:
         log.warning("Train P3S: %s", scarce)
         notes = (*notes, scarce)
+    warning = f"\n{scarce}" if scarce else ""
+    tell(node, f"Copying the model's weights{warning}")
+    precision = DTYPES[settings.precision]
+    # A low-rank copy takes nothing but the shapes: of SDXL, whose weights take 10 GB in float32, that saves half.
+    weights = base_weights(model, precision if inputs.copy_settings.kind == "lora" else torch.float32)
     memory.reset_peak()
     with explained("moving the networks to the device", inputs.copy_settings, settings):
         copy = new_copy(weights, inputs).to(device)
@@ -152,7 +147,6 @@ def _run(
         )
         return preview_image(model, latent)
 
-    warning = f"\n{scarce}" if scarce else ""
     tell(node, f"Step {len(state.reports) + 1 if state else 1} of {total_steps(inputs.examples, settings)}{warning}")
     with Progress(node, look, preview_every) as progress:
         result = train(base, copy, inputs, progress.update, checkpoints, state)
@@ -161,11 +155,11 @@ def _run(
     return TrainingOutcome(subject, result, resumed, (*notes, *result.warnings), progress.cancelled)
 
 
-def _scarce(config: UNetConfig, inputs: TrainingInputs, free: int, largest: int) -> str | None:
+def _scarce(config: UNetConfig, inputs: TrainingInputs) -> str | None:
     """A warning for the user if memory is tight for a training. Raises TrainingError where there is far too little."""
     try:
         estimate = partial(estimate_memory, config, inputs.examples)
-        return check_memory(estimate, free, largest, inputs.copy_settings, inputs.settings)
+        return check_memory(estimate, *memory.room(), inputs.copy_settings, inputs.settings)
     except TrainingError:
         raise
     except Exception:  # it needs parts of torch that change, and an estimate must not stop a training

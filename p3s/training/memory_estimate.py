@@ -78,16 +78,6 @@ def estimate_memory(
     return _estimate(config, _largest(examples, settings.batch_size), copy_settings, counting)
 
 
-def least_memory(config: UNetConfig, token_dim: int, copy_settings: CopySettings, settings: TrainSettings) -> int:
-    """Bytes that weights, gradients and optimizer take, however small the pictures are: counted, without the step that
-    :func:`estimate_memory` runs. A few weights get no gradient, so that its ``least`` is a little less. ``token_dim``:
-    of the references' tokens."""
-    base, copy = UNet(config, device="meta"), SubjectCopy(config, copy_settings, token_dim, device="meta")
-    frozen, trained = (sum(p.numel() for p in network.parameters()) for network in (base, copy))
-    of_each = 2 * torch.float32.itemsize + STATE[settings.optimizer]
-    return frozen * DTYPES[settings.precision].itemsize + trained * of_each
-
-
 @lru_cache(maxsize=16)
 def _estimate(
     config: UNetConfig, shapes: tuple[Shapes, ...], copy_settings: CopySettings, settings: TrainSettings
