@@ -71,7 +71,8 @@ def main(arguments: dict[str, Any]) -> dict[str, dict[str, float]]:
         for _ in range(arguments["rounds"]):
             with torch.inference_mode(False):
                 networks = partial(start.networks, start.weights())
-                parts = {"fingerprints": start.fingerprints, "estimate of memory": start.estimate}
+                parts: dict[str, Callable[[], Any]] = {"fingerprints": start.fingerprints}
+                parts["estimate of memory"] = start.estimate
                 parts |= {"weights": start.weights, "networks": networks}
                 now = {name: seconds(run) for name, run in parts.items()}
                 now["together"] = sum(now.values())
