@@ -3,18 +3,23 @@
     python -m benchmarks.compiled                             a small network, some minutes
     python -m benchmarks.compiled --scale full --size 256     SD 1.5: 24 GB
 
-Compiled are the parts that no hook reaches into: residual blocks and feed-forward layers. Needs a C++ compiler.
+Compiled are the parts that no hook reaches into: residual blocks and feed-forward layers. The first round, which does
+not count, is the one that compiles. Needs a C++ compiler.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from statistics import median
+import sys
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
+
+sys.path.append(str(Path(__file__).parent))
+
+from rounds import measure
 
 from benchmarks.training_step import CONFIGS, TEXT, copy_settings, example, network, train_settings
 from p3s.network.unet import FeedForward, ResBlock
@@ -22,22 +27,13 @@ from p3s.sampling.diffusion import NoiseSchedule
 from p3s.training.driver import new_copy
 from p3s.training.key import TrainingInputs
 from p3s.training.loop import train
-from p3s.training.step import StepReport
 
-STEPS = 4  # of a round
-
-
-@dataclass
-class Steps:
-    """Seconds of each step, on the wall and of the processor, and its loss."""
-
-    wall: list[float] = field(default_factory=list)
-    processor: list[float] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
+STEPS = 6  # of a run
+PLAIN, COMPILED = "as they are", "compiled"
 
 
 class Training:
-    """A training that can be repeated."""
+    """A training that starts anew with each run."""
 
     def __init__(self, scale: str, size: int, kind: str, compiled: bool) -> None:
         config = CONFIGS[scale]
@@ -53,26 +49,13 @@ class Training:
             if compiled and isinstance(part, (ResBlock, FeedForward)):
                 part.compile()
 
-    def steps(self) -> Steps:
+    def run(self) -> Tensor:
+        """The losses of its steps, [STEPS]."""
         self.copy.load_state_dict(self.start)
-        found, before = Steps(), [time.perf_counter(), time.process_time()]
-
-        def told(report: StepReport) -> None:
-            now = [time.perf_counter(), time.process_time()]
-            found.wall.append(now[0] - before[0])
-            found.processor.append(now[1] - before[1])
-            found.losses.append(report.loss)
-            before[:] = now
-
-        result = train(self.base, self.copy, self.inputs, told)
+        result = train(self.base, self.copy, self.inputs)
         if not result.completed:
             raise SystemExit(f"the training did not reach its end: {result.error}")
-        return found
-
-
-def relative(compiled: Sequence[float], plain: Sequence[float]) -> str:
-    ratios = [a / b for a, b in zip(compiled, plain, strict=True)]
-    return f"{median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+        return torch.tensor([report.loss for report in result.reports])
 
 
 def main() -> None:
@@ -86,19 +69,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    plain, compiled = (Training(args.scale, args.size, args.kind, of) for of in (False, True))
-    first, whole = compiled.steps(), plain.steps()
-    apart = max(abs(a - b) / abs(b) for a, b in zip(first.losses, whole.losses, strict=True))
-    wall: dict[bool, list[float]] = {True: [], False: []}
-    processor: dict[bool, list[float]] = {True: [], False: []}
-    for _ in range(args.rounds):
-        for is_compiled, training in ((False, plain), (True, compiled)):
-            found = training.steps()
-            wall[is_compiled].append(median(found.wall))
-            processor[is_compiled].append(median(found.processor))
-    print(f"to compile: {first.wall[0] - median(wall[True]):.0f} s")
-    print(f"a step, compiled relative to plain: {relative(wall[True], wall[False])} in time", end=", ")
-    print(f"{relative(processor[True], processor[False])} of the processor; losses apart by {apart:.1g}")
+    runs = {name: Training(args.scale, args.size, args.kind, name == COMPILED).run for name in (PLAIN, COMPILED)}
+    found: dict[str, dict[str, Any]] = {}
+    for figures in measure(runs, PLAIN, args.rounds, torch.device("cpu")):
+        found = figures
+    row = found[COMPILED]
+    print(f"{STEPS} steps compiled, relative to networks as they are, {args.rounds} rounds:")
+    for title, key in (("time", "time"), ("time of the processor", "processor")):
+        low, high = row[f"{key}s"]
+        print(f"{title} {row[key]:.2f} ({low:.2f}-{high:.2f})")
+    compiled, plain = (run() for run in (runs[COMPILED], runs[PLAIN]))
+    print(f"losses apart by {((compiled - plain).abs() / plain.abs()).max():.1g}")
 
 
 if __name__ == "__main__":

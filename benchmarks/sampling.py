@@ -25,7 +25,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from host.hosts import find_hosts, host_at
+from host.hosts import chosen_host
 from host.inside import Inside
 
 NAMES = {"sd15": "SD 1.5", "sdxl": "SDXL"}
@@ -52,9 +52,7 @@ def main() -> None:
     args.work_size = args.work_size or SIDES[args.family]
     if args.rounds and (args.family, args.preset) == ("sdxl", "full"):
         parser.error("--preset full: there are no random weights of SDXL in full size; choose slim or topo")
-    host = host_at(args.host.expanduser().absolute()) if args.host else next(iter(find_hosts()), None)
-    if host is None:
-        raise SystemExit("no ComfyUI found: name its folder with --host, or several in COMFYUI_PATH")
+    host = chosen_host(args.host)
     pack = PEERS / "ComfyUI_IPAdapter_plus"
     with tempfile.TemporaryDirectory() as base:
         inside = Inside(host, Path(base))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from host.hosts import find_hosts, host_at
+from host.hosts import chosen_host
 from host.inside import Inside
 
 
@@ -26,9 +26,7 @@ def main() -> None:
     parser.add_argument("--host", type=Path, help="folder of a ComfyUI (default: the first that the tests find)")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
-    host = host_at(args.host.expanduser().absolute()) if args.host else next(iter(find_hosts()), None)
-    if host is None:
-        raise SystemExit("no ComfyUI found: name its folder with --host, or several in COMFYUI_PATH")
+    host = chosen_host(args.host)
     with tempfile.TemporaryDirectory() as base:
         script = Path(__file__).with_name("training_start_inside.py")
         found = Inside(host, Path(base)).run(script, {"rounds": args.rounds}, timeout=None)

@@ -173,8 +173,8 @@ class Frame:
 
 
 def enlarged(picture: Tensor, size: tuple[int, int], part: tuple[slice, slice]) -> Tensor:
-    """A part of a picture [h, w, ...] at a (height, width) that is not smaller, bilinearly between the centres of its
-    pixels."""
+    """A picture [h, w, ...] at a ``size`` (height, width) that is not smaller, bilinearly between the centres of its
+    pixels; of that only the ``part``, rows and columns, [rows, columns, ...] of the picture's dtype."""
     for axis, (count, wanted) in enumerate(zip(size, part, strict=True)):
         own = picture.shape[axis]
         centres = (torch.arange(count, dtype=torch.float64)[wanted] + 0.5) * (own / count)
@@ -183,7 +183,8 @@ def enlarged(picture: Tensor, size: tuple[int, int], part: tuple[slice, slice]) 
 
 
 def between(values: Tensor, positions: Tensor, axis: int) -> Tensor:
-    """``values`` at ``positions`` [count], float64, along an axis: linear between its numbers."""
+    """``values`` [..., n, ...] at ``positions`` [count], float64, 0..n-1, along an axis: linear between its numbers.
+    [..., count, ...] of their dtype."""
     low = positions.floor()
     high = (low + 1).clamp(max=values.shape[axis] - 1)
     weight = (positions - low).to(values.device, values.dtype)

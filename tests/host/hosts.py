@@ -75,6 +75,15 @@ def find_hosts() -> list[Host]:
     return list({host.path: host for host in found if host}.values())
 
 
+def chosen_host(folder: Path | None) -> Host:
+    """The host in a folder that an option of a command names; without it the first that is found. Raises SystemExit
+    where there is none."""
+    host = host_at(folder.expanduser().absolute()) if folder else next(iter(find_hosts()), None)
+    if host is None:
+        raise SystemExit(f"{folder} holds no ComfyUI" if folder else NO_HOST)
+    return host
+
+
 def default_hosts(found: list[Host]) -> list[Host]:
     """Those that a quick run tests on: all that COMFYUI_PATH names, else the newest that was found."""
     return found if NAMED in os.environ else sorted(found, key=lambda host: host.release)[-1:]
