@@ -12,17 +12,24 @@ import torch
 
 
 def measure(
-    timed: Mapping[str, Callable[[], torch.Tensor]], plain: str, rounds: int, device: torch.device
+    timed: Mapping[str, Callable[[], torch.Tensor]],
+    plain: str,
+    rounds: int,
+    device: torch.device,
+    unload: Callable[[], None] = lambda: None,
 ) -> Iterator[dict[str, dict[str, Any]]]:
     """After each round: seconds of each run, and relative to the one called ``plain`` of the same round, so that what
     else runs on the machine weighs on both. On a CPU also the time of the processor, in which waiting does not count.
-    GiB that its tensors took on a GPU; None on a CPU. Whether what it gave is finite."""
+    GiB that its tensors took on a GPU when ``unload`` had taken those of the others away; None on a CPU. Whether what
+    it gave is finite."""
     seconds: dict[str, list[float]] = {name: [] for name in timed}
     processor: dict[str, list[float]] = {name: [] for name in timed}
     memory: dict[str, float] = {}
     finite: dict[str, bool] = {}
     for number in range(rounds + 1):  # the first one, which loads the models, does not count
         for name, run in timed.items():
+            if not number:
+                unload()
             gc.collect()
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats()
@@ -31,7 +38,7 @@ def measure(
             result = run()
             if device.type == "cuda":
                 torch.cuda.synchronize()
-                memory[name] = torch.cuda.max_memory_allocated() / 2**30
+                memory.setdefault(name, torch.cuda.max_memory_allocated() / 2**30)
             taken = time.perf_counter() - started
             if number:
                 seconds[name].append(taken)

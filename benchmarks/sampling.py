@@ -87,6 +87,9 @@ def table(variants: dict[str, Any]) -> str:
     lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     for name, row in sorted(variants.items(), key=lambda item: item[1]["work"]):
         cells = [name, f"{row['tflop']:.3f}", f"{row['work']:.3f}"]
+        if row.get("finite") is False:  # its times are those of nothing
+            lines.append("| " + " | ".join([*cells, f"{row['own']:.3f}", "not finite"]) + " |")
+            continue
         if "times" in row:
             low, high = row["times"]
             cells += [f"{row['own']:.3f}", f"{row['time']:.2f} ({low:.2f}-{high:.2f})", f"{row['seconds']:.3f}"]

@@ -202,11 +202,11 @@ class Shapes:
     @contextmanager
     def counting(self) -> Iterator[FlopCounterMode]:
         """What reads a tensor is answered: the branches of the guidance are equal, masks and the weight are real."""
-        real_groups, real_weight, real_tokens = attention.query_groups, SamplingRun.weight, SubjectTokens.of
+        real_groups, real_weight = attention.query_groups, SamplingRun.weight
 
         def tokens(mask: torch.Tensor) -> SubjectTokens:
             with unset_fake_temporarily():
-                return real_tokens(mask)
+                return SubjectTokens(mask)  # of its own, because it keeps shapes without values
 
         def groups(*args: Any) -> Any:
             with unset_fake_temporarily():
@@ -364,7 +364,7 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
             plain = own.work(PLAIN)["tflop"]
             work = {name: own.work(name)["tflop"] / plain for name in models}
         timed, device = runs(models, config, arguments, control), comfy.model_management.get_torch_device()
-        for figures in measure(timed, PLAIN, arguments["rounds"], device):
+        for figures in measure(timed, PLAIN, arguments["rounds"], device, comfy.model_management.unload_all_models):
             for name, each in figures.items():
                 found[name] |= {**each, "seconds": each["seconds"] / arguments["steps"], "own": work[name]}
             keep(arguments, found)

@@ -57,6 +57,7 @@ INSIDE: tuple[dict[str, Any], ...] = tuple(
 def rows(args: argparse.Namespace) -> list[dict[str, Any]]:
     """The rows that a run of these options is to have."""
     common = {"scale": args.scale, "size": args.size}
+    common |= {"device": "cuda"} if args.dry else {}  # what is estimated alone, is for a GPU
     found = [{**row, **common} for row in steps(args.scale)]
     # Beside Train LoRA and DreamBooth, which would not fit with SDXL.
     compared = [] if args.scale == "sdxl" else INSIDE
@@ -152,7 +153,11 @@ def tables(done: Sequence[dict[str, Any]]) -> str:
 def place(row: dict[str, Any]) -> tuple[int, int, int]:
     """Where a row stands: the full size and large pictures first, the rest as in their kind's steps."""
     kinds = [{**step, "scale": row["scale"], "size": row["size"]} for step in steps(row["scale"])]
-    return list(SIDES).index(row["scale"]), -row["size"], kinds.index(row)
+    return (
+        list(SIDES).index(row["scale"]),
+        -row["size"],
+        kinds.index({key: value for key, value in row.items() if key != "device"}),
+    )
 
 
 def rate(found: dict[str, float]) -> float:

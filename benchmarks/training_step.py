@@ -50,6 +50,7 @@ CONFIGS = {
     "full": UNetConfig.build(),
     "sdxl": UNetConfig.build(**SDXL),
     "small": UNetConfig.build(model_channels=64, channel_mult=(1, 2), transformer_depth=(1, 1)),
+    "small sdxl": UNetConfig.build(64, **{**SDXL, "channel_mult": (1, 1, 2), "transformer_depth": (0, 1, 2)}),
 }
 FIRST = 64  # pixels
 
@@ -83,7 +84,8 @@ def counted(
     found: dict[str, Any] = {"tflop": work.computed(), "needed": work.needed()}
     found |= {"plain": work.plain(), "stored": work.stored()}
     if row["kind"] != "dreambooth":
-        found["estimated"] = estimate_memory(config, examples, copy_settings(row), settings).peak
+        device = torch.device(row.get("device", "cpu"))
+        found["estimated"] = estimate_memory(config, examples, copy_settings(row), settings, device).peak
     return found
 
 
@@ -139,6 +141,8 @@ def p3s(config: UNetConfig, examples: list[Example], settings: TrainSettings, ro
     result = train(base, copy, inputs, told)
     if not result.completed:
         raise SystemExit(f"the training did not reach its end: {result.error}")
+    if result.warnings:
+        raise SystemExit(f"not the training that was asked for: {result.warnings[0]}")
     info = SubjectInfo("", "", copy.settings.to_dict(), {}, ("",) * 2, ("",) * 2, len(examples), True, "", "")
     with tempfile.TemporaryDirectory() as folder:
         return save_subject(subject_of(copy, examples, info), Path(folder) / "subject.safetensors").stat().st_size
@@ -159,9 +163,10 @@ def dreambooth(
             clock.lap()
         latent = shown.latent[None]
         t, eps = torch.randint(1000, (1,), generator=generator), torch.randn(latent.shape, generator=generator)
-        label = None if shown.label is None else shown.label[None]
-        prediction = net(noise.add_noise(latent, eps, t), t, shown.prompt[None], label=label)
-        F.mse_loss(prediction, noise.target(latent, eps, t)).backward()
+        given = noise.add_noise(latent, eps, t), t, shown.prompt[None], noise.target(latent, eps, t)
+        x, timesteps, prompt, target = (tensor.to(clock.device) for tensor in given)
+        label = None if shown.label is None else shown.label[None].to(clock.device)
+        F.mse_loss(net(x, timesteps, prompt, label=label), target).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     clock.lap()

@@ -110,7 +110,7 @@ class PointPicker(io.ComfyNode):
                 ),
                 BoundingBox.Output(
                     display_name="bounding_box",
-                    tooltip="The boxes of all subjects, for nodes that take a BOUNDING_BOX, as SAM3 Detect.",
+                    tooltip="The boxes of all subjects, for nodes that take a BOUNDING_BOX, such as SAM3 Detect.",
                 ),
                 io.String.Output(
                     display_name="boxes",

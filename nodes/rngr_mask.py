@@ -90,7 +90,7 @@ class RNGRMask(io.ComfyNode):
                 Reference.Input(
                     "references",
                     optional=True,
-                    tooltip="More photos of the subject, from another RNGR Mask; all of them are trained together.",
+                    tooltip="More photos of the subject, from another RNGR Mask; training uses all of them.",
                 ),
                 io.Mask.Input(
                     "subject_mask",

@@ -12,7 +12,7 @@ from .errors import P3SError
 
 #: The order is that of a user's way through them.
 COMMANDS = {
-    "demo": "the whole chain on a drawn scene and small trained models, in about two minutes",
+    "demo": "the whole chain on a drawn scene and small trained models, in a minute or two",
     "mask": "look at the masks that points give on your own photo",
     "train": "train a subject from photos and points",
     "generate": "generate a trained subject from prompts",

@@ -290,7 +290,7 @@ def test_points_are_read_from_a_file(photos, tmp_path: Path) -> None:
             ["--strength", "1", "0.5"],
             "--strength has 2 values for 1 subject(s): give one for all",
         ),
-        (["--layer-strengths", "input 99: 0"], "layer_strengths: input 99 has no self-attention"),
+        (["--layer-strengths", "input 99: 0"], "layer_strengths: input 99 has no attention"),
         (["--mask", "nowhere.png"], "--mask nowhere.png: there is no such file; expected a picture"),
     ],
 )

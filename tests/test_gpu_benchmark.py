@@ -17,8 +17,14 @@ import torch
 from benchmarks.gpu import kit
 from benchmarks.gpu.__main__ import main
 from benchmarks.gpu.report import report, targets
+from benchmarks.gpu.rows_inside import attempted
+from benchmarks.gpu.sections import FULL, SECTIONS
 from benchmarks.gpu.waits import WARNING, Waits
+from benchmarks.training import describe
+from benchmarks.training_step import CONFIGS
+from p3s.training.loop import TrainResult
 
+LEAN = {"kind": "lora", "precision": "bf16", "checkpointing": True, "scale": "small sdxl", "size": 64}
 OWN = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -44,6 +50,10 @@ def test_targets_say_what_is_met_and_what_is_missed() -> None:
     sections = {
         "sampling": sampled,
         "paper": {"bf16": {"seconds": 29.0}, "fp32": {"error": "out of memory"}},
+        "training sdxl": {
+            "SDXL, lora bf16": {"left_out": "a step needs about 15.1 GiB, and 15.0 GiB is free"},
+            "SDXL, lora bf16, checkpointed": {"peak": 8_400_000_000, "estimated": 8_000_000_000},
+        },
         "waits": {"sampling, plain model": {"waits": 1}, "training, full fp32": {"waits": 4}},
         "offloading": {"full": {"losses_apart": 0.001, "image_apart": 0.2}},
         "resumed": {"full fp32": {"trained by": 1e-3, "resumed": {"weights": 1e-5}}},
@@ -54,12 +64,43 @@ def test_targets_say_what_is_met_and_what_is_missed() -> None:
         "| the paper's setting, fp32 | 30 s |  | not measured |",
         "| sampling, P3S, exact: time | 1.15 x its work | 1.9 | met |",
         "| sampling, P3S, cached, standard: time | 1.1 | 1.2 | missed |",
+        "| SDXL, lora bf16, checkpointed: peak, GB | 12 | 8.4 | met |",
+        "| SDXL, lora bf16, checkpointed: peak apart from the estimate | 0.03 | 0.05 | missed |",
         "| waits for the GPU in a step, training, full fp32 | none | 4 | missed |",
         "| offloaded, full: losses apart from the CPU's | 0.01 | 0.001 | met |",
         "| offloaded, full: image apart from the CPU's | 0.05 | 0.2 | missed |",
         "| resumed, full fp32: weights apart from the uninterrupted | 0.1 of what was trained | 1e-05 | met |",
     ]
     assert targets({**run, "card": None}) == ["not compared: they are for a GPU"]
+    (row,) = [row for row in sections["training sdxl"] if row.endswith("checkpointed")]
+    for failed in ({"left_out": "a step needs about 7.2 GiB, and 7.0 GiB is free"}, {"error": "out of memory"}):
+        alone = {"training sdxl": {"rows": {row: failed}}}
+        assert targets({"card": "one", "sections": alone})[2:] == [
+            f"| {row}: peak, GB | 12 |  | not measured |",
+            f"| {row}: peak apart from the estimate | 0.03 |  | not measured |",
+        ]
+
+
+def test_the_trainings_of_sdxl_are_its_true_shapes_at_1024_pixels() -> None:
+    rows = SECTIONS["training sdxl"].arguments(FULL)["rows"]
+    assert [describe(row) for row in rows] == ["SDXL, lora bf16", "SDXL, lora bf16, checkpointed"]
+    assert all(CONFIGS[row["scale"]].family == "SDXL" and row["size"] == 1024 for row in rows)
+
+
+def test_a_training_that_the_card_is_too_small_for_is_left_out_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {**LEAN, "counted": {"estimated": 3 * 2**30}, "device": "cuda"}
+    for free, told in ((0, "0.0"), (3.2, "3.2")):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda free=free: (free * 2**30, 2**40))
+        assert attempted(row) == {"left_out": f"a step needs about 3.0 GiB, and {told} GiB is free"}
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (4 * 2**30, 2**40))
+    assert "left_out" not in attempted(row)  # but tried, which fails without a GPU
+
+
+def test_a_training_that_was_changed_on_the_way_is_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    changed = TrainResult((), True, warnings=("step 2 ran out of memory: gradient checkpointing was turned on",))
+    monkeypatch.setattr("benchmarks.training_step.train", lambda *_: changed)
+    found = attempted({**LEAN, "checkpointing": False, "counted": {"estimated": 1}, "device": "cpu"})
+    assert found == {"error": f"SystemExit: not the training that was asked for: {changed.warnings[0]}"}
 
 
 def test_what_is_over_its_time_is_left_out_and_named(

@@ -47,7 +47,7 @@ def test_a_layer_of_several_in_a_row_is_stronger_than_its_block():
         ("input: nan", "0..10"),
         ("input: 1, input: 2", "twice"),
         ("output 2: 1", "output has it in 3, 4, 5, 6, 7, 8, 9, 10, 11"),
-        ("output 4.1: 1", r"output 4 has 1 self-attention layer\(s\), numbered from 0; there is no output 4.1"),
+        ("output 4.1: 1", r"output 4 has 1 attention layer\(s\), numbered from 0; there is no output 4.1"),
         ("output 4.0: 1, output 4.0: 2", "output 4.0 is given twice"),
         ("output 4.: 1", "is not"),
     ],

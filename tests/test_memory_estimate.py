@@ -45,6 +45,40 @@ def test_it_is_what_a_real_training_takes(kind, precision, checkpointing):
     assert found.peak == pytest.approx(alive.peak, rel=0.05)
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_on_a_gpu_it_is_what_one_takes_whose_autocast_normalises_in_32_bits(kind, checkpointing, monkeypatch):
+    """By torch's list of operations. No GPU is at hand: the CPU's autocast does the rest, and leaves these alone."""
+    large = random_examples(2, size=32, config=TINY)
+    settings = TrainSettings(steps=2, precision="bf16", checkpointing=checkpointing, batch_size=2)
+    copy_settings = CopySettings(kind=kind, rank=4)
+
+    def taken() -> int:
+        base = random_unet(TINY).to(torch.bfloat16)
+        copy = start_copy(base.state_dict(), copy_settings, TOKEN_DIM)
+        alive = Alive([*base.parameters(), *copy.parameters()])
+        with alive:
+            train(base, copy, large, torch.zeros(7, TINY.context_dim), NoiseSchedule.stable_diffusion(), settings)
+        return alive.peak
+
+    found = [estimate_memory(TINY, large, copy_settings, settings, torch.device(d)).peak for d in ("cpu", "cuda:0")]
+    assert taken() == pytest.approx(found[0], rel=0.01)
+    for name in ("layer_norm", "group_norm"):
+        real = getattr(torch.nn.functional, name)
+
+        def wide(x, size, weight, bias, eps, real=real):
+            return real(x.float(), size, weight.float(), bias.float(), eps)
+
+        monkeypatch.setattr(torch.nn.functional, name, wide)
+    assert taken() == pytest.approx(found[1], rel=0.01)
+    assert found[1] > 1.1 * found[0]
+
+
+def test_in_32_bits_it_is_the_same_on_a_gpu():
+    settings = TrainSettings(precision="fp32")
+    assert estimate_memory(TINY, EXAMPLES, FULL, settings, torch.device("cuda")) == estimate()
+
+
 def test_a_training_after_it_is_as_without_it():
     """The condition is resized to the view: what the estimate's tensors without values have left must not be used."""
     viewed = replace(EXAMPLES[0], view=torch.randn(4, 11, 13))

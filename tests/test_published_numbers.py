@@ -14,6 +14,10 @@ from published import EARLIER_PAGE, PAGE, README, RESULTS, ROOT, cells, numbers,
 from benchmarks import flops, toyworld, toyworld_sampling, training
 from benchmarks.dreambench.report import PAPER
 from benchmarks.toyworld_metrics import interval
+from benchmarks.training_work import TOKEN_DIM
+from p3s.network.copy_settings import CopySettings
+from p3s.network.subject_copy import SubjectCopy
+from p3s.network.unet_config import SDXL, UNetConfig
 
 RIVALS = ("dreambooth-rngr", "lora-rngr")
 #: Tables of the toy world: the page, the results and the tables' names.
@@ -110,6 +114,7 @@ TIMED = {
 def test_the_time_of_a_sampling_step(name: str) -> None:
     said, row = TIMED[name]
     timed = variants("sampling_wall.json")[name]
+    assert timed["finite"]
     (line,) = re.findall("In time, measured on a CPU.*", README)
     assert re.findall(said, line) == [f"{timed['time']:.2f}"]
     table = PAGE[PAGE.index("**Wall time**") :]
@@ -261,6 +266,27 @@ def test_sizes_of_files_in_the_text() -> None:
     assert README.count(f"about {full / 1e9:.1f} GB in 16 bits, or {low_rank / 1e6:.0f} MB") == 1
 
 
+def test_sizes_on_sdxl_and_of_states_in_the_text() -> None:
+    """A number takes 2 bytes in a subject's file, and 12 in a state: it and what the optimiser keeps, in 32 bits."""
+
+    def count(config: UNetConfig, kind: str) -> int:
+        copy = SubjectCopy(config, CopySettings(kind=kind), TOKEN_DIM, device="meta")
+        return sum(p.numel() for p in copy.parameters())
+
+    def state(config: UNetConfig) -> tuple[str, str]:
+        low_rank = round(12 * count(config, "lora") / 1e6, -1)
+        return f"{12 * count(config, 'full') / 1e9:.0f} GB", f"{low_rank:.0f} MB"
+
+    sd15, sdxl = UNetConfig.build(), UNetConfig.build(**SDXL)
+    help_page = (ROOT / "web" / "docs" / "P3S_Train.md").read_text(encoding="utf-8")
+    file = f"{2 * count(sdxl, 'full') / 1e9:.1f} GB", f"{2 * count(sdxl, 'lora') / 1e6:.0f} MB"
+    assert README.count("; on SDXL {}, or {}".format(*file)) == 2
+    assert "on SDXL {} and {}".format(*file) in help_page
+    (full, low_rank), (full_xl, low_rank_xl) = state(sd15), state(sdxl)
+    assert f"(up to {full}, on SDXL up to {full_xl})" in README
+    assert f"{full} with *full*, {low_rank} with *lora* (on SDXL {full_xl} and {low_rank_xl})" in help_page
+
+
 # benchmarks/README.md
 
 
@@ -308,6 +334,27 @@ def test_the_encoder_of_the_toy_world_selects_by_looks_and_clicks_and_not_by_cla
         assert bounds(method)[0] > 0.5, method
     low, high = bounds("ssr-word")
     assert low < 0.5 < high
+
+
+def test_cached_beside_exact_on_the_same_references() -> None:
+    rows = [json.loads(line) for line in (RESULTS / "toyworld.jsonl").read_text().splitlines()]
+
+    def of(method: str) -> dict[int, dict[str, Any]]:
+        return {row["reference"]: row for row in rows if row["method"] == method}
+
+    def more(method: str, column: str) -> str:
+        mine, exact = of(method), of("p3s-exact")
+        assert mine.keys() == exact.keys() and len(mine) == 40
+        apart = {n: [a - b for a, b in zip(mine[n][column], exact[n][column], strict=True)] for n in mine}
+        values, groups = [d for each in apart.values() for d in each], [n for n, each in apart.items() for _ in each]
+        low, high = interval(values, groups)
+        return f"{sum(values) / len(values):+.2f} [{low:.2f}, {high:.2f}]"
+
+    expected = [more(method, column) for method in ("cached", "cached-exact") for column in ("preferred", "prompt")]
+    said = re.search(
+        r"\*cached\* has \*preferred\* (.*) and \*prompt\* (.*), \*cached-exact\* (.*) and (.*)\. So", PAGE
+    )
+    assert said is not None and list(said.groups()) == expected
 
 
 def test_the_figures_that_decided_defaults() -> None:

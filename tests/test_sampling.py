@@ -133,7 +133,7 @@ def test_an_application_that_does_nothing_is_off():
         ({"mode": "slow"}, "mode must be one of standard, exact, fast; got 'slow'"),
         ({"branches": "none"}, "branches must be one of both, conditional; got 'none'"),
         ({"strength": -1.0}, "strength must be a number in 0..10; got -1.0"),
-        ({"layer_strengths": "input 0: 1"}, "layer_strengths: input 0 has no self-attention"),
+        ({"layer_strengths": "input 0: 1"}, "layer_strengths: input 0 has no attention"),
     ],
 )
 def test_a_wrong_application_is_named(wrong, message):

@@ -130,9 +130,10 @@ def test_the_label_is_pooled_text_and_six_sizes() -> None:
 
 
 def test_every_view_has_sizes_of_its_own() -> None:
-    """A photo of 40 x 60, trained in 16 x 16 latent pixels: crops are enlarged and begin elsewhere."""
+    """A photo of 40 x 60, trained in about 64 x 64 pixels: crops are enlarged, begin elsewhere and are square."""
     subject = torch.zeros(40, 60)
-    subject[4:16, 2:14] = 1
+    subject[20:32, 30:42] = 1
+    trained = {(40, 60): (48, 80), (32, 32): (64, 64)}  # pixels of the photo and of the crop
     image = torch.rand(40, 60, 3, generator=GENERATOR)
     clean = Reference(
         image, torch.rand(17, 20), subject, torch.zeros(40, 60), subject, PointSet(((0.1, 0.2),)), "0" * 64
@@ -149,15 +150,16 @@ def test_every_view_has_sizes_of_its_own() -> None:
             if torch.equal(photo[top : top + picture.shape[0], left : left + picture.shape[1]], picture)
         ]
         (corner,) = found
-        sizes.append((*picture.shape[:2], *corner))
-        return torch.zeros(4, 16, 12)
+        height, width = picture.shape[:2]
+        sizes.append((height, width, *corner))
+        return torch.zeros(4, *(side // 8 for side in trained[height, width]))
 
     settings = TrainSettings(views="whole+subject", flip=True)
-    made = examples_of(clean, EMPTY, encode, 16, settings, torch.Generator(), TEXTS)
-    assert len(made) == 4
-    assert sizes[1][2:] != sizes[3][2:]  # the crop, and it mirrored
+    made = examples_of(clean, EMPTY, encode, 64, settings, torch.Generator(), TEXTS)
+    assert sizes == [(40, 60, 0, 0), (32, 32, 8, 20), (40, 60, 0, 0), (32, 32, 8, 8)]  # the latter two are mirrored
     for one, (height, width, top, left) in zip(made, sizes, strict=True):
-        expected = Sizes(height, width, round(top * 128 / height), round(left * 96 / width), 128, 96)
+        rows, columns = trained[height, width]
+        expected = Sizes(height, width, round(top * rows / height), round(left * columns / width), rows, columns)
         assert one.label is not None and one.label_without_prompt is not None
         assert torch.equal(one.label, label_of(TEXTS.prompt, expected))
         assert torch.equal(one.label_without_prompt, label_of(TEXTS.without_prompt, expected))

@@ -44,6 +44,9 @@ def test_the_estimate_is_what_a_real_training_takes(tmp_path: Path, precision: s
     found = estimate_memory(TINY, shapes, training.trainee.aligner, RunSettings(**run), others=1000)  # type: ignore[arg-type]
     assert found.weights == networks + 1000
     assert found.peak - 1000 == pytest.approx(alive.peak, rel=0.05)
+    on_gpu = estimate_memory(TINY, shapes, training.trainee.aligner, RunSettings(**run), 1000, torch.device("cuda"))  # type: ignore[arg-type]
+    # Its autocast normalises in 32 bits.
+    assert on_gpu.weights == found.weights and (on_gpu.peak > found.peak) == (precision == "bf16")
 
 
 def test_the_shapes_are_those_of_a_batch(tmp_path: Path) -> None:

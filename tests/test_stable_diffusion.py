@@ -23,6 +23,7 @@ from p3s.image_files import write_png
 from p3s.models.pipeline import apply_subject, train_subject
 from p3s.models.stable_diffusion import StableDiffusion, load_stable_diffusion
 from p3s.network.copy_settings import CopySettings
+from p3s.network.unet_config import UNetConfig
 from p3s.reference.points import PointSet
 from p3s.subject.file import load_subject
 from p3s.training.settings import TrainSettings
@@ -149,6 +150,20 @@ def test_the_prediction_is_read_from_the_scheduler(files: dict[str, Path], tmp_p
         load_stable_diffusion(tmp_path / "v")
 
 
+def test_a_folder_of_sd2(files: dict[str, Path], tmp_path: Path) -> None:
+    """Heads of 64 and linear projections; what it predicts, its scheduler says."""
+    shutil.copytree(files["sd"], tmp_path / "sd2")
+    shutil.rmtree(tmp_path / "sd2" / "unet")
+    net = random_unet(UNetConfig.build(64, (1, 2), context_dim=UNET.context_dim, linear_projection=True))
+    twin = diffusers_twin(net)
+    twin.save_pretrained(tmp_path / "sd2" / "unet")
+    found = load_stable_diffusion(tmp_path / "sd2").unet
+    assert found.config == net.config
+    x, t, context = torch.randn(2, 4, 16, 16), torch.tensor([3, 700]), torch.randn(2, 7, UNET.context_dim)
+    with torch.no_grad():
+        torch.testing.assert_close(found(x, t, context), twin(x, t, context).sample, atol=1e-4, rtol=1e-4)
+
+
 # mistakes
 
 
@@ -165,7 +180,11 @@ def test_what_is_missing_is_named(files: dict[str, Path], tmp_path: Path) -> Non
     with pytest.raises(FamilyError, match=r"text\.ckpt is not a \.safetensors file"):
         load_stable_diffusion(tmp_path / "text.ckpt", files["clip"])
     state = load_file(files["checkpoint"])
-    for prefix, message in (("first_stage", "no VAE"), ("cond_stage", "no text encoder"), ("model.", "U-Net")):
+    for prefix, message in (
+        ("first_stage", "no VAE"),
+        ("cond_stage", r"no text encoder .* give an SD 2\.x model as"),
+        ("model.", "U-Net"),
+    ):
         path = tmp_path / f"without-{prefix}.safetensors"
         save_file({key: value for key, value in state.items() if not key.startswith(prefix)}, path)
         with pytest.raises(FamilyError, match=message):

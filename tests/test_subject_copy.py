@@ -1,7 +1,7 @@
 """The layer map against the table in docs/method.md, and the copy's features (Eq. 6)."""
 
 import inspect
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -196,8 +196,18 @@ def test_values_out_of_range_are_refused(bad):
 def test_settings_of_a_file_must_be_known_and_complete():
     whole = asdict(CopySettings(lam=0.5))
     assert CopySettings.from_dict(whole) == CopySettings(lam=0.5)
-    with pytest.raises(P3SError, match="wings"):
+    with pytest.raises(P3SError, match=r"do not fit this version of P3S; unknown or missing: wings$"):
         CopySettings.from_dict(whole | {"wings": 2})
     del whole["lam"]
-    with pytest.raises(P3SError, match="lam"):
+    with pytest.raises(P3SError, match=r"do not fit this version of P3S; unknown or missing: lam$"):
         CopySettings.from_dict(whole)
+
+
+@pytest.mark.parametrize("settings", [CopySettings(), CopySettings(kind="lora", rank=4)])
+def test_depth_stride_is_in_a_file_only_where_layers_are_left_out(settings):
+    """Files without it mean what they meant; versions that do not know it refuse the others by its name."""
+    sparse = replace(settings, depth_stride=2)
+    assert "depth_stride" not in settings.to_dict()
+    assert sparse.to_dict() == settings.to_dict() | {"depth_stride": 2}
+    assert CopySettings.from_dict(settings.to_dict()) == settings
+    assert CopySettings.from_dict(sparse.to_dict()) == sparse

@@ -10,11 +10,13 @@ import torch
 from small import SMALL, random_examples
 
 from p3s.network.copy_settings import CopySettings
+from p3s.network.label import Sizes, label_of
 from p3s.sampling.diffusion import NoiseSchedule
 from p3s.training.examples import Example
 from p3s.training.key import TrainingInputs, same, sketch
 from p3s.training.loss_map import loss_map
 from p3s.training.settings import TrainSettings
+from p3s.training.state import StateHead
 from p3s.training.step import StepReport
 
 NOISE = NoiseSchedule.stable_diffusion()
@@ -88,6 +90,53 @@ def test_a_prompt_of_which_one_word_is_another_is_another_training() -> None:
 def test_an_empty_prompt_that_differs_is_another_training() -> None:
     assert found_again(empty_prompt=torch.full((7, SMALL.context_dim), 1.0005))
     assert not found_again(empty_prompt=torch.full((7, SMALL.context_dim), 1.02))
+
+
+LABELS = ("label", "label_without_prompt")
+
+
+def labelled() -> Example:
+    """An example of SDXL."""
+    (example,), pooled = random_examples(1), torch.randn(2, 1280, generator=torch.Generator().manual_seed(6))
+    labels = (label_of(text, Sizes(500, 300, 20, 40, 1024, 512)) for text in pooled)
+    return replace(example, **dict(zip(LABELS, labels, strict=True)))
+
+
+def with_pooled_text(label: torch.Tensor, by: float) -> torch.Tensor:
+    """A label whose pooled text differs by so much of its length, and whose sizes are the same."""
+    pooled, sizes = label.split([1280, len(label) - 1280])
+    other = torch.randn(1280, generator=torch.Generator().manual_seed(5))
+    return torch.cat([pooled + by * pooled.norm() * other / other.norm(), sizes])
+
+
+def belongs(before: Example, now: Example) -> bool:
+    """Whether a finished training with the one is that with the other; the state of an unfinished one says the same."""
+    was = inputs(examples=[before])
+    found = found_again(was, examples=[now])
+    state = StateHead(was.facts(), (before,), was.empty_prompt, ())
+    same_state = was.state_key() == state_key(examples=[now]) and state.same_references([now], was.empty_prompt)
+    assert same_state == found
+    return found
+
+
+@pytest.mark.parametrize("part", LABELS)
+def test_a_label_decides_as_a_prompt_does(part: str) -> None:
+    """Its pooled text may be rounded anew, but not be another one."""
+    before = labelled()
+    label = getattr(before, part)
+    assert belongs(before, replace(before, **{part: label.half().float()}))
+    assert belongs(before, replace(before, **{part: with_pooled_text(label, 5e-4)}))
+    assert not belongs(before, replace(before, **{part: with_pooled_text(label, 0.01)}))
+
+
+def test_a_label_more_or_less_is_another_training() -> None:
+    before = labelled()
+    without = replace(before, label=None, label_without_prompt=None)
+    swapped = replace(before, label=before.label_without_prompt, label_without_prompt=before.label)
+    assert belongs(without, replace(without))
+    for other in (without, swapped, *(replace(before, **{part: None}) for part in LABELS)):
+        assert not belongs(before, other)
+        assert not belongs(other, before)
 
 
 def pattern(*shape: int) -> torch.Tensor:

@@ -11,6 +11,7 @@ GIB = 2**30
 PAPER_SECONDS, CACHED_TIME, EXACT_OVER_WORK = 30.0, 1.10, 1.15
 LOSSES_APART, IMAGE_APART = 0.01, 0.05  # convolutions of a GPU round to 10 bits
 RESUMED_APART = 0.1  # of how far the training moved a weight
+LEAN_GB, ESTIMATE_APART = 12.0, 0.03
 
 
 def report(run: Mapping[str, Any]) -> str:
@@ -84,6 +85,12 @@ def targets(run: Mapping[str, Any]) -> list[str]:
             if "time" in row and name == "P3S, exact":
                 wanted = EXACT_OVER_WORK * row["own"]
                 found.append((f"{family}, {name}: time", f"{EXACT_OVER_WORK} x its work", "", row["time"], wanted))
+    for name, row in rows.get("training sdxl", {}).items():
+        if name.endswith("checkpointed"):
+            peak, estimated = row.get("peak"), row.get("estimated")
+            found.append((f"{name}: peak, GB", f"{LEAN_GB:.0f}", "", peak and peak / 1e9, LEAN_GB))
+            apart = peak and abs(peak / estimated - 1)
+            found.append((f"{name}: peak apart from the estimate", f"{ESTIMATE_APART}", "", apart, ESTIMATE_APART))
     for name, row in rows.get("waits", {}).items():
         if not name.endswith("plain model"):
             found.append((f"waits for the GPU in a step, {name}", "none", "", row.get("waits"), 0))

@@ -17,7 +17,9 @@ from partial_results import keep
 
 from benchmarks.training import describe
 from benchmarks.training_step import measured
+from p3s.training.memory import CLOSE
 
+GIB = 2**30
 NEEDS_8_BIT = "bitsandbytes is not installed"
 
 
@@ -41,9 +43,13 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def attempted(row: dict[str, Any]) -> dict[str, Any]:
-    """The figures of a row, or the error that it ended with: the others go on."""
+    """The figures of a row, why it is left out, or the error that it ended with: the others go on."""
     try:
-        found = measured(row)
+        counted = measured({**row, "dry": True})
+        needed = counted.get("estimated", 0)
+        if row["device"] == "cuda" and needed > CLOSE * (free := torch.cuda.mem_get_info()[0]):
+            return {"left_out": f"a step needs about {needed / GIB:.1f} GiB, and {free / GIB:.1f} GiB is free"}
+        found = measured({**row, "counted": counted})
         if row["device"] == "cpu":  # what a process holds is of no use where others were before
             found.pop("peak", None)
         return found

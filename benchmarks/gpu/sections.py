@@ -87,7 +87,7 @@ def sampling(family: str) -> Callable[[Size], dict[str, Any]]:
 
 
 def rows(size: Size) -> dict[str, Any]:
-    """The trainings of ``training_step.py``."""
+    """The trainings of ``training_step.py``, on SD 1.5."""
     kinds: list[dict[str, Any]] = [
         {**STEP, "kind": kind, "precision": precision, "checkpointing": checkpointing}
         for kind in ("full", "lora")
@@ -96,8 +96,19 @@ def rows(size: Size) -> dict[str, Any]:
     kinds.append({**STEP, "precision": "bf16", "checkpointing": True, "optimizer": "adamw8bit"})
     kinds += [{**STEP, "precision": "bf16", "copy_input": "cached", "kind": kind} for kind in ("full", "lora")]
     kinds.append({**STEP, "kind": "dreambooth"})
-    common = {"scale": "small" if size.tiny else "full", "size": size.pixels, "steps": size.steps}
-    return {"rows": [{**row, **common, "device": size.device} for row in kinds]}
+    return on_all(kinds, size, "small" if size.tiny else "full", size.pixels)
+
+
+def rows_sdxl(size: Size) -> dict[str, Any]:
+    """Those of SDXL that smaller cards are for."""
+    kinds = [{**STEP, "kind": "lora", "precision": "bf16", "checkpointing": again} for again in (False, True)]
+    return on_all(kinds, size, "small sdxl" if size.tiny else "sdxl", size.sampling["sdxl"]["size"])
+
+
+def on_all(kinds: list[dict[str, Any]], size: Size, scale: str, pixels: int) -> dict[str, Any]:
+    """Trainings on a network of ``training_step.CONFIGS``."""
+    common = {"scale": scale, "size": pixels, "steps": size.steps, "device": size.device}
+    return {"rows": [{**kind, **common} for kind in kinds]}
 
 
 def beside(size: Size) -> dict[str, Any]:
@@ -123,13 +134,14 @@ def small(size: Size) -> dict[str, Any]:
 
 SECTIONS = {
     "sampling": Section("Sampling, SD 1.5", BENCHMARKS / "sampling_inside.py", sampling("sd15")),
-    "training": Section("Training steps", HERE / "rows_inside.py", rows),
+    "training": Section("Training steps, SD 1.5", HERE / "rows_inside.py", rows),
     "paper": Section("The paper's setting, from photos to a subject file", HERE / "paper_inside.py", paper),
     "waits": Section(
         "Waits for the GPU", HERE / "waits_inside.py", small, gpu_alone="a CPU has nothing that it waits for"
     ),
     "offloading": Section("Trained and applied with weights offloaded", HERE / "offloading_inside.py", small),
     "resumed": Section("Resumed trainings", HERE / "resumed_inside.py", small),
+    "training sdxl": Section("Training steps, SDXL", HERE / "rows_inside.py", rows_sdxl),
     "sampling sdxl": Section("Sampling, SDXL", BENCHMARKS / "sampling_inside.py", sampling("sdxl")),
     "training beside": Section("Training beside other methods", HERE / "beside_inside.py", beside),
 }

@@ -16,6 +16,7 @@ from ...p3s.network.unet import UNet
 from ...p3s.network.unet_config import UNetConfig
 from ...p3s.subject.file import Subject
 from ...p3s.subject.info import SubjectInfo
+from ...p3s.training.advice import advice
 from ...p3s.training.driver import new_copy, subject_of, with_result
 from ...p3s.training.key import TrainingInputs
 from ...p3s.training.loop import TrainResult, train
@@ -125,11 +126,13 @@ def _run(
     settings, first = inputs.settings, inputs.examples[0]
     device = memory.device()
     state, notes = _state(checkpoints.path) if resume else (None, ())
-    scarce = _scarce(unet_config(model), inputs)
-    if scarce is not None:
-        log.warning("Train P3S: %s", scarce)
-        notes = (*notes, scarce)
-    warning = f"\n{scarce}" if scarce else ""
+    config = unet_config(model)
+    warnings = advice(config, info.train_settings.get("resolution"), inputs.copy_settings), _scarce(config, inputs)
+    given = [text for text in warnings if text]
+    for text in given:
+        log.warning("Train P3S: %s", text)
+    notes = (*notes, *given)
+    warning = "".join(f"\n{text}" for text in given)
     tell(node, f"Copying the model's weights{warning}")
     precision = DTYPES[settings.precision]
     # A low-rank copy takes nothing but the shapes: of SDXL, whose weights take 10 GB in float32, that saves half.
@@ -158,7 +161,7 @@ def _run(
 def _scarce(config: UNetConfig, inputs: TrainingInputs) -> str | None:
     """A warning for the user if memory is tight for a training. Raises TrainingError where there is far too little."""
     try:
-        estimate = partial(estimate_memory, config, inputs.examples)
+        estimate = partial(estimate_memory, config, inputs.examples, device=memory.device())
         return check_memory(estimate, *memory.room(), inputs.copy_settings, inputs.settings)
     except TrainingError:
         raise

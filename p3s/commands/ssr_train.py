@@ -140,7 +140,9 @@ def _run(options: argparse.Namespace, settings: SSRTrainSettings, run: RunSettin
 
     say(f"{len(data):,} pictures, {run.batch_size * processes.count} in each of {run.steps:,} steps")
     factor = 2 ** (len(models.vae.config.block_out_channels) - 1)
-    estimate = estimate_memory(frozen.base.config, shapes_of(frozen, run, factor), trainee.aligner, run, others)
+    estimate = estimate_memory(
+        frozen.base.config, shapes_of(frozen, run, factor), trainee.aligner, run, others, models.device
+    )
     say(described(estimate), flush=True)
     free_cached_memory(models.device)
     warning = check_memory(estimate, others + unet, unet, free_memory(models.device), run, begun=state is not None)

@@ -22,8 +22,8 @@ from ..ssr.trainer import FrozenModels, RunSettings
 from ..ssr.training import ADJUSTABLE, Batch, SSRTrainSettings, Trainee, step_loss
 from ..ssr.vision import clip_vision
 from ..subject.base_fingerprint import fingerprint
-from ..training.memory_estimate import STATE, LiveBytes, MemoryEstimate, bytes_of, fill
-from ..training.precision import DTYPES, autocast
+from ..training.memory_estimate import CPU, STATE, LiveBytes, MemoryEstimate, bytes_of, fill
+from ..training.precision import DTYPES, autocast, normalise_in_32_bits
 from .stable_diffusion import StableDiffusion
 
 GIB = 2**30
@@ -83,9 +83,15 @@ def arithmetic(precision: str, device: torch.device) -> Callable[[], Any]:
 
 
 def estimate_memory(
-    config: UNetConfig, batch: Mapping[str, tuple[int, ...]], trained: Aligner, run: RunSettings, others: int = 0
+    config: UNetConfig,
+    batch: Mapping[str, tuple[int, ...]],
+    trained: Aligner,
+    run: RunSettings,
+    others: int = 0,
+    device: torch.device = CPU,
 ) -> MemoryEstimate:
-    """The memory of a training on a base of ``config``, found by a step on tensors that have shapes but no values.
+    """The memory of a training on ``device``, on a base of ``config``, found by a step on tensors that have shapes but
+    no values.
 
     Args:
         batch: shapes of the :class:`Batch`'s ``x``, ``context``, ``states`` and ``query``.
@@ -101,6 +107,9 @@ def estimate_memory(
         fill(trainee, torch.float32)
         base.checkpointing = run.checkpointing
         weights = bytes_of([*base.parameters(), *trainee.parameters()])
+        if device.type != "cpu":
+            for network in (base, trainee):
+                normalise_in_32_bits(network)
         rows = {name: torch.empty(shape) for name, shape in batch.items()}
         steps = torch.empty(len(rows["x"]), dtype=torch.long)
         drawn = Batch(**rows, timesteps=steps, target=torch.empty_like(rows["x"]), bias=None)

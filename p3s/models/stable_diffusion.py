@@ -291,7 +291,10 @@ def _text_encoder(state: Mapping[str, Tensor]) -> Any:
     part = {key.removeprefix(TEXT_PREFIX): value for key, value in state.items() if key.startswith(TEXT_PREFIX)}
     part.pop("embeddings.position_ids", None)
     if not part:
-        raise FamilyError(f"this checkpoint holds no text encoder of SD 1.x ({TEXT_PREFIX}...)")
+        raise FamilyError(
+            f"this checkpoint holds no text encoder of SD 1.x ({TEXT_PREFIX}...); give an SD 2.x model as a folder for "
+            "diffusers"
+        )
     vocabulary, width = part["embeddings.token_embedding.weight"].shape
     layers = 0
     while f"encoder.layers.{layers}.mlp.fc1.weight" in part:

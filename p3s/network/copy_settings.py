@@ -63,7 +63,8 @@ class CopySettings:
     #: "full": weights of its own. "lora": the base's weights, shared with it, plus changes of low rank.
     kind: str = setting(
         "full",
-        "full: the whole subject network, as in the paper. lora: low-rank changes, a small file and less memory.",
+        "full: the whole subject network, as in the paper. lora: low-rank changes, a small file and less memory; "
+        "for SDXL.",
         ("full", "lora"),
     )
     #: Zero convolutions have ZERO_RANKS times as much.
@@ -83,7 +84,7 @@ class CopySettings:
     depth_stride: int = setting(
         1,
         "SDXL has up to 10 attention layers in a row: every n-th of them reads the subject. 1: all of them. SD 1.x has "
-        "one at a place, which reads it in any case.",
+        "single layers, which always read it.",
         low=1,
         high=10,
     )

@@ -49,8 +49,8 @@ class MaskSettings:
     #: Standard deviation of Eq. 2's Gaussian; 0 leaves the map as it is.
     blur: float = setting(
         1.0,
-        "Blur of the similarity map, in patches. CLIP's are a sixteenth of the longer side, others with tiles or "
-        "mask_vision.",
+        "Blur of the similarity map, in patches: a sixteenth of the longer side, unless tiles or mask_vision change "
+        "that.",
         low=0.0,
         high=8.0,
         step=0.1,
@@ -76,7 +76,7 @@ class MaskSettings:
     features: str = setting(
         "last",
         "What is compared: last (the paper's): the last hidden state; penultimate: that of the layer before; "
-        "value-value: attention among equal values, of the last layers (CLIP Surgery).",
+        "value-value: value-to-value attention in the last layers (CLIP Surgery).",
         FEATURES,
     )
     #: Row j.

@@ -11,10 +11,16 @@ from ..settings import Setting
 
 SIDES = ("input", "middle", "output")
 LARGEST = 10.0
-LAYER_STRENGTHS = Setting(
+#: For models with single layers alone, as SSR-Encoder's are.
+BLOCK_STRENGTHS = Setting(
     "",
     'Per-layer multipliers, e.g. "input: 0.5, output 9: 0". Layers not listed use 1; 0 leaves a layer to the plain '
-    'model. In SDXL, where up to 10 layers lie in a row, "output 0.3: 0" is the one of them with the number 3, from 0.',
+    "model.",
+)
+LAYER_STRENGTHS = Setting(
+    "",
+    f"{BLOCK_STRENGTHS.help} In SDXL, a block has up to 10 layers in a row: "
+    '"output 0.3: 0" names layer 3 of output 0, counted from 0.',
 )
 
 #: (side, block or None for the whole side, depth or None for the whole block, factor)
@@ -55,7 +61,7 @@ def parse_layer_strengths(text: str) -> tuple[Entry, ...]:
 def layer_strengths(entries: tuple[Entry, ...], config: UNetConfig) -> dict[Layer, float]:
     """Factors of the layers of a U-Net; an entry for a layer overrides one for its block, and that one for its side.
 
-    Raises P3SError, listing what has self-attention, for a block or layer without.
+    Raises P3SError, listing what has attention, for a block or layer without.
     """
     factors: dict[Layer, float] = {}
     for side, block, depth, factor in sorted(entries, key=lambda entry: (entry[1] is not None, entry[2] is not None)):
@@ -63,11 +69,11 @@ def layer_strengths(entries: tuple[Entry, ...], config: UNetConfig) -> dict[Laye
         of_block = [layer for layer in of_side if block in (None, layer.block)]
         if not of_block and block is not None:
             there = ", ".join(dict.fromkeys(str(layer.block) for layer in of_side))
-            raise P3SError(f"layer_strengths: {side} {block} has no self-attention; {side} has it in {there}")
+            raise P3SError(f"layer_strengths: {side} {block} has no attention; {side} has it in {there}")
         chosen = [layer for layer in of_block if depth in (None, layer.depth)]
         if not chosen and depth is not None:
             raise P3SError(
-                f"layer_strengths: {side} {block} has {len(of_block)} self-attention layer(s), numbered from 0; "
+                f"layer_strengths: {side} {block} has {len(of_block)} attention layer(s), numbered from 0; "
                 f"there is no {shown_place(side, block, depth)}"
             )
         factors |= dict.fromkeys(chosen, factor)

@@ -32,7 +32,8 @@ class SamplingSettings:
     #: (m) which sides of guidance see the subject.
     branches: str = setting(
         "both",
-        "Which side of classifier-free guidance sees the subject: both, or the prompt only (faster).",
+        "In the mode exact, which side of classifier-free guidance sees the subject: both, or the prompt only "
+        "(faster).",
         ("both", "conditional"),
     )
     #: (b) which base layers read a feature: "one_to_one" are those from which the copy's layers were initialised.

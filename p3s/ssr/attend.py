@@ -147,8 +147,8 @@ class AppliedSSR:
     embeds: SubjectEmbeds
     strength: float = setting(
         0.65,
-        "How strongly the subject acts; 0 is the plain model. The authors of SSR-Encoder advise 0.5 to 0.8: more "
-        "copies the layout of the photo, and the prompt has less say.",
+        "How strongly the subject acts; 0 is the plain model. The authors of SSR-Encoder advise 0.5 to 0.8: above "
+        "that, the photo's layout is copied and the prompt has less say.",
         low=0.0,
         high=2.0,
         step=0.01,

@@ -21,7 +21,7 @@ from ..network.unet import UNet
 from ..network.unet_config import UNetConfig
 from .examples import Example
 from .losses import total_loss
-from .precision import DTYPES, autocast
+from .precision import DTYPES, autocast, normalise_in_32_bits
 from .settings import TrainSettings
 from .step import Batch, batch_losses
 
@@ -64,23 +64,35 @@ class Shapes(NamedTuple):
     reference: int = 0
 
 
+CPU = torch.device("cpu")
+
+
 def estimate_memory(
-    config: UNetConfig, examples: Sequence[Example], copy_settings: CopySettings, settings: TrainSettings
+    config: UNetConfig,
+    examples: Sequence[Example],
+    copy_settings: CopySettings,
+    settings: TrainSettings,
+    device: torch.device = CPU,
 ) -> MemoryEstimate:
-    """The memory of a training on a base of ``config``, held in the type of ``settings.precision``.
+    """The memory of a training on ``device``, on a base of ``config``, held in the type of ``settings.precision``.
 
     One step on the largest examples is run on tensors that have shapes but no values, and what is alive in it is
-    counted; that takes seconds, whatever the device. On a CPU a process was measured to hold up to 13 % more
+    counted; that takes seconds. On a CPU a process was measured to hold up to 13 % more
     (of SD 1.5; benchmarks/README.md).
     """
     names = ("precision", "checkpointing", "optimizer", "attention_layers", "attention_norm", "gamma")
     counting = TrainSettings(**{name: getattr(settings, name) for name in names})
-    return _estimate(config, _largest(examples, settings.batch_size), copy_settings, counting)
+    kind = torch.device(device.type)
+    return _estimate(config, _largest(examples, settings.batch_size), copy_settings, counting, kind)
 
 
 @lru_cache(maxsize=16)
 def _estimate(
-    config: UNetConfig, shapes: tuple[Shapes, ...], copy_settings: CopySettings, settings: TrainSettings
+    config: UNetConfig,
+    shapes: tuple[Shapes, ...],
+    copy_settings: CopySettings,
+    settings: TrainSettings,
+    device: torch.device,
 ) -> MemoryEstimate:
     from torch._subclasses.fake_tensor import FakeTensorMode  # slow to import
 
@@ -91,6 +103,9 @@ def _estimate(
         fill(copy, torch.float32)
         base.checkpointing = copy.unet.checkpointing = settings.checkpointing
         weights = bytes_of([*base.parameters(), *copy.parameters()])
+        if device.type != "cpu":
+            for network in (base, copy):
+                normalise_in_32_bits(network)
         batch = _batch(shapes)
         live.peak = live.now
         with autocast(settings.precision, batch.x.device):

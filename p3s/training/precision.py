@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from torch import nn
 
 #: What the frozen base may be held in.
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -14,3 +15,12 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Non
     """The arithmetic of a step in a ``precision``."""
     dtype = DTYPES[precision]
     return nullcontext() if dtype is torch.float32 else torch.autocast(device.type, dtype)
+
+
+def normalise_in_32_bits(network: nn.Module) -> None:
+    """Have a network's normalisations compute as :func:`autocast` has them on a GPU, where the CPU's is used."""
+    for part in network.modules():
+        if isinstance(part, (nn.GroupNorm, nn.LayerNorm)):
+            for name, weight in part.named_parameters():
+                setattr(part, name, nn.Parameter(weight.detach().float(), weight.requires_grad))
+            part.register_forward_pre_hook(lambda _, given: tuple(x.float() for x in given))

@@ -11,7 +11,8 @@ from ..settings import Setting, check, setting
 
 RESOLUTION = Setting(
     512,
-    "Photos are scaled to about resolution x resolution pixels, uncropped, with their proportions kept.",
+    "Photos are scaled to about resolution x resolution pixels, uncropped, with their proportions kept. For SDXL: "
+    "1024.",
     low=128,
     high=2048,
     step=64,

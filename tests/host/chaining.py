@@ -27,11 +27,11 @@ INTRODUCTION = """\
 # What Apply P3S and Apply SSR work with
 
 Written by `python tests/host/chaining.py` from the results of `tests/host/test_chaining.py`, which runs every case in
-ComfyUI's own process on small random models of the SD 1.5 type, and under *SDXL* of that type: do not edit by hand.
-*Works* means: both the subject and the other node change the picture, and it is, within 0.2 % of its size, the one that
+ComfyUI's own process on small random models of the SD 1.5 type (under *SDXL*, of that type): do not edit by hand.
+*Works* means: both the subject and the other node change the picture, and the result is, within 0.2 % of its size, what
 the paper's equations give beside that node when they are written out for every row of every call, with nothing shared,
-kept or left out (`tests/host/inside_literal.py`), or the one of another way to the same picture that the last column
-names. *Refused* means: a message that says what to do, before the first step or in it.
+kept or left out (`tests/host/inside_literal.py`), or what the last column names as another way to the same picture.
+*Refused* means: a message that says what to do, before the first step or during it.
 The order is that of the MODEL wire, *before* or *after* Apply P3S. Under *Apply SSR* the same is said of that node,
 whose equations are written out in `tests/host/inside_ssr_subjects.py`. Left out on SDXL: AnimateDiff-Evolved, IC-Light,
 InstructPix2Pix, SpotDiffusion, and the samplers one by one.

@@ -12,7 +12,7 @@ from unittest import mock
 import comfy.ldm.modules.attention
 import comfy.model_management as management
 import torch
-from comfyui_p3s.nodes.host import apply_subject
+from comfyui_p3s.nodes.host import apply_subject, kept_features
 from comfyui_p3s.p3s.network.injection import EffectMask
 from comfyui_p3s.p3s.sampling.settings import SamplingSettings
 from inside_subjects import apply, difference, load, sample, subject_for
@@ -20,6 +20,7 @@ from inside_subjects import apply, difference, load, sample, subject_for
 sys.path.append(str(Path(__file__).parents[1]))
 from alive import Alive
 
+KINDS: dict[str, dict[str, Any]] = {"full": {}, "lora": {"kind": "lora"}, "cached": {"copy_input": "cached"}}
 SOFT = EffectMask(torch.linspace(-0.5, 1.5, 12).clamp(0, 1).expand(12, 12))
 
 
@@ -84,6 +85,7 @@ def run(model: Any) -> dict[str, Any]:
     with mock.patch.object(management, "load_models_gpu", load_models):
         sample(model, steps=1)
     room, models = asked[0]
+    kept_features._kept.clear()  # or what a subject keeps would be there already
     alive = Alive([weight for each in models for weight in each.parameters()])
     before = alive.now
     with alive:
@@ -91,9 +93,9 @@ def run(model: Any) -> dict[str, Any]:
     return {"room": room, "models": models, "taken": alive.peak - before}
 
 
-def request(model: Any, without: dict[str, Any], kind: str, branches: str) -> dict[str, float]:
+def request(model: Any, without: dict[str, Any], branches: str, **settings: Any) -> dict[str, float]:
     """What is asked for on behalf of a subject, and what it takes; ``without`` is a run of the model alone."""
-    applied = apply(model, subject_for(model, kind=kind), 0.8, settings=SamplingSettings(branches))
+    applied = apply(model, subject_for(model, **settings), 0.8, settings=SamplingSettings(branches))
     (copy,) = [p.model for p in applied.get_additional_models_with_key(apply_subject.KEY)]
     found = run(applied)
     features: list[int] = []
@@ -104,6 +106,7 @@ def request(model: Any, without: dict[str, Any], kind: str, branches: str) -> di
         features.append(sum({id(t): t.numel() for t in parts}.values()))
         return made
 
+    kept_features._kept.clear()
     with mock.patch.object(copy, "features", lambda given: count(copy, given)):
         sample(applied, steps=1)
     return {
@@ -130,7 +133,7 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
         found["halved"] = halved(model)
         for name, each in (("sd15", model), ("sdxl", load(arguments["sdxl"]))):
             plain = run(each)
-            for kind in ("full", "lora"):
-                asked = {branches: request(each, plain, kind, branches) for branches in ("both", "conditional")}
-                found[f"{name}, {kind}"] = {"partly": partly(each, kind=kind), "asked for": asked}
+            for kind, settings in KINDS.items():
+                asked = {branches: request(each, plain, branches, **settings) for branches in ("both", "conditional")}
+                found[f"{name}, {kind}"] = {"partly": partly(each, **settings), "asked for": asked}
     return found

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import comfy.model_management
 import comfy.model_sampling
@@ -17,9 +20,12 @@ from comfyui_p3s.p3s.reference.points import PointSet
 from comfyui_p3s.p3s.reference.rngr import Reference
 from comfyui_p3s.p3s.sampling.schedule import Schedule
 from comfyui_p3s.p3s.sampling.settings import FAST, SamplingSettings
-from comfyui_p3s.p3s.training.driver import new_copy
+from comfyui_p3s.p3s.subject.file import Subject, SubjectReference, load_info, save_subject
+from comfyui_p3s.p3s.training import gradients
+from comfyui_p3s.p3s.training.driver import new_copy, subject_of, with_result
 from comfyui_p3s.p3s.training.loop import train
 from comfyui_p3s.p3s.training.settings import TrainSettings
+from comfyui_p3s.p3s.training.step import batch_losses
 from inside_literal import Literal, literal
 from inside_subjects import apply, difference, draw, load, message, sample, subject_for
 
@@ -96,7 +102,7 @@ def identities(model: Any) -> dict[str, bool]:
 
 def clean_reference() -> Reference:
     subject = torch.zeros(96, 128)
-    subject[8:40, 8:40] = 1
+    subject[24:56, 40:72] = 1
     nothing = torch.zeros(96, 128)
     return Reference(
         torch.rand(96, 128, 3, generator=torch.Generator().manual_seed(0)),
@@ -127,16 +133,18 @@ def training(model: Any) -> dict[str, Any]:
 
     text_alone = [[draw(1, 77, 2048), {}]]
     made, info = inputs(prompt(1), prompt(2))
-    expected = [
-        label_of(made_of[0], Sizes(96, 128, 0, 0, 80, 112))
-        for made_of in (draw(1, 1280, seed=1), draw(1, 1280, seed=2))
+    # The crop of 48 x 48 pixels begins at (16, 32), and is twice as large where it is trained.
+    sizes = Sizes(96, 128, 0, 0, 80, 112), Sizes(48, 48, 32, 64, 96, 96)
+    labels = [
+        torch.equal(found, label_of(draw(1, 1280, seed=seed)[0], expected))
+        for one, expected in zip(made.examples, sizes, strict=True)
+        for seed, found in ((1, one.label), (2, one.label_without_prompt))
     ]
-    whole = made.examples[0]
     facts = {
         "family": info.family,
         "views": len(made.examples),
-        "labels": [torch.equal(whole.label, expected[0]), torch.equal(whole.label_without_prompt, expected[1])],
-        "latent": list(whole.latent.shape),
+        "labels": labels,
+        "latents": [list(one.learned_latent.shape) for one in made.examples],
         "no pooled text": message(lambda: inputs(text_alone, prompt(2))),
         "another pooled text": message(lambda: inputs(prompt(1), prompt(2, pooled_output=draw(1, 768)))),
     }
@@ -173,6 +181,50 @@ def schedules(model: Any) -> dict[str, Any]:
     }
 
 
+def training_of_v(model: Any) -> dict[str, Any]:
+    """On a checkpoint that says of itself that it predicts v down to pure noise."""
+    settings = TrainSettings(steps=2, views="whole", learning_rate=1e-3)
+    copied = CopySettings(kind="lora", rank=4)
+    made, info = prepared(model, PoolingVae(), [clean_reference()], prompt(1), prompt(2), 96, copied, settings)
+    (one,), expected = made.examples, []
+
+    def watched(base: Any, copy: Any, batch: Any, settings: Any) -> Any:
+        weights = {key: weight.detach().clone() for key, weight in copy.state_dict().items()}
+        subject = Subject(weights, (SubjectReference(one.latent, one.tokens),), info)
+        expected.append(loss_of_picture(model, subject, batch, one.latent))
+        return batch_losses(base, copy, batch, settings)
+
+    with torch.inference_mode(False), mock.patch.object(gradients, "batch_losses", watched):
+        weights = base_model.base_weights(model)
+        copy = new_copy(weights, made)
+        result = train(UNet.from_state_dict(weights), copy, made)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "v.safetensors")
+        save_subject(subject_of(copy, made.examples, with_result(info, result)), path)
+        filed = load_info(path)
+    return {
+        "schedule": [made.noise.prediction, made.noise.alphas_cumprod[-1].item()],
+        "filed": [filed.prediction, filed.steps],
+        "losses": [report.denoising for report in result.reports],
+        "expected": expected,
+    }
+
+
+def loss_of_picture(model: Any, subject: Subject, batch: Any, picture: torch.Tensor) -> float:
+    """The error of v, from the picture that the host makes of what its U-Net predicts under the equations: of one x_t,
+    v is wrong by 1 / sqrt(1 - abar) of what the picture is."""
+    patched = literal(model, subject)
+    options = {**patched.model_options["transformer_options"], "wrappers": patched.wrappers}
+    options |= {"cond_or_uncond": [0], "uuids": ["a"]}
+    comfy.model_management.load_models_gpu([patched])
+    sigma = model.get_model_object("model_sampling").sigmas[batch.timesteps]
+    with torch.inference_mode():
+        noisy = batch.x * (1 + sigma.square()).sqrt()
+        given = {"c_crossattn": batch.context, "y": batch.label, "transformer_options": options}
+        found = patched.model.apply_model(noisy, sigma, **given)
+        return ((found - picture).square().mean() * (1 + sigma**-2)).item()
+
+
 def other_family(model: Any) -> dict[str, Any]:
     """SD 2.x, which is trained and sampled as SD 1.x is."""
     subject = subject_for(model)
@@ -207,9 +259,11 @@ def main(arguments: dict[str, Any]) -> Any:
         "identities": identities(slim),
         "training": training(slim),
         "schedules": schedules(slim),
+        "v": training_of_v(load(arguments["vpred"])),
         "sd2": other_family(sd2),
         "another family": message(lambda: apply(sd2, subject)),
         "a distilled one": message(lambda: apply(topo, subject)),
+        "the refiner": message(lambda: apply(load(arguments["refiner"]), subject)),
     }
     # All 70 blocks, with a copy of 46.
     sparse = subject_for(topo, kind="lora", depth_stride=5)

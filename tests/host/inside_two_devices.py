@@ -36,6 +36,7 @@ GIB = 2**30
 HALF = torch.zeros(16, 16)
 HALF[:, 8:] = 1
 LEFT, RIGHT = EffectMask(1 - HALF), EffectMask(HALF)
+KINDS: dict[str, dict[str, Any]] = {"full": {}, "lora": {"kind": "lora"}, "cached": {"copy_input": "cached"}}
 
 #: What the host and the nodes ask of torch.cuda.
 CUDA: dict[str, Callable[..., Any]] = {
@@ -89,6 +90,10 @@ def images(model: Any) -> dict[str, Callable[[], torch.Tensor]]:
             weight_on="attention",
         ),
         "low rank": apply(model, subject_for(model, 3, kind="lora")),
+        "runs once": apply(model, subject_for(model, 5, copy_input="cached")),
+        "runs once, masked, weights on attention": apply(
+            model, subject_for(model, 6, copy_input="cached"), 0.5, mask=LEFT, weight_on="attention", settings=FAST
+        ),
         "learned": apply(model, subject_for(model, 4, weight="learned"), schedule=Schedule("learned")),
         "SSR-Encoder": apply_ssr(model, ssr, 2.0),
         "SSR-Encoder, masked, in a window": apply_ssr(model, ssr, 2.0, mask=LEFT, end=0.6, guidance="conditional"),
@@ -111,12 +116,12 @@ def sampling(path: str) -> dict[str, float]:
 def little_memory(path: str) -> dict[str, Any]:
     """Images of models that fit into the GPU only in part, against the CPU's."""
     found: dict[str, Any] = {}
-    for kind in ("full", "lora"):
+    for kind, settings in KINDS.items():
         model = load(path)
-        expected = sample(apply(model, subject_for(model, kind=kind)))
+        expected = sample(apply(model, subject_for(model, **settings)))
         with pretended_machine(GIB // 10):
             model = load(path)
-            applied = apply(model, subject_for(model, kind=kind))
+            applied = apply(model, subject_for(model, **settings))
             (copy,) = applied.get_additional_models_with_key(apply_subject.KEY)
             error = difference(sample(applied).cpu(), expected)
             places = {

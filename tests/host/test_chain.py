@@ -170,6 +170,8 @@ def test_bad_settings_of_training_are_refused(
         ("sd15-inpaint-micro", "reads 9 channels and predicts 4 (an inpainting model)"),
         ("sd2-micro", "must be equally long and 1024 wide (encode both with this model's own CLIP)"),
         ("sdxl-slim", "positive must hold a pooled text embedding of 1280 numbers for this model, and holds one of"),
+        ("sdxl-inpaint-slim", "reads 9 channels and predicts 4 (an inpainting model)"),
+        ("sdxl-refiner", "got SDXLRefiner: this is SDXL's refiner, which only finishes pictures"),
     ],
 )
 def test_a_model_that_cannot_be_trained_is_refused_by_name(

@@ -43,9 +43,9 @@ def folder(faulty: Server) -> Path:
     return folder
 
 
-def job(server: Server, **settings: Any) -> tuple[Job, str]:
+def job(server: Server, checkpoint: str = "sd15-micro", **settings: Any) -> tuple[Job, str]:
     """A training of 12 steps, and the id of its node."""
-    job = Job(server, "sd15-micro")
+    job = Job(server, checkpoint)
     return job, job.train(job.reference(), **{"steps": STEPS, "learning_rate": 1e-4, **settings}).id
 
 
@@ -114,6 +114,26 @@ def test_cancelled_and_resumed_is_uninterrupted(faulty: Server, folder: Path, ki
     assert "resumed" not in told
     assert same(folder / "dog.safetensors", folder / "dog_00002.safetensors")
     assert not same(folder / "dog.safetensors", cancelled)
+
+
+def test_on_sdxl_it_is_resumed_as_uninterrupted_and_not_repeated(faulty: Server, folder: Path) -> None:
+    """Prompts are dropped together with their pooled text."""
+    settings = {"kind": "lora", "rank": 4, "depth_stride": 2, "prompt_dropout": 0.3}
+    settings |= {"checkpoint": "sdxl-slim-text", "steps": 6}
+    cancel_at(faulty, 2, **settings)
+    done = load_subject(folder / "dog_cancelled.safetensors").info.steps
+    assert 2 <= done < 6
+    path = folder / "dog.safetensors"
+    assert f"6 steps trained, saved to {path}; resumed after step {done}" in train(faulty, **settings)
+
+    faulty.client.free()
+    graph, node = job(faulty, **settings)
+    result = faulty.client.run_ok(graph.g.graph)
+    assert result.progress(node) == []
+    assert result.outputs[node]["text"][0].startswith(f"Not trained again: loaded from {path} (6 steps).")
+
+    assert "resumed" not in train(faulty, retrain=True, **settings)
+    assert same(path, folder / "dog_00002.safetensors")
 
 
 def test_a_killed_training_goes_on_from_its_last_checkpoint(faulty: Server, folder: Path) -> None:

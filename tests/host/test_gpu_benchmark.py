@@ -72,10 +72,13 @@ def test_the_papers_setting_ends_with_a_file_that_loads(run: Any) -> None:
 
 
 def test_training_rows(run: Any) -> None:
-    steps = run["sections"]["training"]["rows"]
+    steps, sdxl = (run["sections"][name]["rows"] for name in ("training", "training sdxl"))
     trained = [row for row in steps.values() if "left_out" not in row]
-    assert len(trained) == 9 and all(row["seconds"] > 0 for row in trained)
+    assert len(trained) == 9 and all(row["seconds"] > 0 for row in [*trained, *sdxl.values()])
     assert steps["small network, full bf16, cached"]["tflop"] < steps["small network, full bf16"]["tflop"]
+    assert list(sdxl) == ["lora bf16", "lora bf16, checkpointed"]
+    plain, again = sdxl.values()
+    assert again["tflop"] > plain["tflop"] and again["estimated"] < plain["estimated"]
     beside = run["sections"]["training beside"]["rows"]
     assert list(beside) == ["P3S full fp32", "P3S lora fp32", "Train LoRA fp32", "DreamBooth fp32"]
 

@@ -38,7 +38,7 @@ def test_attention_backends_agree(inside: Inside, facts: Any, option: str, name:
         assert ((torch.tensor(values) - expected).abs().max() / expected.std()).item() < 1e-3, case
 
 
-@pytest.mark.parametrize("kind", ["full", "lora"])
+@pytest.mark.parametrize("kind", ["full", "lora", "cached"])
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
 def test_models_that_are_partly_loaded_give_the_same(facts: Any, family: str, kind: str) -> None:
     """But for rounding: the host also runs the branches of the guidance apart when memory is short."""
@@ -62,6 +62,14 @@ def test_the_host_is_asked_for_what_a_subject_takes(facts: Any, family: str, kin
     assert 4 * both["features"] <= both["room"] < 6 * both["features"]  # in rows of the latent
     assert prompt_alone["room"] == both["room"]
     assert asked["both"]["features"] < asked["both"]["taken"]
+
+
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_the_host_is_asked_for_what_a_subject_keeps(facts: Any, family: str) -> None:
+    """One whose network runs once, where it runs and its features stay."""
+    for found in facts[f"{family}, cached"]["asked for"].values():
+        assert found["copy"] == found["weights"] > 0
+        assert found["features"] < found["taken"] <= found["room"]
 
 
 def test_every_weight_of_the_copy_is_cast_by_the_host(facts: Any) -> None:

@@ -11,8 +11,8 @@ from host.inside import Inside
 
 @pytest.fixture(scope="module")
 def facts(inside: Inside) -> Any:
-    models = {"slim": "sdxl-slim", "topo": "sdxl-topo", "sd2": "sd2-micro"}
-    arguments = {name: inside.model(model) for name, model in models.items()}
+    models = {"slim": "sdxl-slim", "topo": "sdxl-topo", "vpred": "sdxl-slim-vpred", "refiner": "sdxl-refiner"}
+    arguments = {name: inside.model(model) for name, model in {**models, "sd2": "sd2-micro"}.items()}
     return inside.run(Path(__file__).with_name("inside_sdxl.py"), arguments, timeout=900)
 
 
@@ -46,8 +46,8 @@ def test_training_is_prepared_with_pooled_text_and_the_sizes_of_each_view(facts:
     found = facts["training"]
     assert found["family"] == "SDXL of 26 blocks"
     assert found["views"] == 2
-    assert found["latent"] == [4, 10, 14]
-    assert found["labels"] == [True, True]
+    assert found["latents"] == [[4, 10, 14], [4, 12, 12]]
+    assert found["labels"] == [True] * 4
     assert found["steps"] == [3, True, True]
 
 
@@ -70,6 +70,16 @@ def test_noise_schedules_of_fine_tunes(facts: Any) -> None:
     assert "full discrete noise schedule" in found["edm"]
 
 
+def test_a_checkpoint_that_predicts_v_is_trained_on_v(facts: Any) -> None:
+    found = facts["v"]
+    prediction, last = found["schedule"]
+    assert prediction == "v"
+    assert last == pytest.approx(4.897e-8, rel=1e-3)  # what the host has in place of 0
+    assert found["filed"] == ["v", 2]
+    assert len(found["losses"]) == 2
+    assert found["losses"] == pytest.approx(found["expected"], rel=1e-3)
+
+
 def test_sd2_is_trained_and_sampled(facts: Any) -> None:
     found = facts["sd2"]
     assert (found["family"], found["steps"], found["off"]) == ("SD2.x", 2, True)
@@ -81,3 +91,4 @@ def test_subjects_of_other_families_are_refused_by_name(facts: Any) -> None:
         "trained on a model of another kind (SDXL of 26 blocks), but this is an SD 2.x model" in facts["another family"]
     )
     assert "but this is an SDXL model" in facts["a distilled one"]
+    assert "got SDXLRefiner: this is SDXL's refiner" in facts["the refiner"]

@@ -32,6 +32,8 @@ def test_two_clicks_to_a_subject_to_an_image_and_again_after_a_restart(server: S
     np.testing.assert_array_equal(before["never"], before["plain"])
     assert np.abs(before["subject"].astype(int) - before["plain"]).mean() > 0.5
     assert not np.array_equal(before["one layer less"], before["subject"])
+    (text,) = result.outputs[trained.id]["text"]
+    assert "SDXL was trained at 1024 x 1024 pixels: set resolution to 1024 (now 128)" in text
     (path,) = folder.glob(f"{SUBJECT}*.safetensors")
     subject = load_subject(path)
     assert (subject.info.family, subject.info.steps) == ("SDXL of 26 blocks", 3)

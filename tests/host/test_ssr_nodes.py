@@ -74,7 +74,7 @@ def test_the_layers_go_with_the_model(facts: Any) -> None:
         ("SD 2", r"FamilyError: .*SD 2"),
         ("window", r"P3SError: start_percent \(0\.5\) must not be greater than end_percent \(0\.2\): swap them"),
         ("strength", r"P3SError: strength must be a number in 0\.\.2; got nan"),
-        ("layers", "P3SError: layer_strengths: output 99 has no self-attention"),
+        ("layers", "P3SError: layer_strengths: output 99 has no attention"),
         ("masks", r"MaskError: mask holds 3 masks, and 1 image\(s\) are sampled"),
         ("area", r"P3SError: the mask of Apply SSR does not work together with Conditioning \(Set Area\)"),
         ("several GPUs", "P3SError: Apply SSR does not work with several GPUs at once: remove the multi-GPU node"),

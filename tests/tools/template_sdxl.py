@@ -25,7 +25,7 @@ def train_and_generate_sdxl(b: Workflow) -> None:
         190,
         """
 As in **train_and_generate**, with what SDXL asks for: **kind** *lora* (a full copy would be a file of 3.7 GB),
-**precision** *bf16*, **checkpointing** on and **resolution** 1024. About 7 GiB of GPU memory (estimated).
+**precision** *bf16*, **checkpointing** on and **resolution** 1024. About 8.5 GiB of GPU memory (estimated).
 
 These settings have not been tried on real weights yet: if the subject is too weak, raise **learning_rate** or
 **steps**.

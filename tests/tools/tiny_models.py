@@ -96,6 +96,11 @@ def sdxl_checkpoint(preset: str, *, text: bool = False, latent: int = 4, seed: i
     return m.tensors
 
 
+def predicts_v(tensors: TensorDict) -> TensorDict:
+    """A checkpoint whose file says, as those of fine-tunes do (NoobAI-vpred), that it predicts v down to pure noise."""
+    return tensors | {"v_pred": torch.empty(0), "ztsnr": torch.empty(0)}
+
+
 def sdxl_refiner(seed: int = 0) -> TensorDict:
     """SDXL's refiner, without a text encoder."""
     m = Maker(seed)
@@ -222,6 +227,7 @@ MODELS: dict[str, tuple[str, Callable[[], TensorDict]]] = {
     "sd2-micro": ("checkpoints", sd2_checkpoint),
     "sdxl-slim": ("checkpoints", lambda: sdxl_checkpoint("xl-slim")),
     "sdxl-slim-text": ("checkpoints", lambda: sdxl_checkpoint("xl-slim", text=True)),
+    "sdxl-slim-vpred": ("checkpoints", lambda: predicts_v(sdxl_checkpoint("xl-slim"))),
     "sdxl-wide": ("checkpoints", lambda: sdxl_checkpoint("xl-wide")),
     "sdxl-topo": ("checkpoints", lambda: sdxl_checkpoint("xl-topo")),
     "sdxl-slim-scaled-fp8": ("checkpoints", lambda: scaled_fp8(sdxl_checkpoint("xl-slim"), "scaled")),
