@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 from safetensors import safe_open
-from tools.tiny_models import MODELS
+from tools.tiny_models import MODELS, make
 
 SCRIPT = Path(__file__).with_name("tools") / "tiny_models.py"
 
@@ -29,6 +30,15 @@ def test_a_name_makes_its_model(tmp_path: Path) -> None:
     assert str(made) in done.stdout
     with safe_open(made, framework="pt") as file:
         assert all("lora" in key or key.endswith("alpha") for key in file.keys())  # noqa: SIM118
+
+
+def test_what_another_checkout_has_made_stays_for_a_day(tmp_path: Path) -> None:
+    used, forgotten = (tmp_path / f"lora-micro-{digit * 8}.safetensors" for digit in "01")
+    for file in (used, forgotten):
+        file.touch()
+    os.utime(forgotten, (0, 0))
+    made = make("lora-micro", tmp_path)
+    assert set(tmp_path.glob("*.safetensors")) == {made, used}
 
 
 def test_an_unknown_name_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -211,6 +211,8 @@ def motion_module(moves: bool, seed: int = 4) -> TensorDict:
     return m.tensors
 
 
+DAY = 86400  # seconds
+
 # name: (folder below ComfyUI's models, maker)
 MODELS: dict[str, tuple[str, Callable[[], TensorDict]]] = {
     "sd15-micro": ("checkpoints", lambda: checkpoint("micro")),
@@ -271,7 +273,8 @@ def make(name: str, folder: Path | None = None) -> Path:
             finally:
                 partial.unlink(missing_ok=True)
             for old in folder.glob(f"{name}-{'[0-9a-f]' * 8}.safetensors"):
-                if old != path:
+                # Those of another checkout may be in use.
+                if old != path and path.stat().st_mtime - old.stat().st_mtime > DAY:
                     old.unlink(missing_ok=True)
     return path
 
