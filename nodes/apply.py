@@ -11,7 +11,7 @@ from torch import Tensor
 from ..p3s.errors import P3SError
 from ..p3s.network.copy_settings import CopySettings
 from ..p3s.sampling.application import EFFECT_MASK, MODE, Application, application
-from ..p3s.sampling.layer_strengths import LAYER_STRENGTHS
+from ..p3s.sampling.layer_strengths import IN_A_ROW, LAYER_STRENGTHS
 from ..p3s.sampling.schedule import Schedule as WeightCurve
 from ..p3s.sampling.settings import SamplingSettings, default_schedule
 from ..p3s.settings import settings_of
@@ -27,6 +27,7 @@ log = logging.getLogger("p3s")
 
 HOW, GUIDANCE = settings_of(Application), settings_of(SamplingSettings)["branches"]
 WINDOW = settings_of(WeightCurve)
+BY_LAYER = f"{LAYER_STRENGTHS.help} {IN_A_ROW}"
 
 
 class Apply(io.ComfyNode):
@@ -58,7 +59,7 @@ class Apply(io.ComfyNode):
                 input_of("reference_index", REFERENCE_INDEX, optional=True, advanced=True),
                 io.Mask.Input("mask", optional=True, tooltip=EFFECT_MASK.help),
                 input_of("mode", MODE, optional=True),
-                input_of("layer_strengths", LAYER_STRENGTHS, optional=True, advanced=True),
+                input_of("layer_strengths", LAYER_STRENGTHS, optional=True, advanced=True, tooltip=BY_LAYER),
                 input_of("weight_on", HOW["weight_on"], optional=True, advanced=True),
                 input_of("isolate", HOW["isolate"], optional=True, advanced=True),
             ],

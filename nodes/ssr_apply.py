@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..p3s.errors import P3SError
 from ..p3s.sampling.application import EFFECT_MASK
-from ..p3s.sampling.layer_strengths import BLOCK_STRENGTHS, parse_layer_strengths
+from ..p3s.sampling.layer_strengths import LAYER_STRENGTHS, parse_layer_strengths
 from ..p3s.sampling.layer_strengths import layer_strengths as factors_of
 from ..p3s.settings import settings_of
 from ..p3s.ssr.attend import AppliedSSR
@@ -43,7 +43,7 @@ class ApplySSR(io.ComfyNode):
                 input_of("end_percent", how["end"]),
                 input_of("guidance", how["guidance"]),
                 io.Mask.Input("mask", optional=True, tooltip=EFFECT_MASK.help),
-                input_of("layer_strengths", BLOCK_STRENGTHS, optional=True, advanced=True),
+                input_of("layer_strengths", LAYER_STRENGTHS, optional=True, advanced=True),
             ],
             # The output has no id: it must differ from the inputs' ids.
             outputs=[

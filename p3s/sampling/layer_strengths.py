@@ -11,17 +11,13 @@ from ..settings import Setting
 
 SIDES = ("input", "middle", "output")
 LARGEST = 10.0
-#: For models with single layers alone, as SSR-Encoder's are.
-BLOCK_STRENGTHS = Setting(
+LAYER_STRENGTHS = Setting(
     "",
     'Per-layer multipliers, e.g. "input: 0.5, output 9: 0". Layers not listed use 1; 0 leaves a layer to the plain '
     "model.",
 )
-LAYER_STRENGTHS = Setting(
-    "",
-    f"{BLOCK_STRENGTHS.help} In SDXL, a block has up to 10 layers in a row: "
-    '"output 0.3: 0" names layer 3 of output 0, counted from 0.',
-)
+#: What to add to that where models may have several layers in a row.
+IN_A_ROW = 'In SDXL, a block has up to 10 layers in a row: "output 0.3: 0" names layer 3 of output 0, counted from 0.'
 
 #: (side, block or None for the whole side, depth or None for the whole block, factor)
 Entry = tuple[str, int | None, int | None, float]
