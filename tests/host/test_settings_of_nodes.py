@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from host.schemas import inputs_of, read_schemas
 from p3s.network.copy_settings import CopySettings
 from p3s.reference.masks import MaskSettings
 from p3s.sampling.application import EFFECT_MASK, MODE, Application
-from p3s.sampling.layer_strengths import LAYER_STRENGTHS
+from p3s.sampling.layer_strengths import IN_A_ROW, LAYER_STRENGTHS
 from p3s.sampling.schedule import Schedule
 from p3s.sampling.settings import SamplingSettings
 from p3s.settings import Setting, settings_of
@@ -42,7 +43,7 @@ NODES: dict[str, dict[str, Setting]] = {
         "reference_index": REFERENCE_INDEX,
         "mask": EFFECT_MASK,
         "mode": MODE,
-        "layer_strengths": LAYER_STRENGTHS,
+        "layer_strengths": replace(LAYER_STRENGTHS, help=f"{LAYER_STRENGTHS.help} {IN_A_ROW}"),
     },
     "P3S_SSREncode": {**settings_of(QuerySettings), "weight": WEIGHT},
     "P3S_ApplySSR": {
