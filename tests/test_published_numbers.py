@@ -121,6 +121,17 @@ def test_the_time_of_a_sampling_step(name: str) -> None:
     assert f"\n| {row} | {written}" in table
 
 
+def test_what_compiling_costs_and_gives() -> None:
+    found = json.loads((RESULTS / "compiled.json").read_text())["found"]
+    section = " ".join(PAGE[PAGE.index("### torch.compile") : PAGE.index("### Training on SDXL")].split())
+    assert f"Compiling took {found['compiling']:.0f} s." in section
+    low, high = found["times"]
+    assert f"A step then took {found['time']:.2f} times as long ({low:.2f}-{high:.2f};" in section
+    low, high = found["processors"]
+    assert f"of the processor's time {found['processor']:.2f}, {low:.2f}-{high:.2f})" in section
+    assert f"losses equal to {found['apart']:.0e}" in section
+
+
 def test_what_was_timed_gave_numbers() -> None:
     """Of pictures that are none, the times say nothing."""
     files = sorted(file.name for file in RESULTS.glob("sampling_wall*.json"))
