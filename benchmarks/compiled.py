@@ -75,14 +75,14 @@ def main() -> None:
     runs = {name: Training(args.scale, args.size, args.kind, name == COMPILED).run for name in (PLAIN, COMPILED)}
     seconds: list[float] = []
 
-    def first_compiled() -> Tensor:
-        """The run that compiles, and says how long that took it."""
+    def clocked() -> Tensor:
+        """A compiled run, of which the first one compiles."""
         started = time.perf_counter()
         losses = runs[COMPILED]()
         seconds.append(time.perf_counter() - started)
         return losses
 
-    timed = {**runs, COMPILED: first_compiled}
+    timed = {**runs, COMPILED: clocked}
     found: dict[str, dict[str, Any]] = {}
     for figures in measure(timed, PLAIN, args.rounds, torch.device("cpu")):
         found = figures

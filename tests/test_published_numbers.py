@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from published import EARLIER_PAGE, PAGE, README, RESULTS, ROOT, cells, numbers, variants
 
-from benchmarks import flops, toyworld, toyworld_sampling, training
+from benchmarks import flops, toyworld, toyworld_sampling, training, training_step
 from benchmarks.dreambench.report import PAPER
 from benchmarks.toyworld_metrics import interval
 from benchmarks.training_work import TOKEN_DIM
@@ -158,6 +158,13 @@ def test_the_table_of_training(kind: str, precision: str) -> None:
     assert numbers(said[3]) == [memory(checkpointed), *more]
     size = rows[f"{kind} fp32", 512]["file"]
     assert said[4] == (f"{size / 1e9:.2f} GB" if size > 1e9 else f"{size / 1e6:.0f} MB")
+
+
+def test_what_more_a_gpu_takes_in_16_bits() -> None:
+    """Most in this row: full has larger weights, and with checkpointing fewer numbers are kept."""
+    row = {"kind": "lora", "precision": "bf16", "checkpointing": False, "size": 512, "dry": True}
+    cpu, gpu = (training_step.measured({**row, "device": device})["estimated"] for device in ("cpu", "cuda"))
+    assert f"on a GPU *bf16* takes up to {(gpu - cpu) / 2**30:.1f} GiB more" in README
 
 
 def test_what_is_counted_on_shapes_alone() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..network.copy_settings import CopySettings
 from ..network.unet_config import UNetConfig
 
-#: Pixels along a side below which SDXL, which was trained at 1024, draws poorly.
+#: Pixels along a side, of 1024 that SDXL was trained at, from which on nothing is said. By convention, not measured.
 LEAST_OF_SDXL = 768
 
 

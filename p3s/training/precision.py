@@ -18,7 +18,8 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Non
 
 
 def normalise_in_32_bits(network: nn.Module) -> None:
-    """Have a network's normalisations compute as :func:`autocast` has them on a GPU, where the CPU's is used."""
+    """Have a network's normalisations take and give float32 under the CPU's :func:`autocast`, as they do under a GPU's
+    (torch's list of CUDA operations that autocast to float32 has both, the CPU's neither)."""
     for part in network.modules():
         if isinstance(part, (nn.GroupNorm, nn.LayerNorm)):
             for name, weight in part.named_parameters():
