@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from p3s.network.copy_settings import CopySettings
+from p3s.network.unet_config import Layer
 from p3s.sampling.application import MODE
 from p3s.sampling.schedule import Schedule
 from p3s.sampling.settings import EXACT, FAST, MODES
@@ -61,8 +63,27 @@ SHIPPED_STEPS = 2 * SHIPPED.epochs
 ON_ATTENTION = STANDARD_WAY | {"weight_on": "attention"}
 
 
+#: Layers of the toy world's U-Net, by what is left to the plain model where they are left out: one, a side or a
+#: resolution.
+FINE = tuple(Layer("input", b) for b in (1, 2)) + tuple(Layer("output", b) for b in (3, 4, 5))
+COARSE = (*(Layer("input", b) for b in (4, 5)), Layer("middle", 0), *(Layer("output", b) for b in (0, 1, 2)))
+LAYERS = sorted((*FINE, *COARSE), key=lambda layer: (layer.side, layer.block))
+LEFT_OUT: dict[str, Sequence[Layer]] = {
+    **{side: [layer for layer in LAYERS if layer.side == side] for side in ("input", "middle", "output")},
+    "fine": FINE,
+    "coarse": COARSE,
+    **{f"{layer.side}-{layer.block}": [layer] for layer in LAYERS if layer.side != "middle"},
+}
+
+
 def _p3s(copy: CopySettings | None = None, weight: Schedule | None = None, rate: float = 1.0, **train: Any) -> Method:
     return Method(copy=copy or CopySettings(), weight=weight or Schedule(), train=BASE | train, rate=rate)
+
+
+def _cached(**settings: Any) -> Method:
+    """A subject network that runs once, sampled as by default but for further ``settings`` of sampling."""
+    applied = {"settings": replace(MODES[MODE.default], **settings)}
+    return replace(_p3s(CopySettings(copy_input="cached")), applied=applied)
 
 
 def _ssr(**ways: Any) -> Method:
@@ -122,10 +143,17 @@ METHODS: dict[str, Method] = {
     "one-to-one": _p3s(CopySettings(pairing="one_to_one")),
     "reference-input": _p3s(CopySettings(copy_input="reference")),
     # The subject network runs once: at equal work, and for as many steps as p3s.
-    "cached": _p3s(CopySettings(copy_input="cached")),
+    "cached": _cached(),
     "cached-exact": replace(_p3s(CopySettings(copy_input="cached")), applied={"settings": EXACT}),
     "cached-steps": _p3s(CopySettings(copy_input="cached"), steps=100),
     "cached-keys": _p3s(CopySettings(copy_input="cached", lam=0.0, cross_attention=False)),
+    # Less work than that: see the table "cheaper".
+    "cached-pool-2": _cached(pool=2),
+    "cached-one-to-one": _cached(pairing="one_to_one"),
+    **{
+        f"cached-no-{name}": replace(_cached(), applied=STANDARD_WAY | {"layers": dict.fromkeys(layers, 0.0)})
+        for name, layers in LEFT_OUT.items()
+    },
     "dreambooth": Method("dreambooth", rngr=False, rate=DREAMBOOTH_RATE / RATE),
     "dreambooth-rngr": Method("dreambooth", train=BASE, rate=DREAMBOOTH_RATE / RATE),
     "lora": Method("lora", rngr=False, rate=LORA_RATE / RATE),
@@ -167,5 +195,6 @@ TABLES: dict[str, tuple[str, ...]] = {
     "weight_on": tuple(name + on for name in ("p3s", "fixed", "increasing", "decreasing") for on in ("", "-attention")),
     "learned": ("p3s", "learned"),
     "cached": ("p3s", "p3s-exact", "p3s-fast", "cached", "cached-exact", "cached-steps"),
+    "cheaper": ("cached", "cached-pool-2", "cached-one-to-one", *(f"cached-no-{name}" for name in LEFT_OUT)),
     "structure": ("p3s", "no-cross", "attn1-feature", "one-to-one", "reference-input"),
 }

@@ -1,4 +1,5 @@
-"""How torch computes during a training: by deterministic algorithms, and on how many threads of a CPU."""
+"""How torch computes during a training: by deterministic algorithms, on how many threads of a CPU, and without waiting
+for a batch to be on its device."""
 
 from __future__ import annotations
 
@@ -7,12 +8,19 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 #: A network with fewer parameters is computed on one thread of a CPU. More gain little, because its operators take well
 #: below a millisecond, and lose much where another program wants the cores: threads spin while they wait for each other
 #: (benchmarks/README.md, "On busy cores"). By size alone, because their number decides the last bits of the result.
 SMALL = 50_000_000
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """``tensor`` on ``device``. To a CUDA device it is copied from pinned memory, for which the processor does not
+    wait."""
+    pin = device.type == "cuda" and tensor.device.type == "cpu"
+    return (tensor.pin_memory() if pin else tensor).to(device, non_blocking=pin)
 
 
 @contextmanager

@@ -5,16 +5,17 @@ from dataclasses import astuple, replace
 import pytest
 import torch
 from alive import Alive
-from small import TOKEN_DIM, random_examples, random_unet, train
+from small import SMALL_SDXL, TOKEN_DIM, random_examples, random_unet, train
 
 from p3s.errors import TrainingError
 from p3s.network.copy_settings import CopySettings
 from p3s.network.copy_start import start_copy
 from p3s.network.subject_copy import SubjectCopy
-from p3s.network.unet_config import UNetConfig
+from p3s.network.unet_config import SDXL, UNetConfig
 from p3s.sampling.diffusion import NoiseSchedule
+from p3s.training.examples import Example
 from p3s.training.memory import check_memory
-from p3s.training.memory_estimate import MemoryEstimate, estimate_memory
+from p3s.training.memory_estimate import MemoryEstimate, estimate_memory, upper_bound
 from p3s.training.precision import DTYPES
 from p3s.training.settings import TrainSettings
 
@@ -104,17 +105,86 @@ def test_what_saves_memory_saves_it():
     assert estimate(examples=[*EXAMPLES, *larger]) == estimate(examples=larger)
 
 
+SD15, SD2 = UNetConfig.build(), UNetConfig.build(context_dim=1024, linear_projection=True)
+XL = UNetConfig.build(**SDXL)
+
+
+def compared(config, side, copy_settings=FULL, device="cpu", **settings):
+    """The bound relative to the estimate, none of whose parts may be above it."""
+    label = torch.zeros(config.label_dim) if config.label_dim else None
+    mask = torch.ones(side, side) if copy_settings.cached else None
+    parts = torch.zeros(4, side, side), torch.zeros(257, 1024), torch.zeros(77, config.context_dim)
+    examples, settings = [Example(*parts, label=label, subject_mask=mask)], TrainSettings(**settings)
+    bound = upper_bound(config, examples, copy_settings, settings)
+    found = estimate_memory(config, examples, copy_settings, settings, torch.device(device))
+    assert all(least <= most for most, least in zip(astuple(bound), astuple(found), strict=True))
+    return bound.peak / found.peak
+
+
+@pytest.mark.parametrize(
+    ("config", "side", "copy_settings", "settings"),
+    [
+        pytest.param(TINY, 16, FULL, {}, id="full"),
+        pytest.param(TINY, 16, LORA, {"attention_layers": "none"}, id="low-rank, no maps"),
+        pytest.param(TINY, 40, FULL, {"attention_layers": "all", "batch_size": 3}, id="full, all maps"),
+        pytest.param(TINY, 40, LORA, {"precision": "bf16"}, id="low-rank, 16 bits"),
+        pytest.param(TINY, 40, LORA, {"checkpointing": True}, id="low-rank, checkpointed"),
+        pytest.param(TINY, 40, FULL, {"checkpointing": True, "batch_size": 2}, id="full, checkpointed"),
+        pytest.param(TINY, 24, CopySettings(copy_input="cached"), {}, id="cached"),
+        pytest.param(SMALL_SDXL, 16, LORA, {"optimizer": "adamw8bit"}, id="SDXL"),
+    ],
+)
+def test_the_bound_is_never_below_the_estimate(config, side, copy_settings, settings):
+    compared(config, side, copy_settings, "cuda", **settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("config", "side", "kind", "settings"),
+    [
+        pytest.param(SD15, 64, "lora", {}, id="SD 1.5"),
+        pytest.param(SD15, 64, "lora", {"batch_size": 4, "attention_layers": "all"}, id="SD 1.5, all maps"),
+        pytest.param(SD15, 128, "lora", {"precision": "fp16"}, id="SD 1.5, 1024 pixels"),
+        pytest.param(SD15, 64, "full", {"batch_size": 4}, id="SD 1.5, full"),
+        pytest.param(SD2, 96, "lora", {}, id="SD 2.x"),
+        pytest.param(XL, 128, "lora", {}, id="SDXL"),
+        pytest.param(XL, 128, "lora", {"precision": "bf16", "checkpointing": True}, id="SDXL, low-rank, checkpointed"),
+    ],
+)
+def test_the_bound_of_real_models_is_near_enough_to_be_of_use(config, side, kind, settings):
+    assert compared(config, side, CopySettings(kind=kind), "cuda", **settings) < 2.3
+
+
+#: A bound that fits nowhere, so that the estimate is asked.
+NO_BOUND = MemoryEstimate(0, 0, 0, 2**60)
+
+
+def check(estimate, *room_and_settings):
+    return check_memory(NO_BOUND, estimate, *room_and_settings)
+
+
 def always(*parts):
     """Whatever the settings."""
     return lambda copy_settings, settings: MemoryEstimate(*parts)
 
 
 def test_nothing_is_told_where_there_is_room():
-    assert check_memory(always(GIB, GIB, GIB, GIB), 5 * GIB, 8 * GIB, FULL, TrainSettings()) is None
+    assert check(always(GIB, GIB, GIB, GIB), 5 * GIB, 8 * GIB, FULL, TrainSettings()) is None
+
+
+def test_where_the_bound_fits_nothing_is_estimated():
+    def estimate(*_):
+        raise AssertionError
+
+    fits, close = MemoryEstimate(GIB, GIB, GIB, GIB), MemoryEstimate(GIB, GIB, GIB, 2 * GIB)
+    assert check_memory(fits, estimate, 5 * GIB, 5 * GIB, FULL, TrainSettings()) is None
+    for bound, largest in ((close, 5 * GIB), (fits, 2 * GIB)):
+        with pytest.raises(AssertionError):
+            check_memory(bound, estimate, 5 * GIB, largest, FULL, TrainSettings())
 
 
 def test_what_is_close_is_told_and_may_be_tried():
-    told = check_memory(always(GIB, GIB, GIB, 5 * GIB), 4 * GIB, 4 * GIB, FULL, TrainSettings(batch_size=2))
+    told = check(always(GIB, GIB, GIB, 5 * GIB), 4 * GIB, 4 * GIB, FULL, TrainSettings(batch_size=2))
     for part in ("about 8.0 GiB", "4.0 GiB is free", 'kind = "lora"', "batch_size", "checkpointing", "bf16"):
         assert part in told
 
@@ -122,13 +192,13 @@ def test_what_is_close_is_told_and_may_be_tried():
 def test_what_cannot_work_is_refused_with_what_would_help():
     needed = always(3 * GIB, 2 * GIB, 4 * GIB, 0)
     with pytest.raises(TrainingError, match=r"take 9\.0 GiB, but the device has 8\.0 GiB") as refused:
-        check_memory(needed, 0, 8 * GIB, FULL, TrainSettings())
+        check(needed, 0, 8 * GIB, FULL, TrainSettings())
     for part in ('kind = "lora"', "bf16", "adamw8bit"):
         assert part in str(refused.value)
     assert "resolution" not in str(refused.value), "it would not help"
     with pytest.raises(TrainingError, match="a device with more memory"):
-        check_memory(needed, 0, 8 * GIB, LORA, TrainSettings(precision="bf16", checkpointing=True))
-    assert check_memory(always(2 * GIB, 2 * GIB, 4 * GIB, 0), 0, 8 * GIB, FULL, TrainSettings()) is not None
+        check(needed, 0, 8 * GIB, LORA, TrainSettings(precision="bf16", checkpointing=True))
+    assert check(always(2 * GIB, 2 * GIB, 4 * GIB, 0), 0, 8 * GIB, FULL, TrainSettings()) is not None
 
 
 def told_or_refused(largest, copy_settings, settings):
@@ -138,7 +208,7 @@ def told_or_refused(largest, copy_settings, settings):
         return MemoryEstimate(*(1024 * part for part in astuple(estimate_memory(TINY, EXAMPLES, *choice))))
 
     try:
-        return check_memory(of, 0, largest, copy_settings, settings)
+        return check(of, 0, largest, copy_settings, settings)
     except TrainingError as refused:
         return str(refused)
 

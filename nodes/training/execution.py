@@ -21,7 +21,7 @@ from ...p3s.training.driver import new_copy, subject_of, with_result
 from ...p3s.training.key import TrainingInputs
 from ...p3s.training.loop import TrainResult, train
 from ...p3s.training.memory import check_memory, explained
-from ...p3s.training.memory_estimate import estimate_memory
+from ...p3s.training.memory_estimate import estimate_memory, upper_bound
 from ...p3s.training.precision import DTYPES
 from ...p3s.training.sample_preview import sample_preview
 from ...p3s.training.state import Checkpoints, TrainState
@@ -161,8 +161,9 @@ def _run(
 def _scarce(config: UNetConfig, inputs: TrainingInputs) -> str | None:
     """A warning for the user if memory is tight for a training. Raises TrainingError where there is far too little."""
     try:
+        bound = upper_bound(config, inputs.examples, inputs.copy_settings, inputs.settings)
         estimate = partial(estimate_memory, config, inputs.examples, device=memory.device())
-        return check_memory(estimate, *memory.room(), inputs.copy_settings, inputs.settings)
+        return check_memory(bound, estimate, *memory.room(), inputs.copy_settings, inputs.settings)
     except TrainingError:
         raise
     except Exception:  # it needs parts of torch that change, and an estimate must not stop a training

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..arithmetic import moved
 from ..errors import TrainingError
 from ..network.hooks import AttentionHooks
 from ..network.unet import UNet
@@ -107,7 +108,7 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> Batch:
         """The same on ``device``."""
-        return Batch(*(None if part is None else part.to(device) for part in self))  # type: ignore[arg-type]
+        return Batch(*(None if part is None else moved(part, device) for part in self))  # type: ignore[arg-type]
 
 
 def joined(batches: Sequence[Batch]) -> Batch:

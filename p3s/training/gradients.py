@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -18,6 +18,14 @@ from .memory import free_cached_memory, is_out_of_memory, ways_to_save
 from .precision import autocast
 from .settings import TrainSettings
 from .step import Batch, batch_losses
+
+try:
+    from torch.nn.utils import get_total_norm
+except ImportError:  # torch before 2.6
+
+    def get_total_norm(tensors: Sequence[Tensor], norm_type: float) -> Tensor:  # type: ignore[misc]
+        return torch.stack([torch.linalg.vector_norm(t, norm_type) for t in tensors]).norm(norm_type)
+
 
 #: The loss that is minimised, L_LDM and L_ac, scalars.
 Losses = tuple[Tensor, Tensor, Tensor]
@@ -91,8 +99,8 @@ class Gradients:
 
 def read(losses: Losses, parameters: Iterable[Parameter]) -> tuple[list[float], bool]:
     """The losses as numbers, and whether the one that is minimised and all gradients are finite. Reads each gradient
-    once, and waits for the device once."""
-    peaks = [torch.linalg.vector_norm(p.grad, math.inf) for p in parameters if p.grad is not None]
-    largest = torch.stack(peaks).amax() if peaks else losses[0].new_zeros(())
+    once, all in one call, and waits for the device once."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    largest = get_total_norm(gradients, math.inf) if gradients else losses[0].new_zeros(())
     *numbers, peak = torch.stack([*losses, largest]).tolist()
     return numbers, math.isfinite(numbers[0]) and math.isfinite(peak)

@@ -43,20 +43,25 @@ CLOSE = 0.9
 
 
 def check_memory(
+    bound: MemoryEstimate,
     estimate: Callable[[CopySettings, TrainSettings], MemoryEstimate],
     free: int,
     largest: int,
     copy_settings: CopySettings,
     settings: TrainSettings,
 ) -> str | None:
-    """A warning for the user before the first step, if memory is tight. ``estimate``: of this training with the given
-    settings; ``free``: bytes of the device that are free now; ``largest``: all that it can have, swap included.
+    """A warning for the user before the first step, if memory is tight. ``bound``: no less than this training needs;
+    ``estimate``: what it needs with the given settings, which takes seconds and is asked only where the bound does not
+    fit; ``free``: bytes of the device that are free now; ``largest``: all that it can have, swap included.
 
     Raises :class:`TrainingError` where not even the smallest picture could be trained. Anything else may work: models
     are moved away, drivers lend memory, and a step that runs out of it is retried with checkpointing.
     """
-    needed = estimate(copy_settings, settings)
-    if needed.least <= largest and needed.peak <= CLOSE * free:
+
+    def fits(needed: MemoryEstimate) -> bool:
+        return needed.least <= largest and needed.peak <= CLOSE * free
+
+    if fits(bound) or fits(needed := estimate(copy_settings, settings)):
         return None
     changes, low_rank, lean = _leanest(copy_settings, settings)
     together = f"; with {changes} a step needs about {_gib(estimate(low_rank, lean).peak)}" if changes else ""

@@ -23,10 +23,14 @@ from .examples import Example
 from .losses import total_loss
 from .precision import DTYPES, autocast, normalise_in_32_bits
 from .settings import TrainSettings
-from .step import Batch, batch_losses
+from .step import Batch, batch_losses, compared_layers
 
 #: Bytes that an optimiser keeps for each trained number.
 STATE = {"adamw": 8, "adamw8bit": 2}
+#: What a step of base and copy keeps at most, in 32 bits, with what one operation has at hand: so many tensors as large
+#: as what a residual block reads and gives, as the hidden states of a transformer block, and as a map that L_ac
+#: compares. Found by :func:`estimate_memory` on SD 1.5, SD 2.x and SDXL, and rounded up.
+OF_RESIDUAL_BLOCK, OF_TRANSFORMER_BLOCK, OF_MAP = 10, 55, 12
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,35 @@ def estimate_memory(
     return _estimate(config, _largest(examples, settings.batch_size), copy_settings, counting, kind)
 
 
+def upper_bound(
+    config: UNetConfig, examples: Sequence[Example], copy_settings: CopySettings, settings: TrainSettings
+) -> MemoryEstimate:
+    """At least what :func:`estimate_memory` finds on any device, from shapes alone, which takes no time: where this
+    fits, that need not be known."""
+    rows = _largest(examples, settings.batch_size)
+    height, width = rows[0].target[-2:]
+
+    def tokens(level: int) -> int:
+        return -(-height // 2**level) * -(-width // 2**level)
+
+    blocks = [block for block in (*config.input_blocks, *config.output_blocks) if block.kind != "down"]
+    residual = sum(tokens(block.level) * (block.in_channels + block.out_channels) for block in blocks)
+    residual += 2 * 2 * tokens(config.output_blocks[0].level) * config.middle_channels
+    hidden = sum(tokens(config.level(layer)) * config.channels(layer) for layer in config.layers())
+    base, copy = _shapes_of_networks(config, copy_settings, rows[0].tokens[-1])
+    compared = compared_layers(copy, settings.attention_layers)
+    heads = sum(tokens(config.level(layer)) * config.heads(config.channels(layer)) for layer in compared)
+    kept = OF_RESIDUAL_BLOCK * residual + OF_TRANSFORMER_BLOCK * hidden + OF_MAP * heads * rows[0].prompt[0]
+    if settings.checkpointing:  # much less in fact
+        kept //= 2
+    trained = [p.numel() for p in copy.parameters()]
+    weights = sum(p.numel() for p in base.parameters()) * DTYPES[settings.precision].itemsize + 4 * sum(trained)
+    # Autocast has the copy's weights in 16 bits, too, and the optimiser works through one weight after the other.
+    other = 2 * sum(trained) * (settings.precision != "fp32") + 4 * max(trained)
+    optimizer = STATE[settings.optimizer] * sum(trained)
+    return MemoryEstimate(weights, 4 * sum(trained), optimizer, 4 * len(rows) * kept + other)
+
+
 @lru_cache(maxsize=16)
 def _estimate(
     config: UNetConfig,
@@ -96,8 +129,7 @@ def _estimate(
 ) -> MemoryEstimate:
     from torch._subclasses.fake_tensor import FakeTensorMode  # slow to import
 
-    base = UNet(config, device="meta").requires_grad_(False)
-    copy = SubjectCopy(config, copy_settings, shapes[0].tokens[-1], device="meta")
+    base, copy = _shapes_of_networks(config, copy_settings, shapes[0].tokens[-1])
     with torch.inference_mode(False), torch.enable_grad(), FakeTensorMode(), LiveBytes() as live:
         fill(base, DTYPES[settings.precision])
         fill(copy, torch.float32)
@@ -116,6 +148,12 @@ def _estimate(
     # The optimiser works through one weight after the other, with something of its size at hand.
     in_step = max(live.peak, weights + gradients + 4 * max(trained))
     return MemoryEstimate(weights, gradients, STATE[settings.optimizer] * sum(trained), in_step - weights - gradients)
+
+
+def _shapes_of_networks(config: UNetConfig, settings: CopySettings, token_dim: int) -> tuple[UNet, SubjectCopy]:
+    """Base and copy of a training, on the meta device."""
+    base = UNet(config, device="meta").requires_grad_(False)
+    return base, SubjectCopy(config, settings, token_dim, device="meta")
 
 
 def fill(network: nn.Module, dtype: torch.dtype) -> None:

@@ -6,10 +6,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..arithmetic import moved
 from ..errors import TrainingError
 from ..network.image_latent import fit_condition
 from ..network.injection import Injection, InjectionHooks
@@ -64,19 +66,20 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """The same on ``device``."""
 
-        def moved(tensor: Tensor) -> Tensor:
-            return tensor.to(device)
+        def there(tensor: Tensor | None) -> Any:
+            return None if tensor is None else moved(tensor, device)
 
-        sources = {id(source): (moved(source[0]), moved(source[1])) for source in self.sources}
+        different = {id(source): source for source in self.sources}
+        sources = {key: (there(latent), there(tokens)) for key, (latent, tokens) in different.items()}
         return Batch(
-            moved(self.x),
-            moved(self.timesteps),
-            moved(self.target),
-            moved(self.context),
+            there(self.x),
+            there(self.timesteps),
+            there(self.target),
+            there(self.context),
             tuple(sources[id(source)] for source in self.sources),
-            moved(self.loss_mask),
-            None if self.row_weights is None else moved(self.row_weights),
-            None if self.label is None else moved(self.label),
+            there(self.loss_mask),
+            there(self.row_weights),
+            there(self.label),
             self.subjects,
         )
 
