@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="0: as many as torch takes")
     parser.add_argument("--device", default="cpu", choices=("cpu", "gpu"))
     parser.add_argument("--only", default="", help="some variants: names or parts of them, between semicolons")
+    parser.add_argument("--compiled", action="store_true", help="time the plain model and P3S compiled, too")
     parser.add_argument("--out", type=Path, help="a JSON file for the figures")
     args = parser.parse_args()
     args.work_size = args.work_size or SIDES[args.family]
@@ -61,7 +62,7 @@ def main() -> None:
             "controlnet": args.rounds and args.family == "sd15" and inside.model(f"controlnet-{args.preset}"),
             "peers": [str(pack)] if (pack / "__init__.py").is_file() else [],
             **{key: getattr(args, key) for key in ("family", "size", "work_size", "steps")},
-            **{key: getattr(args, key) for key in ("rounds", "threads", "only")},
+            **{key: getattr(args, key) for key in ("rounds", "threads", "only", "compiled")},
         }
         script = Path(__file__).with_name("sampling_inside.py")
         found = inside.run(script, arguments, timeout=None, options=["--cpu"] if args.device == "cpu" else [])

@@ -46,6 +46,7 @@ from inside_ssr_subjects import SIZES, apply_ssr, random_encoder
 from inside_subjects import draw, load, sample, subject_for
 
 PLAIN, CONTROLNET = "plain model", "ControlNet"
+COMPILED = ", compiled"  # by the host's TorchCompileModel
 
 
 def reference_only(model: Any) -> Any:
@@ -75,7 +76,8 @@ def reference_only(model: Any) -> Any:
 @dataclass(frozen=True)
 class Use:
     """A subject by its number, kind and depth_stride, and how it is applied. ``side`` is the half of the image that it
-    is masked to. ``shown``, for a subject network that runs once: the share of its photo that shows it."""
+    is masked to, ``without`` the side of the U-Net whose layers do not read it. ``shown``, for a subject network that
+    runs once: the share of its photo that shows it."""
 
     number: int = 1
     kind: str = "full"
@@ -83,6 +85,7 @@ class Use:
     settings: SamplingSettings = EXACT
     weight: float = 1.0
     side: str = ""
+    without: str = ""
     shown: float | None = None
 
     def copy_settings(self) -> dict[str, Any]:
@@ -99,13 +102,14 @@ class Use:
         mask[first : first + side, first : first + side] = 1
         return mask
 
-    def application(self, size: int) -> Application:
+    def application(self, size: int, config: UNetConfig) -> Application:
+        layers = {layer: 0.0 for layer in config.layers() if layer.side == self.without}
         mask = None
         if self.side:
             half = torch.zeros(size, size)
             half[:, : size // 2] = 1
             mask = EffectMask(half if self.side == "left" else 1 - half)
-        return Application(Schedule("fixed", value=self.weight), settings=self.settings, mask=mask)
+        return Application(Schedule("fixed", value=self.weight), settings=self.settings, mask=mask, layers=layers)
 
 
 CONDITIONAL = SamplingSettings("conditional")
@@ -119,6 +123,10 @@ P3S = {
     "P3S, cached, exact": (Use(4, shown=SHOWN),),
     "P3S, cached, standard": (Use(4, settings=STANDARD, shown=SHOWN),),
     "P3S, cached, standard, it fills the photo": (Use(5, settings=STANDARD, shown=1.0),),
+    "P3S, cached, standard, pool 2": (Use(4, settings=replace(STANDARD, pool=2), shown=SHOWN),),
+    "P3S, cached, standard, one to one": (Use(4, settings=replace(STANDARD, pairing="one_to_one"), shown=SHOWN),),
+    "P3S, cached, standard, without input layers": (Use(4, settings=STANDARD, without="input", shown=SHOWN),),
+    "P3S, cached, standard, without output layers": (Use(4, settings=STANDARD, without="output", shown=SHOWN),),
     "P3S, off": (Use(weight=0.0),),
     "P3S, exact, masked to a half": (Use(side="left"),),
     "P3S, exact, two subjects": (Use(), Use(2)),
@@ -182,7 +190,7 @@ def variant(
     for use in (uses or {}).get(name, ()):
         assert subject is not None
         one = subject(use)
-        model = apply_subject.apply_subject(model, one, 0, use.application(side))[0]
+        model = apply_subject.apply_subject(model, one, 0, use.application(side, base_model.unet_config(model)))[0]
     return model
 
 
@@ -230,7 +238,7 @@ class Shapes:
             yield counter
 
     def applied(self, use: Use) -> SubjectOnModel:
-        application = use.application(self.side)
+        application = use.application(self.side, self.config)
         if application.mask is not None:  # or it would keep shapes without values
             for scale in (1, 2, 4, 8):
                 application.mask.tokens((self.side // scale, self.side // scale))
@@ -357,12 +365,17 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
             return trained(Use(use.number, use.kind, use.stride, shown=use.shown))
 
         models = {name: variant(name, model, side, uses, subject) for name in names if name != CONTROLNET or control}
+        twins = [name for name in models if arguments.get("compiled") and (name == PLAIN or name in uses)]
+        models |= {
+            name + COMPILED: node("TorchCompileModel", model=models[name], backend="inductor")[0] for name in twins
+        }
+        found |= {name + COMPILED: dict(found[name]) for name in twins}
         if (config, side) == (full, shapes.side):
             work = {name: found[name]["work"] for name in models}
         else:
             own = Shapes(config, side, uses)
             plain = own.work(PLAIN)["tflop"]
-            work = {name: own.work(name)["tflop"] / plain for name in models}
+            work = {name: own.work(name.removesuffix(COMPILED))["tflop"] / plain for name in models}
         timed, device = runs(models, config, arguments, control), comfy.model_management.get_torch_device()
         for figures in measure(timed, PLAIN, arguments["rounds"], device, comfy.model_management.unload_all_models):
             for name, each in figures.items():

@@ -2,8 +2,9 @@
 
     python -m benchmarks.training_start          random weights in full size: 12 GB, a minute
 
-Beside the parts of the start stands what the weights would take if they were all widened to 32 bits and rounded from
-there, as those with a LoRA are.
+Beside the parts of the start stand the estimate of the memory, which is made only where its bound does not fit into the
+free memory, and what the weights would take if they were all widened to 32 bits and rounded from there, as those with a
+LoRA are.
 """
 
 from __future__ import annotations
