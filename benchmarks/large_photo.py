@@ -65,7 +65,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     photo = read_picture(args.photo) if args.photo else drawn()
-    points = PointSet([(0.25, 0.6)], [(0.75, 0.6)])
+    points = PointSet(((0.25, 0.6),), ((0.75, 0.6),))
     found: dict[str, list[float]] = {}
     for _ in range(args.rounds):
         seconds, reference = timed(make_reference, photo, points, stand_ins.patch_vision())
