@@ -78,11 +78,12 @@ def measured(row: dict[str, Any]) -> dict[str, Any]:
 def counted(
     row: dict[str, Any], config: UNetConfig, examples: list[Example], settings: TrainSettings
 ) -> dict[str, Any]:
-    """What is known of a row without training."""
-    subject = examples[-1].subject_tokens
-    work = Step(config, row["size"], row["kind"], row["checkpointing"], row.get("depth_stride", 1), subject)
-    found: dict[str, Any] = {"tflop": work.computed(), "needed": work.needed()}
-    found |= {"plain": work.plain(), "stored": work.stored()}
+    """What is known of a row without training; its "work" may be given."""
+    found: dict[str, Any] = dict(row.get("work") or {})
+    if not found:
+        subject = examples[-1].subject_tokens
+        work = Step(config, row["size"], row["kind"], row["checkpointing"], row.get("depth_stride", 1), subject)
+        found = {"tflop": work.computed(), "needed": work.needed(), "plain": work.plain(), "stored": work.stored()}
     if row["kind"] != "dreambooth":
         device = torch.device(row.get("device", "cpu"))
         found["estimated"] = estimate_memory(config, examples, copy_settings(row), settings, device).peak

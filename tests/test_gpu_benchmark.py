@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks import training_step
 from benchmarks.gpu import kit
 from benchmarks.gpu.__main__ import main
 from benchmarks.gpu.report import report, targets
 from benchmarks.gpu.rows_inside import attempted
-from benchmarks.gpu.sections import FULL, SECTIONS
+from benchmarks.gpu.sections import FULL, RESULTS, SECTIONS, TINY, VARIANTS
 from benchmarks.gpu.waits import WARNING, Waits
 from benchmarks.training import describe
 from benchmarks.training_step import CONFIGS
@@ -85,6 +86,28 @@ def test_the_trainings_of_sdxl_are_its_true_shapes_at_1024_pixels() -> None:
     rows = SECTIONS["training sdxl"].arguments(FULL)["rows"]
     assert [describe(row) for row in rows] == ["SDXL, lora bf16", "SDXL, lora bf16, checkpointed"]
     assert all(CONFIGS[row["scale"]].family == "SDXL" and row["size"] == 1024 for row in rows)
+
+
+def test_work_in_full_size_is_that_of_the_results_and_not_counted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, family in (("sampling", "sampling.json"), ("sampling sdxl", "sampling_sdxl.json")):
+        given = SECTIONS[name].arguments(FULL)["counted"]
+        stored = json.loads((RESULTS / family).read_text())["variants"]
+        known = [variant for variant in VARIANTS if variant in stored]
+        assert len(known) >= 9 and all(given[n]["tflop"] == stored[n]["tflop"] > 1 for n in known)
+        assert given["P3S, cached, standard"]["first"] == stored["P3S, cached, standard"]["first"]
+        assert SECTIONS[name].arguments(TINY)["counted"] == {}
+    rows = [*SECTIONS["training"].arguments(FULL)["rows"], *SECTIONS["training sdxl"].arguments(FULL)["rows"]]
+    assert [describe(row) for row in rows if not row["work"]] == ["full bf16, cached", "lora bf16, cached"]
+
+    def again(*_: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(training_step, "Step", again)
+    row = {"kind": "dreambooth", "precision": "fp32", "checkpointing": False, "scale": "small", "size": 64}
+    work = {"tflop": 3.0, "needed": 2.0}
+    assert training_step.measured({**row, "work": work, "dry": True}) == work
+    with pytest.raises(AssertionError):
+        training_step.measured({**row, "work": {}, "dry": True})
 
 
 def test_a_training_that_the_card_is_too_small_for_is_left_out_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
