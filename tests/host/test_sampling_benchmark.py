@@ -1,10 +1,14 @@
-"""``benchmarks.sampling`` on the smallest model: what it times is what it counts."""
+"""``benchmarks.sampling`` and ``benchmarks.profile_steps`` on the smallest model."""
 
 from __future__ import annotations
 
+import pytest
 from host.hosts import REPO
 from host.inside import Inside
 
+from benchmarks.operations import KINDS, OUTSIDE, REST
+
+SAMPLED = ("P3S, exact", "P3S, standard", "P3S, fast", "P3S, cached, standard")
 ARGUMENTS = {
     "family": "sd15",
     "tiny": True,
@@ -30,3 +34,15 @@ def test_a_cached_subject_is_timed_on_real_tensors(inside: Inside) -> None:
     plain, exact, cached = found.values()
     assert 1 == plain["work"] < cached["work"] < exact["work"]
     assert cached["tflop"] < cached["first"] < exact["tflop"] + plain["tflop"]
+
+
+@pytest.mark.slow
+def test_the_profile_of_a_step(inside: Inside) -> None:
+    script = REPO / "benchmarks" / "profile_steps_inside.py"
+    found = inside.run(script, {"preset": "small", "size": 64, "threads": 1}, timeout=900)
+    assert list(found) == ["plain model", *SAMPLED, "training, full", "training, lora"]
+    seconds = {name: sum(row["seconds"].values()) for name, row in found.items()}
+    assert seconds["plain model"] < seconds["P3S, exact"] < seconds["training, full"]
+    for row in found.values():
+        assert list(row["seconds"]) == [*KINDS, REST, OUTSIDE]
+        assert row["operations"] >= found["plain model"]["operations"] > 100
