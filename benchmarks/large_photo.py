@@ -1,7 +1,7 @@
 """How long RNGR Mask takes for a large photo, and what its previews would take at the photo's own size.
 
     python -m benchmarks.large_photo                     a drawn scene with grain, 24 megapixels
-    python -m benchmarks.large_photo --photo photo.jpg   yours, as it is; the points are a quarter of it apart
+    python -m benchmarks.large_photo --photo photo.jpg   yours; the points are a quarter of its width from either side
 
 Vision models are left out: they take the photo at 224 x 224 pixels, whatever its size. The encoder is one of colours.
 """
@@ -22,14 +22,13 @@ from torch import Tensor
 
 from p3s.demo import stand_ins
 from p3s.image_files import read_picture
-from p3s.reference.overlay import overlay, reduced
+from p3s.reference.overlay import PREVIEW_SIDE, overlay, reduced
 from p3s.reference.points import PointSet
 from p3s.reference.rngr import Reference, make_reference
 from p3s.toyworld.scenes import scene
 from p3s.toyworld.world import picture_of
 
 SIZE = (4000, 6000)
-PREVIEW_SIDE = 2048  # as in nodes/host/picture_files.py, which only a host can import
 
 
 def drawn() -> Tensor:

@@ -7,25 +7,27 @@ from typing import Any
 
 from torch.profiler import ProfilerActivity, profile
 
-#: Kinds, and what the names of their operations (of ``torch.ops.aten``) hold. The first that fits counts.
+#: Kinds, and how the names of their operations begin (of ``torch.ops.aten``, without "_" in front). The first that fits
+#: counts.
 KINDS: dict[str, tuple[str, ...]] = {
-    "products": ("conv", "mm", "attention", "linear", "matmul"),
-    "norms and softmax": ("norm", "softmax"),
-    "copies": ("copy", "cat", "clone", "contiguous", "index", "gather", "empty", "fill", "zero", "pad", "upsample"),
-    "elementwise": ("add", "mul", "sub", "div", "gelu", "silu", "exp", "sqrt", "lerp", "sum", "mean", "eq", "all"),
+    "products": ("conv", "mkldnn_conv", "mm", "addmm", "bmm", "baddbmm", "matmul", "linear", "scaled_dot"),
+    "norms and softmax": ("native_group_norm", "native_layer_norm", "group_norm", "layer_norm", "softmax"),
+    "gradient check and optimizer": ("foreach", "linalg_vector_norm", "Optimizer", "addcmul", "addcdiv", "lerp"),
+    "copies": (
+        *("copy", "to_copy", "cat", "stack", "clone", "contiguous"),
+        *("index", "gather", "fill", "zero", "constant_pad", "upsample"),
+    ),
+    "elementwise": ("add", "mul", "sub", "div", "gelu", "silu", "exp_", "sqrt", "sum", "mean", "eq", "all"),
 }
 REST, OUTSIDE = "others", "outside of torch"
 
 
 class Operations:
     """What is done between ``start`` and ``stop``: seconds by kinds of operations, each without those that it calls,
-    and how many operations there were. "outside of torch": Python, and what it waits for; on a GPU, where the times are
-    those of its kernels, which run beside Python, nothing is said of that."""
+    and how many operations there were. "outside of torch": Python, and what it waits for."""
 
-    def __init__(self, cuda: bool = False) -> None:
-        self.cuda = cuda
-        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
-        self._profile = profile(activities=activities, acc_events=True)
+    def __init__(self) -> None:
+        self._profile = profile(activities=[ProfilerActivity.CPU], acc_events=True)
         self.found: dict[str, Any] = {}
 
     def start(self) -> None:
@@ -38,16 +40,15 @@ class Operations:
         seconds: dict[str, float] = dict.fromkeys((*KINDS, REST), 0.0)
         count = 0
         for event in self._profile.key_averages():
-            own = event.self_device_time_total if self.cuda else event.self_cpu_time_total
-            seconds[kind_of(event.key)] += own / 1e6
+            seconds[kind_of(event.key)] += event.self_cpu_time_total / 1e6
             count += event.count if event.key.startswith("aten::") else 0
-        outside = {} if self.cuda else {OUTSIDE: max(0.0, taken - sum(seconds.values()))}
-        self.found = {"seconds": seconds | outside, "operations": count}
+        seconds[OUTSIDE] = max(0.0, taken - sum(seconds.values()))
+        self.found = {"seconds": seconds, "operations": count}
 
 
 def kind_of(operation: str) -> str:
-    name = operation.removeprefix("aten::").removeprefix("mkldnn_").lower()
-    return next((kind for kind, parts in KINDS.items() if any(part in name for part in parts)), REST)
+    name = operation.removeprefix("aten::").lstrip("_")
+    return next((kind for kind, beginnings in KINDS.items() if name.startswith(beginnings)), REST)
 
 
 def table(rows: dict[str, dict[str, Any]], plain: str) -> str:

@@ -11,6 +11,7 @@ from p3s.network.unet_config import Layer
 from p3s.sampling.application import MODE
 from p3s.sampling.schedule import Schedule
 from p3s.sampling.settings import EXACT, FAST, MODES
+from p3s.toyworld.models import unet_config
 from p3s.training.settings import TrainSettings
 
 from .toyworld_ssr import SSRWay
@@ -63,16 +64,12 @@ SHIPPED_STEPS = 2 * SHIPPED.epochs
 ON_ATTENTION = STANDARD_WAY | {"weight_on": "attention"}
 
 
-#: Layers of the toy world's U-Net, by what is left to the plain model where they are left out: one, a side or a
-#: resolution.
-FINE = tuple(Layer("input", b) for b in (1, 2)) + tuple(Layer("output", b) for b in (3, 4, 5))
-COARSE = (*(Layer("input", b) for b in (4, 5)), Layer("middle", 0), *(Layer("output", b) for b in (0, 1, 2)))
-LAYERS = sorted((*FINE, *COARSE), key=lambda layer: (layer.side, layer.block))
+TOY = unet_config()
+#: Layers that do not read the subject: one alone, a side of the U-Net, or a resolution.
 LEFT_OUT: dict[str, Sequence[Layer]] = {
-    **{side: [layer for layer in LAYERS if layer.side == side] for side in ("input", "middle", "output")},
-    "fine": FINE,
-    "coarse": COARSE,
-    **{f"{layer.side}-{layer.block}": [layer] for layer in LAYERS if layer.side != "middle"},
+    **{side: [layer for layer in TOY.layers() if layer.side == side] for side in ("input", "middle", "output")},
+    **{name: [layer for layer in TOY.layers() if TOY.level(layer) == i] for i, name in enumerate(("fine", "coarse"))},
+    **{f"{layer.side}-{layer.block}": [layer] for layer in TOY.layers() if layer.side != "middle"},
 }
 
 

@@ -15,11 +15,12 @@ from PIL import Image
 from ..p3s.errors import P3SError, PointError
 from ..p3s.image_files import frames
 from ..p3s.reference.cutout import Box
+from ..p3s.reference.overlay import PREVIEW_SIDE
 from ..p3s.reference.points import MAX_SUBJECTS, UNKNOWN, PointSet
 from ..p3s.reference.selection import Selection
 from .host.clip_patches import know_photo
 from .host.picker_pictures import PickerFile
-from .host.picture_files import PREVIEW_SIDE, find_picture, load_picture, readable_names
+from .host.picture_files import find_picture, load_picture, readable_names
 from .input_checks import checked
 from .wire_types import BoundingBox, PointEditor, Points, build, core_boxes
 

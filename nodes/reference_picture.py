@@ -6,10 +6,9 @@ from comfy_api.latest import io, ui
 
 from ..p3s.errors import MaskError
 from ..p3s.reference.cutout import PictureSettings, reference_picture
-from ..p3s.reference.overlay import reduced
+from ..p3s.reference.overlay import PREVIEW_SIDE, reduced
 from ..p3s.reference.rngr import Reference as CleanReference
 from ..p3s.settings import settings_of
-from .host.picture_files import PREVIEW_SIDE
 from .input_checks import checked
 from .wire_types import BoundingBox, Reference, build, core_boxes, input_of
 

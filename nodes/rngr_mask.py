@@ -13,7 +13,7 @@ from ..p3s.errors import MaskError, P3SError, PointError
 from ..p3s.image_files import frames
 from ..p3s.reference.cutout import bounding_box
 from ..p3s.reference.masks import MaskSettings
-from ..p3s.reference.overlay import heat_map, overlay, reduced
+from ..p3s.reference.overlay import PREVIEW_SIDE, heat_map, overlay, reduced
 from ..p3s.reference.points import PointSet
 from ..p3s.reference.rngr import Reference as CleanReference
 from ..p3s.reference.rngr import make_reference
@@ -22,7 +22,6 @@ from ..p3s.settings import settings_of
 from .host.clip_token_cache import PAPER, Choice, token_cache
 from .host.encoders import clip_encoder, clip_image_size
 from .host.origin import origin_here
-from .host.picture_files import PREVIEW_SIDE
 from .input_checks import checked, only
 from .masks import planes
 from .wire_types import BoundingBox, Points, Reference, build, core_boxes, input_of

@@ -10,13 +10,12 @@ from torch import Tensor
 
 from ..p3s.errors import MaskError
 from ..p3s.image_files import frames
-from ..p3s.reference.overlay import heat_over, reduced
+from ..p3s.reference.overlay import PREVIEW_SIDE, heat_over, reduced
 from ..p3s.reference.rngr import Reference as CleanReference
 from ..p3s.settings import settings_of
 from ..p3s.ssr.embeds import WEIGHT, SubjectEmbeds, check_query, encode
 from ..p3s.ssr.file import SSRModel as SSREncoder
 from ..p3s.ssr.query import QuerySettings
-from .host.picture_files import PREVIEW_SIDE
 from .host.ssr_encoders import query as encode_query
 from .host.ssr_encoders import vision
 from .input_checks import checked

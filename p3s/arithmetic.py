@@ -1,5 +1,5 @@
-"""How torch computes during a training: by deterministic algorithms, on how many threads of a CPU, and without waiting
-for a batch to be on its device."""
+"""How torch computes during a training: by deterministic algorithms, on how many threads of a CPU, and how batches get
+to their device."""
 
 from __future__ import annotations
 

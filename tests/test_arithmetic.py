@@ -1,7 +1,6 @@
 """How torch computes during a training: what is switched is switched back, and what is finite."""
 
 import math
-from typing import ClassVar
 
 import pytest
 import torch
@@ -13,10 +12,8 @@ from p3s.network.copy_settings import CopySettings
 from p3s.network.copy_start import start_copy
 from p3s.network.unet_config import UNetConfig
 from p3s.sampling.diffusion import NoiseSchedule
-from p3s.ssr.training import Batch as SSRBatch
 from p3s.training.gradients import read
 from p3s.training.settings import TrainSettings
-from p3s.training.step import Batch, draw_batch
 
 NOISE = NoiseSchedule.stable_diffusion()
 TINY = UNetConfig.build(32, (1, 2), res_blocks=1, transformer_depth=(1, 1), context_dim=24)
@@ -108,7 +105,7 @@ def test_only_small_networks_on_the_cpu_have_one_thread(threads, count, device, 
     [
         ("loss", 1e38, True),
         ("a gradient", 1e18, True),
-        ("a gradient", 1e20, False),  # its square, which AdamW keeps, is infinite in float32
+        ("a gradient", 1e20, False),  # its square is infinite in float32
         *((where, value, False) for where in ("loss", "a gradient") for value in (math.inf, -math.inf, math.nan)),
     ],
 )
@@ -125,45 +122,3 @@ def test_what_is_finite(where, value, finite):
     assert found == finite
     assert torch.equal(torch.tensor(numbers).nan_to_num(), torch.stack(losses).nan_to_num())
     assert [p.grad._version for p in (first, second)] == versions
-
-
-class Recorded(torch.Tensor):
-    """A tensor that is not copied, but says how it would be."""
-
-    calls: ClassVar[list] = []
-
-    @classmethod
-    def __torch_function__(cls, function, types, args=(), kwargs=None):
-        if function in (torch.Tensor.pin_memory, torch.Tensor.to):
-            cls.calls.append((function.__name__, *args[1:], *(kwargs or {}).items()))
-            return args[0]
-        return super().__torch_function__(function, types, args, kwargs)
-
-
-@pytest.mark.parametrize(
-    ("device", "copies"),
-    [
-        ("cuda:0", [("pin_memory",), ("to", torch.device("cuda:0"), ("non_blocking", True))]),
-        ("mps", [("to", torch.device("mps"), ("non_blocking", False))]),
-    ],
-)
-def test_every_tensor_of_a_batch_gets_to_a_gpu_without_a_wait(device, copies):
-    """By what torch waits for: a copy from memory that is not pinned, or that is not said to be non_blocking."""
-
-    def part():
-        return torch.zeros(1).as_subclass(Recorded)
-
-    sources = ((part(), part()),) * 2
-    for batch, tensors in (
-        (Batch(*(part() for _ in range(4)), sources, part(), part(), part()), 9),
-        (SSRBatch(*(part() for _ in range(7))), 7),
-    ):
-        Recorded.calls.clear()
-        batch.to(torch.device(device))
-        assert Recorded.calls == copies * tensors
-
-
-def test_a_batch_on_its_device_is_the_same():
-    batch = draw_batch(random_examples(config=TINY), [0, 0], EMPTY, NOISE, TrainSettings(), torch.Generator())
-    there = batch.to(CPU)
-    assert there.x is batch.x and there.sources[0][0] is there.sources[1][0] is batch.sources[0][0]

@@ -109,14 +109,16 @@ SD15, SD2 = UNetConfig.build(), UNetConfig.build(context_dim=1024, linear_projec
 XL = UNetConfig.build(**SDXL)
 
 
-def compared(config, side, copy_settings=FULL, device="cpu", **settings):
+def compared(config, side, copy_settings=FULL, text=77, reference=None, **settings):
     """The bound relative to the estimate, none of whose parts may be above it."""
     label = torch.zeros(config.label_dim) if config.label_dim else None
-    mask = torch.ones(side, side) if copy_settings.cached else None
-    parts = torch.zeros(4, side, side), torch.zeros(257, 1024), torch.zeros(77, config.context_dim)
-    examples, settings = [Example(*parts, label=label, subject_mask=mask)], TrainSettings(**settings)
+    reference = reference or side
+    mask = torch.ones(reference, reference) if copy_settings.cached else None
+    parts = torch.zeros(4, reference, reference), torch.zeros(257, 1024), torch.zeros(text, config.context_dim)
+    view = torch.zeros(4, side, side)
+    examples, settings = [Example(*parts, view=view, label=label, subject_mask=mask)], TrainSettings(**settings)
     bound = upper_bound(config, examples, copy_settings, settings)
-    found = estimate_memory(config, examples, copy_settings, settings, torch.device(device))
+    found = estimate_memory(config, examples, copy_settings, settings, torch.device("cuda"))
     assert all(least <= most for most, least in zip(astuple(bound), astuple(found), strict=True))
     return bound.peak / found.peak
 
@@ -124,18 +126,15 @@ def compared(config, side, copy_settings=FULL, device="cpu", **settings):
 @pytest.mark.parametrize(
     ("config", "side", "copy_settings", "settings"),
     [
-        pytest.param(TINY, 16, FULL, {}, id="full"),
-        pytest.param(TINY, 16, LORA, {"attention_layers": "none"}, id="low-rank, no maps"),
         pytest.param(TINY, 40, FULL, {"attention_layers": "all", "batch_size": 3}, id="full, all maps"),
-        pytest.param(TINY, 40, LORA, {"precision": "bf16"}, id="low-rank, 16 bits"),
-        pytest.param(TINY, 40, LORA, {"checkpointing": True}, id="low-rank, checkpointed"),
-        pytest.param(TINY, 40, FULL, {"checkpointing": True, "batch_size": 2}, id="full, checkpointed"),
-        pytest.param(TINY, 24, CopySettings(copy_input="cached"), {}, id="cached"),
-        pytest.param(SMALL_SDXL, 16, LORA, {"optimizer": "adamw8bit"}, id="SDXL"),
+        pytest.param(TINY, 16, LORA, {"attention_layers": "none"}, id="low-rank, no maps"),
+        pytest.param(TINY, 40, LORA, {"precision": "bf16", "checkpointing": True}, id="checkpointed"),
+        pytest.param(TINY, 16, CopySettings(copy_input="cached"), {"reference": 48}, id="cached, a larger photo"),
+        pytest.param(SMALL_SDXL, 8, LORA, {"batch_size": 8, "text": 385}, id="SDXL, a long prompt"),
     ],
 )
 def test_the_bound_is_never_below_the_estimate(config, side, copy_settings, settings):
-    compared(config, side, copy_settings, "cuda", **settings)
+    compared(config, side, copy_settings, **settings)
 
 
 @pytest.mark.slow
@@ -148,11 +147,12 @@ def test_the_bound_is_never_below_the_estimate(config, side, copy_settings, sett
         pytest.param(SD15, 64, "full", {"batch_size": 4}, id="SD 1.5, full"),
         pytest.param(SD2, 96, "lora", {}, id="SD 2.x"),
         pytest.param(XL, 128, "lora", {}, id="SDXL"),
+        pytest.param(XL, 16, "lora", {"batch_size": 16, "text": 231}, id="SDXL, small pictures and long prompts"),
         pytest.param(XL, 128, "lora", {"precision": "bf16", "checkpointing": True}, id="SDXL, low-rank, checkpointed"),
     ],
 )
 def test_the_bound_of_real_models_is_near_enough_to_be_of_use(config, side, kind, settings):
-    assert compared(config, side, CopySettings(kind=kind), "cuda", **settings) < 2.3
+    assert compared(config, side, CopySettings(kind=kind), **settings) < (2.3 if side >= 64 else 6)
 
 
 #: A bound that fits nowhere, so that the estimate is asked.

@@ -18,7 +18,11 @@ from benchmarks.operations import KINDS, OUTSIDE, REST, Operations, kind_of, tab
         ("aten::cat", "copies"),
         ("aten::add_", "elementwise"),
         ("aten::silu_backward", "elementwise"),
-        ("Optimizer.step#AdamW.step", REST),
+        ("aten::_foreach_norm", "gradient check and optimizer"),
+        ("Optimizer.step#AdamW.step", "gradient check and optimizer"),
+        ("aten::upsample_nearest2d", "copies"),
+        ("aten::expand", REST),
+        ("aten::normal_", REST),
     ],
 )
 def test_kinds(operation, kind):

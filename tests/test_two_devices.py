@@ -4,7 +4,7 @@ CPU. Results are where the networks are, and those of the CPU."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,14 @@ from p3s.sampling.ddim import generate
 from p3s.sampling.diffusion import NoiseSchedule
 from p3s.sampling.schedule import Schedule
 from p3s.sampling.settings import EXACT, FAST, SamplingSettings
+from p3s.ssr.training import Batch as SSRBatch
 from p3s.subject.file import load_subject, save_new_subject
 from p3s.training.driver import subject_of
 from p3s.training.sample_preview import sample_preview
 from p3s.training.settings import TrainSettings
 from p3s.training.state import Checkpoints
 from p3s.training.state_file import load_state
+from p3s.training.step import StepReport
 
 NOISE = NoiseSchedule.stable_diffusion()
 FLAT = UNetConfig.build(32, (1,), res_blocks=1, transformer_depth=(1,), context_dim=24)
@@ -85,6 +87,15 @@ def test_the_pretended_gpu_notices_what_waits_for_it(gpu: PretendGPU) -> None:
         assert len(gpu.waits) == 1
 
 
+def test_the_pretended_gpu_notices_copies_that_wait(gpu: PretendGPU) -> None:
+    here = torch.ones(3)
+    here.pin_memory().to(GPU, non_blocking=True)
+    assert not gpu.unpinned and not gpu.waits
+    for number, wait in enumerate((lambda: here.to(GPU, non_blocking=True), lambda: here.pin_memory().to(GPU))):
+        assert wait().device == GPU
+        assert len(gpu.unpinned) == number + 1
+
+
 def test_the_pretended_gpu_leaves_nothing_behind() -> None:
     before = torch.cuda._lazy_init, torch.tensor, torch.__future__.get_overwrite_module_params_on_conversion()
     available = torch.cuda.is_available()
@@ -137,6 +148,29 @@ def test_training_resuming_and_the_file(kind: str, checkpointing: bool, tmp_path
     assert found.keys() == expected.keys()
     far = max((found[key].float() - weight.float()).abs().max().item() for key, weight in expected.items())
     assert far < 0.25 * settings.learning_rate  # which is about how far a step moves each of them
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "cached"])
+def test_a_step_of_training_waits_once(kind: str) -> None:
+    """For its losses. The batch comes from pinned memory."""
+    base, settings = random_unet(FLAT), TrainSettings(steps=2, batch_size=2)
+    copy = start_copy(base.state_dict(), CopySettings(**KINDS.get(kind, {"copy_input": "cached"})), TOKEN_DIM)
+    examples = [replace(example, subject_mask=LEFT[:8, 10:18].clone()) for example in EXAMPLES]
+    with PretendGPU() as gpu:
+
+        def told(report: StepReport) -> None:
+            if report.step == 2:
+                assert (gpu.waits, gpu.unpinned) == (["_to_copy"], [])
+            gpu.waits.clear()
+            gpu.unpinned.clear()
+
+        assert train(base.to(GPU), copy.to(GPU), examples, EMPTY, NOISE, settings, told).completed
+
+
+def test_a_batch_of_ssr_encoder_comes_from_pinned_memory() -> None:
+    with PretendGPU() as gpu:
+        there = SSRBatch(*(torch.ones(2) for _ in range(6)), None).to(GPU)
+        assert {part.device for part in there if part is not None} == {GPU} and not gpu.unpinned
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -14,8 +14,6 @@ from torch import Tensor
 
 from ...p3s.image_files import readable, to_tensor
 
-PREVIEW_SIDE = 2048  # pixels of pictures that are only looked at; CLIP's patches are a sixteenth of the longer side
-
 
 def find_picture(name: Any) -> str | None:
     """The path of an existing file of ComfyUI's input, output or temp folder; None for anything else, such as ../.

@@ -17,8 +17,8 @@ from typing import Any
 from aiohttp import web
 
 from ...p3s.errors import MaskError
+from ...p3s.reference.overlay import PREVIEW_SIDE
 from .picker_pictures import Source, source_of
-from .picture_files import PREVIEW_SIDE
 from .routes import Refused, add_route, unreadable
 
 PATH = "/p3s/picture"

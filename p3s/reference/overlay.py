@@ -11,6 +11,7 @@ from ..errors import MaskError
 from .framing import Frame
 from .rngr import Reference
 
+PREVIEW_SIDE = 2048  # pixels of pictures that are only looked at; CLIP's patches are a sixteenth of the longer side
 SUBJECT = (40, 130, 255)  # blue and orange stay apart for colour-blind eyes; hatching and glyphs carry the rest
 REMOVED = (255, 120, 0)
 WHITE = (255, 255, 255)

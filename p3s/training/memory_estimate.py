@@ -27,9 +27,9 @@ from .step import Batch, batch_losses, compared_layers
 
 #: Bytes that an optimiser keeps for each trained number.
 STATE = {"adamw": 8, "adamw8bit": 2}
-#: What a step of base and copy keeps at most, in 32 bits, with what one operation has at hand: so many tensors as large
-#: as what a residual block reads and gives, as the hidden states of a transformer block, and as a map that L_ac
-#: compares. Found by :func:`estimate_memory` on SD 1.5, SD 2.x and SDXL, and rounded up.
+#: Upper limits of what a step of base and copy keeps, in float32 numbers: for each number of a residual block's input
+#: and output, for each of a transformer block's hidden states and of as wide a text, and for each entry of an attention
+#: map that L_ac compares. By :func:`estimate_memory` on SD 1.5, SD 2.x and SDXL, rounded up.
 OF_RESIDUAL_BLOCK, OF_TRANSFORMER_BLOCK, OF_MAP = 10, 55, 12
 
 
@@ -93,10 +93,12 @@ def estimate_memory(
 def upper_bound(
     config: UNetConfig, examples: Sequence[Example], copy_settings: CopySettings, settings: TrainSettings
 ) -> MemoryEstimate:
-    """At least what :func:`estimate_memory` finds on any device, from shapes alone, which takes no time: where this
+    """At least what :func:`estimate_memory` finds on any device, from shapes alone, in a fraction of a second. Where it
     fits, that need not be known."""
     rows = _largest(examples, settings.batch_size)
-    height, width = rows[0].target[-2:]
+    pictures = [latent for row in rows for latent in (row.target, row.latent)]
+    height, width = (max(latent[axis] for latent in pictures) for axis in (-2, -1))
+    text = rows[0].prompt[0]
 
     def tokens(level: int) -> int:
         return -(-height // 2**level) * -(-width // 2**level)
@@ -104,12 +106,12 @@ def upper_bound(
     blocks = [block for block in (*config.input_blocks, *config.output_blocks) if block.kind != "down"]
     residual = sum(tokens(block.level) * (block.in_channels + block.out_channels) for block in blocks)
     residual += 2 * 2 * tokens(config.output_blocks[0].level) * config.middle_channels
-    hidden = sum(tokens(config.level(layer)) * config.channels(layer) for layer in config.layers())
+    hidden = sum((tokens(config.level(layer)) + text) * config.channels(layer) for layer in config.layers())
     base, copy = _shapes_of_networks(config, copy_settings, rows[0].tokens[-1])
     compared = compared_layers(copy, settings.attention_layers)
     heads = sum(tokens(config.level(layer)) * config.heads(config.channels(layer)) for layer in compared)
-    kept = OF_RESIDUAL_BLOCK * residual + OF_TRANSFORMER_BLOCK * hidden + OF_MAP * heads * rows[0].prompt[0]
-    if settings.checkpointing:  # much less in fact
+    kept = OF_RESIDUAL_BLOCK * residual + OF_TRANSFORMER_BLOCK * hidden + OF_MAP * heads * text
+    if settings.checkpointing:  # a fourth to a sixth in fact
         kept //= 2
     trained = [p.numel() for p in copy.parameters()]
     weights = sum(p.numel() for p in base.parameters()) * DTYPES[settings.precision].itemsize + 4 * sum(trained)

@@ -119,15 +119,19 @@ def _predict_cached(base: UNet, copy: SubjectCopy, batch: Batch) -> Tensor:
     rows_of: dict[int, list[int]] = defaultdict(list)
     for row, source in enumerate(batch.sources):
         rows_of[id(source)].append(row)
+
+    def of_rows(tensor: Tensor, rows: list[int]) -> Tensor:
+        return torch.stack([tensor[row] for row in rows])  # tensor[rows] has the processor wait for a GPU
+
     predictions: dict[int, Tensor] = {}
     for rows in rows_of.values():
         (latent, tokens), subject = batch.sources[rows[0]], batch.subjects[rows[0]]
         features = copy.cached(copy.condition(latent[None], tokens[None]), subject)
-        times, label = batch.timesteps[rows], None if batch.label is None else batch.label[rows]
+        times, label = of_rows(batch.timesteps, rows), None if batch.label is None else of_rows(batch.label, rows)
         if copy.learned_weight is not None:
             features = features.with_weight(copy.learned_weight(times))
         hooks = InjectionHooks(Injection(features, copy.settings.lam))
-        found = base(batch.x[rows], times, batch.context[rows], hooks, label=label)
+        found = base(of_rows(batch.x, rows), times, of_rows(batch.context, rows), hooks, label=label)
         predictions |= zip(rows, found, strict=True)
     return torch.stack([predictions[row] for row in range(len(batch.x))])
 

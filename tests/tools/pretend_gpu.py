@@ -7,11 +7,12 @@ the processor wait for the GPU. Within :class:`PretendGPU`
   without a number does not: torch then asks the driver which GPU is meant);
 - an operator that is given tensors of both devices raises, but for what torch allows: plain tensors of no dimension,
   plain indices, copies. So does a random generator of the other device;
-- ``waits`` lists what made the processor wait: the values that were read, and the copies to the CPU. (Copies of
-  unpinned memory to the GPU wait as well, and are not counted.)
+- ``waits`` lists what made the processor wait: the values that were read, and the copies to the CPU; ``unpinned`` the
+  copies to the GPU for which it waits as well, of memory that is not pinned or without ``non_blocking``, and of the
+  numbers of rows that are chosen.
 
 What it cannot tell: anything of CUDA's own kernels (their rounding, types, determinism), autocast (the dispatcher takes
-the tensors for those of "meta"), memory, streams and pinned memory, and what a file says of a tensor's device (it is
+the tensors for those of "meta"), memory and streams, and what a file says of a tensor's device (it is
 pickled as one of the CPU). Operators that change the shape of a tensor in place, and assignments to ``.data``, are not
 seen. It leans on torch's internals ``_make_wrapper_subclass``, ``TorchDispatchMode`` and ``torch.cuda._lazy_init``.
 """
@@ -84,6 +85,8 @@ class PretendGPU(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.waits: list[str] = []
+        self.unpinned: list[str] = []
+        self._pinned: dict[int, Tensor] = {}
         self._entered = 0
 
     def __enter__(self) -> PretendGPU:
@@ -110,7 +113,21 @@ class PretendGPU(TorchDispatchMode):
                 result = func.decompose(*args, **(kwargs or {}))
             if result is not NotImplemented:
                 return result
-        return _run(func, args, kwargs or {}, self.waits)
+        if func is aten._pin_memory.default:
+            pinned = args[0].clone()
+            self._pinned[id(pinned)] = pinned
+            return pinned
+        result = _run(func, args, kwargs or {}, self.waits)
+        if (
+            func is aten.index.Tensor
+            and isinstance(args[0], OnGPU)
+            and any(type(t) is Tensor for t in _tensors(args[1]))
+        ):
+            self.unpinned.append("index")
+        moved = func is aten._to_copy.default and isinstance(result, OnGPU) and not isinstance(args[0], OnGPU)
+        if moved and not (id(args[0]) in self._pinned and kwargs.get("non_blocking")):
+            self.unpinned.append(f"{tuple(args[0].shape)}")
+        return result
 
 
 def _tensor(real: Any, data: Any, *, device: Any = None, **options: Any) -> Tensor:
