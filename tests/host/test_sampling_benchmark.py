@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from host.hosts import REPO
 from host.inside import Inside
 
 from benchmarks.operations import KINDS, OUTSIDE, REST
 
+FILES = {"sd15": "sampling.json", "sdxl": "sampling_sdxl.json"}
 SAMPLED = ("P3S, exact", "P3S, standard", "P3S, fast", "P3S, cached, standard")
 ARGUMENTS = {
     "family": "sd15",
@@ -34,6 +37,19 @@ def test_a_cached_subject_is_timed_on_real_tensors(inside: Inside) -> None:
     plain, exact, cached = found.values()
     assert 1 == plain["work"] < cached["work"] < exact["work"]
     assert cached["tflop"] < cached["first"] < exact["tflop"] + plain["tflop"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "size"), [("sd15", 512), ("sdxl", 1024)])
+def test_the_stored_work_is_what_this_host_does(inside: Inside, family: str, size: int) -> None:
+    script = REPO / "benchmarks" / "sampling_inside.py"
+    stored = json.loads((REPO / "benchmarks" / "results" / FILES[family]).read_text())["variants"]
+    names = ["plain model", "P3S, exact", "P3S, fast", "P3S, cached, standard"]
+    arguments = {**ARGUMENTS, "family": family, "tiny": False, "work_size": size, "rounds": 0, "only": ";".join(names)}
+    found = inside.run(script, arguments, timeout=900)
+    assert {name: row["tflop"] for name, row in found.items()} == pytest.approx(
+        {name: stored[name]["tflop"] for name in found}, rel=1e-3
+    )
 
 
 @pytest.mark.slow
