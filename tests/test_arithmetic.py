@@ -122,3 +122,9 @@ def test_what_is_finite(where, value, finite):
     assert found == finite
     assert torch.equal(torch.tensor(numbers).nan_to_num(), torch.stack(losses).nan_to_num())
     assert [p.grad._version for p in (first, second)] == versions
+
+
+def test_without_gradients_the_loss_decides():
+    """As in fp16, where the scaler skips those that are infinite."""
+    losses = torch.tensor(1.0), torch.tensor(2.0), torch.tensor(3.0)
+    assert read(losses, ()) == ([1.0, 2.0, 3.0], True)

@@ -23,6 +23,7 @@ RIVALS = ("dreambooth-rngr", "lora-rngr")
 #: Tables of the toy world: the page, the results and the tables' names.
 TOY_TABLES = (
     (PAGE, "toyworld.jsonl", ("main", "weight", "shipped", "twice", "cached")),
+    (PAGE, "toyworld_cheaper.jsonl", ("cheaper",)),
     (EARLIER_PAGE, "toyworld_2026-11-21.jsonl", ("start", "consistency", "data", "learned", "structure", "kind")),
 )
 
