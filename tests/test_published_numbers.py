@@ -114,12 +114,24 @@ TIMED = {
 @pytest.mark.parametrize("name", TIMED)
 def test_the_time_of_a_sampling_step(name: str) -> None:
     said, row = TIMED[name]
-    timed = variants("sampling_wall_cached.json" if "cached" in name else "sampling_wall.json")[name]
+    timed = variants("sampling_wall.json")[name]
     (line,) = re.findall("In time, measured on a CPU.*", README)
     assert re.findall(said, line) == [f"{timed['time']:.2f}"]
     table = PAGE[PAGE.index("**Wall time**") :]
     written = "{:.3f} | {:.2f} ({:.2f}-{:.2f}) |".format(timed["own"], timed["time"], *timed["times"])
     assert f"\n| {row} | {written}" in table
+
+
+def test_what_less_of_a_cached_subject_costs() -> None:
+    section = " ".join(PAGE[PAGE.index("### `cheaper`") : PAGE.index("### SSR-Encoder")].split())
+    counted = variants("sampling.json")
+    ways = ("", ", pool 2", ", one to one", ", without input layers", ", without output layers")
+    whole, pooled, single, inputs, outputs = (f"{counted[f'P3S, cached, standard{way}']['work']:.3f}" for way in ways)
+    assert single == inputs
+    assert (
+        f"{whole} times the plain model's work with all of them, {pooled} with pooled keys, {single} *one to one* or "
+        f"without the input layers, {outputs} without the output layers"
+    ) in section
 
 
 def test_what_compiling_costs_and_gives() -> None:
