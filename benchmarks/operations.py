@@ -51,13 +51,12 @@ def kind_of(operation: str) -> str:
     return next((kind for kind, beginnings in KINDS.items() if name.startswith(beginnings)), REST)
 
 
-def table(rows: dict[str, dict[str, Any]], plain: str) -> str:
-    """Markdown: each kind's time relative to all of the row called ``plain``."""
-    whole = sum(rows[plain]["seconds"].values())
-    kinds = list(rows[plain]["seconds"])
-    lines = [f"| | {' | '.join(kinds)} | together | operations |", "|---" * (len(kinds) + 3) + "|"]
+def table(rows: dict[str, dict[str, Any]]) -> str:
+    """Markdown: the share of each kind in the time of its row."""
+    kinds = list(next(iter(rows.values()))["seconds"])
+    lines = [f"| | {' | '.join(kinds)} | operations |", "|---" * (len(kinds) + 2) + "|"]
     for name, row in rows.items():
-        cells = [f"{row['seconds'][kind] / whole:.3f}" for kind in kinds]
-        cells += [f"{sum(row['seconds'].values()) / whole:.2f}", str(row["operations"])]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        whole = sum(row["seconds"].values())
+        shares = " | ".join(f"{row['seconds'][kind] / whole:.2f}" for kind in kinds)
+        lines.append(f"| {name} | {shares} | {row['operations']} |")
     return "\n".join(lines)

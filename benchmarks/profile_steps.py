@@ -2,7 +2,8 @@
 
     python -m benchmarks.profile_steps --preset full --size 256       SD 1.5 in full size: 12 GB, some minutes
 
-Random weights, in a real ComfyUI. Figures are relative to a step of the plain model.
+Random weights, in a real ComfyUI. Figures are shares of the row's own time; benchmarks.sampling and benchmarks.training
+measure rows beside each other.
 """
 
 from __future__ import annotations
@@ -20,8 +21,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from host.hosts import chosen_host
 from host.inside import Inside
 
-PLAIN = "plain model"
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -38,7 +37,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as base:
         script = Path(__file__).with_name("profile_steps_inside.py")
         rows = Inside(host, Path(base)).run(script, arguments, timeout=None)
-    print(f"\nComfyUI {host.version}, {args.preset} models at {args.size} x {args.size}\n\n{table(rows, PLAIN)}")
+    print(f"\nComfyUI {host.version}, {args.preset} models at {args.size} x {args.size}\n\n{table(rows)}")
     if args.out:
         args.out.write_text(json.dumps({"host": host.version, **arguments, "rows": rows}, indent=1) + "\n")
 

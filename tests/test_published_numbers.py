@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from published import EARLIER_PAGE, PAGE, README, RESULTS, ROOT, cells, numbers, variants
 
-from benchmarks import flops, toyworld, toyworld_sampling, training, training_step
+from benchmarks import flops, operations, toyworld, toyworld_sampling, training, training_step
 from benchmarks.dreambench.report import PAPER
 from benchmarks.toyworld_metrics import interval
 from benchmarks.training_work import TOKEN_DIM
@@ -143,6 +143,11 @@ def test_what_compiling_costs_and_gives() -> None:
     low, high = found["processors"]
     assert f"of the processor's time {found['processor']:.2f}, {low:.2f}-{high:.2f})" in section
     assert f"losses equal to {found['apart']:.0e}" in section
+
+
+def test_the_profile_of_a_step() -> None:
+    rows = json.loads((RESULTS / "profile.json").read_text())["rows"]
+    assert [line for line in operations.table(rows).splitlines() if line not in PAGE.splitlines()] == []
 
 
 def test_what_was_timed_gave_numbers() -> None:

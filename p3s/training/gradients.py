@@ -93,7 +93,7 @@ def read(losses: Losses, parameters: Iterable[Parameter]) -> tuple[list[float], 
     """The losses as numbers, and whether the one that is minimised and the 2-norm of all gradients are finite. Reads
     each gradient once, and waits for the device once."""
     gradients = [p.grad for p in parameters if p.grad is not None]
-    # Not their largest number, which takes ten times as long on a CPU.
+    # Not their largest number, which a CPU takes much longer to find.
     norm = torch.stack(torch._foreach_norm(gradients)).norm() if gradients else losses[0].new_zeros(())
     *numbers, found = torch.stack([*losses, norm]).tolist()
     return numbers, math.isfinite(numbers[0]) and math.isfinite(found)
