@@ -336,11 +336,12 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
     names = [n for n in known if n == PLAIN or not wanted or n in whole or any(text in n for text in parts)]
     names = [n for n in names if n != "IPAdapter-plus" or arguments["peers"]]
 
-    size, shapes = arguments["size"], Shapes(full, arguments["work_size"] // 8, uses)
+    size, work_side = arguments["size"], arguments["work_size"] // 8
+    shapes = cache(lambda: Shapes(full, work_side, uses))  # slow to make, and not needed where all is counted
     found: dict[str, dict[str, Any]] = {}
     counted = arguments.get("counted") or {}
     for name in names:
-        work = counted.get(name) or shapes.work(name)
+        work = counted.get(name) or shapes().work(name)
         plain = found.get(PLAIN, work)["tflop"]
         found[name] = {**work, "work": work["tflop"] / plain}
         print(f"{name}: {work['tflop']:.3f} TFLOP, {found[name]['work']:.3f}", flush=True)
@@ -371,7 +372,7 @@ def main(arguments: dict[str, Any]) -> dict[str, Any]:
             name + COMPILED: node("TorchCompileModel", model=models[name], backend="inductor")[0] for name in twins
         }
         found |= {name + COMPILED: dict(found[name]) for name in twins}
-        if (config, side) == (full, shapes.side):
+        if (config, side) == (full, work_side):
             work = {name: found[name]["work"] for name in models}
         else:
             own = Shapes(config, side, uses)

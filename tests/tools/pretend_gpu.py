@@ -12,9 +12,9 @@ the processor wait for the GPU. Within :class:`PretendGPU`
   numbers of rows that are chosen.
 
 What it cannot tell: anything of CUDA's own kernels (their rounding, types, determinism), autocast (the dispatcher takes
-the tensors for those of "meta"), memory and streams, and what a file says of a tensor's device (it is
-pickled as one of the CPU). Operators that change the shape of a tensor in place, and assignments to ``.data``, are not
-seen. It leans on torch's internals ``_make_wrapper_subclass``, ``TorchDispatchMode`` and ``torch.cuda._lazy_init``.
+the tensors for those of "meta"), memory and streams, and what a file says of a tensor's device (it is pickled as one of
+the CPU). Operators that change the shape of a tensor in place, and assignments to ``.data``, are not seen. It leans
+on torch's internals ``_make_wrapper_subclass``, ``TorchDispatchMode`` and ``torch.cuda._lazy_init``.
 """
 
 from __future__ import annotations
